@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from pathlib import Path
@@ -14,6 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
+from repzoo.errors import InvalidImage
+from repzoo.images import decode
 
 from repzoo_training.data.dataset import ImageDataset, Split
 from repzoo_training.data.pixels import Size, stack_pixels
@@ -69,7 +70,7 @@ def load_parquet_folder(
 
     def open_image(index: int) -> Image.Image:
         shard, row = rows[index]
-        return Image.open(io.BytesIO(_encoded(shard, row)))
+        return decode(_encoded(shard, row))
 
     def place(index: int) -> str:
         shard, row = rows[index]
@@ -174,11 +175,13 @@ def _read(path: Path, columns: _Columns) -> _Rows:
 
 def _encoded(shard: _Rows, row: int) -> bytes:
     image = shard.images[row] or {}
-    if image.get("bytes"):
-        return bytes(image["bytes"])
-    if image.get("path"):  # images kept as files beside the parquet file
-        return (shard.path.parent / image["path"]).read_bytes()
-    raise ValueError("no image bytes")
+    data: bytes | None = image.get("bytes")
+    path: str | None = image.get("path")
+    if data:
+        return data
+    if path:  # images kept as files beside the parquet file
+        return (shard.path.parent / path).read_bytes()
+    raise InvalidImage("no image bytes")
 
 
 def _labels(

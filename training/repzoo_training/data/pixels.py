@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from repzoo.config import InputSpec
+from repzoo.errors import InvalidImage
+from repzoo.images import Pixels, preprocess
 from tqdm import tqdm
 
 from repzoo_training.errors import DataError
@@ -19,8 +19,6 @@ __all__ = ["Size", "stack_pixels"]
 
 #: Height, width and channels (1 grey or 3 RGB).
 Size = tuple[int, int, int]
-
-Pixels = NDArray[np.uint8]
 
 #: From this many pixels on, images are decoded in a pool of threads. Below, decoding is mostly
 #: Python, and threads that fight for its lock take 1.8 times as long as one does (28 x 28 PNG, two
@@ -32,8 +30,6 @@ _CHUNK = 64
 
 #: Bad images that an error names; it counts the others.
 _NAMED = 5
-
-_GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 
 
 def stack_pixels(
@@ -52,7 +48,8 @@ def stack_pixels(
 
     Args:
         count: number of images N, at least 1.
-        open_image: gives the i-th image; called from several threads.
+        open_image: gives the i-th image, upright and of mode L or RGB as ``repzoo.images.decode``
+            returns it; called from several threads. InvalidImage and OSError say what is wrong.
         place: says where the i-th image is, for errors.
         name: what is being read, for the progress bar.
         size: ``(H, W, C)`` to resize and convert to.
@@ -61,14 +58,16 @@ def stack_pixels(
     Raises:
         DataError: naming the images that cannot be decoded, or else those that differ in size.
     """
-    wanted = None if size is None else _spec(*size)
+    spec = None if size is None else _spec(size)
 
     def read(index: int) -> Pixels | str:
         try:
             image = open_image(index)
-            return _pixels(image, wanted or _own_spec(image))
-        except (OSError, ValueError, SyntaxError) as error:
-            return f"{place(index)}: {error}"
+            return preprocess(image, spec) if spec else _as_it_is(image)
+        except InvalidImage as error:
+            return f"{place(index)}: {error.detail}"
+        except OSError as error:
+            return f"{place(index)}: {error.strerror or error}"
 
     stacked: Pixels | None = None
     unreadable: list[str] = []
@@ -115,21 +114,19 @@ def _map(read: Callable[[int], Pixels | str], count: int) -> Iterator[Pixels | s
             yield from chunk
 
 
-@functools.lru_cache(maxsize=16)
-def _spec(height: int, width: int, channels: int) -> InputSpec:
-    return InputSpec.model_validate({"height": height, "width": width, "channels": channels})
+def _spec(size: Size) -> InputSpec:
+    try:
+        return InputSpec.model_validate(
+            dict(zip(("height", "width", "channels"), size, strict=True))
+        )
+    except ValueError as error:
+        raise DataError(
+            f"size is {size}; expected (height, width, channels) with 1 or 3 channels"
+        ) from error
 
 
-def _own_spec(image: Image.Image) -> InputSpec:
-    return _spec(image.height, image.width, 1 if image.mode in _GREY_MODES else 3)
-
-
-def _pixels(image: Image.Image, spec: InputSpec) -> Pixels:
-    if image.size != (spec.width, spec.height):
-        raise ValueError(f"{image.size} is not {spec.shape}")
-    if image.mode != spec.mode:
-        image = image.convert(spec.mode)
-    return np.asarray(image, np.uint8).reshape(spec.shape)
+def _as_it_is(image: Image.Image) -> Pixels:
+    return np.asarray(image, np.uint8).reshape(image.height, image.width, -1)
 
 
 def _size_text(shape: Sequence[int]) -> str:

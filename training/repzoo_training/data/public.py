@@ -1,0 +1,72 @@
+"""Public data sets by name, downloaded by torchvision."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torchvision import datasets
+
+from repzoo_training.data.dataset import ImageDataset, Split
+from repzoo_training.data.pixels import Size, stack_pixels
+from repzoo_training.errors import DataError
+
+__all__ = ["PUBLIC_DATASETS", "data_root", "load_public"]
+
+#: The names that ``load`` knows, and torchvision's classes for them.
+PUBLIC_DATASETS: dict[str, Any] = {
+    "cifar10": datasets.CIFAR10,
+    "fashion-mnist": datasets.FashionMNIST,
+    "mnist": datasets.MNIST,
+}
+
+
+def data_root() -> Path:
+    """Where downloads go: ``REPZOO_DATA``, else ``repzoo/data`` in the user's cache folder."""
+    if root := os.environ.get("REPZOO_DATA"):
+        return Path(root).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "repzoo" / "data"
+
+
+def load_public(name: str, split: Split, *, size: Size | None, progress: bool) -> ImageDataset:
+    """Load a data set of :data:`PUBLIC_DATASETS`, downloading it the first time.
+
+    Raises:
+        DataError: if it can neither be found nor downloaded, or what is there is damaged.
+    """
+    root = data_root()
+    try:
+        dataset = PUBLIC_DATASETS[name](root, train=split == "train", download=True)
+    # A download fails as one of the first two; damaged files show as any of these.
+    except (OSError, RuntimeError, AssertionError, EOFError, ValueError) as error:
+        raise DataError(
+            f"{name} is not in {root} and cannot be downloaded, or is damaged there: "
+            f"{_one_line(error)}; set REPZOO_DATA to a folder that has it, or give a folder of "
+            "images or of parquet files instead"
+        ) from error
+    images = np.asarray(dataset.data, np.uint8)
+    images = images.reshape(*images.shape[:3], -1)  # [N, H, W] and [N, H, W, C] -> [N, H, W, C]
+    if size is not None and size != images.shape[1:]:
+        images = stack_pixels(
+            len(images),
+            lambda index: Image.fromarray(images[index].squeeze()),
+            lambda index: f"{name} image {index}",
+            name=name,
+            size=size,
+            progress=progress,
+        )
+    return ImageDataset(
+        name=name,
+        images=np.ascontiguousarray(images),
+        labels=np.asarray(dataset.targets, np.int64),
+        # torchvision calls the digits "0 - zero"
+        classes=tuple(c.split(" - ")[0] for c in dataset.classes),
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
