@@ -1,0 +1,42 @@
+"""The layers next to the latents. They compute in float32 also under autocast.
+
+Near 1 the spacing of bfloat16 is 0.008, as large as a posterior's σ: rounding the latents to it
+would erase what the posterior says.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["GaussianEncoder", "LatentDecoder"]
+
+
+class GaussianEncoder(nn.Module):
+    """q(z|x): images ``[N, C, H, W]`` -> float32 (mean ``[N, D]``, log_variance ``[N, D]``)."""
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(feature_dim, 2 * latent_dim)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.backbone(images)
+        with torch.autocast(images.device.type, enabled=False):
+            mean, log_variance = self.head(features.float()).chunk(2, dim=1)
+        return mean, log_variance
+
+
+class LatentDecoder(nn.Module):
+    """Latents float32 ``[N, D]`` -> float32 logits ``[N, C, H, W]``; images are their sigmoid."""
+
+    def __init__(self, decoder: nn.Module, feature_dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.stem = nn.Linear(latent_dim, feature_dim)
+        self.decoder = decoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        with torch.autocast(latents.device.type, enabled=False):
+            features = self.stem(latents.float())
+        logits: Tensor = self.decoder(features)
+        return logits.float()

@@ -1,0 +1,154 @@
+"""SimVAE: a generative model of self-supervised learning.
+
+Bizeul, Schölkopf, Allen 2024, "A Probabilistic Model behind Self-Supervised Learning"
+(arXiv 2402.01399). J views x_1..x_J of an image share a latent content ψ:
+
+    p(x_1..x_J | y) = ∫ ∏_j p(x_j|z_j) p(z_1..z_J | y) dz,     z_j | ψ ~ N(ψ, s² I)
+
+With q(z|x) = N(μ, diag σ²) its evidence lower bound gives the loss of one image, in nats:
+
+    loss = Σ_j [ −log p(x_j|z_j) − H(q(z_j|x_j)) ] − E_q log p(z_1..z_J | y)
+
+Everything below the class is a term of this equation.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from repzoo_training.objectives.likelihoods import Likelihood
+from repzoo_training.objectives.posterior import entropy, gaussian_log_prob, sample
+
+__all__ = [
+    "ContentPrior",
+    "SimVAE",
+    "expected_joint_log_prior",
+    "expected_scatter",
+    "joint_log_prior",
+]
+
+#: The prior of the content ψ: improper uniform on R^D, or N(0, I).
+ContentPrior = Literal["uniform", "normal"]
+
+
+class SimVAE(nn.Module):
+    """The negative ELBO of log p(x_1..x_J | y), per view, averaged over the batch.
+
+    Args:
+        encoder: images ``[N, C, H, W]`` -> (mean ``[N, D]``, log_variance ``[N, D]``), float32.
+        decoder: latents ``[N, D]`` -> logits ``[N, C, H, W]``.
+        likelihood: p(x|z).
+        scatter: s², the variance of views around their content.
+        prior: of the content ψ.
+        terms: ``closed_form`` takes E_q of the prior and the entropy exactly; ``sampled``
+            estimates both at the z that is decoded (more noise, same expectation).
+
+    Raises:
+        ValueError: if ``scatter`` is not positive.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        *,
+        scatter: float = 0.15,
+        prior: ContentPrior = "uniform",
+        terms: Literal["closed_form", "sampled"] = "closed_form",
+    ) -> None:
+        super().__init__()
+        if not scatter > 0:
+            raise ValueError(f"scatter (s²) must be positive, not {scatter}")
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.scatter = scatter
+        self.prior: ContentPrior = prior
+        self.terms = terms
+
+    def forward(self, views: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Views float32 ``[B, J, C, H, W]`` in [0, 1] -> scalar ``loss`` and its terms, nats a view.
+
+        Raises:
+            ValueError: for one view under the uniform prior, of which nothing is left there.
+        """
+        B, J = views.shape[:2]  # noqa: N806
+        if J == 1 and self.prior == "uniform":
+            raise ValueError("the uniform content prior needs at least 2 views of each image")
+        x = views.flatten(0, 1)  # [B*J, C, H, W]
+        mean, log_variance = self.encoder(x)  # [B*J, D] twice
+        z = sample(mean, log_variance, generator)  # [B*J, D]
+        log_likelihood = self.likelihood.log_prob(x, self.decoder(z))  # [B*J]
+        if self.terms == "closed_form":
+            h = entropy(log_variance)  # [B*J]
+            log_prior = expected_joint_log_prior(
+                mean.unflatten(0, (B, J)),
+                log_variance.exp().unflatten(0, (B, J)),
+                self.scatter,
+                self.prior,
+            )  # [B]
+        else:
+            h = -gaussian_log_prob(z, mean, log_variance)
+            log_prior = joint_log_prior(z.unflatten(0, (B, J)), self.scatter, self.prior)
+        terms = {
+            "log_likelihood": log_likelihood.mean(),
+            "entropy": h.mean(),
+            "log_prior": log_prior.mean() / J,
+        }
+        return {"loss": -sum(terms.values(), start=torch.zeros_like(h[0])), **terms}
+
+
+def joint_log_prior(z: Tensor, scatter: float, prior: ContentPrior) -> Tensor:
+    """log p(z_1..z_J | y), the content ψ integrated out: ``[B, J, D]`` -> ``[B]``.
+
+    With S = Σ_j ‖z_j − z̄‖²:
+
+        ψ uniform:   −S/(2s²) − (D/2) [ (J−1) log 2πs² + log J ]
+        ψ ~ N(0,I):  the same  + log N(z̄; 0, (1 + s²/J) I)
+    """
+    J, D = z.shape[1:]  # noqa: N806
+    center = z.mean(1)  # [B, D]
+    S = (z - center[:, None]).square().sum((1, 2))  # noqa: N806  [B]
+    log_prior = _scatter_log_prior(S, J, D, scatter)
+    if prior == "normal":
+        log_prior = log_prior + _content_log_prior(center.square().sum(1), J, D, scatter)
+    return log_prior
+
+
+def expected_joint_log_prior(
+    mean: Tensor, variance: Tensor, scatter: float, prior: ContentPrior
+) -> Tensor:
+    """E_q log p(z_1..z_J | y) for z_j ~ N(mean_j, diag variance_j): ``[B, J, D]`` twice -> ``[B]``.
+
+    Uses E_q S (see :func:`expected_scatter`) and, because the views' noise is independent,
+    E_q ‖z̄‖² = ‖μ̄‖² + (1/J²) Σ_j Σ_d σ_jd².
+    """
+    J, D = mean.shape[1:]  # noqa: N806
+    log_prior = _scatter_log_prior(expected_scatter(mean, variance), J, D, scatter)
+    if prior == "normal":
+        norm2 = mean.mean(1).square().sum(1) + variance.sum((1, 2)) / J**2  # [B]
+        log_prior = log_prior + _content_log_prior(norm2, J, D, scatter)
+    return log_prior
+
+
+def expected_scatter(mean: Tensor, variance: Tensor) -> Tensor:
+    """E_q S = Σ_j ‖μ_j − μ̄‖² + (1 − 1/J) Σ_j Σ_d σ_jd²: ``[B, J, D]`` twice -> ``[B]``."""
+    J = mean.shape[1]  # noqa: N806
+    spread = (mean - mean.mean(1, keepdim=True)).square().sum((1, 2))
+    return spread + (1 - 1 / J) * variance.sum((1, 2))
+
+
+def _scatter_log_prior(S: Tensor, J: int, D: int, scatter: float) -> Tensor:  # noqa: N803
+    """∫ ∏_j N(z_j; ψ, s² I) dψ: improper in the direction of z̄, which it leaves out."""
+    return -S / (2 * scatter) - D / 2 * ((J - 1) * math.log(2 * math.pi * scatter) + math.log(J))
+
+
+def _content_log_prior(norm2: Tensor, J: int, D: int, scatter: float) -> Tensor:  # noqa: N803
+    """log N(z̄; 0, (1 + s²/J) I) from ‖z̄‖²: z̄ is the content plus the mean of J deviations."""
+    variance = 1 + scatter / J
+    return -0.5 * (norm2 / variance + D * math.log(2 * math.pi * variance))

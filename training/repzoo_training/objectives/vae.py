@@ -1,0 +1,70 @@
+"""VAE and β-VAE.
+
+Kingma, Welling 2014 (arXiv 1312.6114), and Higgins et al. 2017, "beta-VAE". The loss of one view,
+in nats:
+
+    loss = −E_q log p(x|z) + β KL(q(z|x) ‖ N(0, I))
+
+β = 1 is the VAE, whose loss is the negative ELBO of log p(x).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from repzoo_training.objectives.likelihoods import Likelihood
+from repzoo_training.objectives.posterior import gaussian_log_prob, kl_to_standard_normal, sample
+
+__all__ = ["VAE"]
+
+
+class VAE(nn.Module):
+    """The negative (β-weighted) ELBO of every view on its own, averaged.
+
+    Args:
+        encoder: images ``[N, C, H, W]`` -> (mean ``[N, D]``, log_variance ``[N, D]``), float32.
+        decoder: latents ``[N, D]`` -> logits ``[N, C, H, W]``.
+        likelihood: p(x|z).
+        beta: weight of the KL term.
+        terms: ``closed_form`` takes the KL exactly; ``sampled`` estimates it at the z decoded.
+
+    Raises:
+        ValueError: if ``beta`` is negative.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        *,
+        beta: float = 1.0,
+        terms: str = "closed_form",
+    ) -> None:
+        super().__init__()
+        if beta < 0:
+            raise ValueError(f"beta must not be negative, but is {beta}")
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.beta = beta
+        self.terms = terms
+
+    def forward(self, views: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Views float32 ``[B, J, C, H, W]`` in [0, 1] -> scalar ``loss`` and its terms, nats a view."""
+        x = views.flatten(0, 1)  # [B*J, C, H, W]
+        mean, log_variance = self.encoder(x)  # [B*J, D] twice
+        z = sample(mean, log_variance, generator)
+        log_likelihood = self.likelihood.log_prob(x, self.decoder(z)).mean()
+        if self.terms == "closed_form":
+            kl = kl_to_standard_normal(mean, log_variance).mean()
+        else:
+            zeros = torch.zeros_like(mean)
+            log_q = gaussian_log_prob(z, mean, log_variance)
+            kl = (log_q - gaussian_log_prob(z, zeros, zeros)).mean()
+        return {
+            "loss": self.beta * kl - log_likelihood,
+            "log_likelihood": log_likelihood,
+            "kl": kl,
+        }

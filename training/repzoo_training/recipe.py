@@ -1,0 +1,116 @@
+"""A recipe: everything that decides a training run except the images and where it runs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from repzoo_training import recipes
+from repzoo_training.errors import RecipeError
+from repzoo_training.networks import NetworkSpec
+from repzoo_training.objectives import LikelihoodSpec
+from repzoo_training.views import ViewSpec
+
+__all__ = ["Recipe", "find_recipe", "list_recipes", "override"]
+
+
+class Recipe(BaseModel):
+    """See ``zoo train --list`` for those that ship, and their modules for what they reach.
+
+    ``views`` counts all views of the whole run; the learning rate warms up linearly over the first
+    ``warmup`` of them and then follows half a cosine to zero. ``precision`` ``auto`` takes bfloat16
+    autocast where it is measured to be faster on the device, once, at the start of a run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    summary: str = ""
+    method: str
+    options: dict[str, float | str] = Field(default={}, description="of the method's objective")
+    likelihood: LikelihoodSpec
+    network: NetworkSpec
+    latent_dim: int = Field(gt=0)
+    input: tuple[int, int, Literal[1, 3]] = Field(description="(height, width, channels)")
+    augmentation: ViewSpec
+    views_per_image: int = Field(gt=0, description="J")
+    images_per_step: int = Field(gt=0, description="B")
+    views: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: float = Field(default=0.03, ge=0, le=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def views_per_step(self) -> int:
+        return self.images_per_step * self.views_per_image
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run, at least one."""
+        return max(1, self.views // self.views_per_step)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)``, torch's order."""
+        height, width, channels = self.input
+        return channels, height, width
+
+
+def list_recipes() -> list[Recipe]:
+    """Every recipe that ships, by name."""
+    modules = (
+        importlib.import_module(f"{recipes.__name__}.{module.name}")
+        for module in pkgutil.iter_modules(recipes.__path__)
+    )
+    return sorted((recipe for m in modules for recipe in m.RECIPES), key=lambda r: str(r.name))
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe called ``name``.
+
+    Raises:
+        RecipeError: if there is none; the message lists those there are.
+    """
+    known = {recipe.name: recipe for recipe in list_recipes()}
+    if name not in known:
+        raise RecipeError(f"there is no recipe {name!r}; there are: {', '.join(known)}")
+    return known[name]
+
+
+def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """A copy with ``key=value`` settings applied; ``augmentation.scale=[0.5,1]`` reaches inside.
+
+    Values are JSON where they parse as JSON, and text otherwise.
+
+    Raises:
+        RecipeError: for a setting without ``=``, an unknown key, or a value of the wrong type.
+    """
+    record: dict[str, Any] = recipe.model_dump()
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise RecipeError(f"{setting!r} is not KEY=VALUE")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        *parents, last = key.split(".")
+        place = record
+        for parent in parents:
+            inner = place.get(parent)
+            if not isinstance(inner, dict):
+                raise RecipeError(f"{key!r}: the recipe has no group {parent!r}")
+            place = inner
+        place[last] = value
+    try:
+        return Recipe.model_validate(record)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise RecipeError(f"recipe {recipe.name}: {problems}") from None

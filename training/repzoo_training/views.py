@@ -1,0 +1,136 @@
+"""Views of images, made in batches as tensors on the device.
+
+An axis-aligned crop and resize is linear and separable: the view is ``R_h · X · R_wᵀ``. There are
+few boxes of whole pixels, so all resize matrices stand in one table, and a batch of views is a
+look-up and two batched matrix products. Nothing waits for Python per image.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from repzoo_training.color import color_jitter
+
+__all__ = ["ViewSpec", "Views", "resize_matrix"]
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class ViewSpec(BaseModel):
+    """What a view may change. The defaults change nothing.
+
+    ``scale`` is the range of the crop's share of the area and ``ratio`` that of its aspect ratio
+    (log-uniform), as in torchvision's RandomResizedCrop; ``jitter`` holds the strengths of
+    brightness, contrast, saturation and hue. ``binarize`` is a threshold, applied last.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scale: tuple[float, float] = (1.0, 1.0)
+    ratio: tuple[float, float] = (1.0, 1.0)
+    horizontal_flip: Probability = 0.0
+    vertical_flip: Probability = 0.0
+    jitter: tuple[float, float, float, float] | None = None
+    jitter_probability: Probability = 0.8
+    binarize: Probability | None = None
+
+
+class Views:
+    """Makes J random views of each image of a batch.
+
+    Args:
+        spec: what a view may change.
+        size: ``(H, W)`` of the images, and of their views.
+        device: where the images are.
+    """
+
+    def __init__(
+        self, spec: ViewSpec, size: tuple[int, int], device: torch.device | str = "cpu"
+    ) -> None:
+        self.spec = spec
+        self.size = size
+        height, width = size
+        self._rows = _resize_table(height).to(device)  # [H, H, H, H]
+        self._columns = self._rows if width == height else _resize_table(width).to(device)
+
+    def __call__(self, images: Tensor, views: int, generator: torch.Generator) -> Tensor:
+        """Images uint8 ``[B, C, H, W]`` -> views float32 ``[B, J, C, H, W]`` in [0, 1]."""
+        spec = self.spec
+        B, C, H, W = images.shape  # noqa: N806
+        J = views  # noqa: N806
+        x = images.to(torch.float32).div_(255)
+        if spec.scale != (1.0, 1.0) or spec.ratio != (1.0, 1.0):
+            top, height, left, width = self._boxes((B, J), generator)  # [B, J] each
+            rows = self._rows[height - 1, top]  # [B, J, H, H]
+            columns = self._columns[width - 1, left]  # [B, J, W, W]
+            x = rows.flatten(1, 2)[:, None] @ x  # [B, C, J*H, W]
+            x = x.unflatten(2, (J, H)) @ columns[:, None].mT  # [B, C, J, H, W]
+            x = x.transpose(1, 2)  # [B, J, C, H, W]
+        else:
+            x = x[:, None].expand(B, J, C, H, W)
+        for dim, probability in ((-1, spec.horizontal_flip), (-2, spec.vertical_flip)):
+            if probability:
+                chosen = self._uniform((B, J, 1, 1, 1), generator) < probability
+                x = torch.where(chosen, x.flip(dim), x)
+        if spec.jitter is not None:
+            jittered = color_jitter(x.flatten(0, 1), spec.jitter, generator).view(B, J, C, H, W)
+            chosen = self._uniform((B, J, 1, 1, 1), generator) < spec.jitter_probability
+            x = torch.where(chosen, jittered, x)
+        return self.finish(x)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """The deterministic last step, for views and for whole images: ``x`` in [0, 1]."""
+        if self.spec.binarize is not None:
+            return (x >= self.spec.binarize).to(torch.float32)
+        return x.clamp(0, 1).contiguous()
+
+    def _boxes(
+        self, shape: tuple[int, int], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Random ``(top, height, left, width)`` in whole pixels, int64 ``shape`` each.
+
+        Where torchvision draws again when a side exceeds the image, the side is cut to it.
+        """
+        H, W = self.size  # noqa: N806
+        low, high = self.spec.scale
+        log_low, log_high = (math.log(r) for r in self.spec.ratio)
+        area = H * W * (low + (high - low) * self._uniform(shape, generator))
+        ratio = torch.exp(log_low + (log_high - log_low) * self._uniform(shape, generator))
+        height = torch.sqrt(area / ratio).round().clamp(1, H)
+        width = torch.sqrt(area * ratio).round().clamp(1, W)
+        top = (self._uniform(shape, generator) * (H - height + 1)).floor().clamp(max=H - 1)
+        left = (self._uniform(shape, generator) * (W - width + 1)).floor().clamp(max=W - 1)
+        return top.long(), height.long(), left.long(), width.long()
+
+    def _uniform(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.rand(shape, generator=generator, device=self._rows.device)
+
+
+def resize_matrix(offset: int, length: int, size: int) -> Tensor:
+    """The ``[size, size]`` matrix that resizes pixels ``offset : offset + length`` to ``size``.
+
+    Bilinear as Pillow does it: output pixel o has its centre at (o + ½) · length/size in the crop,
+    and takes the triangle-weighted mean of the crop's pixels around it.
+    """
+    center = (torch.arange(size) + 0.5) * length / size  # [size] in crop coordinates
+    pixel = torch.arange(size) - offset + 0.5  # [size] centres of input pixels there
+    weight = (1 - (pixel[None] - center[:, None]).abs()).clamp_min(0)  # [out, in]
+    weight[:, (pixel < 0) | (pixel > length)] = 0
+    return weight / weight.sum(1, keepdim=True)
+
+
+def _resize_table(size: int) -> Tensor:
+    """``table[length - 1, offset]`` is the resize matrix of that box: ``[size, size, size, size]``.
+
+    Boxes that leave the image keep zeros; they are never looked up.
+    """
+    table = torch.zeros(size, size, size, size)
+    for length in range(1, size + 1):
+        for offset in range(size - length + 1):
+            table[length - 1, offset] = resize_matrix(offset, length, size)
+    return table
