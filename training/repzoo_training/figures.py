@@ -44,25 +44,23 @@ class Progress:
         )
 
     @torch.no_grad()
-    def draw(self, objective: Objective, step: int) -> None:
-        """Write both pictures, and a copy of each under its step."""
+    def draw(self, objective: Objective) -> None:
+        """Replace both pictures."""
         objective.eval()
         means = objective.encoder(self.views.flatten(0, 1))[0]
         again = torch.sigmoid(objective.decoder(means)).view_as(self.views)
         rows = [self.originals]
         for j in range(self.views.shape[1]):
             rows += [self.views[:, j], again[:, j]]
-        self._save("reconstructions", torch.stack(rows), step)
+        self._save("reconstructions", torch.stack(rows))
         means = objective.encoder(self.sample)[0]
         latents = means.mean(0) + means.std(0) * self.noise
         samples = torch.sigmoid(objective.decoder(latents))
-        self._save("samples", samples.unflatten(0, (4, COLUMNS)), step)
+        self._save("samples", samples.unflatten(0, (4, COLUMNS)))
         objective.train()
 
-    def _save(self, name: str, images: Tensor, step: int) -> None:
-        pixels = images.movedim(2, -1).cpu().numpy()  # [R, K, H, W, C]
-        save_png(self.folder / f"{name}.png", pixels)
-        save_png(self.folder / f"{name}-{step:07d}.png", pixels)
+    def _save(self, name: str, images: Tensor) -> None:
+        save_png(self.folder / f"{name}.png", images.movedim(2, -1).cpu().numpy())
 
 
 def grid(images: NDArray[np.float32], gap: int = 2) -> Image.Image:

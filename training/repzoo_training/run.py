@@ -1,9 +1,9 @@
 """A run's folder: what ``zoo train`` leaves behind, and finds again.
 
-    RUN/run.json          the recipe as it ran, and the data set
-    RUN/checkpoint.pt     everything needed to go on; replaced atomically
-    RUN/metrics.jsonl     one line a report
-    RUN/figures/*.png     reconstructions and samples, as they get better
+RUN/run.json          the recipe as it ran, and the data set
+RUN/checkpoint.pt     everything needed to go on; replaced atomically
+RUN/metrics.jsonl     one line a report
+RUN/figures/*.png     reconstructions and samples, as they get better
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def _train(
                 )
                 bar.set_postfix(loss=f"{values['loss']:.2f}")
             if done % draw_every == 0 or last:
-                pictures.draw(objective, done)
+                pictures.draw(objective)
             if last or stop.requested or time.monotonic() - saved > CHECKPOINT_SECONDS:
                 save(done)
                 saved = time.monotonic()
@@ -207,7 +207,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def build_objective(recipe: Recipe) -> objectives.SimVAE | objectives.VAE:
+def build_objective(recipe: Recipe) -> Objective:
     """The recipe's objective with its networks, initialised from the recipe's seed.
 
     Raises:
@@ -217,9 +217,7 @@ def build_objective(recipe: Recipe) -> objectives.SimVAE | objectives.VAE:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(recipe.seed, "initialisation").initial_seed())
         try:
-            encoder, decoder = networks.build(
-                recipe.network, recipe.image_shape, recipe.latent_dim
-            )
+            encoder, decoder = networks.build(recipe.network, recipe.image_shape, recipe.latent_dim)
             return objectives.build(
                 recipe.method, recipe.options, encoder, decoder, recipe.likelihood.build()
             )
@@ -238,9 +236,7 @@ def measure_precision(recipe: Recipe, dataset: ImageDataset, device: torch.devic
     return "bfloat16" if seconds["bfloat16"] < seconds["float32"] / 1.2 else "float32"
 
 
-def views_in(
-    seconds: float, recipe: Recipe, dataset: ImageDataset, device: torch.device
-) -> int:
+def views_in(seconds: float, recipe: Recipe, dataset: ImageDataset, device: torch.device) -> int:
     """How many views ``recipe`` trains on in ``seconds`` here, at least one step's."""
     per_step = _seconds_per_step(recipe, dataset, device, min(5.0, 0.1 * seconds))
     # The rest is for pictures, reports and checkpoints.
@@ -300,9 +296,7 @@ def _check_same(
     if record.dataset_sha256 != dataset.sha256:
         changed.append(f"the images were {record.dataset}, now {dataset.name} with other content")
     if changed:
-        raise RunError(
-            f"{run.path} holds another run ({'; '.join(changed)}): choose another --out"
-        )
+        raise RunError(f"{run.path} holds another run ({'; '.join(changed)}): choose another --out")
 
 
 class Stop:

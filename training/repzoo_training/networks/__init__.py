@@ -14,7 +14,7 @@ __all__ = ["GaussianEncoder", "LatentDecoder", "NetworkSpec", "build"]
 
 
 class NetworkSpec(BaseModel):
-    """A pair of networks. ``widths`` are an MLP's hidden layers or a ResNet's stages, from the image on."""
+    """A pair; ``widths`` are an MLP's hidden layers or a ResNet's stages, from the image on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -30,8 +30,8 @@ class MLPDecoder(nn.Module):
         self.output = nn.Linear(hidden[0], math.prod(image_shape))
 
     def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.output(self.layers(features))
-        return logits.unflatten(1, self.image_shape)
+        logits: Tensor = self.output(self.layers(features)).unflatten(1, self.image_shape)
+        return logits
 
 
 def _layers(widths: Sequence[int]) -> list[nn.Module]:

@@ -28,7 +28,10 @@ class ResNetBackbone(nn.Module):
             nn.BatchNorm2d(widths[0]),
             nn.ReLU(),
         )
-        blocks: list[nn.Module] = [BasicBlock(widths[0], widths[0]), BasicBlock(widths[0], widths[0])]
+        blocks: list[nn.Module] = [
+            BasicBlock(widths[0], widths[0]),
+            BasicBlock(widths[0], widths[0]),
+        ]
         for narrow, wide in itertools.pairwise(widths):
             blocks += [BasicBlock(narrow, wide, down=True), BasicBlock(wide, wide)]
         self.blocks = nn.Sequential(*blocks)

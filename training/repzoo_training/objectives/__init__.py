@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import nn
 
 from repzoo_training.objectives.likelihoods import (
     Bernoulli,
@@ -15,23 +14,14 @@ from repzoo_training.objectives.likelihoods import (
     Likelihood,
     OptimalGaussian,
 )
+from repzoo_training.objectives.objective import Objective
 from repzoo_training.objectives.simvae import SimVAE
 from repzoo_training.objectives.vae import VAE
 
 __all__ = ["METHODS", "LikelihoodSpec", "Objective", "build"]
 
 
-class Objective(Protocol):
-    """What the trainer minimises: a module over views that owns the networks it trains."""
-
-    encoder: nn.Module
-    decoder: nn.Module
-
-    def __call__(self, views: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Views ``[B, J, C, H, W]`` -> scalar ``loss``, and its terms to be logged."""
-
-
-METHODS: Mapping[str, type[SimVAE] | type[VAE]] = {"simvae": SimVAE, "vae": VAE, "beta-vae": VAE}
+METHODS: Mapping[str, Callable[..., Objective]] = {"simvae": SimVAE, "vae": VAE, "beta-vae": VAE}
 
 
 class LikelihoodSpec(BaseModel):
@@ -59,7 +49,7 @@ def build(
     encoder: nn.Module,
     decoder: nn.Module,
     likelihood: Likelihood,
-) -> SimVAE | VAE:
+) -> Objective:
     """The objective ``method`` with its own ``options`` (``scatter``, ``prior``, ``beta``, ...).
 
     Raises:
@@ -68,6 +58,6 @@ def build(
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; there are {', '.join(sorted(METHODS))}")
     try:
-        return METHODS[method](encoder, decoder, likelihood, **options)  # type: ignore[arg-type]
+        return METHODS[method](encoder, decoder, likelihood, **options)
     except TypeError as error:
         raise ValueError(f"method {method!r}: {error}") from None

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from repzoo_training.objectives.likelihoods import Likelihood
+from repzoo_training.objectives.objective import Objective
 from repzoo_training.objectives.posterior import entropy, gaussian_log_prob, sample
 
 __all__ = [
@@ -35,7 +36,7 @@ __all__ = [
 ContentPrior = Literal["uniform", "normal"]
 
 
-class SimVAE(nn.Module):
+class SimVAE(Objective):
     """The negative ELBO of log p(x_1..x_J | y), per view, averaged over the batch.
 
     Args:
@@ -61,18 +62,16 @@ class SimVAE(nn.Module):
         prior: ContentPrior = "uniform",
         terms: Literal["closed_form", "sampled"] = "closed_form",
     ) -> None:
-        super().__init__()
+        super().__init__(encoder, decoder)
         if not scatter > 0:
             raise ValueError(f"scatter (s²) must be positive, not {scatter}")
-        self.encoder = encoder
-        self.decoder = decoder
         self.likelihood = likelihood
         self.scatter = scatter
         self.prior: ContentPrior = prior
         self.terms = terms
 
     def forward(self, views: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Views float32 ``[B, J, C, H, W]`` in [0, 1] -> scalar ``loss`` and its terms, nats a view.
+        """Views float32 ``[B, J, C, H, W]`` in [0, 1] -> ``loss`` and its terms, nats a view.
 
         Raises:
             ValueError: for one view under the uniform prior, of which nothing is left there.

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from repzoo_training.objectives.likelihoods import Likelihood
+from repzoo_training.objectives.objective import Objective
 from repzoo_training.objectives.posterior import gaussian_log_prob, kl_to_standard_normal, sample
 
 __all__ = ["VAE"]
 
 
-class VAE(nn.Module):
+class VAE(Objective):
     """The negative (β-weighted) ELBO of every view on its own, averaged.
 
     Args:
@@ -42,17 +43,15 @@ class VAE(nn.Module):
         beta: float = 1.0,
         terms: str = "closed_form",
     ) -> None:
-        super().__init__()
+        super().__init__(encoder, decoder)
         if beta < 0:
             raise ValueError(f"beta must not be negative, but is {beta}")
-        self.encoder = encoder
-        self.decoder = decoder
         self.likelihood = likelihood
         self.beta = beta
         self.terms = terms
 
     def forward(self, views: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Views float32 ``[B, J, C, H, W]`` in [0, 1] -> scalar ``loss`` and its terms, nats a view."""
+        """Views float32 ``[B, J, C, H, W]`` in [0, 1] -> ``loss`` and its terms, nats a view."""
         x = views.flatten(0, 1)  # [B*J, C, H, W]
         mean, log_variance = self.encoder(x)  # [B*J, D] twice
         z = sample(mean, log_variance, generator)
