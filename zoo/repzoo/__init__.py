@@ -1,0 +1,97 @@
+"""repzoo: a zoo of pretrained image encoders that know how sure they are.
+
+    >>> import repzoo
+    >>> encoder = repzoo.load("simvae-mnist")
+    >>> encoder.posterior("digit.png").variance.shape
+    (1, 10)
+
+Importing this package loads neither ONNX Runtime nor Pillow: names are loaded when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from repzoo.config import InputSpec, ModelConfig
+    from repzoo.encoder import Encoder, Generation, Posterior, Predictions, Reconstruction
+    from repzoo.errors import (
+        GoldenMismatch,
+        HubError,
+        IntegrityError,
+        InvalidImage,
+        InvalidInput,
+        MissingExtra,
+        ModelNotFound,
+        PackageError,
+        RepzooError,
+        UnknownTask,
+        UnsupportedOperation,
+    )
+    from repzoo.loading import load
+    from repzoo.package import Package
+
+    __version__: str
+
+__all__ = [
+    "Encoder",
+    "Generation",
+    "GoldenMismatch",
+    "HubError",
+    "InputSpec",
+    "IntegrityError",
+    "InvalidImage",
+    "InvalidInput",
+    "MissingExtra",
+    "ModelConfig",
+    "ModelNotFound",
+    "Package",
+    "PackageError",
+    "Posterior",
+    "Predictions",
+    "Reconstruction",
+    "RepzooError",
+    "UnknownTask",
+    "UnsupportedOperation",
+    "__version__",
+    "load",
+]
+
+_HOMES = {
+    "config": ("InputSpec", "ModelConfig"),
+    "encoder": ("Encoder", "Generation", "Posterior", "Predictions", "Reconstruction"),
+    "errors": (
+        "GoldenMismatch",
+        "HubError",
+        "IntegrityError",
+        "InvalidImage",
+        "InvalidInput",
+        "MissingExtra",
+        "ModelNotFound",
+        "PackageError",
+        "RepzooError",
+        "UnknownTask",
+        "UnsupportedOperation",
+    ),
+    "loading": ("load",),
+    "package": ("Package",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("repzoo")
+    elif name in _HOME:
+        value = getattr(importlib.import_module(f"repzoo.{_HOME[name]}"), name)
+    else:
+        raise AttributeError(f"module 'repzoo' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

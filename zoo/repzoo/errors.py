@@ -86,5 +86,7 @@ class MissingExtra(RepzooError, ImportError):
 
     def __init__(self, what: str, extra: str, cause: ImportError | None = None) -> None:
         missing = f" ({cause.name} is not installed)" if cause is not None and cause.name else ""
-        super().__init__(f"{what} needs the {extra!r} extra{missing}: pip install 'repzoo[{extra}]'")
+        super().__init__(
+            f"{what} needs the {extra!r} extra{missing}: pip install 'repzoo[{extra}]'"
+        )
         self.extra = extra

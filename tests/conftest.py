@@ -1,0 +1,63 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def _import_beside(name: str) -> ModuleType:
+    # Not through sys.path: there the folders tests/zoo, tests/data, ... would become importable.
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the user's cache or hub, and neither do the processes it starts."""
+    monkeypatch.setenv("REPZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("REPZOO_HUB", raising=False)
+
+
+@pytest.fixture(scope="session")
+def package_factory() -> ModuleType:
+    """The module ``tests/package_factory.py``."""
+    return _import_beside("package_factory")
+
+
+@pytest.fixture(scope="session")
+def make_package(package_factory: ModuleType) -> Callable[..., Path]:
+    """``make_package(directory, name="tiny", *, posterior, decoder, probes, ...) -> Path``."""
+    factory: Callable[..., Path] = package_factory.make_package
+    return factory
+
+
+@pytest.fixture(scope="session")
+def tiny_package(
+    make_package: Callable[..., Path],
+    package_factory: ModuleType,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The package "tiny" with a posterior, a decoder, and the probes digit and attributes.
+
+    Shared by all tests: copy it before changing it.
+    """
+    probes = [package_factory.DIGITS, package_factory.ATTRIBUTES]
+    return make_package(tmp_path_factory.mktemp("packages"), "tiny", probes=probes)
+
+
+@pytest.fixture(scope="session")
+def plain_package(
+    make_package: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The package "plain", an encoder and nothing else. Shared by all tests."""
+    folder = tmp_path_factory.mktemp("packages")
+    return make_package(folder, "plain", posterior=False, decoder=False, probes=())

@@ -1,0 +1,78 @@
+"""Reading and writing files so that neither a link nor a crash leads elsewhere."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedReader, BufferedWriter
+from pathlib import Path
+
+__all__ = ["create", "fsync_folder", "open_regular", "temporary_folder", "write_atomically"]
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file for reading; refuse a link, a folder, a pipe or a device.
+
+    Raises:
+        OSError: if it cannot be opened or is something else.
+    """
+    # O_NONBLOCK: opening a pipe would wait for its writer.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a symbolic link", str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def create(path: Path) -> BufferedWriter:
+    """Create a file for writing that is not there yet, with the permissions of the umask."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``path`` so that it has, even after a crash, its old content or the new one whole."""
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    try:
+        with create(temporary) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    fsync_folder(path.parent)
+
+
+def fsync_folder(path: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Give a new folder below ``parent``, removed at the end if it is still there."""
+    # Not tempfile's, which are private to the user: what is made in it may be for others too.
+    path = parent / f"{prefix}{secrets.token_hex(8)}"
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
