@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from repzoo.errors import (
         GoldenMismatch,
         HubError,
+        ImageTooLarge,
         IntegrityError,
         InvalidImage,
         InvalidInput,
@@ -39,6 +40,7 @@ __all__ = [
     "Generation",
     "GoldenMismatch",
     "HubError",
+    "ImageTooLarge",
     "InputSpec",
     "IntegrityError",
     "InvalidImage",
@@ -64,6 +66,7 @@ _HOMES = {
     "errors": (
         "GoldenMismatch",
         "HubError",
+        "ImageTooLarge",
         "IntegrityError",
         "InvalidImage",
         "InvalidInput",

@@ -187,7 +187,8 @@ class Encoder:
         (embedding,) = self._encode(images, ("embedding",), batch_size)
         if normalize:
             length = np.sqrt(np.square(embedding).sum(axis=1, keepdims=True))
-            embedding = embedding / np.where(length > 0, length, np.float32(1))
+            length[length == 0] = 1
+            embedding = embedding / length
         return embedding
 
     def posterior(self, images: Images, *, batch_size: int = 256) -> Posterior:
@@ -243,10 +244,30 @@ class Encoder:
             InvalidInput: if an argument is out of range, or latents have another shape.
         """
         decoder = self._require_decoder()
-        drawn = self._draw(n, seed) if latents is None else self._as_latents(latents)
+        drawn = self.sample(n, seed=seed) if latents is None else self._as_latents(latents)
         starts = range(0, len(drawn), _positive(batch_size, "batch_size"))
         decoded = [decoder.run(drawn[start : start + batch_size])[0] for start in starts]
         return Generation(_concatenate(decoded, self.config.input.shape), drawn)
+
+    def sample(self, n: int = 1, *, seed: int | None = None) -> Floats:
+        """Draw latents from the model's prior; what `generate` decodes.
+
+        Args:
+            n: how many.
+            seed: not negative; by default every call draws anew.
+
+        Returns:
+            float32 ``[N, D]``.
+
+        Raises:
+            UnsupportedOperation: if the model has no prior.
+            InvalidInput: if an argument is out of range.
+        """
+        if self._prior is None:
+            raise UnsupportedOperation(f"{self.config.name} has no prior to draw latents from")
+        if seed is not None and seed < 0:
+            raise InvalidInput(f"seed is {seed}; expected 0 or more")
+        return self._prior.sample(_positive(n, "n"), seed)
 
     def probe(
         self, images: Images, task: str, kind: str = "linear", *, batch_size: int = 256
@@ -287,13 +308,6 @@ class Encoder:
         if self._decoder is None:
             raise UnsupportedOperation(f"{self.config.name} has no decoder")
         return self._decoder
-
-    def _draw(self, n: int, seed: int | None) -> Floats:
-        if self._prior is None:
-            raise UnsupportedOperation(f"{self.config.name} has no prior to draw latents from")
-        if seed is not None and seed < 0:
-            raise InvalidInput(f"seed is {seed}; expected 0 or more")
-        return self._prior.sample(_positive(n, "n"), seed)
 
     def _as_latents(self, latents: ArrayLike) -> Floats:
         dim = self.config.latent_dim

@@ -3,6 +3,7 @@
     RepzooError
     ├── InvalidInput          (ValueError)        an argument that cannot be used as it is
     │   └── InvalidImage                          one image of a request, with its ``index``
+    │       └── ImageTooLarge                     it has more pixels than the limit
     ├── UnsupportedOperation  (TypeError)         the model has no posterior, decoder, ...
     ├── UnknownTask           (LookupError)       the model has no such probe
     ├── PackageError          (ValueError)        a folder that is not a valid model package
@@ -20,6 +21,7 @@ from __future__ import annotations
 __all__ = [
     "GoldenMismatch",
     "HubError",
+    "ImageTooLarge",
     "IntegrityError",
     "InvalidImage",
     "InvalidInput",
@@ -47,6 +49,10 @@ class InvalidImage(InvalidInput):
         super().__init__(f"image {index}: {message}")
         self.index = index
         self.detail = message
+
+
+class ImageTooLarge(InvalidImage):
+    """One image has more pixels than the limit; it was not decoded."""
 
 
 class UnsupportedOperation(RepzooError, TypeError):

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repzoo.config import InputSpec, ResizePolicy
-from repzoo.errors import InvalidImage, InvalidInput, MissingExtra
+from repzoo.errors import ImageTooLarge, InvalidImage, InvalidInput, MissingExtra
 
 try:
     from PIL import ExifTags, Image, UnidentifiedImageError
@@ -96,7 +96,8 @@ def decode(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
         max_pixels: refuse an image with more pixels than this, before decoding it.
 
     Raises:
-        InvalidImage: if the data is no image of a known format, truncated, damaged or too large.
+        InvalidImage: if the data is no image of a known format, truncated or damaged.
+        ImageTooLarge: which is one too, if it has more than ``max_pixels``.
     """
     if len(data) == 0:
         raise InvalidImage("the file is empty")
@@ -105,7 +106,7 @@ def decode(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
         Image.open(io.BytesIO(data), formats=_readable_formats()) as image,
     ):
         if image.width * image.height > max_pixels:
-            raise InvalidImage(
+            raise ImageTooLarge(
                 f"{image.width} x {image.height} pixels are more than the limit of {max_pixels}"
             )
         image.load()
@@ -185,7 +186,7 @@ def batches(
         try:
             chunk.append(_one(image, spec, max_pixels))
         except InvalidImage as error:
-            raise InvalidImage(error.detail, index) from error.__cause__
+            raise type(error)(error.detail, index) from error.__cause__
         if len(chunk) == size:
             yield np.stack(chunk)
             chunk = []
