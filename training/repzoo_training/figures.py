@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from repzoo.files import write_atomically
 from torch import Tensor
 
 from repzoo_training.objectives import Objective
 from repzoo_training.randomness import generator
 from repzoo_training.recipe import Recipe
-from repzoo_training.run import Run, write_atomically
+from repzoo_training.run import Run
 from repzoo_training.views import Views
 
 __all__ = ["Progress", "grid", "save_png"]
@@ -36,9 +37,11 @@ class Progress:
         self.folder = run.figures
         draws = generator(recipe.seed, "figures", device=images.device)
         order = torch.randperm(len(images), generator=generator(recipe.seed, "figures"))
-        self.originals = make_views.finish(images[order[:COLUMNS].to(images.device)].float() / 255)
+        self.originals = make_views.spec.finish(
+            images[order[:COLUMNS].to(images.device)].float() / 255
+        )
         self.views = make_views(images[order[:COLUMNS].to(images.device)], 3, draws)
-        self.sample = make_views.finish(images[order[:1000].to(images.device)].float() / 255)
+        self.sample = make_views.spec.finish(images[order[:1000].to(images.device)].float() / 255)
         self.noise = torch.randn(
             (4 * COLUMNS, recipe.latent_dim), generator=draws, device=images.device
         )

@@ -46,6 +46,13 @@ class Recipe(BaseModel):
     warmup: float = Field(default=0.03, ge=0, le=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = Field(default=0, ge=0)
+    paper: str | None = None
+    licence: str = Field(
+        default="other", description="of the weights, as an SPDX id where it has one"
+    )
+    share_images: bool = Field(
+        default=False, description="whether images of the data set may be part of a package"
+    )
 
     @property
     def views_per_step(self) -> int:

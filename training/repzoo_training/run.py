@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,21 +18,22 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
+from repzoo.files import write_atomically
 
-from repzoo_training.data import ImageDataset
 from repzoo_training.errors import RunError
 from repzoo_training.objectives import Objective
 from repzoo_training.recipe import Recipe
 
-__all__ = ["Checkpoint", "Run", "RunRecord", "write_atomically"]
+__all__ = ["Checkpoint", "Run", "RunRecord"]
 
 
 class RunRecord(BaseModel):
-    """``run.json``: fixed at the start of a run."""
+    """``run.json``: fixed at the start of a run. ``source`` is what ``--data`` named then."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Recipe
+    source: str
     dataset: str
     dataset_sha256: str
     dataset_images: int
@@ -155,22 +155,3 @@ class Run:
         """Append one line to ``metrics.jsonl``."""
         with self.metrics_file.open("a") as file:
             file.write(json.dumps(values) + "\n")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` beside ``path``, flush it to the disk, and rename it into place."""
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def describe(dataset: ImageDataset) -> dict[str, str | int]:
-    """The part of a :class:`RunRecord` that identifies the data."""
-    return {
-        "dataset": dataset.name,
-        "dataset_sha256": dataset.sha256,
-        "dataset_images": len(dataset),
-    }

@@ -39,6 +39,7 @@ def train(
     dataset: ImageDataset,
     out: str | Path,
     *,
+    source: str = "",
     budget_seconds: float | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
@@ -53,6 +54,7 @@ def train(
         recipe: what to train.
         dataset: uint8 images of the recipe's own size.
         out: the run's folder; made if missing.
+        source: where the images come from, remembered for ``zoo export``.
         budget_seconds: instead of the recipe's ``views``, as many as fit this time. Measured once,
             when the run starts, and stored: the schedule never depends on the clock.
         device: ``cuda`` where there is one, else ``cpu``.
@@ -76,6 +78,7 @@ def train(
             recipe = _settle(recipe, dataset, budget_seconds, device)
             record = RunRecord(
                 recipe=recipe,
+                source=source,
                 dataset=dataset.name,
                 dataset_sha256=dataset.sha256,
                 dataset_images=len(dataset),

@@ -39,6 +39,12 @@ class ViewSpec(BaseModel):
     jitter_probability: Probability = 0.8
     binarize: Probability | None = None
 
+    def finish(self, x: Tensor) -> Tensor:
+        """The deterministic last step, of views and of whole images alike: ``x`` in [0, 1]."""
+        if self.binarize is not None:
+            return (x >= self.binarize).to(torch.float32)
+        return x.clamp(0, 1).contiguous()
+
 
 class Views:
     """Makes J random views of each image of a batch.
@@ -81,13 +87,7 @@ class Views:
             jittered = color_jitter(x.flatten(0, 1), spec.jitter, generator).view(B, J, C, H, W)
             chosen = self._uniform((B, J, 1, 1, 1), generator) < spec.jitter_probability
             x = torch.where(chosen, jittered, x)
-        return self.finish(x)
-
-    def finish(self, x: Tensor) -> Tensor:
-        """The deterministic last step, for views and for whole images: ``x`` in [0, 1]."""
-        if self.spec.binarize is not None:
-            return (x >= self.spec.binarize).to(torch.float32)
-        return x.clamp(0, 1).contiguous()
+        return spec.finish(x)
 
     def _boxes(
         self, shape: tuple[int, int], generator: torch.Generator

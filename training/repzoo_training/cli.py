@@ -1,0 +1,153 @@
+"""``zoo train``, ``zoo evaluate`` and ``zoo export``. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+__all__ = ["evaluate", "export", "train"]
+
+
+class Duration(click.ParamType[float]):
+    """``90s``, ``2m``, ``1h30m`` or plain seconds, as seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", value.strip())
+        seconds = 0.0
+        if match:
+            hours, minutes, rest = (float(group or 0) for group in match.groups())
+            seconds = 3600 * hours + 60 * minutes + rest
+        if not seconds > 0:
+            self.fail(f"{value!r} is no duration; write 90s, 2m or 1h30m", param, ctx)
+        return seconds
+
+
+@click.command(epilog="Example: zoo train simvae-mnist --data mnist --out runs/mnist")
+@click.argument("recipe", required=False)
+@click.option("--list", "list_them", is_flag=True, help="List the recipes and end.")
+@click.option(
+    "--data",
+    metavar="SOURCE",
+    help="A data set by name (mnist, fashion-mnist, cifar10: downloaded), a folder of parquet "
+    "files, or a folder of images.",
+)
+@click.option("--out", metavar="RUN", type=click.Path(path_type=Path), help="The run's folder.")
+@click.option("--budget", type=Duration(), help="Time to train for, such as 2m; measured once.")
+@click.option("--views", type=click.IntRange(1), help="Views to train on.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of everything random.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="By default CUDA if there is.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; by default all cores.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the recipe.")
+def train(
+    recipe: str | None,
+    list_them: bool,
+    data: str | None,
+    out: Path | None,
+    budget: float | None,
+    views: int | None,
+    seed: int | None,
+    device: str | None,
+    threads: int | None,
+    settings: tuple[str, ...],
+) -> None:
+    """Train the encoder of RECIPE on unlabelled images.
+
+    An interrupted run goes on where it stopped when the same command is given again.
+    """
+    from repzoo_training.recipe import find_recipe, list_recipes, override
+
+    if list_them:
+        for each in list_recipes():
+            click.echo(f"{each.name:24}{each.summary}")
+        return
+    if recipe is None or data is None or out is None:
+        raise click.UsageError("RECIPE, --data and --out are needed (or --list)")
+    if budget is not None and views is not None:
+        raise click.UsageError("--budget and --views exclude each other")
+
+    import torch
+
+    from repzoo_training.data import load
+    from repzoo_training.trainer import train as run_training
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: torch finds no CUDA device here")
+    extra = [f"{key}={value}" for key, value in (("views", views), ("seed", seed)) if value]
+    settled = override(find_recipe(recipe), (*settings, *extra))
+    dataset = load(data, "train", size=settled.input)
+    run = run_training(settled, dataset, out, source=data, budget_seconds=budget, device=device)
+    click.echo(f"trained: {run.path} (pictures in {run.figures})")
+    click.echo(f"next: zoo evaluate {run.path}, zoo export {run.path} --out PACKAGE")
+
+
+@click.command()
+@click.argument("model", metavar="RUN|PACKAGE")
+@click.option("--data", metavar="SOURCE", help="By default, of a run, what it was trained on.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the report as JSON there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def evaluate(model: str, data: str | None, out: Path | None, as_json: bool) -> None:
+    """Measure the representation of a run or package: k-NN, probes, reconstruction error.
+
+    PACKAGE is a folder, or the name of a model in the zoo.
+    """
+    import repzoo
+
+    from repzoo_training.data import load
+    from repzoo_training.evaluation import Representation, evaluate_dataset
+    from repzoo_training.trained import TrainedModel
+
+    representation: Representation
+    if (Path(model) / "run.json").exists():
+        trained = TrainedModel(model)
+        data = data or trained.record.source
+        size = trained.recipe.input
+        representation = trained
+    else:
+        encoder = repzoo.load(model)
+        size = encoder.config.input.shape
+        representation = encoder
+    if not data:
+        raise click.UsageError("--data is needed: the images to measure on")
+    train_set, test_set = (load(data, split, size=size) for split in ("train", "test"))
+    report = evaluate_dataset(representation, train_set, test_set).report
+    if out is not None:
+        out.write_text(report.model_dump_json(indent=2) + "\n")
+    click.echo(report.model_dump_json(indent=2) if as_json else report.table())
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), required=True)
+@click.option("--data", metavar="SOURCE", help="By default what the run was trained on.")
+@click.option("--name", help="Of the model; by default the recipe's.")
+@click.option("--half", is_flag=True, help="Store weights as float16: half the size.")
+def export(run: Path, out: Path, data: str | None, name: str | None, half: bool) -> None:
+    """Write the model package of RUN to the folder DIR: graphs, probes, numbers, card."""
+    from repzoo_training.data import load
+    from repzoo_training.errors import DataError
+    from repzoo_training.export import export_run
+    from repzoo_training.run import Run
+
+    record = Run(run).read_record()
+    if record is None:
+        raise click.UsageError(f"{run} holds no run: no run.json")
+    source = data or record.source
+    train_set = load(source, "train", size=record.recipe.input)
+    try:
+        test_set = load(source, "test", size=record.recipe.input)
+    except DataError as error:
+        click.echo(f"no test split, so the card has no numbers: {error}", err=True)
+        test_set = None
+    config = export_run(run, out, train_set, test_set, name=name, half=half)
+    click.echo(f"exported: {out} ({config.name}, {config.precision})")
+    click.echo(f"next: zoo verify {out}, zoo publish {out} --hub HUB")

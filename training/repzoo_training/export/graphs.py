@@ -1,0 +1,104 @@
+"""ONNX graphs from torch modules, and the halving of their weights."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+__all__ = ["OPSET", "write_graph"]
+
+#: ONNX Runtime runs it from 1.14 on.
+OPSET = 18
+#: Weights with fewer elements stay float32: halving them saves nothing.
+HALVED_FROM = 1024
+
+
+def write_graph(
+    module: nn.Module,
+    path: Path,
+    example: Tensor,
+    *,
+    input_name: str,
+    output_names: list[str],
+    keep_float32: tuple[str, ...] = (),
+    half: bool = False,
+) -> None:
+    """Export ``module`` to ``path``, with any number of rows.
+
+    Args:
+        module: on the CPU and in evaluation mode, one tensor in.
+        path: the ``.onnx`` file; its folder must exist.
+        example: an input of at least two rows.
+        input_name: of the graph.
+        output_names: of the graph.
+        keep_float32: prefixes of parameters that stay float32 where the others are halved.
+        half: store large weights as float16; everything still computes in float32.
+    """
+    rows = torch.export.Dim("N", min=1, max=2**20)
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            (example,),
+            input_names=[input_name],
+            output_names=output_names,
+            dynamic_shapes=({0: rows},),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    del model.graph.metadata_props[:]
+    for node in model.graph.node:
+        # The exporter writes stack traces there, with this machine's paths.
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        del value.metadata_props[:]
+    for initializer in model.graph.initializer:
+        del initializer.metadata_props[:]
+    if half:
+        _halve(model, keep_float32)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save_model(model, path)
+
+
+def _halve(model: onnx.ModelProto, keep: tuple[str, ...]) -> None:
+    """Store large float32 weights as float16 behind a Cast, which runtimes fold when they load."""
+    casts = []
+    for initializer in model.graph.initializer:
+        weights = numpy_helper.to_array(initializer)
+        if weights.dtype != np.float32 or weights.size < HALVED_FROM:
+            continue
+        if initializer.name.startswith(keep):
+            continue
+        name = initializer.name
+        stored = numpy_helper.from_array(weights.astype(np.float16), f"{name}.half")
+        initializer.CopyFrom(stored)
+        casts.append(helper.make_node("Cast", [stored.name], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+@contextlib.contextmanager
+def _quiet():  # type: ignore[no-untyped-def]
+    """The exporter prints progress and warns of its own deprecations; neither is for the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

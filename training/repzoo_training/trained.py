@@ -1,0 +1,117 @@
+"""A trained run as a representation, in torch: the reference that exported packages must match."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from repzoo_training.errors import RunError
+from repzoo_training.recipe import Recipe
+from repzoo_training.run import Run
+from repzoo_training.trainer import build_objective
+from repzoo_training.views import ViewSpec
+
+__all__ = ["DecoderGraph", "EncoderGraph", "Reconstruction", "TrainedModel"]
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+
+class EncoderGraph(torch.nn.Module):
+    """``encoder.onnx``: scaling, the views' last step and layout are inside the graph.
+
+    uint8 ``[N, H, W, C]`` -> float32 mean ``[N, D]`` and log_variance ``[N, D]``.
+    """
+
+    def __init__(self, encoder: torch.nn.Module, augmentation: ViewSpec) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.augmentation = augmentation
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = images.permute(0, 3, 1, 2).to(torch.float32) / 255  # [N, C, H, W]
+        mean, log_variance = self.encoder(self.augmentation.finish(x))
+        return mean, log_variance
+
+
+class DecoderGraph(torch.nn.Module):
+    """``decoder.onnx``: latents float32 ``[N, D]`` -> images float32 ``[N, H, W, C]`` in [0, 1]."""
+
+    def __init__(self, decoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return torch.sigmoid(self.decoder(latents)).permute(0, 2, 3, 1)
+
+
+class Reconstruction(NamedTuple):
+    """Float32 ``images`` ``[N, H, W, C]`` in [0, 1] and their mean squared ``error`` ``[N]``."""
+
+    images: Floats
+    error: Floats
+
+
+class TrainedModel:
+    """The networks of a run at its last checkpoint, in evaluation mode.
+
+    Attributes:
+        recipe: what was trained.
+        encoder: uint8 images -> mean and log_variance.
+        decoder: latents -> images.
+        steps: optimiser steps behind the weights.
+        wall_seconds: time spent on them.
+    """
+
+    def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
+        """Load the run in the folder ``path``.
+
+        Raises:
+            RunError: if there is no run with a checkpoint.
+        """
+        run = Run(path)
+        record = run.read_record()
+        if record is None:
+            raise RunError(f"{path} holds no run: no run.json")
+        self.record = record
+        self.recipe: Recipe = record.recipe
+        self.device = torch.device(device)
+        objective = build_objective(self.recipe)
+        checkpoint = run.load_weights(objective)
+        self.steps = checkpoint.step
+        self.wall_seconds = checkpoint.wall_seconds
+        objective.requires_grad_(False).eval().to(self.device)
+        self.encoder = EncoderGraph(objective.encoder, self.recipe.augmentation).eval()
+        self.decoder = DecoderGraph(objective.decoder).eval()
+
+    @property
+    def views(self) -> int:
+        """Views behind the weights."""
+        return self.steps * self.recipe.views_per_step
+
+    def posterior(self, images: Pixels) -> tuple[Floats, Floats]:
+        """Mean and log_variance, float32 ``[N, D]`` each, of uint8 images ``[N, H, W, C]``."""
+        with torch.no_grad():
+            mean, log_variance = self.encoder(torch.from_numpy(images).to(self.device))
+        return mean.cpu().numpy(), log_variance.cpu().numpy()
+
+    def embed(self, images: Pixels, /) -> Floats:
+        """The mean, float32 ``[N, D]``."""
+        return self.posterior(images)[0]
+
+    def decode(self, latents: Floats) -> Floats:
+        """Images float32 ``[N, H, W, C]`` in [0, 1] of latents ``[N, D]``."""
+        with torch.no_grad():
+            images: Tensor = self.decoder(torch.from_numpy(latents).to(self.device))
+        return images.cpu().numpy()
+
+    def reconstruct(self, images: Pixels) -> Reconstruction:
+        """Encode and decode uint8 images ``[N, H, W, C]``."""
+        decoded = self.decode(self.embed(images))
+        error = np.square(decoded - images.astype(np.float32) / 255).mean((1, 2, 3))
+        return Reconstruction(decoded, error)
