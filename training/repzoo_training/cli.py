@@ -1,4 +1,4 @@
-"""``zoo train``, ``zoo evaluate`` and ``zoo export``. Nothing heavy is imported before it is needed."""
+"""``zoo train``, ``zoo evaluate`` and ``zoo export``; nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -107,15 +107,14 @@ def evaluate(model: str, data: str | None, out: Path | None, as_json: bool) -> N
     from repzoo_training.trained import TrainedModel
 
     representation: Representation
+    size: tuple[int, int, int]
     if (Path(model) / "run.json").exists():
         trained = TrainedModel(model)
         data = data or trained.record.source
-        size = trained.recipe.input
-        representation = trained
+        representation, size = trained, trained.recipe.input
     else:
         encoder = repzoo.load(model)
-        size = encoder.config.input.shape
-        representation = encoder
+        representation, size = encoder, encoder.config.input.shape
     if not data:
         raise click.UsageError("--data is needed: the images to measure on")
     train_set, test_set = (load(data, split, size=size) for split in ("train", "test"))

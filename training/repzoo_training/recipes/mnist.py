@@ -4,9 +4,16 @@ Paper: Bizeul, Schölkopf, Allen 2024 (arXiv 2402.01399), Table 1: SimVAE k-NN 9
 VAE 98.0 and 97.8; β-VAE 98.3 and 98.0.
 
     zoo train simvae-mnist --data mnist --out runs/simvae-mnist
+
+Unlike the paper: digits are not flipped (a flipped 2 is no 2), He initialisation, a cosine
+schedule, and a batch of 64 images with a learning rate of 1e-3, which learn much faster at equal
+views. ``simvae-mnist-paper`` keeps the paper's augmentation and optimiser. ``vae-mnist`` sees whole
+images only: crops are there to be invariant to, and a VAE is not.
 """
 
 from __future__ import annotations
+
+import math
 
 from repzoo_training.networks import NetworkSpec
 from repzoo_training.objectives import LikelihoodSpec
@@ -15,20 +22,64 @@ from repzoo_training.views import ViewSpec
 
 __all__ = ["RECIPES"]
 
+#: The paper divides the cross entropy by exp(log σ_x²) = exp(−4.6).
+PAPER_WEIGHT = round(math.exp(4.6), 1)
+
 simvae = Recipe(
     name="simvae-mnist",
-    summary="SimVAE on binarised MNIST",
+    summary="SimVAE on binarised MNIST, digits invariant to crops",
     method="simvae",
     options={"scatter": 0.15, "prior": "uniform"},
-    likelihood=LikelihoodSpec(kind="bernoulli", weight=100.0),
+    likelihood=LikelihoodSpec(kind="bernoulli", weight=PAPER_WEIGHT),
     network=NetworkSpec(kind="mlp", widths=(2000, 500, 500)),
     latent_dim=10,
     input=(28, 28, 1),
     augmentation=ViewSpec(scale=(0.4, 1.0), ratio=(0.75, 1.3), binarize=0.5),
     views_per_image=10,
-    images_per_step=32,
-    views=20_000_000,
+    images_per_step=64,
+    views=9_000_000,
     learning_rate=1e-3,
+    paper="arXiv:2402.01399",
+    licence="apache-2.0",
+    share_images=True,
 )
 
-RECIPES = [simvae]
+simvae_paper = simvae.model_copy(
+    update={
+        "name": "simvae-mnist-paper",
+        "summary": "SimVAE on binarised MNIST with the reference settings of the paper",
+        "augmentation": ViewSpec(
+            scale=(0.4, 1.0), ratio=(0.75, 1.3), vertical_flip=0.5, binarize=0.5
+        ),
+        "images_per_step": 12,
+        "views": 400 * 60_000 * 10,
+        "learning_rate": 8e-5,
+        "warmup": 0.0,
+    }
+)
+
+vae = simvae.model_copy(
+    update={
+        "name": "vae-mnist",
+        "summary": "VAE on binarised MNIST, in nats",
+        "method": "vae",
+        "options": {},
+        "likelihood": LikelihoodSpec(kind="bernoulli"),
+        "augmentation": ViewSpec(binarize=0.5),
+        "views_per_image": 1,
+        "images_per_step": 256,
+        "views": 3_000_000,
+        "paper": "arXiv:1312.6114",
+    }
+)
+
+beta_vae = vae.model_copy(
+    update={
+        "name": "beta-vae-mnist",
+        "summary": "β-VAE on binarised MNIST, β = 4",
+        "method": "beta-vae",
+        "options": {"beta": 4.0},
+    }
+)
+
+RECIPES = [simvae, simvae_paper, vae, beta_vae]
