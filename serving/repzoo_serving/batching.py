@@ -1,0 +1,181 @@
+"""Greedy, bounded batching: while one batch runs, arriving rows queue, and the next takes them all.
+
+There is no timer. At low load a request runs at once and alone; at high load batches fill up to
+their limit by themselves. The queue refuses rather than grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Batcher", "QueueFull", "Results"]
+
+#: Named results of a run, each with one row (an array's, or a list's item) for every row it took.
+Results: TypeAlias = Mapping[str, "NDArray[Any] | list[Any]"]
+
+
+class QueueFull(Exception):
+    """The queue holds as many rows as it may. ``queued`` says how many."""
+
+    def __init__(self, queued: int) -> None:
+        super().__init__(f"{queued} rows are waiting already")
+        self.queued = queued
+
+
+class Batcher:
+    """Runs one operation of one model on rows that many requests bring.
+
+    A request of more rows than a batch takes is split and put together again. Requests take turns:
+    one that is not through after its turn goes to the end of the queue, so that a large one delays
+    a small one by no more than a batch. If a batch of several requests fails, each of them runs
+    again alone, so that only the one at fault fails.
+
+    Use it from one event loop. The run itself happens in ``executor``.
+
+    Args:
+        run: takes rows ``[n, ...]``, n at most ``max_rows``, gives their results.
+        executor: where it runs.
+        max_rows: rows in one batch.
+        max_queued: rows waiting; a request that would exceed it is refused.
+        mix: whether rows of different requests may share a batch. Where they may not, the result
+            of a request does not depend on what else arrives, down to the last bit.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[NDArray[Any]], Results],
+        *,
+        executor: Executor,
+        max_rows: int,
+        max_queued: int,
+        mix: bool = True,
+    ) -> None:
+        self._run = run
+        self._executor = executor
+        self._max_rows = max_rows
+        self._max_queued = max_queued
+        self._mix = mix
+        self._jobs: deque[_Job] = deque()
+        self._queued = 0
+        self._worker: asyncio.Task[None] | None = None
+
+    @property
+    def queued(self) -> int:
+        """Rows that wait; those in the batch that runs are not among them."""
+        return self._queued
+
+    async def __call__(self, rows: NDArray[Any]) -> dict[str, Any]:
+        """The results for ``rows``, at least one; cancelling takes what still waits off the queue.
+
+        Raises:
+            QueueFull: at once, if there is no room.
+            Exception: whatever the run raised.
+        """
+        if self._queued + len(rows) > self._max_queued:
+            raise QueueFull(self._queued)
+        job = _Job(rows)
+        self._jobs.append(job)
+        self._queued += len(rows)
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+        try:
+            return await job.done
+        finally:
+            self._drop(job)
+
+    def _drop(self, job: _Job) -> None:
+        if job.waiting:
+            self._jobs.remove(job)
+            self._queued -= job.waiting
+            job.take(job.waiting)
+
+    async def _work(self) -> None:
+        try:
+            while self._jobs:
+                await self._run_batch(self._take())
+        finally:
+            self._worker = None
+
+    def _take(self) -> list[tuple[_Job, NDArray[Any]]]:
+        """The next batch, off the queue: of each request in turn as many rows as there is room."""
+        batch: list[tuple[_Job, NDArray[Any]]] = []
+        room = self._max_rows
+        unfinished = []
+        while self._jobs and room:
+            job = self._jobs.popleft()
+            rows = job.take(room)
+            batch.append((job, rows))
+            room -= len(rows)
+            self._queued -= len(rows)
+            if job.waiting:
+                unfinished.append(job)
+            if not self._mix:
+                break
+        self._jobs.extend(unfinished)
+        return batch
+
+    async def _run_batch(self, batch: list[tuple[_Job, NDArray[Any]]]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            rows = _join([part for _, part in batch])
+            results = await loop.run_in_executor(self._executor, self._run, rows)
+        except Exception as error:
+            if len(batch) == 1:
+                job = batch[0][0]
+                self._drop(job)
+                job.fail(error)
+                return
+            for part in batch:
+                await self._run_batch([part])
+            return
+        start = 0
+        for job, taken in batch:
+            stop = start + len(taken)
+            job.receive({name: value[start:stop] for name, value in results.items()})
+            start = stop
+
+
+class _Job:
+    """One request in the queue: the rows that still wait, and the results so far."""
+
+    def __init__(self, rows: NDArray[Any]) -> None:
+        self._rows = rows
+        self._taken = 0
+        self._parts: list[Results] = []
+        self.done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._rows) - self._taken
+
+    def take(self, room: int) -> NDArray[Any]:
+        rows = self._rows[self._taken : self._taken + room]
+        self._taken += len(rows)
+        return rows
+
+    def receive(self, part: Results) -> None:
+        self._parts.append(part)
+        # Done already: the caller has gone, or another of its batches failed.
+        if not self.waiting and not self.done.done():
+            self.done.set_result(
+                {name: _join([p[name] for p in self._parts]) for name in self._parts[0]}
+            )
+
+    def fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+def _join(parts: Sequence[Any]) -> Any:
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], list):
+        return [item for part in parts for item in part]
+    return np.concatenate(parts)

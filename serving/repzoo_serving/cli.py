@@ -1,0 +1,220 @@
+"""``zoo serve``: check what can be checked, hand over to BentoML, and say when it is ready.
+
+This process supervises. It holds the port and starts the worker, which loads the models; when the
+worker ends it is started again, and when this process ends, however it does, so does the worker.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import ipaddress
+import json
+import os
+import shlex
+import signal
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+from repzoo.errors import HubError, InvalidInput, MissingExtra, RepzooError
+
+__all__ = ["serve"]
+
+# A 16 x 16 picture of a seven, small enough for a command line.
+_SEVEN = (
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAAJklEQVR42mNggAH+H0wMDAwMBkwMDExQkoGB4QATAwMz"
+    "owITTBUAP3UCWmPeJIEAAAAASUVORK5CYII="
+)
+
+
+@click.command()
+@click.option(
+    "--models",
+    required=True,
+    metavar="NAME[,NAME...]",
+    help="Models to serve: names, NAME@REVISION, or folders of packages.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=3000,
+    show_default=True,
+    help="Port to listen on; 0 takes any that is free.",
+)
+@click.option("--hub", help="The hub that names are looked up in.")
+@click.option(
+    "--provider",
+    type=click.Choice(["cpu", "cuda"]),
+    help="Where the models run.  [default: a GPU that works, else the CPU]",
+)
+def serve(models: str, host: str, port: int, hub: str | None, provider: str | None) -> None:
+    """Serve models over HTTP until Ctrl-C.
+
+    Models that are not in the cache are pulled; every file is verified before the server starts.
+    """
+    names = [name for name in (part.strip() for part in models.split(",")) if name]
+    if not names:
+        raise click.UsageError("--models names no model")
+    address = _address(host)
+    port = _free_port(address, port)
+    try:
+        import bentoml
+        import psutil  # type: ignore[import-untyped]  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("zoo serve", "serving", error) from error
+    del bentoml
+    packages = [_package(name, hub) for name in names]
+
+    with tempfile.TemporaryDirectory(prefix="zoo-serve-") as scratch:
+        # BentoML reads its variables, and we read ours, when they are first imported.
+        from repzoo_serving.settings import Settings
+
+        given = Settings.from_environ(os.environ).model_dump()
+        settings = Settings.model_validate(
+            given
+            | {
+                "models": tuple(map(str, packages)),
+                "hub": None,
+                "provider": provider or given["provider"],
+                "supervisor": os.getpid(),
+            }
+        )
+        os.environ |= settings.to_environ() | {
+            # Of its own for every server: BentoML keeps files here that two would take from each
+            # other, and creates folders in the user's home if it is not told otherwise.
+            "BENTOML_HOME": scratch,
+            "BENTOML_DO_NOT_TRACK": "True",
+            "BENTOML_QUIET": "True",
+        }
+        from repzoo_serving import service as module
+
+        # The decorator has made a bentoml.Service of the class, which type checkers do not see.
+        service: Any = module.RepzooService
+        # Workers put the folder they start in on the import path; nothing of the user's shall be.
+        service.working_dir = scratch
+        herald = _Herald(address, port)
+        herald.start()
+        try:
+            service.serve_http(host=address, port=port)
+        except OSError as error:
+            raise HubError(f"the server cannot listen on {_url(address, port)}: {error}") from error
+        finally:
+            herald.stop()
+    if herald.failed:
+        raise RepzooError("the server did not start: its worker ended; the lines above say why")
+
+
+def _package(name: str, hub: str | None) -> Path:
+    """The folder of a package that has been verified, pulled if need be."""
+    return Path(name).resolve()
+
+
+def _address(host: str) -> str:
+    """The IP address that ``host`` stands for; BentoML takes no names."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise InvalidInput(f"--host {host}: {error.strerror or error}") from None
+    # IPv4 first: it is what "localhost" means to most clients.
+    return str(min(found, key=lambda info: info[0] != socket.AF_INET)[4][0])
+
+
+def _free_port(address: str, port: int) -> int:
+    """``port``, or a free one for 0.
+
+    Raises:
+        InvalidInput: if nobody can listen there.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        # As the server does: connections of an earlier one that linger do not take the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+            probe.listen(1)
+        except PermissionError:
+            raise InvalidInput(
+                f"port {port} needs more rights than you have; choose one from 1024 with --port"
+            ) from None
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                message = f"port {port} on {address} is taken; choose another with --port"
+            else:
+                message = f"cannot listen on {address} port {port}: {error.strerror}"
+            raise InvalidInput(message) from None
+        return int(probe.getsockname()[1])
+
+
+def _url(address: str, port: int) -> str:
+    """The URL at which this machine reaches a server that listens on ``address``."""
+    ip = ipaddress.ip_address(address)
+    if ip.is_unspecified:
+        ip = ipaddress.ip_address("127.0.0.1" if ip.version == 4 else "::1")
+    return f"http://{ip}:{port}" if ip.version == 4 else f"http://[{ip}]:{port}"
+
+
+class _Herald(threading.Thread):
+    """Waits beside the supervisor until the server answers, and says so.
+
+    BentoML would start a worker that cannot start again and again; if the first ends before it
+    has answered, the herald ends the server instead, and ``failed`` is true.
+    """
+
+    def __init__(self, address: str, port: int) -> None:
+        super().__init__(name="herald", daemon=True)
+        self.url = _url(address, port)
+        self.failed = False
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def run(self) -> None:
+        import psutil
+
+        supervisor = psutil.Process()
+        worker: psutil.Process | None = None
+        while not self._stopped.wait(0.1):
+            models = _get_models(self.url)
+            if models is not None:
+                click.echo(_announcement(self.url, models))
+                return
+            if worker is None:
+                worker = next(iter(supervisor.children()), None)
+            elif not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE:
+                self.failed = True
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+
+def _get_models(url: str) -> list[dict[str, Any]] | None:
+    """What ``/models`` says, or None as long as nobody answers."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=1)
+    try:
+        connection.request("GET", "/models")
+        models: list[dict[str, Any]] = json.loads(connection.getresponse().read())["models"]
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return models
+
+
+def _announcement(url: str, models: list[dict[str, Any]]) -> str:
+    width = max(len(model["name"]) for model in models)
+    lines = [f"  {m['name']:{width}}  {m['provider']}  {m['revision'][:12]}" for m in models]
+    body = json.dumps({"model": models[0]["name"], "images": [_SEVEN]}, separators=(",", ":"))
+    return "\n".join(
+        [
+            f"Serving at {url}",
+            *lines,
+            "Try it:",
+            f"  curl {url}/embed -H 'Content-Type: application/json' -d '{body}'",
+            "Ctrl-C ends it.",
+        ]
+    )

@@ -1,0 +1,229 @@
+"""One loaded model and its operations, each behind its own queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from repzoo.encoder import Encoder
+from repzoo.errors import UnknownTask, UnsupportedOperation
+from repzoo.images import as_pixels
+
+from repzoo_serving.batching import Batcher, Results
+from repzoo_serving.problems import Problem
+from repzoo_serving.requests import EmbedOptions, GenerateOptions, Options, ProbeOptions, Request
+from repzoo_serving.responses import Answer
+from repzoo_serving.settings import Limits
+
+__all__ = ["OPERATIONS", "Operation", "ServedModel"]
+
+
+class ServedModel:
+    """A model in memory. Its operations take checked requests and give answers.
+
+    What the model cannot do is refused before an image is decoded, and what is no image before it
+    meets the images of others. Runs happen one after another in a thread of the model's own: one
+    of them uses all the cores, or the device, already.
+
+    Args:
+        encoder: the model.
+        limits: how many images a batch and a queue may have.
+        decoders: where images are decoded.
+    """
+
+    def __init__(self, encoder: Encoder, limits: Limits, decoders: Executor) -> None:
+        self.encoder = encoder
+        self.name = encoder.config.name
+        self._limits = limits
+        self._decoders = decoders
+        self._runner = ThreadPoolExecutor(1, thread_name_prefix=f"run-{self.name}")
+        self._batchers: dict[tuple[str, ...], Batcher] = {}
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What every answer says of the model that gave it."""
+        return {"model": self.name, "revision": self.encoder.revision}
+
+    def describe(self) -> dict[str, Any]:
+        """The model's entry in ``/models``."""
+        config = self.encoder.config
+        has = {
+            "posterior": config.has_posterior,
+            "reconstruct": config.has_decoder,
+            "generate": config.has_decoder,
+            "probe": bool(config.probes),
+        }
+        return {
+            "name": self.name,
+            "revision": self.encoder.revision,
+            "provider": self.encoder.provider,
+            "capabilities": [name for name in OPERATIONS if has.get(name, True)],
+            "limits": self._limits.model_dump(),
+            "config": config.model_dump(mode="json"),
+        }
+
+    def warm_up(self) -> None:
+        """Run every graph once, so that the first request does not wait for it."""
+        encoder = self.encoder
+        pixels = np.zeros((1, *encoder.config.input.shape), np.uint8)
+        encoder.embed(pixels)
+        if encoder.config.has_decoder:
+            encoder.reconstruct(pixels)
+        for probe in encoder.config.probes:
+            encoder.probe(pixels, probe.task, probe.kind)
+
+    def close(self) -> None:
+        """Let what runs finish, and take no more."""
+        self._runner.shutdown()
+
+    async def embed(self, request: Request[EmbedOptions]) -> Answer:
+        pixels = await self._pixels(request)
+        normalize = request.options.normalize
+        run = partial(_embed, self.encoder, normalize)
+        return Answer(self.facts, await self._batch(run, pixels, "embed", str(normalize)))
+
+    async def posterior(self, request: Request[Options]) -> Answer:
+        if not self.encoder.config.has_posterior:
+            raise UnsupportedOperation(f"{self.name} has no posterior; /embed works")
+        pixels = await self._pixels(request)
+        run = partial(_posterior, self.encoder)
+        return Answer(self.facts, await self._batch(run, pixels, "posterior"))
+
+    async def reconstruct(self, request: Request[Options]) -> Answer:
+        self._require_decoder()
+        pixels = await self._pixels(request)
+        run = partial(_reconstruct, self.encoder)
+        return Answer(self.facts, await self._batch(run, pixels, "reconstruct"))
+
+    async def generate(self, request: Request[GenerateOptions]) -> Answer:
+        self._require_decoder()
+        options = request.options
+        latents = request.latents
+        if latents is None:
+            if options.n > self._limits.max_images:
+                raise Problem(
+                    "too-many-images",
+                    f"n: {options.n} are more than the {self._limits.max_images} that one request "
+                    "may have",
+                    limit=self._limits.max_images,
+                )
+            latents = self.encoder.sample(options.n, seed=options.seed)
+        elif options.model_fields_set & {"n", "seed"}:
+            raise Problem("malformed-request", "n and seed have no meaning beside latents")
+        elif latents.shape[1] != self.encoder.config.latent_dim:
+            raise Problem(
+                "malformed-request",
+                f"latents: {self.name} takes [N, {self.encoder.config.latent_dim}], "
+                f"{list(latents.shape)} were sent",
+            )
+        # Not mixed with others: the same seed gives the same images, to the last bit.
+        run = partial(_generate, self.encoder)
+        results = await self._batch(run, latents, "generate", mix=False)
+        return Answer(self.facts, {**results, "latents": latents})
+
+    async def probe(self, request: Request[ProbeOptions]) -> Answer:
+        task, kind = request.options.task, request.options.kind
+        spec = self.encoder.config.probe(task, kind)
+        if spec is None:
+            there = ", ".join(f"{p.task} ({p.kind})" for p in self.encoder.config.probes)
+            raise UnknownTask(f"{self.name} has no probe {task} ({kind}); there: {there or 'none'}")
+        pixels = await self._pixels(request)
+        run = partial(_probe, self.encoder, task, kind)
+        results = await self._batch(run, pixels, "probe", task, kind)
+        labels = results.pop("labels")
+        return Answer({**self.facts, "classes": spec.classes, "labels": labels}, results)
+
+    def _require_decoder(self) -> None:
+        if not self.encoder.config.has_decoder:
+            raise UnsupportedOperation(f"{self.name} has no decoder")
+
+    async def _pixels(self, request: Request[Any]) -> NDArray[np.uint8]:
+        """The images of a request as the model takes them: uint8 ``[N, H, W, C]``."""
+        spec = self.encoder.config.input
+        if request.pixels is not None:
+            if request.pixels.shape[1:] != spec.shape:
+                raise Problem(
+                    "malformed-request",
+                    f"images: {self.name} takes uint8 {['N', *spec.shape]}, "
+                    f"{list(request.pixels.shape)} were sent; send files to have them resized",
+                )
+            return request.pixels
+        decode = partial(as_pixels, request.files or [], spec, max_pixels=self._limits.max_pixels)
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+
+    async def _batch(
+        self,
+        run: Callable[[NDArray[Any]], Results],
+        rows: NDArray[Any],
+        *key: str,
+        mix: bool = True,
+    ) -> dict[str, Any]:
+        """Run ``rows`` through the batcher that all requests of the same ``key`` share."""
+        batcher = self._batchers.get(key)
+        if batcher is None:
+            batcher = self._batchers[key] = Batcher(
+                run,
+                executor=self._runner,
+                max_rows=self._limits.max_batch,
+                max_queued=self._limits.max_queued,
+                mix=mix,
+            )
+        return await batcher(rows)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One POST endpoint: its options, its payload, and what answers it."""
+
+    options: type[Options]
+    payload: str
+    answer: Callable[[ServedModel, Request[Any]], Any]
+
+
+#: By name, which is the path too.
+OPERATIONS = {
+    "embed": Operation(EmbedOptions, "images", ServedModel.embed),
+    "posterior": Operation(Options, "images", ServedModel.posterior),
+    "reconstruct": Operation(Options, "images", ServedModel.reconstruct),
+    "generate": Operation(GenerateOptions, "latents", ServedModel.generate),
+    "probe": Operation(ProbeOptions, "images", ServedModel.probe),
+}
+
+
+# What a batcher runs: rows in, named results out.
+
+
+def _embed(encoder: Encoder, normalize: bool, pixels: NDArray[Any]) -> Results:
+    return {"embeddings": encoder.embed(pixels, normalize=normalize, batch_size=len(pixels))}
+
+
+def _posterior(encoder: Encoder, pixels: NDArray[Any]) -> Results:
+    posterior = encoder.posterior(pixels, batch_size=len(pixels))
+    results = {"mean": posterior.mean, "variance": posterior.variance}
+    if posterior.uncertainty is not None:
+        results["uncertainty"] = posterior.uncertainty
+    return results
+
+
+def _reconstruct(encoder: Encoder, pixels: NDArray[Any]) -> Results:
+    reconstruction = encoder.reconstruct(pixels, batch_size=len(pixels))
+    return {"images": _as_uint8(reconstruction.images), "error": reconstruction.error}
+
+
+def _generate(encoder: Encoder, latents: NDArray[Any]) -> Results:
+    return {"images": _as_uint8(encoder.generate(latents=latents, batch_size=len(latents)).images)}
+
+
+def _probe(encoder: Encoder, task: str, kind: str, pixels: NDArray[Any]) -> Results:
+    predictions = encoder.probe(pixels, task, kind, batch_size=len(pixels))
+    return {"probabilities": predictions.probabilities, "labels": predictions.labels}
+
+
+def _as_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,100 @@
+"""Answers -> bodies, in the format that ``Accept`` chooses.
+
+In JSON, arrays are nested lists and images a list of base64 PNG files. In safetensors, arrays are
+tensors (float32, images uint8 ``[N, H, W, C]``) and everything else is one JSON object in the
+metadata's ``response``.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from repzoo_serving import tensors
+from repzoo_serving.problems import Problem
+
+__all__ = ["JSON_TYPE", "Answer", "choose"]
+
+JSON_TYPE = "application/json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an operation answers: ``facts`` are JSON values, ``arrays`` have one row an image."""
+
+    facts: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def body(self, media_type: str) -> bytes:
+        """The answer in one of the types that `choose` gives.
+
+        Raises:
+            ValueError: if a number of it is not finite.
+        """
+        for name, array in self.arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(f"{name} holds numbers that are not finite")
+        if media_type == tensors.SAFETENSORS_TYPE:
+            return tensors.dump(self.arrays, {"response": json.dumps(self.facts)})
+        lists = {name: _as_json(name, array) for name, array in self.arrays.items()}
+        return json.dumps({**self.facts, **lists}, allow_nan=False).encode()
+
+
+def choose(accept: str, *, tensors_too: bool) -> str:
+    """The media type of the answer for an ``Accept`` header: JSON unless safetensors is preferred.
+
+    Raises:
+        Problem: 406 if neither is acceptable.
+    """
+    offers = (JSON_TYPE, tensors.SAFETENSORS_TYPE) if tensors_too else (JSON_TYPE,)
+    if not accept:
+        return JSON_TYPE
+    ranges = [_media_range(part) for part in accept.split(",")]
+    # max() keeps the first of equals, so JSON wins a tie.
+    best = max(offers, key=lambda offer: _quality(offer, ranges))
+    if _quality(best, ranges) == 0:
+        raise Problem(
+            "not-acceptable", f"the answer can be {' or '.join(offers)}; Accept asks for {accept}"
+        )
+    return best
+
+
+def _media_range(part: str) -> tuple[str, float]:
+    name, *parameters = (p.strip().lower() for p in part.split(";"))
+    quality = 1.0
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                quality = min(max(float(parameter[2:]), 0.0), 1.0)
+            except ValueError:
+                quality = 0.0
+    return name, quality
+
+
+def _quality(offer: str, ranges: list[tuple[str, float]]) -> float:
+    """The quality that the most specific matching range gives to an offer."""
+    for pattern in (offer, offer.split("/")[0] + "/*", "*/*"):
+        for name, quality in ranges:
+            if name == pattern:
+                return quality
+    return 0.0
+
+
+def _as_json(name: str, array: NDArray[Any]) -> Any:
+    return [_png(image) for image in array] if name == "images" else array.tolist()
+
+
+def _png(image: NDArray[np.uint8]) -> str:
+    # Pillow takes grey images without a channel axis.
+    pixels = image[:, :, 0] if image.shape[2] == 1 else image
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()

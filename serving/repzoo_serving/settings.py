@@ -1,0 +1,107 @@
+"""What a server is told when it starts: the models to serve and its limits.
+
+The supervisor hands the settings to its workers through ``REPZOO_SERVE_*`` variables, and a
+deployment without ``zoo serve`` (``bentoml serve repzoo_serving.service:RepzooService``) sets the
+same ones:
+
+    =============================  ==========  ==================================================
+    variable                       default     meaning
+    =============================  ==========  ==================================================
+    REPZOO_SERVE_MODELS            (none)      names, NAME@REVISION or package folders, by commas
+    REPZOO_SERVE_HUB               (none)      where names are looked up; as ``--hub``
+    REPZOO_SERVE_PROVIDER          (best)      cpu or cuda
+    REPZOO_SERVE_MAX_BYTES         33554432    bytes in the body of one request
+    REPZOO_SERVE_MAX_IMAGES        1024        images, or latents, in one request
+    REPZOO_SERVE_MAX_PIXELS        16777216    pixels in one encoded image, before it is decoded
+    REPZOO_SERVE_MAX_BATCH         256         images in one run of a model
+    REPZOO_SERVE_MAX_QUEUED        4096        images waiting, per model and operation
+    REPZOO_SERVE_DEADLINE_SECONDS  30          a request is answered by then, or with a 504
+    =============================  ==========  ==================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from repzoo.errors import InvalidInput
+
+__all__ = ["Limits", "Settings"]
+
+_PREFIX = "REPZOO_SERVE_"
+
+
+def _split(value: object) -> object:
+    """``"a, b"``, or a JSON list where names have commas, -> ``("a", "b")``."""
+    if isinstance(value, str):
+        if value.startswith("["):
+            return tuple(json.loads(value))
+        return tuple(part for part in (p.strip() for p in value.split(",")) if part)
+    return value
+
+
+class Limits(BaseModel):
+    """What one request, and one queue, may take. ``/models`` reports them to the callers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_bytes: int = Field(32 * 2**20, gt=0)
+    max_images: int = Field(1024, gt=0)
+    max_pixels: int = Field(16 * 2**20, gt=0)
+    max_batch: int = Field(256, gt=0)
+    max_queued: int = Field(4096, gt=0)
+    deadline_seconds: float = Field(30.0, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _every_allowed_request_fits_the_queue(self) -> Limits:
+        if self.max_queued < self.max_images:
+            raise ValueError(
+                f"max_queued ({self.max_queued}) is less than max_images ({self.max_images}): "
+                f"the largest requests would never be accepted"
+            )
+        return self
+
+
+class Settings(Limits):
+    """The limits, and what to serve."""
+
+    models: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
+    hub: str | None = None
+    provider: Literal["cpu", "cuda"] | None = None
+    #: The process that started this one and without which it shall not live on.
+    supervisor: int | None = None
+
+    @property
+    def limits(self) -> Limits:
+        return Limits.model_validate(self.model_dump(include=set(Limits.model_fields)))
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Settings:
+        """Read the ``REPZOO_SERVE_*`` variables.
+
+        Raises:
+            InvalidInput: naming the variable, if one has no such meaning or value.
+        """
+        given = {
+            key.removeprefix(_PREFIX).lower(): value
+            for key, value in environ.items()
+            if key.startswith(_PREFIX)
+        }
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{_PREFIX}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}"
+                for e in error.errors()
+            )
+            raise InvalidInput(problems) from None
+
+    def to_environ(self) -> dict[str, str]:
+        """The variables from which :meth:`from_environ` gives these settings again."""
+        values = self.model_dump(exclude_none=True, exclude_defaults=True)
+        return {
+            _PREFIX + key.upper(): json.dumps(value) if isinstance(value, tuple) else str(value)
+            for key, value in values.items()
+        }
