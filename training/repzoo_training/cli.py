@@ -1,4 +1,4 @@
-"""``zoo train``, ``zoo evaluate`` and ``zoo export``; nothing heavy is imported before it is needed."""
+"""``zoo train``, ``zoo evaluate`` and ``zoo export``; heavy imports wait until they are needed."""
 
 from __future__ import annotations
 
