@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import logging
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["create", "fsync_folder", "open_regular", "temporary_folder", "write_atomically"]
+from filelock import FileLock, Timeout
+
+__all__ = [
+    "copy_checked",
+    "create",
+    "fsync_folder",
+    "locked",
+    "open_regular",
+    "temporary_folder",
+    "write_atomically",
+]
+
+_log = logging.getLogger("repzoo")
+_CHUNK = 2**20
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -76,3 +92,57 @@ def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def copy_checked(
+    source: BinaryIO,
+    path: Path,
+    size: int,
+    sha256: str,
+    progress: Callable[[int], object] | None = None,
+) -> str | None:
+    """Copy a stream to a new file on disk, and say what is wrong with it, or None.
+
+    Args:
+        source: read until its end, or one byte more than it should have.
+        path: the file to create; it stays, whatever is wrong with its content.
+        size: how many bytes there should be.
+        sha256: what they should hash to, in hex.
+        progress: called with the number of bytes of each piece.
+    """
+    digest = hashlib.sha256()
+    copied = 0
+    with create(path) as file:
+        while copied <= size and (piece := source.read(min(_CHUNK, size + 1 - copied))):
+            file.write(piece)
+            digest.update(piece)
+            copied += len(piece)
+            if progress is not None:
+                progress(len(piece))
+        file.flush()
+        os.fsync(file.fileno())
+    if copied != size:
+        return f"has {'more' if copied > size else copied} bytes, not {size}"
+    if digest.hexdigest() != sha256:
+        return "does not have the manifest's sha256"
+    return None
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file ``path``, which a process that dies lets go of.
+
+    Args:
+        path: the lock file; it is made and stays.
+        what: what the lock is for, said to a user who has to wait for it.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0.2)
+    except Timeout:
+        _log.warning("waiting for another process: %s", what)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,13 +1,19 @@
-"""`repzoo.load`: from a name or a path to a running encoder."""
+"""`repzoo.load`: from a name or a path to a running encoder, by way of a verified package."""
 
 from __future__ import annotations
 
+import logging
 import os
 
+from repzoo.cache import Cache
 from repzoo.encoder import Encoder, Provider
+from repzoo.errors import HubError, InvalidInput, ModelNotFound
 from repzoo.package import Package
+from repzoo.reference import Reference, is_path
 
-__all__ = ["load"]
+__all__ = ["find", "load"]
+
+_log = logging.getLogger("repzoo")
 
 
 def load(
@@ -18,8 +24,30 @@ def load(
     provider: Provider | None = None,
     threads: int | None = None,
 ) -> Encoder:
-    package = Package.open(name_or_path)
-    package.verify()
+    """Load a model: by name, pulled into the cache if it is not there, or from a package's folder.
+
+    Every file is verified before it is used. If the hub cannot be reached, or is the default one
+    and does not have the model, the revision that was pulled last is taken from the cache.
+
+        >>> encoder = repzoo.load("simvae-mnist")
+        >>> encoder = repzoo.load("runs/mine/package", provider="cpu")
+
+    Args:
+        name_or_path: ``NAME`` or ``NAME@REVISION``; or a path, which has a separator in it or is a
+            folder with a ``manifest.json``.
+        hub: a hub's folder; by default the one of ``REPZOO_HUB`` or the bundled one.
+        revision: another way to say ``@REVISION``.
+        provider: "cpu" or "cuda"; by default CUDA where a GPU and its libraries work.
+        threads: threads that one call may use; by default as many as the machine has cores.
+
+    Raises:
+        ModelNotFound: if there is no such model or revision.
+        HubError: if the hub cannot be read and the cache does not have the model.
+        IntegrityError: if files are bad, and cannot be replaced by good ones.
+        PackageError: if the package is not a valid one.
+        InvalidInput: if an argument cannot be used.
+    """
+    package = find(name_or_path, hub=hub, revision=revision)
     return Encoder(
         package.path,
         package.config,
@@ -27,3 +55,37 @@ def load(
         provider=provider,
         threads=threads,
     )
+
+
+def find(
+    name_or_path: str | os.PathLike[str], *, hub: str | None = None, revision: str | None = None
+) -> Package:
+    """The verified package that `load` would load, with the same arguments and errors."""
+    if is_path(name_or_path):
+        if hub is not None or revision is not None:
+            raise InvalidInput(f"{os.fspath(name_or_path)} is a path: it has no hub or revision")
+        package = Package.open(name_or_path)
+        package.verify()
+        return package
+    return _pull_or_find(Reference.parse(os.fspath(name_or_path), revision), hub)
+
+
+def _pull_or_find(reference: Reference, hub: str | None) -> Package:
+    cache = Cache()
+    try:
+        return cache.pull(reference, hub).package
+    except (HubError, ModelNotFound) as error:
+        last = cache.last_pull(reference.name)
+        if last is None or (
+            hub is not None and (isinstance(error, ModelNotFound) or hub != last.hub)
+        ):
+            raise
+        try:
+            package = cache.find(reference)
+        except ModelNotFound:
+            raise error from None
+        package.verify()
+        # Not in the default hub is how models pulled from another hub always are.
+        level = logging.INFO if isinstance(error, ModelNotFound) else logging.WARNING
+        _log.log(level, "%s; using the cached revision %s", error, package.revision[:12])
+        return package

@@ -201,10 +201,12 @@ class Package:
             fault = file_fault(self.path, name, entry)
             if fault is not None:
                 faults[name] = fault
-        for name in sorted(_files_below(self.path) - self.manifest.files.keys()):
-            if not _stands_outside(name):
-                faults[name] = "is not in the manifest"
-        return faults
+        return faults | dict.fromkeys(self.extra_files(), "is not in the manifest")
+
+    def extra_files(self) -> list[str]:
+        """Files in the folder that are neither in the manifest nor stand outside it."""
+        below = _files_below(self.path) - self.manifest.files.keys()
+        return sorted(name for name in below if not _stands_outside(name))
 
     def verify(self) -> None:
         """Check size and sha256 of every file, and that there are no others.

@@ -1,0 +1,97 @@
+"""Hubs: which packages there are, which revisions of them, and their bytes.
+
+| kind | what |
+| --- | --- |
+| flat folder (`repzoo.hubs.flat`) | any folder of packages; read-only, one revision each |
+| store (`repzoo.hubs.store`) | made by ``zoo hub init``; `publish` writes here, revisions stay |
+
+A hub is not trusted: whoever reads from one checks names, sizes and sha256, see `repzoo.cache`.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from repzoo.errors import HubError
+from repzoo.package import is_package
+
+__all__ = ["Hub", "default_hub", "open_hub"]
+
+
+class Hub(Protocol):
+    """What every kind of hub answers. Revisions are called by their commit.
+
+    In a folder the commit is the sha256 of the manifest; another kind may have names of its own.
+
+    All methods raise `HubError` if the hub cannot be read, and all that take a name raise
+    `ModelNotFound` if there is no such package or commit.
+    """
+
+    @property
+    def spec(self) -> str:
+        """What opens this hub again, as given to ``--hub``."""
+
+    def names(self) -> list[str]:
+        """The names of its packages, sorted."""
+
+    def revisions(self, name: str) -> list[str]:
+        """The commits of a package, the newest first."""
+
+    def resolve(self, name: str, revision: str | None = None) -> str:
+        """The commit that a revision means: a ref, a commit or the start of one; None: newest."""
+
+    def manifest(self, name: str, commit: str) -> bytes:
+        """The bytes of ``manifest.json``."""
+
+    def open(self, name: str, commit: str, file: str) -> AbstractContextManager[BinaryIO]:
+        """The bytes of another file, by its path in the package."""
+
+
+def open_hub(spec: str | os.PathLike[str] | None = None) -> Hub:
+    """Open the hub ``spec``; None opens the default one.
+
+    Raises:
+        HubError: if there is no such hub, or this version cannot read it.
+    """
+    # Each kind imports this package for the protocol's sake.
+    from repzoo.hubs.flat import FlatHub
+    from repzoo.hubs.store import Store, is_store
+
+    if spec is None:
+        spec = default_hub()
+    text = os.fspath(spec)
+    if "://" in text:
+        raise HubError(f"{text}: this version of repzoo reads hubs that are folders only")
+    path = Path(text)
+    if not path.is_dir():
+        raise HubError(f"{text}: there is no such folder")
+    if is_store(path):
+        return Store(path)
+    if is_package(path):
+        raise HubError(f"{text} is a package; a hub is the folder that packages lie in")
+    return FlatHub(path)
+
+
+def default_hub() -> str:
+    """The hub for commands that name none.
+
+    ``REPZOO_HUB``, then a checkout's ``zoo/bundled``, then the packages that the wheel carries.
+
+    Raises:
+        HubError: if there is none of them.
+    """
+    named = os.environ.get("REPZOO_HUB")
+    if named:
+        return named
+    package = Path(__file__).parents[1]
+    area = package.parent
+    if area.name == "zoo" and (area.parent / "pyproject.toml").is_file():
+        bundled = area / "bundled"
+    else:
+        bundled = package / "bundled"
+    if not bundled.is_dir():
+        raise HubError(f"there is no hub: {bundled} is not there; name one by --hub or REPZOO_HUB")
+    return str(bundled)

@@ -1,0 +1,67 @@
+"""A folder of packages as a read-only hub."""
+
+from __future__ import annotations
+
+import hashlib
+from io import BufferedReader
+from pathlib import Path
+
+from repzoo.errors import HubError, ModelNotFound
+from repzoo.files import open_regular
+from repzoo.package import MANIFEST, MAX_MANIFEST_BYTES, check_file_name, is_package
+from repzoo.reference import is_name, match_revision
+
+__all__ = ["FlatHub"]
+
+
+class FlatHub:
+    """The packages in one folder, each in a folder of its name.
+
+    Every package has one revision, the one that lies there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def spec(self) -> str:
+        return str(self._path)
+
+    def names(self) -> list[str]:
+        try:
+            there = [entry.name for entry in self._path.iterdir()]
+        except OSError as error:
+            raise HubError(f"{self._path}: {error.strerror}") from error
+        return sorted(name for name in there if is_name(name) and is_package(self._path / name))
+
+    def revisions(self, name: str) -> list[str]:
+        return [hashlib.sha256(self._read_manifest(name)).hexdigest()]
+
+    def resolve(self, name: str, revision: str | None = None) -> str:
+        (commit,) = self.revisions(name)
+        if revision in (None, "main"):
+            return commit
+        return match_revision(revision, [commit], f"{name} in {self.spec}")
+
+    def manifest(self, name: str, commit: str) -> bytes:
+        data = self._read_manifest(name)
+        if hashlib.sha256(data).hexdigest() != commit:
+            raise ModelNotFound(f"{self.spec} has another revision of {name} by now")
+        return data
+
+    def open(self, name: str, commit: str, file: str) -> BufferedReader:
+        path = self._path / name / check_file_name(file)
+        try:
+            return open_regular(path)
+        except OSError as error:
+            raise HubError(f"{path}: {error.strerror}") from error
+
+    def _read_manifest(self, name: str) -> bytes:
+        path = self._path / name / MANIFEST
+        if not is_name(name) or not is_package(path.parent):
+            raise ModelNotFound(f"{self.spec} has no package {name!r}; see zoo list")
+        try:
+            with open_regular(path) as file:
+                return file.read(MAX_MANIFEST_BYTES + 1)
+        except OSError as error:
+            raise HubError(f"{path}: {error.strerror}") from error
