@@ -1,0 +1,35 @@
+"""How good representations are: one protocol for every method, run and package.
+
+>>> from repzoo_training.evaluation import evaluate_dataset
+>>> evaluation = evaluate_dataset(encoder, train, test)     # anything with .embed(images)
+>>> print(evaluation.report.table())
+>>> evaluation.report.model_dump_json(indent=2)             # with the protocol of every number
+>>> evaluation.heads                                        # the fitted probes, to be exported
+"""
+
+from __future__ import annotations
+
+from repzoo_training.evaluation.knn import knn_predict
+from repzoo_training.evaluation.probes import Head, linear_probe, mlp_probe
+from repzoo_training.evaluation.protocol import Evaluation, evaluate, evaluate_dataset
+from repzoo_training.evaluation.report import EvaluationReport, Measure
+from repzoo_training.evaluation.representation import (
+    Representation,
+    reconstruction_errors,
+    represent,
+)
+
+__all__ = [
+    "Evaluation",
+    "EvaluationReport",
+    "Head",
+    "Measure",
+    "Representation",
+    "evaluate",
+    "evaluate_dataset",
+    "knn_predict",
+    "linear_probe",
+    "mlp_probe",
+    "reconstruction_errors",
+    "represent",
+]

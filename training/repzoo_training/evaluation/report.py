@@ -1,0 +1,102 @@
+"""What an evaluation found, with the protocol of every number."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["EvaluationReport", "Measure", "Protocol", "Unit"]
+
+#: How a number came about, in words and constants.
+Protocol: TypeAlias = dict[str, str | int | float]
+
+Unit: TypeAlias = Literal["accuracy", "mean squared error"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Measure(_Record):
+    """One number.
+
+    ``standard_error`` is that of the mean over the test images, sqrt(p (1 - p) / n) for an
+    accuracy p on n of them: it tells how far another test set would move the number, not another
+    seed. ``by_class`` splits a multi-label accuracy by label.
+    """
+
+    name: str
+    task: str | None = None
+    value: float
+    standard_error: float
+    n: int
+    unit: Unit
+    protocol: Protocol
+    by_class: dict[str, float] | None = None
+
+    @classmethod
+    def of_scores(
+        cls,
+        name: str,
+        scores: NDArray[np.float64],
+        *,
+        unit: Unit,
+        protocol: Protocol,
+        task: str | None = None,
+        by_class: dict[str, float] | None = None,
+    ) -> Measure:
+        """The mean of one score per test image, float64 ``[n]``."""
+        return cls(
+            name=name,
+            task=task,
+            value=float(scores.mean()),
+            standard_error=float(scores.std() / math.sqrt(len(scores))),
+            n=len(scores),
+            unit=unit,
+            protocol=protocol,
+            by_class=by_class,
+        )
+
+
+class EvaluationReport(_Record):
+    """All numbers of one representation on one data set."""
+
+    dataset: str
+    train_sha256: str | None = None
+    test_sha256: str | None = None
+    n_train: int
+    n_test: int
+    dim: int
+    measures: tuple[Measure, ...]
+
+    def measure(self, name: str, task: str | None = None) -> Measure | None:
+        """The measure of that name, of the first task that has it if none is given."""
+        return next(
+            (m for m in self.measures if m.name == name and task in (None, m.task)),
+            None,
+        )
+
+    def table(self) -> str:
+        """The numbers as plain text; accuracies in per cent."""
+        rows = [("measure", "value", "± s.e.", "protocol")]
+        for m in self.measures:
+            scale, digits = (100, 2) if m.unit == "accuracy" else (1, 5)
+            rows.append(
+                (
+                    f"{m.task} {m.name}" if m.task else m.name,
+                    f"{scale * m.value:.{digits}f}" + (" %" if m.unit == "accuracy" else "  "),
+                    f"{scale * m.standard_error:.{digits}f}",
+                    ", ".join(f"{key} {value}" for key, value in m.protocol.items()),
+                )
+            )
+        left, value, error, _ = (max(len(row[i]) for row in rows) for i in range(4))
+        lines = [f"{a:<{left}}  {b:>{value}}  {c:>{error}}  {d}" for a, b, c, d in rows]
+        head = (
+            f"{self.dataset}: {self.dim} dimensions, "
+            f"{self.n_train:,} train and {self.n_test:,} test images"
+        )
+        return "\n".join([head, "", *lines])
