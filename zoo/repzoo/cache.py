@@ -288,7 +288,12 @@ class Cache:
     def _quarantine(self, name: str, path: Path) -> Path:
         folder = self.path / "quarantine" / name
         folder.mkdir(parents=True, exist_ok=True)
-        place = folder / f"{path.name}.{secrets.token_hex(4)}"
+        # Named by content, so that a hub that stays bad does not fill the disk.
+        mark = secrets.token_hex(4)
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                mark = hashlib.file_digest(file, "sha256").hexdigest()[:8]
+        place = folder / f"{path.name.removesuffix('.part')}.{mark}"
         path.rename(place)
         return place
 

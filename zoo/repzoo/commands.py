@@ -10,7 +10,7 @@ import click
 from repzoo.cache import Cache, copy_out
 from repzoo.catalogue import Card, Listing, card_of_package, card_on_hub, listings
 from repzoo.config import ModelConfig
-from repzoo.errors import HubError, InvalidInput, PackageError
+from repzoo.errors import HubError, InvalidInput, ModelNotFound, PackageError
 from repzoo.hubs import open_hub
 from repzoo.hubs.store import Store
 from repzoo.package import Package
@@ -63,18 +63,14 @@ def list_(hub_spec: str | None, cached: bool) -> Report:
 @_hub_option
 @reporting
 def info(name_or_path: str, hub_spec: str | None) -> Report:
-    """Show what is known about a package: on a hub, or in a folder."""
+    """Show what is known about a package."""
     cache = Cache()
     if is_path(name_or_path):
         card = card_of_package(Package.open(name_or_path))
         where = name_or_path
         revisions = [card.revision]
     else:
-        reference = Reference.parse(name_or_path)
-        hub = open_hub(hub_spec)
-        card = card_on_hub(hub, reference)
-        where = hub.spec
-        revisions = hub.revisions(reference.name)
+        card, where, revisions = _look_up(Reference.parse(name_or_path), hub_spec, cache)
     cached = card.revision in cache.revisions(card.config.name)
     data = {
         "name": card.config.name,
@@ -101,7 +97,10 @@ def info(name_or_path: str, hub_spec: str | None) -> Report:
 )
 @reporting
 def pull(reference: Reference, hub_spec: str | None, out: Path | None) -> Report:
-    """Bring a package into the cache, verified; replace what is damaged there."""
+    """Bring a package into the cache, verified.
+
+    What is damaged there is replaced. Nothing becomes visible before all of it is right.
+    """
     pulled = Cache().pull(reference, hub_spec)
     package = pulled.package if out is None else copy_out(pulled.package, out)
     data = {
@@ -133,7 +132,7 @@ def pull(reference: Reference, hub_spec: str | None, out: Path | None) -> Report
 )
 @reporting
 def verify(name_or_path: str, files_only: bool, provider: Literal["cpu", "cuda"] | None) -> Report:
-    """Check a package, in the cache or in a folder: its files, then its golden vectors.
+    """Check a package in the cache or a folder.
 
     Size and sha256 of every file must be the manifest's, and there must be no other files. Then
     the model runs on this machine, and must give its golden outputs.
@@ -170,7 +169,10 @@ def verify(name_or_path: str, files_only: bool, provider: Literal["cpu", "cuda"]
 @click.option("--files-only", is_flag=True, help="Check the files, do not run the model first.")
 @reporting
 def publish(folder: Path, hub_spec: str, files_only: bool) -> Report:
-    """Publish the package in a folder to a store, as the newest revision of its name."""
+    """Publish a package to a store.
+
+    It becomes the newest revision of its name; older ones stay.
+    """
     package = Package.open(folder)
     hub = open_hub(hub_spec)
     if not isinstance(hub, Store):
@@ -192,7 +194,10 @@ def publish(folder: Path, hub_spec: str, files_only: bool) -> Report:
 @_reference
 @reporting
 def rm(reference: Reference) -> Report:
-    """Remove a package from the cache, one revision or all."""
+    """Remove a package from the cache.
+
+    NAME means all its revisions.
+    """
     removed = Cache().remove(reference)
     lines = "\n".join(f"{reference.name} {revision[:12]}: removed" for revision in removed)
     return Report({"name": reference.name, "removed": removed}, lines)
@@ -202,7 +207,7 @@ def rm(reference: Reference) -> Report:
 @_reference
 @reporting
 def path(reference: Reference) -> Report:
-    """Print the folder in the cache of a package that was pulled."""
+    """Print where a package lies in the cache."""
     package = Cache().find(reference)
     data = {"name": reference.name, "revision": package.revision, "path": str(package.path)}
     return Report(data, str(package.path))
@@ -220,6 +225,21 @@ def hub_init(folder: Path) -> Report:
     """Make a store of a new or empty folder."""
     store = Store.create(folder)
     return Report({"hub": store.spec}, f"{store.spec} is a store: zoo publish DIR --hub {folder}")
+
+
+def _look_up(
+    reference: Reference, hub_spec: str | None, cache: Cache
+) -> tuple[Card, str, list[str]]:
+    """A card, where it comes from, and the revisions that are there."""
+    try:
+        hub = open_hub(hub_spec)
+        return card_on_hub(hub, reference), hub.spec, hub.revisions(reference.name)
+    except (HubError, ModelNotFound):
+        # What was pulled from another hub is known without it.
+        if hub_spec is not None or not cache.revisions(reference.name):
+            raise
+        card = card_of_package(cache.find(reference))
+        return card, f"the cache {cache.path}", cache.revisions(reference.name)
 
 
 def _local_package(name_or_path: str) -> Package:

@@ -437,10 +437,9 @@ class _Runtime:
 
     def session(self, path: Path) -> ort.InferenceSession:
         try:
-            # From memory, where a graph cannot refer to other files beside it.
-            session = ort.InferenceSession(path.read_bytes(), self._options, self._providers)
-        except OSError:
-            raise
+            # By path: a graph can then name files of its own package at most as external data.
+            # From memory it could name any below the working directory.
+            session = ort.InferenceSession(str(path), self._options, self._providers)
         except Exception as error:  # the runtime's own kinds, none of them public
             raise PackageError(f"{path} is not a graph that can be run: {error}") from error
         session.disable_fallback()

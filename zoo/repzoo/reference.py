@@ -46,8 +46,7 @@ class Reference(NamedTuple):
         name, at, given = text.partition("@")
         if not is_name(name):
             raise InvalidInput(
-                f"{name!r} is not a model's name: lower-case letters, digits, '.', '_', '-', "
-                "or a path with a '/' in it"
+                f"{name!r} is not a model's name, which is of lower-case letters, digits and . _ -"
             )
         if at and revision is not None and given != revision:
             raise InvalidInput(f"two revisions: {text!r} and {revision!r}")
