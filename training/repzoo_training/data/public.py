@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from repzoo.cache import default_cache
 from torchvision import datasets
 
 from repzoo_training.data.dataset import ImageDataset, Split
@@ -25,11 +26,10 @@ PUBLIC_DATASETS: dict[str, Any] = {
 
 
 def data_root() -> Path:
-    """Where downloads go: ``REPZOO_DATA``, else ``repzoo/data`` in the user's cache folder."""
+    """Where downloads go: ``REPZOO_DATA``, else ``data`` in repzoo's cache folder."""
     if root := os.environ.get("REPZOO_DATA"):
         return Path(root).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "repzoo" / "data"
+    return default_cache() / "data"
 
 
 def load_public(name: str, split: Split, *, size: Size | None, progress: bool) -> ImageDataset:

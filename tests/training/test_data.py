@@ -1,0 +1,414 @@
+"""Images in memory: what arrives is what lies in the source, and bad sources are named."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from repzoo.config import InputSpec
+from repzoo.errors import RepzooError
+from repzoo.images import preprocess
+from repzoo_training.data import ImageDataset, load
+from repzoo_training.errors import DataError
+
+SAMPLES = Path(__file__).parents[1] / "data"
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels.squeeze()).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageDataset:
+    return load(SAMPLES / "mnist", "test")
+
+
+@pytest.fixture(scope="module")
+def photos() -> ImageDataset:
+    return load(SAMPLES / "cifar10", "test")
+
+
+def write_table(path: Path, columns: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def encoded(images: NDArray[np.uint8]) -> list[dict[str, Any]]:
+    return [{"bytes": png(image), "path": None} for image in images]
+
+
+# Parquet folders
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "shape"),
+    [
+        ("mnist", "train", (2000, 28, 28, 1)),
+        ("mnist", "test", (500, 28, 28, 1)),
+        ("fashion_mnist", "test", (100, 28, 28, 1)),
+        ("cifar10", "train", (100, 32, 32, 3)),
+    ],
+)
+def test_samples(name: str, split: Any, shape: tuple[int, ...]) -> None:
+    data = load(str(SAMPLES / name), split)
+    assert data.images.shape == shape
+    assert data.images.dtype == np.uint8
+    assert data.images.flags.c_contiguous
+    assert data.shape == shape[1:]
+    assert len(data) == shape[0]
+    assert data.name == name
+    assert len(data.classes) == 10
+    assert data.labels is not None
+    assert data.labels.dtype == np.int64
+    np.testing.assert_array_equal(np.bincount(data.labels), np.full(10, shape[0] // 10))
+    assert (data.attributes, data.attribute_names) == (None, ())
+
+
+def test_pixels_are_those_of_the_files(photos: ImageDataset) -> None:
+    table = pq.read_table(SAMPLES / "cifar10" / "test-00000-of-00001.parquet")
+    for row, image in enumerate(table["image"].to_pylist()):
+        with Image.open(io.BytesIO(image["bytes"])) as opened:
+            np.testing.assert_array_equal(photos.images[row], np.asarray(opened))
+    assert photos.labels is not None
+    assert photos.labels.tolist() == table["label"].to_pylist()
+    assert photos.classes[:3] == ("airplane", "automobile", "bird")
+
+
+def test_shards_are_read_in_order(tmp_path: Path, digits: ImageDataset) -> None:
+    for shard in (1, 0):
+        rows = slice(shard * 3, shard * 3 + 3)
+        write_table(
+            tmp_path / "data" / f"train-0000{shard}-of-00002.parquet",
+            {"img": encoded(digits.images[rows]), "label": digits.labels[rows]},  # type: ignore[index]
+        )
+    data = load(tmp_path)
+    np.testing.assert_array_equal(data.images, digits.images[:6])
+    assert data.labels is not None
+    np.testing.assert_array_equal(data.labels, digits.labels[:6])  # type: ignore[index]
+
+    (tmp_path / "data" / "train-00000-of-00002.parquet").unlink()
+    with pytest.raises(DataError, match=r"lacks train-00000-of-00002\.parquet"):
+        load(tmp_path)
+
+
+def test_attributes(tmp_path: Path, photos: ImageDataset) -> None:
+    columns = {
+        "image": [png(image) for image in photos.images[:2]],  # plain binary
+        "Smiling": [True, False],
+        "Young": [True, True],
+    }
+    write_table(tmp_path / "train.parquet", columns)
+    data = load(tmp_path)
+    assert data.labels is None
+    assert data.classes == ()
+    assert data.attribute_names == ("Smiling", "Young")
+    assert data.attributes is not None
+    assert data.attributes.dtype == np.bool_
+    assert data.attributes.tolist() == [[True, True], [False, True]]
+
+
+def test_images_beside_the_parquet_file(tmp_path: Path, digits: ImageDataset) -> None:
+    (tmp_path / "7.png").write_bytes(png(digits.images[0]))
+    rows = [{"bytes": None, "path": "7.png"}, {"bytes": None, "path": "8.png"}]
+    write_table(tmp_path / "train.parquet", {"image": rows[:1]})
+    np.testing.assert_array_equal(load(tmp_path).images, digits.images[:1])
+    write_table(tmp_path / "train.parquet", {"image": rows})
+    with pytest.raises(DataError, match=r"row 1: No such file"):
+        load(tmp_path)
+
+
+def test_labels_that_are_kept_back(tmp_path: Path, digits: ImageDataset) -> None:
+    columns = {"image": encoded(digits.images[:2]), "label": [-1, -1]}
+    write_table(tmp_path / "test.parquet", columns)
+    assert load(tmp_path, "test").labels is None
+
+
+def test_bad_images_are_all_named(tmp_path: Path, digits: ImageDataset) -> None:
+    images = encoded(digits.images[:12])
+    images[3]["bytes"] = images[3]["bytes"][:100]
+    images[5]["bytes"] = b"this is text"
+    images[7]["bytes"] = None
+    path = write_table(tmp_path / "train.parquet", {"image": images})
+    with pytest.raises(DataError) as caught:
+        load(tmp_path)
+    message = str(caught.value)
+    assert message.startswith("3 of 12 images cannot be read:")
+    for row in (3, 5, 7):
+        assert f"{path} row {row}: " in message
+    assert isinstance(caught.value, RepzooError)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_many_bad_images_are_counted(tmp_path: Path) -> None:
+    write_table(tmp_path / "train.parquet", {"image": [b"text"] * 20})
+    with pytest.raises(DataError, match=r"20 of 20 images(.|\n)*row 4: (.|\n)*and 15 more$"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"picture": [b"x"], "label": [0]}, "has no image column.*found picture, label"),
+        ({"image": [3]}, "column 'image' is int64; expected encoded images"),
+        ({"image": [b"x"], "label": ["cat"]}, "labels must be integers"),
+        ({"image": [b"x", b"x"], "label": [0, None]}, "row 1: no value for 'label'"),
+        ({"image": pa.array([], pa.binary())}, "no rows"),
+    ],
+)
+def test_bad_columns(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    write_table(tmp_path / "train.parquet", columns)
+    with pytest.raises(DataError, match=message):
+        load(tmp_path)
+
+
+def test_label_beyond_the_classes(tmp_path: Path, digits: ImageDataset) -> None:
+    features = {"label": {"_type": "ClassLabel", "names": ["a", "b"]}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pa.table({"image": encoded(digits.images[:3]), "label": [0, 1, 2]})
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match="row 2: label 2 is not one of 2 classes"):
+        load(tmp_path)
+
+
+def test_unreadable_parquet(tmp_path: Path) -> None:
+    whole = (SAMPLES / "cifar10" / "test-00000-of-00001.parquet").read_bytes()
+    path = tmp_path / "train.parquet"
+    for data in (b"", b"PAR1 not really PAR1", whole[: len(whole) // 2]):
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=r"train\.parquet cannot be read as parquet"):
+            load(tmp_path)
+
+
+def test_split_that_is_not_there(tmp_path: Path) -> None:
+    write_table(tmp_path / "validation.parquet", {"image": [b"x"]})
+    with pytest.raises(DataError, match=r"no test split: .*its files are of: validation"):
+        load(tmp_path, "test")
+
+
+# Sizes
+
+
+def test_mixed_sizes_need_a_size(tmp_path: Path, digits: ImageDataset) -> None:
+    images = [digits.images[0], digits.images[1][:20], digits.images[2]]
+    path = write_table(tmp_path / "train.parquet", {"image": [png(image) for image in images]})
+    with pytest.raises(DataError) as caught:
+        load(tmp_path)
+    assert "1 of 3 images differ in size" in str(caught.value)
+    assert f"{path} row 1 is 20x28" in str(caught.value)
+    assert load(tmp_path, size=(16, 16, 1)).images.shape == (3, 16, 16, 1)
+
+
+def test_size_is_the_one_preprocessing(photos: ImageDataset) -> None:
+    data = load(SAMPLES / "cifar10", "test", size=(20, 24, 1))
+    spec = InputSpec(height=20, width=24, channels=1)
+    for ours, image in zip(data.images, photos.images, strict=True):
+        np.testing.assert_array_equal(ours, preprocess(Image.fromarray(image), spec))
+
+
+@pytest.mark.parametrize("size", [(28, 28, 2), (0, 28, 1), (28, 28)])
+def test_impossible_size(size: Any) -> None:
+    with pytest.raises(DataError, match="expected \\(height, width, channels\\)"):
+        load(SAMPLES / "mnist", "test", size=size)
+
+
+@pytest.mark.parametrize("scale", [1, 4])  # 4: large enough for the pool of threads
+def test_grey_among_colour(tmp_path: Path, photos: ImageDataset, scale: int) -> None:
+    def save(name: str, image: Image.Image) -> None:
+        image.resize((32 * scale, 32 * scale), Image.Resampling.NEAREST).save(tmp_path / name)
+
+    grey = Image.fromarray(photos.images[0]).convert("L")
+    save("a.png", grey)
+    assert load(tmp_path).shape == (32 * scale, 32 * scale, 1)
+    save("b.png", Image.fromarray(photos.images[1]))
+    save("c.png", grey)
+    data = load(tmp_path)
+    assert data.shape == (32 * scale, 32 * scale, 3)
+    small = data.images[:, ::scale, ::scale]
+    np.testing.assert_array_equal(small[0], np.stack([np.asarray(grey)] * 3, axis=2))
+    np.testing.assert_array_equal(small[1], photos.images[1])
+    np.testing.assert_array_equal(small[2], small[0])
+
+
+# Image folders
+
+
+Save = Callable[[str, int], Path]
+
+
+@pytest.fixture
+def save(tmp_path: Path, digits: ImageDataset) -> Save:
+    """``save(path, i)`` writes the i-th digit to a path below ``tmp_path``."""
+
+    def write(name: str, index: int) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(digits.images[index]))
+        return path
+
+    return write
+
+
+def test_flat_folder(tmp_path: Path, save: Save, digits: ImageDataset) -> None:
+    save("b.PNG", 1)
+    save("a.png", 0)
+    save(".hidden.png", 2)
+    save(".cache/c.png", 3)
+    save("__MACOSX/d.png", 4)
+    (tmp_path / "notes.txt").write_text("not an image, and not called one")
+    data = load(tmp_path)
+    np.testing.assert_array_equal(data.images, digits.images[:2])
+    assert (data.labels, data.classes) == (None, ())
+
+
+def test_class_folders(tmp_path: Path, save: Save, digits: ImageDataset) -> None:
+    save("zebra/1.png", 0)
+    save("ape/deep/er/2.png", 1)
+    save("train/3.png", 2)  # the class of trains, not a split
+    data = load(tmp_path)
+    assert data.classes == ("ape", "train", "zebra")
+    assert data.labels is not None
+    assert data.labels.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(data.images, digits.images[[1, 2, 0]])
+    with pytest.raises(DataError, match="no test split"):
+        load(tmp_path, "test")
+
+
+def test_folders_that_are_not_classes(tmp_path: Path, save: Save) -> None:
+    save("images/1.png", 0)  # one folder says nothing
+    assert load(tmp_path).labels is None
+    save("more/2.png", 1)
+    save("3.png", 2)  # of no class
+    data = load(tmp_path)
+    assert len(data) == 3
+    assert data.labels is None
+
+
+def test_split_folders_share_classes(tmp_path: Path, save: Save, digits: ImageDataset) -> None:
+    for name in ("a", "b", "c"):
+        save(f"train/{name}/1.png", 0)
+    save("test/c/1.png", 1)
+    assert load(tmp_path).classes == ("a", "b", "c")
+    test = load(tmp_path, "test")
+    assert test.classes == ("a", "b", "c")
+    assert test.labels is not None
+    assert test.labels.tolist() == [2]
+    np.testing.assert_array_equal(test.images, digits.images[1:2])
+
+    stranger = save("test/d/1.png", 1)
+    with pytest.raises(DataError, match=f"{stranger} is in none of the 3 class folders"):
+        load(tmp_path, "test")
+
+
+def test_links_are_followed_once(tmp_path: Path, save: Save) -> None:
+    save("outside/2.png", 1)
+    save("folder/1.png", 0)
+    (tmp_path / "folder" / "loop").symlink_to(tmp_path / "folder")
+    (tmp_path / "folder" / "more").symlink_to(tmp_path / "outside")
+    (tmp_path / "folder" / "again").symlink_to(tmp_path / "outside")
+    assert len(load(tmp_path / "folder")) == 2
+
+
+def test_bad_files_are_named(tmp_path: Path, save: Save) -> None:
+    save("1.png", 0)
+    truncated = save("2.png", 1)
+    truncated.write_bytes(truncated.read_bytes()[:90])
+    (tmp_path / "3.jpg").write_text("text")
+    (tmp_path / "4.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "5.png").touch()
+    with pytest.raises(DataError) as caught:
+        load(tmp_path)
+    message = str(caught.value)
+    assert message.startswith("4 of 5 images cannot be read:")
+    for name in ("2.png", "3.jpg", "4.png: No such file", "5.png"):
+        assert f"{tmp_path}/{name}" in message
+
+
+def test_sources_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images found in"):
+        load(tmp_path)
+    file = tmp_path / "file.png"
+    file.touch()
+    with pytest.raises(DataError, match="is a file"):
+        load(file)
+    with pytest.raises(DataError, match="neither a folder nor one of cifar10, fashion-mnist"):
+        load("mnits")
+    with pytest.raises(DataError, match="unknown split 'val'"):
+        load(tmp_path, "val")  # type: ignore[arg-type]
+
+
+# Public data sets
+
+
+def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    path.write_bytes(header + array.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("mnist", "mnist"), ("fashion-mnist", "fashion_mnist")]
+)
+def test_public_dataset_already_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, folder: str
+) -> None:
+    raw = tmp_path / ("MNIST" if name == "mnist" else "FashionMNIST") / "raw"
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        data = load(SAMPLES / folder, split)  # type: ignore[arg-type]
+        assert data.labels is not None
+        write_idx(raw / f"{prefix}-images-idx3-ubyte", data.images[..., 0])
+        write_idx(raw / f"{prefix}-labels-idx1-ubyte", data.labels.astype(np.uint8))
+    monkeypatch.setenv("REPZOO_DATA", str(tmp_path))
+
+    ours, theirs = load(name, "test"), load(SAMPLES / folder, "test")
+    assert ours.sha256 == theirs.sha256  # whichever source it came from
+    assert len(ours.classes) == 10
+    if name == "mnist":
+        assert ours.classes == theirs.classes
+    resized = load(f"torchvision:{name}", "test", size=(14, 14, 3))
+    np.testing.assert_array_equal(
+        resized.images, load(SAMPLES / folder, "test", size=(14, 14, 3)).images
+    )
+
+    (raw / "t10k-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03 too short")
+    with pytest.raises(DataError, match=f"{name} is not in .* or is damaged there"):
+        load(name, "test")
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for scheme in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(scheme, "http://127.0.0.1:9")  # the discard port: nobody listens
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("REPZOO_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=f"{name} is not in {tmp_path} and cannot be downloaded"):
+        load(name)
+
+
+# The data set's own record
+
+
+def test_sha256_is_of_the_content(digits: ImageDataset) -> None:
+    assert digits.labels is not None
+    same = ImageDataset("other name", digits.images.copy(), digits.labels.copy())
+    assert same.sha256 == digits.sha256
+    pixels, labels = digits.images.copy(), digits.labels.copy()
+    pixels[-1, 0, 0] ^= 1
+    labels[0] += 1
+    assert ImageDataset("", pixels, digits.labels).sha256 != digits.sha256
+    assert ImageDataset("", digits.images, labels).sha256 != digits.sha256
+    assert ImageDataset("", digits.images).sha256 != digits.sha256
+    reshaped = digits.images.reshape(-1, 14, 56, 1)
+    assert ImageDataset("", reshaped, digits.labels).sha256 != digits.sha256
