@@ -34,7 +34,7 @@ MLP_BATCH = 1024
 #: Steps of the MLP probe, however many embeddings there are.
 MLP_STEPS = 3000
 
-#: A dimension that varies by less than this share of the liveliest one is taken for constant.
+#: A dimension that varies by less than this share of its mean, float32's rounding, is constant.
 _CONSTANT = 1e-6
 
 
@@ -190,7 +190,7 @@ def _moments(z: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each dimension, float64 ``[D]``; 1 where it is constant."""
     mean = z.double().mean(dim=0)
     std = (z.double() - mean).std(dim=0, correction=0)
-    return mean, torch.where(std > _CONSTANT * std.max(), std, 1.0)
+    return mean, torch.where(std > _CONSTANT * mean.abs(), std, 1.0)
 
 
 def _loss(logits: Tensor, y: Tensor) -> Tensor:
