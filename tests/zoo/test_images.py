@@ -1,0 +1,428 @@
+"""Preprocessing: every kind of image that people have, and everything that is not an image."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import time
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, features
+from repzoo.config import InputSpec, ResizePolicy
+from repzoo.errors import InvalidImage, InvalidInput
+from repzoo.images import as_pixels, batches, decode, preprocess
+
+GREY = InputSpec(height=8, width=8, channels=1)
+COLOUR = InputSpec(height=8, width=8, channels=3)
+
+rng = np.random.default_rng(0)
+LEVELS = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+COLOURS = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+ALPHA = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+WIDE = rng.integers(0, 65536, (8, 8), dtype=np.uint16)
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+    """A PNG written by hand: what Pillow cannot write, or should not have to hold in memory."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", header),
+            chunk(b"IDAT", zlib.compress(rows)),
+            chunk(b"IEND", b""),
+        ]
+    )
+
+
+def with_exif(image: Image.Image, orientation: int, kind: str = "PNG", **options: object) -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return encode(image, kind, exif=exif, **options)
+
+
+def over_white(values: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    share = alpha.astype(float) / 255
+    if values.ndim == 3:
+        share = share[..., None]
+    return values * share + 255 * (1 - share)
+
+
+def luma(colours: np.ndarray) -> np.ndarray:
+    return colours @ np.array([0.299, 0.587, 0.114])
+
+
+def palette_image() -> tuple[Image.Image, np.ndarray]:
+    indices = rng.integers(0, 4, (8, 8), dtype=np.uint8)
+    colours = np.array([[10, 20, 30], [200, 0, 0], [0, 200, 0], [255, 255, 0]], np.uint8)
+    image = Image.fromarray(indices, "L").convert("P")
+    image.putdata(indices.ravel().tolist())
+    image.putpalette(colours.ravel().tolist())
+    return image, colours[indices]
+
+
+def wide_colour_png() -> tuple[bytes, np.ndarray]:
+    values = rng.integers(0, 65536, (8, 8, 3), dtype=np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return png(8, 8, 16, 2, rows), values >> 8
+
+
+PALETTE, PALETTE_COLOURS = palette_image()
+WIDE_COLOUR, WIDE_COLOUR_HIGH = wide_colour_png()
+BITS = (LEVELS > 127).astype(np.uint8) * 255
+CMYK = rng.integers(0, 256, (8, 8, 4), dtype=np.uint8)
+CMYK_AS_RGB = (255.0 - CMYK[..., :3]) * (255.0 - CMYK[..., 3:]) / 255
+REAL = rng.random((8, 8)).astype(np.float32)
+SEE_THROUGH = np.dstack([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)])
+
+# name -> file, what it is in the mode of its own, and by how many levels that may be off.
+MODES: dict[str, tuple[bytes, np.ndarray, float]] = {
+    "grey": (encode(Image.fromarray(LEVELS)), LEVELS, 0),
+    "colour": (encode(Image.fromarray(COLOURS)), COLOURS, 0),
+    "grey with alpha": (
+        encode(Image.merge("LA", [Image.fromarray(LEVELS), Image.fromarray(ALPHA)])),
+        over_white(LEVELS, ALPHA),
+        1,
+    ),
+    "colour with alpha": (
+        encode(Image.fromarray(np.dstack([COLOURS, ALPHA]))),
+        over_white(COLOURS, ALPHA),
+        1,
+    ),
+    "see-through": (encode(Image.fromarray(SEE_THROUGH)), np.full((8, 8, 3), 255), 0),
+    "one bit": (encode(Image.fromarray(BITS).convert("1")), BITS, 0),
+    "palette": (encode(PALETTE), PALETTE_COLOURS, 0),
+    "palette, one entry see-through": (
+        encode(PALETTE, transparency=1),
+        np.where((PALETTE_COLOURS == [200, 0, 0]).all(axis=2, keepdims=True), 255, PALETTE_COLOURS),
+        0,
+    ),
+    "grey, one level see-through": (
+        encode(Image.fromarray(BITS), transparency=0),
+        np.full((8, 8), 255),
+        0,
+    ),
+    "16-bit grey": (encode(Image.fromarray(WIDE)), WIDE >> 8, 0),
+    "16-bit grey TIFF": (encode(Image.fromarray(WIDE), "TIFF"), WIDE >> 8, 0),
+    "16-bit grey PGM": (
+        b"P5 8 8 65535\n" + WIDE.astype(">u2").tobytes(),
+        WIDE >> 8,
+        0,
+    ),
+    "16-bit colour": (WIDE_COLOUR, WIDE_COLOUR_HIGH, 0),
+    "32-bit integers": (encode(Image.fromarray(WIDE.astype(np.int32)), "TIFF"), WIDE >> 8, 0),
+    "floats": (encode(Image.fromarray(REAL), "TIFF"), REAL * 255, 0.5),
+    "CMYK": (encode(Image.fromarray(CMYK, "CMYK"), "TIFF"), CMYK_AS_RGB, 1),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+@pytest.mark.parametrize("spec", [GREY, COLOUR], ids=["to grey", "to colour"])
+def test_colour_modes(name: str, spec: InputSpec) -> None:
+    data, expected, off = MODES[name]
+    if spec.channels == 1 and expected.ndim == 3:
+        expected, off = luma(expected), off + 0.5
+    expected = expected.reshape(8, 8, -1)  # a grey image has the same level in every channel
+    (pixels,) = as_pixels(data, spec)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == spec.shape
+    assert np.abs(pixels - expected.astype(float)).max() <= off + 1e-3
+
+
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored.swapaxes(0, 1), 2),
+    8: lambda stored: np.rot90(stored, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
+def test_exif_orientation(orientation: int, kind: str) -> None:
+    stored = np.zeros((8, 8), np.uint8)
+    stored[:3, :6] = 255
+    stored[:6, :3] = 200
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 100} if kind == "JPEG" else {}
+    data = with_exif(Image.fromarray(stored), orientation, kind, **options)
+    (pixels,) = as_pixels(data, GREY)
+    difference = pixels[..., 0].astype(int) - UPRIGHT[orientation](stored)
+    assert np.abs(difference).max() <= (3 if kind == "JPEG" else 0)
+
+
+def test_orientation_comes_before_the_crop() -> None:
+    tall = np.zeros((24, 8), np.uint8)
+    tall[8:16] = 255
+    assert (as_pixels(with_exif(Image.fromarray(tall), 6), GREY) == 255).all()
+
+
+def test_an_opened_image_is_as_its_bytes_and_is_left_alone() -> None:
+    data = with_exif(Image.fromarray(COLOURS), 6)
+    image = Image.open(io.BytesIO(data))
+    once, twice = preprocess(image, COLOUR), preprocess(image, COLOUR)
+    assert np.array_equal(once, as_pixels(data, COLOUR)[0])
+    assert np.array_equal(once, twice)
+    assert image.getexif()[ExifTags.Base.Orientation] == 6
+
+
+def test_decoded_images_are_not_turned_twice() -> None:
+    image = decode(with_exif(Image.fromarray(COLOURS), 6))
+    assert image.mode == "RGB"
+    assert np.array_equal(np.asarray(image), np.rot90(COLOURS, -1))
+    assert np.array_equal(preprocess(image, COLOUR), np.rot90(COLOURS, -1))
+
+
+def test_damaged_exif_says_nothing_about_the_pixels() -> None:
+    data = encode(Image.fromarray(LEVELS), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\x03")
+    assert np.array_equal(as_pixels(data, GREY)[0, ..., 0], LEVELS)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "WEBP"])
+def test_formats(kind: str) -> None:
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    smooth = np.add.outer(np.arange(8), np.arange(8)).astype(np.uint8) * 16
+    (pixels,) = as_pixels(encode(Image.fromarray(smooth), kind), GREY)
+    assert np.abs(pixels[..., 0].astype(int) - smooth).max() <= 12
+
+
+def test_the_first_frame_is_taken() -> None:
+    frames = [Image.fromarray(np.full((8, 8), level, np.uint8)) for level in (10, 200)]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert (as_pixels(data, GREY) == 10).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 8), (16, 24), (100, 30), (7, 300), (640, 480)])
+@pytest.mark.parametrize("filter_name", ["box", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("rounding", ["nearest", "floor"])
+def test_crop_is_scaling_the_whole_and_cutting_out_the_centre(
+    size: tuple[int, int], filter_name: str, rounding: str
+) -> None:
+    policy = ResizePolicy.model_validate({"filter": filter_name, "rounding": rounding})
+    spec = InputSpec(height=8, width=12, channels=3, resize=policy)
+    width, height = size
+    image = Image.fromarray(
+        np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
+    if width * 8 > height * 12:  # wider than the target
+        exact = width * 8 / height
+        scaled = (int(exact + 0.5) if rounding == "nearest" else int(exact), 8)
+    else:
+        exact = height * 12 / width
+        scaled = (12, int(exact + 0.5) if rounding == "nearest" else int(exact))
+    left, top = (scaled[0] - 12) // 2, (scaled[1] - 8) // 2
+
+    resampling = Image.Resampling[filter_name.upper()]
+    whole = image.resize((scaled[0], height), resampling).resize(scaled, resampling)
+    expected = np.asarray(whole.crop((left, top, left + 12, top + 8))).astype(int)
+    difference = np.abs(preprocess(image, spec) - expected)
+    if filter_name == "box":
+        # Which side a pixel right on the edge of a box falls to is the last bit's choice.
+        assert np.median(difference) == 0
+    else:
+        assert difference.max() <= 1
+
+
+def test_resizing_gives_these_pixels_with_every_version_of_pillow() -> None:
+    # Pillow 13 changed the order in which it scales rows and columns.
+    noise = np.random.default_rng(3).integers(0, 256, (57, 33, 3), dtype=np.uint8)
+    for name, expected in [
+        ("bilinear", "a3f4a83e99ce8a81"),
+        ("bicubic", "38076219700c2a2e"),
+        ("lanczos", "186f87f0271f2f86"),
+    ]:
+        policy = ResizePolicy.model_validate({"filter": name})
+        spec = InputSpec(height=28, width=28, channels=3, resize=policy)
+        digest = hashlib.sha256(preprocess(Image.fromarray(noise), spec).tobytes()).hexdigest()
+        assert digest[:16] == expected, name
+
+
+def test_squash_shows_all_of_it() -> None:
+    spec = GREY.model_copy(update={"resize": ResizePolicy(fit="squash")})
+    wide = np.repeat(np.arange(8, dtype=np.uint8) * 30, 50)[None].repeat(8, 0)
+    (pixels,) = as_pixels(wide, spec)
+    assert np.abs(pixels[..., 0] - np.arange(8.0) * 30).max() <= 5
+
+
+@pytest.mark.parametrize("shape", [(1, 65500), (65500, 1), (2, 30000)])
+def test_a_thin_image_costs_no_more_than_its_size(shape: tuple[int, int]) -> None:
+    # Scaled as a whole, the first would be 224 x 14,672,000 pixels.
+    spec = InputSpec(height=224, width=224, channels=3)
+    start = time.monotonic()
+    pixels = as_pixels(encode(Image.fromarray(np.full(shape, 77, np.uint8))), spec)
+    assert (pixels == 77).all()
+    assert time.monotonic() - start < 2
+
+
+PHOTO = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
+JPEG = encode(Image.fromarray(PHOTO), "JPEG")
+PNG = encode(Image.fromarray(rng.integers(0, 256, (64, 64), dtype=np.uint8)))
+
+NOT_IMAGES: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "empty"),
+    "a text file": (b"hello, this is not an image\n", "known format"),
+    "noise": (rng.bytes(5000), "known format"),
+    "a web page": (b"<!DOCTYPE html><html><body>404</body></html>", "known format"),
+    "an SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "known format"),
+    "PostScript, which runs programs": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n",
+        "known format",
+    ),
+    "a JPEG cut in half": (JPEG[: len(JPEG) // 2], "truncated|cannot be read"),
+    "a PNG cut in half": (PNG[: len(PNG) // 2], "truncated|cannot be read"),
+    "a PNG's signature": (PNG[:8], "known format|cannot be read"),
+    "a PNG with other pixels than its checksum": (
+        PNG[:2000] + bytes([PNG[2000] ^ 1]) + PNG[2001:],
+        "cannot be read",
+    ),
+    "a bomb of 3.6 gigapixels in 100 bytes": (png(60000, 60000, 8, 2, b""), "exceeds|limit"),
+    "a bomb of 100 megapixels": (png(10000, 10000, 1, 0, bytes(1251 * 10000)), "exceeds|limit"),
+    "68 megapixels": (png(8200, 8300, 1, 0, bytes(1026 * 8300)), "8200 x 8300 pixels"),
+    "floats beyond [0, 1]": (encode(Image.fromarray(REAL * 300), "TIFF"), "lie in"),
+    "not a number": (encode(Image.fromarray(REAL * np.float32(np.nan)), "TIFF"), "lie in"),
+    "integers beyond 16 bits": (
+        encode(Image.fromarray(np.full((8, 8), 70000, np.int32)), "TIFF"),
+        "beyond 0..65535",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_IMAGES)
+def test_not_an_image(name: str) -> None:
+    data, message = NOT_IMAGES[name]
+    start = time.monotonic()
+    with pytest.raises(InvalidImage, match=message) as caught:
+        as_pixels([PNG, data], GREY)
+    assert caught.value.index == 1
+    assert "object at 0x" not in str(caught.value)
+    assert time.monotonic() - start < 2
+
+
+def test_the_pixel_limit_can_be_lowered() -> None:
+    with pytest.raises(InvalidImage, match="limit of 4095"):
+        decode(PNG, max_pixels=4095)
+    assert decode(PNG, max_pixels=4096).size == (64, 64)
+
+
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"])
+def test_damage_of_any_kind_is_an_image_or_an_error_of_ours(kind: str) -> None:
+    good = encode(Image.fromarray(COLOURS.repeat(4, 0).repeat(4, 1)), kind)
+    chance = np.random.default_rng(2)
+    for _ in range(150):
+        damaged = bytearray(good)
+        for place in chance.integers(0, len(good), chance.integers(1, 6)):
+            damaged[place] = chance.integers(0, 256)
+        if chance.random() < 0.3:
+            del damaged[chance.integers(0, len(good)) :]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in production, where none is an error
+            try:
+                pixels = as_pixels(bytes(damaged), COLOUR)
+            except InvalidImage:
+                continue
+        assert pixels.shape == (1, 8, 8, 3)
+
+
+def test_every_way_to_hand_over_an_image(tmp_path: Path) -> None:
+    data = encode(Image.fromarray(LEVELS))
+    path = tmp_path / "image.png"
+    path.write_bytes(data)
+    ways = [
+        LEVELS,
+        LEVELS[..., None],
+        Image.fromarray(LEVELS),
+        data,
+        bytearray(data),
+        memoryview(data),
+        path,
+        str(path),
+    ]
+    for way in ways:
+        assert np.array_equal(as_pixels(way, GREY), LEVELS[None, ..., None])
+    together = as_pixels(ways, GREY)
+    assert np.array_equal(together, np.stack([LEVELS[..., None]] * len(ways)))
+    assert np.array_equal(as_pixels((way for way in ways), GREY), together)
+
+
+def test_pixels_of_the_models_size_pass_unchanged() -> None:
+    batch = rng.integers(0, 256, (5, 8, 8, 1), dtype=np.uint8)
+    assert as_pixels(batch, GREY) is not None
+    assert np.shares_memory(as_pixels(batch, GREY), batch)
+    assert np.array_equal(as_pixels(batch, GREY), batch)
+    assert np.array_equal(as_pixels(batch[:, ::-1], GREY), batch[:, ::-1])
+    assert np.array_equal(as_pixels(list(batch), GREY), batch)
+
+
+def test_batches_of_another_size_or_colour() -> None:
+    batch = np.full((3, 20, 10, 3), 50, np.uint8)
+    assert (as_pixels(batch, GREY) == 50).all()
+    assert as_pixels(np.zeros((2, 8, 8, 4), np.uint8), GREY).min() == 255  # see-through
+    assert as_pixels(np.zeros((0, 8, 8, 1), np.uint8), GREY).shape == (0, 8, 8, 1)
+    assert as_pixels([], COLOUR).shape == (0, 8, 8, 3)
+
+
+def test_chunks_are_made_one_at_a_time() -> None:
+    taken = []
+
+    def images() -> object:
+        for level in range(5):
+            taken.append(level)
+            yield np.full((8, 8), level, np.uint8)
+
+    chunks = batches(images(), GREY, 2)
+    assert next(chunks)[:, 0, 0, 0].tolist() == [0, 1]
+    assert taken == [0, 1]
+    assert [len(chunk) for chunk in chunks] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((8, 8)), "float64"),
+        (np.zeros((2, 8, 8, 1), np.float32), "float32"),
+        (np.zeros((8, 8), bool), "bool"),
+        (np.zeros((10, 8, 8), np.uint8), r"\[10, 8, 8\]"),
+        (np.zeros((8, 8, 2), np.uint8), r"\[8, 8, 2\]"),
+        (np.zeros((0, 8), np.uint8), r"\[0, 8\]"),
+        (np.zeros(8, np.uint8), r"\[8\]"),
+        (np.zeros((1, 1, 8, 8, 1), np.uint8), r"\[1, 1, 8, 8, 1\]"),
+        (7, "int"),
+        (None, "NoneType"),
+        ([7], "int"),
+        ("no/such/file.png", "No such file"),
+        ("nul\0byte", "nul"),
+        (Path("/"), "directory"),
+    ],
+)
+def test_arguments_that_are_no_images(images: object, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        as_pixels(images, GREY)
+
+
+def test_the_index_is_the_place_in_the_request() -> None:
+    with pytest.raises(InvalidImage) as caught:
+        list(batches([LEVELS] * 5 + [b"no"], GREY, 2))
+    assert caught.value.index == 5
+    assert str(caught.value) == "image 5: not an image in a known format"
