@@ -1,0 +1,101 @@
+"""Fixtures for tests of packages, hubs and the command ``zoo``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ZOO = Path(sysconfig.get_path("scripts")) / "zoo"
+
+
+class Zoo:
+    """The command ``zoo`` as a process of its own, with this test's cache and hub."""
+
+    def start(self, *args: str | Path, **options: Any) -> subprocess.Popen[str]:
+        command = [str(ZOO), *map(str, args)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **options)
+
+    def __call__(self, *args: str | Path, status: int = 0) -> str:
+        """Run to the end; the output on stdout, or on stderr if it is to fail."""
+        process = self.start(*args)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == status, (out, err)
+        assert "Traceback" not in err
+        return out if status == 0 else err
+
+    def json(self, *args: str | Path, status: int = 0) -> Any:
+        """Run with ``--json``; what it printed."""
+        process = self.start(*args, "--json")
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == status, (out, err)
+        return json.loads(out)
+
+
+@pytest.fixture
+def zoo() -> Zoo:
+    return Zoo()
+
+
+@pytest.fixture
+def cache() -> Path:
+    return Path(os.environ["REPZOO_CACHE"])
+
+
+@pytest.fixture
+def flat_hub(
+    tmp_path: Path, tiny_package: Path, plain_package: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A flat hub with copies of the packages tiny and plain, set as ``REPZOO_HUB``."""
+    hub = tmp_path / "hub"
+    shutil.copytree(tiny_package, hub / "tiny")
+    shutil.copytree(plain_package, hub / "plain")
+    monkeypatch.setenv("REPZOO_HUB", str(hub))
+    return hub
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """An empty store."""
+    from repzoo.hubs.store import Store
+
+    return Path(Store.create(tmp_path / "store").spec)
+
+
+@pytest.fixture(scope="session")
+def other_tiny(make_package: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package "tiny" with other weights: another revision of it."""
+    return make_package(tmp_path_factory.mktemp("packages"), "tiny", seed=1)
+
+
+@pytest.fixture(scope="session")
+def heavy_package(
+    make_package: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The package "heavy": long enough to copy that it can be interrupted."""
+    path = make_package(tmp_path_factory.mktemp("packages"), "heavy", probes=())
+    (path / "README.md").write_bytes(os.urandom(2**20) * 96)
+    from repzoo.package import write_manifest
+
+    write_manifest(path)
+    return path
+
+
+def flip_byte(path: Path, place: int = 300) -> None:
+    """Change one byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def flip() -> Callable[..., None]:
+    return flip_byte

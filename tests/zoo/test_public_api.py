@@ -1,0 +1,58 @@
+"""What `import repzoo` gives, and what it does not load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import repzoo
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    assert repzoo.__all__ == sorted(repzoo.__all__)
+    assert dir(repzoo) == repzoo.__all__
+    for name in repzoo.__all__:
+        assert getattr(repzoo, name) is not None, name
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="nonsense"):
+        repzoo.nonsense  # noqa: B018
+
+
+HEAVY = ["PIL", "onnxruntime", "torch"]
+
+
+@pytest.mark.parametrize(
+    ("code", "never"),
+    [
+        ("import repzoo; repzoo.RepzooError; repzoo.ModelConfig", ["numpy", *HEAVY]),
+        ("import repzoo.cli", ["numpy", *HEAVY]),
+        ("import repzoo; repzoo.load", ["torch"]),
+    ],
+)
+def test_imports_stay_light(code: str, never: list[str]) -> None:
+    code += f"; import sys; print([name for name in {never} if name in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_every_error_is_ours_and_a_builtin() -> None:
+    builtins = {
+        "GoldenMismatch": ValueError,
+        "HubError": OSError,
+        "IntegrityError": ValueError,
+        "InvalidImage": ValueError,
+        "InvalidInput": ValueError,
+        "MissingExtra": ImportError,
+        "ModelNotFound": LookupError,
+        "PackageError": ValueError,
+        "UnknownTask": LookupError,
+        "UnsupportedOperation": TypeError,
+    }
+    for name, builtin in builtins.items():
+        assert issubclass(getattr(repzoo, name), (repzoo.RepzooError,)), name
+        assert issubclass(getattr(repzoo, name), builtin), name
