@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,24 @@ import pytest
 
 ZOO = Path(sysconfig.get_path("scripts")) / "zoo"
 
+# Root may write where permissions say that nobody may. Without CAP_DAC_OVERRIDE it may not either,
+# once it has started another program. Failing is fine: then this is not root.
+AS_ANYONE = """
+import ctypes, os, sys
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
 
 class Zoo:
     """The command ``zoo`` as a process of its own, with this test's cache and hub."""
 
-    def start(self, *args: str | Path, **options: Any) -> subprocess.Popen[str]:
-        command = [str(ZOO), *map(str, args)]
+    def start(self, *args: str | Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", AS_ANYONE, str(ZOO), *map(str, args)]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **options)
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
 
     def __call__(self, *args: str | Path, status: int = 0) -> str:
         """Run to the end; the output on stdout, or on stderr if it is to fail."""
@@ -99,3 +110,18 @@ def flip_byte(path: Path, place: int = 300) -> None:
 @pytest.fixture
 def flip() -> Callable[..., None]:
     return flip_byte
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[[Path], None]]:
+    """Take the permission to write away from a folder and all below, until the test is over."""
+    changed: list[tuple[Path, int]] = []
+
+    def protect(folder: Path) -> None:
+        for path in [folder, *folder.rglob("*")]:
+            changed.append((path, path.stat().st_mode))
+            path.chmod(path.stat().st_mode & ~0o222)
+
+    yield protect
+    for path, mode in changed:
+        path.chmod(mode)
