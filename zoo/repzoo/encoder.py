@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -24,6 +25,9 @@ from repzoo.errors import (
 )
 from repzoo.images import Images, Pixels, as_pixels, batches
 
+# ONNX Runtime 1.29 and later tell Microsoft about every session on Linux too, names of model files
+# included, unless this is set when it is imported. Whoever wants that can set it to "0".
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 try:
     import onnxruntime as ort  # type: ignore[import-untyped]
 except ImportError as error:
