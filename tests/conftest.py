@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -61,3 +61,32 @@ def plain_package(
     """The package "plain", an encoder and nothing else. Shared by all tests."""
     folder = tmp_path_factory.mktemp("packages")
     return make_package(folder, "plain", posterior=False, decoder=False, probes=())
+
+
+@pytest.fixture(scope="session")
+def server_process() -> type:
+    """The class `ServerProcess` of ``tests/server_process.py``."""
+    kind: type = _import_beside("server_process").ServerProcess
+    return kind
+
+
+@pytest.fixture(scope="session")
+def server_url(
+    server_process: type,
+    tiny_package: Path,
+    plain_package: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    """The URL of a server of "tiny" and "plain", with small limits. Shared by all tests."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    limits = {
+        "REPZOO_SERVE_MAX_BYTES": "1000000",
+        "REPZOO_SERVE_MAX_IMAGES": "64",
+        "REPZOO_SERVE_MAX_PIXELS": "100000",
+        "REPZOO_SERVE_MAX_BATCH": "16",
+        "REPZOO_SERVE_MAX_QUEUED": "64",
+        "REPZOO_SERVE_DEADLINE_SECONDS": "4",
+    }
+    models = f"{tiny_package},{plain_package}"
+    with server_process("--models", models, "--port", "0", log=log, env=limits) as server:
+        yield server.wait_until_ready()

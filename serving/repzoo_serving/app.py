@@ -7,10 +7,11 @@ answers what is not among them by itself, with errors that are no problem docume
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import os
-import uuid
+import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -69,6 +70,10 @@ class App:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._models: dict[str, ServedModel] = {}
+        # Random once, then counted: asking the system for random bytes every time costs more than
+        # anything else here.
+        self._id = secrets.token_hex(6)
+        self._count = itertools.count(1)
         # Decoding lets go of the interpreter lock, so it gains from every core.
         self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
 
@@ -102,7 +107,7 @@ class App:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
             return
-        request_id = uuid.uuid4().hex
+        request_id = f"{self._id}-{next(self._count):08x}"
         try:
             reply = await self._reply(scope, receive, request_id)
         except _Gone:

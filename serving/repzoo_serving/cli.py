@@ -11,16 +11,16 @@ import http.client
 import ipaddress
 import json
 import os
-import shlex
 import signal
 import socket
 import tempfile
 import threading
-from pathlib import Path
 from typing import Any
 
 import click
 from repzoo.errors import HubError, InvalidInput, MissingExtra, RepzooError
+
+from repzoo_serving.settings import Settings
 
 __all__ = ["serve"]
 
@@ -63,27 +63,20 @@ def serve(models: str, host: str, port: int, hub: str | None, provider: str | No
     address = _address(host)
     port = _free_port(address, port)
     try:
-        import bentoml
+        import bentoml  # noqa: F401
         import psutil  # type: ignore[import-untyped]  # noqa: F401
     except ImportError as error:
         raise MissingExtra("zoo serve", "serving", error) from error
-    del bentoml
-    packages = [_package(name, hub) for name in names]
+    from repzoo.loading import find
+    from repzoo.reference import is_path
+
+    packages = [find(name, hub=None if is_path(name) else hub) for name in names]
+    called = [package.config.name for package in packages]
+    if twice := sorted({name for name in called if called.count(name) > 1}):
+        raise InvalidInput(f"two of the models are called {', '.join(twice)}")
 
     with tempfile.TemporaryDirectory(prefix="zoo-serve-") as scratch:
-        # BentoML reads its variables, and we read ours, when they are first imported.
-        from repzoo_serving.settings import Settings
-
-        given = Settings.from_environ(os.environ).model_dump()
-        settings = Settings.model_validate(
-            given
-            | {
-                "models": tuple(map(str, packages)),
-                "hub": None,
-                "provider": provider or given["provider"],
-                "supervisor": os.getpid(),
-            }
-        )
+        settings = _settings([str(package.path.absolute()) for package in packages], provider)
         os.environ |= settings.to_environ() | {
             # Of its own for every server: BentoML keeps files here that two would take from each
             # other, and creates folders in the user's home if it is not told otherwise.
@@ -91,6 +84,7 @@ def serve(models: str, host: str, port: int, hub: str | None, provider: str | No
             "BENTOML_DO_NOT_TRACK": "True",
             "BENTOML_QUIET": "True",
         }
+        # Only now: BentoML reads its variables, and the service ours, on import.
         from repzoo_serving import service as module
 
         # The decorator has made a bentoml.Service of the class, which type checkers do not see.
@@ -109,9 +103,13 @@ def serve(models: str, host: str, port: int, hub: str | None, provider: str | No
         raise RepzooError("the server did not start: its worker ended; the lines above say why")
 
 
-def _package(name: str, hub: str | None) -> Path:
-    """The folder of a package that has been verified, pulled if need be."""
-    return Path(name).resolve()
+def _settings(packages: list[str], provider: str | None) -> Settings:
+    """The workers' settings: the limits of the environment, and what the command line says."""
+    given = Settings.from_environ(os.environ).model_dump()
+    told: dict[str, Any] = {"models": packages, "hub": None, "supervisor": os.getpid()}
+    if provider is not None:
+        told["provider"] = provider
+    return Settings.model_validate(given | told)
 
 
 def _address(host: str) -> str:

@@ -165,9 +165,7 @@ def _with_payload(options: OptionsT, payload: str, value: Any, max_items: int) -
 
 
 def _from_json(body: bytes, payload: str) -> _Parts:
-    document = pydantic_core.from_json(body, allow_inf_nan=False)
-    if not isinstance(document, dict):
-        raise ValueError("the body is no JSON object")
+    document = _object(body, "the body")
     value = document.pop(payload, None)
     parts = _Parts(document)
     if value is not None:
@@ -200,9 +198,7 @@ def _from_safetensors(body: bytes) -> _Parts:
     arrays, metadata = tensors.parse(body)
     if unknown := sorted(metadata.keys() - {"request"}):
         raise ValueError(f"metadata {', '.join(unknown)}: only 'request' is known")
-    document = pydantic_core.from_json(metadata.get("request", "{}"), allow_inf_nan=False)
-    if not isinstance(document, dict):
-        raise ValueError("metadata 'request' is no JSON object")
+    document = _object(metadata.get("request", "{}"), "metadata 'request'")
     kinds = {"images": ("uint8", 4, "[N, H, W, C]"), "latents": ("float32", 2, "[N, D]")}
     for name, array in arrays.items():
         if name not in kinds:
@@ -213,6 +209,16 @@ def _from_safetensors(body: bytes) -> _Parts:
                 f"{name}: {array.dtype} {list(array.shape)} was sent; expected {dtype} {shape}"
             )
     return _Parts(document, dict(arrays))
+
+
+def _object(text: bytes | str, what: str) -> dict[str, Any]:
+    try:
+        document = pydantic_core.from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{what} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{what} is not a JSON object")
+    return document
 
 
 def _file(item: str | bytes, index: int) -> bytes:

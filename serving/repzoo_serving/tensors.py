@@ -20,7 +20,7 @@ __all__ = ["SAFETENSORS_TYPE", "dump", "parse"]
 SAFETENSORS_TYPE = "application/x-safetensors"
 
 #: The types that the wire knows, by their names in a safetensors header.
-_DTYPES = {"U8": np.dtype("u1"), "F32": np.dtype("<f4")}
+_DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F32": np.dtype("<f4")}
 
 
 def parse(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -30,7 +30,7 @@ def parse(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         ValueError: saying what is wrong with the file.
     """
     try:
-        tensors: list[tuple[str, dict[str, Any]]] = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
+        tensors: Any = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
         raise ValueError(f"not a safetensors file: {error}") from None
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

@@ -1,0 +1,57 @@
+"""A thin client for the repzoo representation API: numpy in, numpy out.
+
+>>> from repzoo_client import Client
+>>> with Client("http://127.0.0.1:3000") as client:
+...     client.embed(["one.png", "two.png"], model="simvae-mnist").shape
+(2, 10)
+"""
+
+from __future__ import annotations
+
+from repzoo_client._client import Client
+from repzoo_client._results import Generation, Model, Posterior, Predictions, Reconstruction
+from repzoo_client.errors import (
+    AccessDenied,
+    APIError,
+    ClientError,
+    DeadlineExceeded,
+    InvalidImage,
+    InvalidRequest,
+    ModelNotFound,
+    NotFound,
+    Overloaded,
+    RequestTimedOut,
+    RequestTooLarge,
+    ServerError,
+    ServerUnreachable,
+    Unavailable,
+    UnexpectedAnswer,
+    UnknownTask,
+    UnsupportedOperation,
+)
+
+__all__ = [
+    "APIError",
+    "AccessDenied",
+    "Client",
+    "ClientError",
+    "DeadlineExceeded",
+    "Generation",
+    "InvalidImage",
+    "InvalidRequest",
+    "Model",
+    "ModelNotFound",
+    "NotFound",
+    "Overloaded",
+    "Posterior",
+    "Predictions",
+    "Reconstruction",
+    "RequestTimedOut",
+    "RequestTooLarge",
+    "ServerError",
+    "ServerUnreachable",
+    "Unavailable",
+    "UnexpectedAnswer",
+    "UnknownTask",
+    "UnsupportedOperation",
+]

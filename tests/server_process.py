@@ -1,0 +1,70 @@
+"""``zoo serve`` as a real process, for tests that talk to it over a real socket."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+
+class ServerProcess:
+    """A running ``zoo serve``; everything that it prints goes to the file ``log``.
+
+    Use it in a ``with``, which kills what is left of it.
+    """
+
+    def __init__(self, *arguments: str, log: Path, env: Mapping[str, str] | None = None) -> None:
+        self.log = log
+        command = [sys.executable, "-c", "from repzoo.cli import main; main()", "serve"]
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*command, *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # One thread for each model: the test machine has few cores, and batches are small.
+                env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+            )
+        self._started: list[psutil.Process] = []
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self._started += self.workers()
+            self.process.kill()
+        self.process.wait()
+        for worker in self._started:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_until_ready(self, seconds: float = 90) -> str:
+        """The URL that the server says it serves at."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if found := re.search(r"^Serving at (\S+)$(?s:.*)Ctrl-C", self.output(), re.MULTILINE):
+                self._started = self.workers()
+                return found[1]
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.1)
+        raise AssertionError(f"the server is not ready:\n{self.output()}")
+
+    def workers(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def stop(self, signal_number: int = signal.SIGINT, seconds: float = 30) -> int:
+        """Send a signal and wait for the end; gives the exit status."""
+        self.process.send_signal(signal_number)
+        return self.process.wait(seconds)

@@ -1,0 +1,218 @@
+"""``zoo serve`` as a user meets it: real processes, signals and ports."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+Serve = Callable[..., Any]
+
+
+@pytest.fixture
+def serve(server_process: type, tmp_path: Path) -> Serve:
+    """Start ``zoo serve`` with arguments, on any free port."""
+
+    def start(*arguments: object, env: dict[str, str] | None = None) -> Any:
+        scratch = tmp_path / "scratch"
+        scratch.mkdir(exist_ok=True)
+        env = {"TMPDIR": str(scratch), **(env or {})}
+        return server_process(*map(str, arguments), log=tmp_path / "log", env=env)
+
+    return start
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    """The exit status and the stderr of a ``zoo serve`` that does not start."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from repzoo.cli import main; main()", "serve"]
+        + [str(argument) for argument in arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+def wait_until_gone(workers: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(workers, timeout=15)
+    assert not alive
+
+
+def test_it_says_where_it_serves_and_what(
+    serve: Serve, tiny_package: Path, plain_package: Path, tmp_path: Path
+) -> None:
+    hub = tmp_path / "hub"
+    shutil.copytree(tiny_package, hub / "tiny")
+    with serve("--models", f"tiny, {plain_package}", "--hub", hub, "--port", 0) as server:
+        url = server.wait_until_ready()
+        output = server.output()
+        # A loopback address, and nothing else, unless told otherwise.
+        (worker,) = server.workers()
+        listening = [c for c in worker.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
+
+        # The line can be pasted.
+        (line,) = [line for line in output.splitlines() if line.lstrip().startswith("curl ")]
+        if shutil.which("curl"):
+            done = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=tmp_path)
+            assert len(json.loads(done.stdout)["embeddings"]) == 1, done.stderr
+        body = shlex.split(line)[-1]
+        response = httpx.post(
+            f"{url}/embed", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert response.status_code == 200
+
+        for model in httpx.get(f"{url}/models").json()["models"]:
+            words = next(part.split() for part in output.splitlines() if model["name"] in part)
+            assert words == [model["name"], "CPUExecutionProvider", model["revision"][:12]]
+
+        # Requests are not logged.
+        assert server.output() == output
+        assert server.stop(signal.SIGINT) == 0
+        wait_until_gone([worker])
+        assert server.output() == output
+        assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_sigterm_ends_it_and_lets_a_request_finish(serve: Serve, tiny_package: Path) -> None:
+    with serve("--models", tiny_package, "--port", 0) as server:
+        url = httpx.URL(server.wait_until_ready())
+        workers = server.workers()
+        body = b'{"model": "tiny", "n": 3}'
+        with socket.create_connection((url.host, url.port), timeout=30) as connection:
+            head = "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
+            time.sleep(0.3)
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            connection.sendall(body)
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+        assert server.process.wait(30) == 0
+        wait_until_gone(workers)
+
+
+def test_workers_do_not_outlive_a_supervisor_that_is_killed(
+    serve: Serve, tiny_package: Path
+) -> None:
+    with serve("--models", tiny_package, "--port", 0) as server:
+        url = httpx.URL(server.wait_until_ready())
+        workers = server.workers()
+        assert workers
+        server.process.kill()
+        server.process.wait()
+        wait_until_gone(workers)
+        # The port is free again.
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((url.host, url.port))
+
+
+def test_a_killed_worker_is_replaced(serve: Serve, tiny_package: Path) -> None:
+    with serve("--models", tiny_package, "--port", 0) as server:
+        url = server.wait_until_ready()
+        (worker,) = server.workers()
+        worker.kill()
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            try:
+                if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.2)
+        assert httpx.get(f"{url}/models/tiny", timeout=2).status_code == 200
+        (successor,) = server.workers()
+        assert successor.pid != worker.pid
+        assert server.stop() == 0
+        wait_until_gone([successor])
+
+
+def test_files_of_the_folder_it_starts_in_are_not_imported(
+    serve: Serve, tiny_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    for name in ("numpy", "repzoo_serving", "bentoml", "service"):
+        (folder / f"{name}.py").write_text("raise SystemExit('imported from the wrong place')\n")
+    monkeypatch.chdir(folder)
+    # The supervisor here is `python -c`, which does import from where it starts; `zoo` does not.
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    with serve("--models", tiny_package, "--port", 0) as server:
+        server.wait_until_ready()
+        # Nor does it leave anything there.
+        assert len(list(folder.iterdir())) == 4
+        assert server.stop() == 0
+
+
+def test_a_worker_that_cannot_start_ends_the_server(serve: Serve, tiny_package: Path) -> None:
+    # The supervisor verifies packages but runs none: that there is no GPU shows in the worker.
+    env = {"CUDA_VISIBLE_DEVICES": ""}
+    with serve("--models", tiny_package, "--port", 0, "--provider", "cuda", env=env) as server:
+        assert server.process.wait(60) == 1
+        lines = server.output().splitlines()
+        assert lines[-1] == (
+            "zoo: the server did not start: its worker ended; the lines above say why"
+        )
+        assert any("cuda" in line.lower() for line in lines[:-1])
+
+
+def test_a_taken_port_is_said_plainly(tiny_package: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        status, error = run("--models", tiny_package, "--port", port)
+    assert status == 1
+    assert error == f"zoo: port {port} on 127.0.0.1 is taken; choose another with --port\n"
+
+
+@pytest.mark.parametrize(
+    ("models", "status", "said"),
+    [
+        ("nope", 1, "'nope'"),
+        ("tiny,nope", 1, "'nope'"),
+        ("./nope", 1, "is not a model package"),
+        ("tiny,tiny", 1, "two of the models are called tiny"),
+        ("No Name", 1, "No Name"),
+        (",", 2, "--models"),
+    ],
+)
+def test_bad_models_are_said_in_one_line(
+    tiny_package: Path, models: str, status: int, said: str
+) -> None:
+    found, error = run("--models", models, "--hub", tiny_package.parent, "--port", 0)
+    assert found == status
+    assert error.startswith("zoo: ")
+    assert error.count("\n") == 1
+    assert said in error
+
+
+def test_a_damaged_package_is_not_served(tiny_package: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "tiny"
+    shutil.copytree(tiny_package, copy)
+    data = bytearray((copy / "encoder.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / "encoder.onnx").write_bytes(data)
+    status, error = run("--models", copy, "--port", 0)
+    assert status == 1
+    assert "encoder.onnx" in error
+
+
+def test_a_bad_setting_is_named(tiny_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPZOO_SERVE_MAX_BATCH", "many")
+    status, error = run("--models", tiny_package, "--port", 0)
+    assert status == 1
+    assert "REPZOO_SERVE_MAX_BATCH" in error
