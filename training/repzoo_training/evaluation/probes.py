@@ -8,7 +8,8 @@ so that a head takes embeddings as the encoder gives them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,9 @@ MLP_STEPS = 3000
 
 #: A dimension that varies by less than this share of its mean, float32's rounding, is constant.
 _CONSTANT = 1e-6
+
+#: Dimensions from which on the MLP probe is worth more than one thread of the CPU.
+_THREADED_DIM = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,15 +161,29 @@ def mlp_probe(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, MLP_STEPS)
     batch = min(MLP_BATCH, len(x))
     order = torch.empty(0, dtype=torch.int64)
-    for _ in trange(MLP_STEPS, desc="MLP probe", disable=None if progress else True):
-        if len(order) < batch:  # an epoch ends; what is left of it makes no batch
-            order = torch.randperm(len(x), generator=generator)
-        chosen, order = order[:batch].to(place), order[batch:]
-        optimiser.zero_grad()
-        _loss(network(x[chosen]), y[chosen]).backward()
-        optimiser.step()
-        schedule.step()
+    with _threads_for(dim):
+        for _ in trange(MLP_STEPS, desc="MLP probe", disable=None if progress else True):
+            if len(order) < batch:  # an epoch ends; what is left of it makes no batch
+                order = torch.randperm(len(x), generator=generator)
+            chosen, order = order[:batch].to(place), order[batch:]
+            optimiser.zero_grad()
+            _loss(network(x[chosen]), y[chosen]).backward()
+            optimiser.step()
+            schedule.step()
     return _head(spec, layers, mean, std)
+
+
+@contextmanager
+def _threads_for(dim: int) -> Iterator[None]:
+    """One thread for small layers: where cores are shared, waiting for others took 15 times as
+    long as the work itself (64 dimensions, two threads on two busy cores)."""
+    threads = torch.get_num_threads()
+    if dim < _THREADED_DIM:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _spec(y: Tensor, task: str, kind: str, classes: Sequence[str]) -> ProbeSpec:
