@@ -45,6 +45,9 @@ class Duration(click.ParamType[float]):
 @click.option("--seed", type=click.IntRange(0), help="Seed of everything random.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="By default CUDA if there is.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; by default all cores.")
+@click.option(
+    "--checkpoint", type=Duration(), default="60s", show_default=True, help="Time between saves."
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the recipe.")
 def train(
     recipe: str | None,
@@ -56,6 +59,7 @@ def train(
     seed: int | None,
     device: str | None,
     threads: int | None,
+    checkpoint: float,
     settings: tuple[str, ...],
 ) -> None:
     """Train the encoder of RECIPE on unlabelled images.
@@ -85,7 +89,15 @@ def train(
     extra = [f"{key}={value}" for key, value in (("views", views), ("seed", seed)) if value]
     settled = override(find_recipe(recipe), (*settings, *extra))
     dataset = load(data, "train", size=settled.input)
-    run = run_training(settled, dataset, out, source=data, budget_seconds=budget, device=device)
+    run = run_training(
+        settled,
+        dataset,
+        out,
+        source=data,
+        budget_seconds=budget,
+        device=device,
+        checkpoint_seconds=checkpoint,
+    )
     click.echo(f"trained: {run.path} (pictures in {run.figures})")
     click.echo(f"next: zoo evaluate {run.path}, zoo export {run.path} --out PACKAGE")
 

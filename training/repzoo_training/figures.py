@@ -67,10 +67,10 @@ class Progress:
 
 
 def grid(images: NDArray[np.float32], gap: int = 2) -> Image.Image:
-    """Rows of images, float32 ``[R, K, H, W, C]`` in [0, 1], on white."""
+    """Rows of images, float32 ``[R, K, H, W, C]`` in [0, 1], on white; NaN is black."""
     R, K, H, W, C = images.shape  # noqa: N806
     scale = max(1, -(-SIDE // max(H, W)))
-    pixels = (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
+    pixels = (np.nan_to_num(np.clip(images, 0, 1)) * 255).round().astype(np.uint8)
     pixels = pixels.repeat(scale, axis=2).repeat(scale, axis=3)
     height, width = H * scale + gap, W * scale + gap
     canvas = np.full((R * height + gap, K * width + gap, C), 255, np.uint8)
@@ -84,5 +84,5 @@ def grid(images: NDArray[np.float32], gap: int = 2) -> Image.Image:
 def save_png(path: Path, images: NDArray[np.float32]) -> None:
     """Write :func:`grid` of ``[R, K, H, W, C]`` to ``path``, atomically."""
     buffer = io.BytesIO()
-    grid(images).save(buffer, "PNG", optimize=True)
+    grid(images).save(buffer, "PNG")
     write_atomically(path, buffer.getvalue())

@@ -30,7 +30,6 @@ from repzoo_training.views import Views
 
 __all__ = ["build_objective", "measure_precision", "train", "views_in"]
 
-CHECKPOINT_SECONDS = 60.0
 REPORTS = 200  # lines of metrics.jsonl in a whole run
 FIGURES = 20  # times that the pictures are drawn
 
@@ -43,6 +42,7 @@ def train(
     source: str = "",
     budget_seconds: float | None = None,
     device: torch.device | str | None = None,
+    checkpoint_seconds: float = 60.0,
     progress: bool = True,
 ) -> Run:
     """Train ``recipe`` on ``dataset`` in the folder ``out``, or go on where a run there stopped.
@@ -59,7 +59,8 @@ def train(
         budget_seconds: instead of the recipe's ``views``, as many as fit this time. Measured once,
             when the run starts, and stored: the schedule never depends on the clock.
         device: ``cuda`` where there is one, else ``cpu``.
-        progress: whether to show a progress bar on a terminal.
+        checkpoint_seconds: time between checkpoints; it changes nothing else.
+        progress: show a bar on a terminal, and a line now and then elsewhere.
 
     Raises:
         DataError: if the images are not of the recipe's size.
@@ -90,7 +91,7 @@ def train(
             run.start(record)
         else:
             _check_same(run, record, recipe, dataset, budget_seconds)
-        _train(run, record.recipe, dataset, device, stop, progress)
+        _train(run, record.recipe, dataset, device, stop, checkpoint_seconds, progress)
     return run
 
 
@@ -100,6 +101,7 @@ def _train(
     dataset: ImageDataset,
     device: torch.device,
     stop: Stop,
+    checkpoint_seconds: float,
     progress: bool,
 ) -> None:
     objective = build_objective(recipe).to(device).train()
@@ -121,8 +123,14 @@ def _train(
     report_every = max(1, recipe.steps // REPORTS)
     draw_every = max(1, recipe.steps // FIGURES)
     started = saved = time.monotonic()
+    advice = (
+        "the last checkpoint is from before. "
+        f"Try a lower learning rate than {recipe.learning_rate:g}"
+    )
 
     def save(step: int) -> None:
+        if not all(parameter.isfinite().all() for parameter in objective.parameters()):
+            raise Diverged(f"weights are no longer finite at step {step}; {advice}")
         wall = spent + time.monotonic() - started
         run.save(
             Checkpoint(
@@ -155,10 +163,7 @@ def _train(
             if done % report_every == 0 or last:
                 values = {name: term.item() for name, term in terms.items()}
                 if not math.isfinite(values["loss"]):
-                    raise Diverged(
-                        f"the loss is {values['loss']} at step {done}; the last checkpoint is from "
-                        f"before. Try a lower learning rate than {recipe.learning_rate:g}"
-                    )
+                    raise Diverged(f"the loss is {values['loss']} at step {done}; {advice}")
                 elapsed = time.monotonic() - started
                 run.report(
                     {
@@ -173,12 +178,27 @@ def _train(
                 bar.set_postfix(loss=f"{values['loss']:.2f}")
             if done % draw_every == 0 or last:
                 pictures.draw(objective)
-            if last or stop.requested or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                if progress and bar.disable:
+                    print(_progress_line(recipe, first, done, started, terms), file=sys.stderr)
+            if last or stop.requested or time.monotonic() - saved > checkpoint_seconds:
                 save(done)
                 saved = time.monotonic()
             if stop.requested and not last:
                 bar.close()
                 stop.exit(f"saved at step {done} of {recipe.steps}; the same command goes on")
+
+
+def _progress_line(
+    recipe: Recipe, first: int, done: int, started: float, terms: dict[str, Tensor]
+) -> str:
+    """What the bar shows, for logs."""
+    rate = (done - first) / (time.monotonic() - started)
+    return (
+        f"{recipe.name}: {done * recipe.views_per_step:,} of "
+        f"{recipe.steps * recipe.views_per_step:,} views, loss {terms['loss'].item():.2f}, "
+        f"{rate * recipe.views_per_step:,.0f} views/s, "
+        f"{tqdm.format_interval((recipe.steps - done) / rate)} left"
+    )
 
 
 def take_step(

@@ -1,0 +1,283 @@
+"""Training as a user meets it: real processes on real images, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from repzoo_training.data import ImageDataset, load
+from repzoo_training.errors import DataError, Diverged, RecipeError, RunError
+from repzoo_training.randomness import image_indices
+from repzoo_training.recipe import Recipe, find_recipe, list_recipes, override
+from repzoo_training.run import Run
+from repzoo_training.trainer import build_objective, learning_rate, train, views_in
+
+ZOO = Path(sys.executable).with_name("zoo")
+DATA = Path(__file__).parents[1] / "data" / "mnist"
+SMALL = ("network.widths=[64,32]", "images_per_step=8", "views_per_image=4", "precision=float32")
+STEPS = 240
+VIEWS = STEPS * 8 * 4
+
+
+@pytest.fixture(scope="module")
+def mnist() -> ImageDataset:
+    return load(str(DATA), "train", progress=False)
+
+
+@pytest.fixture
+def small() -> Recipe:
+    return override(find_recipe("simvae-mnist"), (*SMALL, "views=640"))
+
+
+def command(out: Path, *extra: str, recipe: str = "simvae-mnist") -> list[str]:
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    return [
+        *(str(ZOO), "train", recipe, "--data", str(DATA)),
+        *("--out", str(out), "--views", str(VIEWS), "--threads", "1", *settings, *extra),
+    ]
+
+
+def finish(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+
+
+def state(run: Path) -> dict[str, Any]:
+    checkpoint = Run(run).read_checkpoint()
+    assert checkpoint is not None
+    assert checkpoint.step == STEPS
+    return {**checkpoint.objective, "optimizer": checkpoint.optimizer["state"]}
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {k: v for k, v in line.items() if k not in ("wall_seconds", "views_per_second")}
+        for line in lines
+    ]
+
+
+def assert_identical(a: Any, b: Any) -> None:
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_identical(a[key], b[key])
+    else:
+        assert torch.equal(a, b)
+
+
+def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    done = finish(command(run))
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def test_a_run_killed_twice_ends_with_the_same_weights(undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "killed"
+    words = command(run, "--checkpoint", "0.2s")
+    for _ in range(2):
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        checkpoint = run / "checkpoint.pt"
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        wait_for(lambda: checkpoint.exists() and checkpoint.stat().st_mtime_ns > before, process)  # noqa: B023
+        process.kill()
+        process.communicate()
+        saved = Run(run).read_checkpoint()
+        assert saved is not None
+        assert 0 < saved.step < STEPS
+    done = finish(words)
+    assert done.returncode == 0, done.stderr
+    assert_identical(state(run), state(undisturbed))
+    assert metrics(run) == metrics(undisturbed)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_save_first_and_say_so(
+    undisturbed: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    run = tmp_path / "stopped"
+    words = command(run, "--checkpoint", "1h")
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (run / "metrics.jsonl").exists(), process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "saved at step" in errors
+    assert finish(words).returncode == 0
+    assert_identical(state(run), state(undisturbed))
+
+
+def test_a_run_leaves_pictures_and_metrics(undisturbed: Path) -> None:
+    lines = metrics(undisturbed)
+    assert lines[-1]["step"] == STEPS
+    assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
+    for name in ("reconstructions", "samples"):
+        picture = np.asarray(Image.open(undisturbed / "figures" / f"{name}.png"))
+        assert picture.std() > 10  # not blank
+
+
+def test_a_finished_run_is_left_alone(undisturbed: Path) -> None:
+    before = (undisturbed / "checkpoint.pt").read_bytes()
+    assert finish(command(undisturbed)).returncode == 0
+    assert (undisturbed / "checkpoint.pt").read_bytes() == before
+
+
+def test_another_recipe_in_the_same_folder_is_refused(undisturbed: Path) -> None:
+    done = finish(command(undisturbed, "--set", "learning_rate=0.5"))
+    assert done.returncode == 1
+    assert "learning_rate was 0.001, now 0.5" in done.stderr
+
+
+def test_other_images_in_the_same_folder_are_refused(
+    small: Recipe, mnist: ImageDataset, tmp_path: Path
+) -> None:
+    train(small, mnist, tmp_path, progress=False)
+    with pytest.raises(RunError, match="other content"):
+        train(small, ImageDataset("mnist", mnist.images[1:]), tmp_path, progress=False)
+
+
+def test_two_processes_cannot_train_one_run(
+    small: Recipe, mnist: ImageDataset, tmp_path: Path
+) -> None:
+    with Run(tmp_path).locked(), pytest.raises(RunError, match="another process"):
+        train(small, mnist, tmp_path, progress=False)
+
+
+def test_images_of_another_size_are_refused(small: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="takes \\(28, 28, 1\\)"):
+        train(small, ImageDataset("x", np.zeros((4, 32, 32, 3), np.uint8)), tmp_path)
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_bad_sources_are_refused_by_name_before_the_first_step(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("L", (28, 28)).save(photos / "good.png")
+    (photos / "cut.png").write_bytes((photos / "good.png").read_bytes()[:40])
+    words = command(tmp_path / "run")
+    words[words.index(str(DATA))] = str(photos)
+    done = finish(words)
+    assert done.returncode == 1
+    assert "cut.png" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_damaged_checkpoint_is_named(small: Recipe, mnist: ImageDataset, tmp_path: Path) -> None:
+    run = train(small, mnist, tmp_path, progress=False)
+    content = run.checkpoint_file.read_bytes()
+    run.checkpoint_file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(RunError, match=r"checkpoint\.pt is damaged"):
+        train(small, mnist, tmp_path, progress=False)
+
+
+def test_divergence_keeps_the_checkpoint_and_names_the_way_out(
+    small: Recipe, mnist: ImageDataset, tmp_path: Path
+) -> None:
+    wild = override(small, ["learning_rate=1e30", "warmup=0"])
+    with pytest.raises(Diverged, match="lower learning rate"):
+        train(wild, mnist, tmp_path, progress=False)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["method=vae", "options={}"],
+        ["method=beta-vae", 'options={"beta": 4}'],
+        ["options.prior=normal"],
+        ["options.terms=sampled"],
+        ["likelihood.kind=optimal-gaussian"],
+        ["likelihood.kind=gaussian"],
+    ],
+)
+def test_every_objective_learns(
+    small: Recipe, mnist: ImageDataset, tmp_path: Path, settings: list[str]
+) -> None:
+    recipe = override(small, [*settings, "views=6400"])
+    run = train(recipe, mnist, tmp_path, progress=False)
+    lines = metrics(run.path)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+@pytest.mark.parametrize("recipe", list_recipes(), ids=lambda recipe: recipe.name)
+def test_every_recipe_holds_together(recipe: Recipe) -> None:
+    objective = build_objective(recipe)
+    height, width, channels = recipe.input
+    views = torch.rand(2, max(2, recipe.views_per_image), channels, height, width).round()
+    loss = objective(views, torch.Generator().manual_seed(0))["loss"]
+    assert torch.isfinite(loss)
+
+
+def test_initial_weights_come_from_the_seed(small: Recipe) -> None:
+    torch.manual_seed(5)
+    a = build_objective(small).state_dict()
+    torch.manual_seed(6)
+    assert_identical(dict(a), dict(build_objective(small).state_dict()))
+    other = build_objective(override(small, ["seed=1"])).state_dict()
+    assert not torch.equal(a["encoder.head.weight"], other["encoder.head.weight"])
+
+
+def test_every_image_is_seen_equally_often() -> None:
+    # 7 images in steps of 3: epochs end inside a step.
+    rows = torch.cat([image_indices(0, 7, step, 3) for step in range(14)])
+    assert rows.bincount().tolist() == [6] * 7
+    assert sorted(rows[:7].tolist()) == list(range(7))
+    assert rows[:7].tolist() != rows[7:14].tolist()
+
+
+def test_the_schedule_warms_up_and_falls_to_zero(small: Recipe) -> None:
+    recipe = override(small, ["views=32000", "warmup=0.1"])
+    rates = [learning_rate(recipe, step) for step in range(recipe.steps)]
+    assert rates[0] == pytest.approx(1e-3 / 100)
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates.index(max(rates)) in (99, 100)
+    assert rates[-1] < 1e-8
+
+
+def test_a_budget_is_turned_into_views_once(
+    small: Recipe, mnist: ImageDataset, tmp_path: Path
+) -> None:
+    assert views_in(1.0, small, mnist, torch.device("cpu")) >= small.views_per_step
+    run = train(small, mnist, tmp_path, budget_seconds=1.0, progress=False)
+    record = run.read_record()
+    assert record is not None
+    before = run.checkpoint_file.read_bytes()
+    # The same command again has nothing left to do, however fast the machine is by then.
+    train(small, mnist, tmp_path, budget_seconds=1.0, progress=False)
+    assert run.read_record() == record
+    assert run.checkpoint_file.read_bytes() == before
+
+
+def test_settings_that_do_not_fit_are_refused() -> None:
+    recipe = find_recipe("simvae-mnist")
+    for setting, message in [
+        ("views", "not KEY=VALUE"),
+        ("latent=3", "latent"),
+        ("views=many", "views"),
+        ("network.depth.more=1", "no group"),
+    ]:
+        with pytest.raises(RecipeError, match=message):
+            override(recipe, [setting])
+    with pytest.raises(RecipeError, match="beta"):
+        build_objective(override(recipe, ["options.beta=4"]))
+    with pytest.raises(RecipeError, match="there are: beta-vae-mnist"):
+        find_recipe("simvae-mnits")
