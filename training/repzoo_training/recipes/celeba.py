@@ -1,7 +1,7 @@
 """CelebA faces at 64×64 with a ResNet-18 pair, z = 64.
 
-Paper: Bizeul, Schölkopf, Allen 2024 (arXiv 2402.01399), Table 1: gender, SimVAE k-NN 93.2, MLP probe
-95.6; VAE 86.9 and 89.0.
+Paper: Bizeul, Schölkopf, Allen 2024 (arXiv 2402.01399), Table 1, gender: SimVAE k-NN 93.2, MLP
+probe 95.6; VAE 86.9 and 89.0.
 
     zoo train simvae-celeba --data celeba/ --out runs/simvae-celeba
 
