@@ -18,7 +18,7 @@ ZOO = Path(sysconfig.get_path("scripts")) / "zoo"
 
 # Root may write where permissions say that nobody may. Without CAP_DAC_OVERRIDE it may not either,
 # once it has started another program. Failing is fine: then this is not root.
-AS_ANYONE = """
+_AS_ANYONE = """
 import ctypes, os, sys
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
 if sys.platform == "linux":
@@ -30,30 +30,68 @@ os.execv(sys.argv[1], sys.argv[1:])
 class Zoo:
     """The command ``zoo`` as a process of its own, with this test's cache and hub."""
 
+    def __init__(self, *prefix: str) -> None:
+        self._command = [*prefix, str(ZOO)]
+
     def start(self, *args: str | Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", AS_ANYONE, str(ZOO), *map(str, args)]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            [*self._command, *map(str, args)], stdout=pipe, stderr=pipe, text=True
+        )
+
+    def run(self, *args: str | Path) -> tuple[int, str, str]:
+        """Exit status, stdout and stderr."""
+        process = self.start(*args)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
 
     def __call__(self, *args: str | Path, status: int = 0) -> str:
         """Run to the end; the output on stdout, or on stderr if it is to fail."""
-        process = self.start(*args)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == status, (out, err)
+        returned, out, err = self.run(*args)
+        assert returned == status, (out, err)
         assert "Traceback" not in err
         return out if status == 0 else err
 
     def json(self, *args: str | Path, status: int = 0) -> Any:
         """Run with ``--json``; what it printed."""
-        process = self.start(*args, "--json")
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == status, (out, err)
+        returned, out, err = self.run(*args, "--json")
+        assert returned == status, (out, err)
         return json.loads(out)
+
+
+class ZooHere(Zoo):
+    """The same in this process, many times faster, for what does not need one of its own."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self._capsys = capsys
+        self._patch = patch
+
+    def run(self, *args: str | Path) -> tuple[int, str, str]:
+        from repzoo.cli import main
+
+        self._capsys.readouterr()
+        self._patch.setattr("sys.argv", ["zoo", *map(str, args)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert caught.value.code is None or isinstance(caught.value.code, int)
+        return (caught.value.code or 0, *self._capsys.readouterr())
 
 
 @pytest.fixture
 def zoo() -> Zoo:
     return Zoo()
+
+
+@pytest.fixture
+def zoo_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> ZooHere:
+    return ZooHere(capsys, monkeypatch)
+
+
+@pytest.fixture
+def zoo_as_anyone() -> Zoo:
+    """``zoo`` as a user to whom permissions apply, which they do not to root."""
+    return Zoo(sys.executable, "-c", _AS_ANYONE)
 
 
 @pytest.fixture
@@ -93,7 +131,7 @@ def heavy_package(
 ) -> Path:
     """The package "heavy": long enough to copy that it can be interrupted."""
     path = make_package(tmp_path_factory.mktemp("packages"), "heavy", probes=())
-    (path / "README.md").write_bytes(os.urandom(2**20) * 96)
+    (path / "README.md").write_bytes(os.urandom(2**20) * 48)
     from repzoo.package import write_manifest
 
     write_manifest(path)

@@ -274,7 +274,7 @@ def test_a_thin_image_costs_no_more_than_its_size(shape: tuple[int, int]) -> Non
     start = time.monotonic()
     pixels = as_pixels(encode(Image.fromarray(np.full(shape, 77, np.uint8))), spec)
     assert (pixels == 77).all()
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
 
 
 PHOTO = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
@@ -318,7 +318,7 @@ def test_not_an_image(name: str) -> None:
         as_pixels([PNG, data], GREY)
     assert caught.value.index == 1
     assert "object at 0x" not in str(caught.value)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
 
 
 def test_the_pixel_limit_can_be_lowered() -> None:

@@ -58,6 +58,19 @@ class _Zoo(click.Group):
             return _CommandElsewhere(cmd_name, help=_ELSEWHERE[cmd_name].help)
         return super().get_command(ctx, cmd_name)
 
+    def invoke(self, ctx: click.Context) -> None:
+        try:
+            # What a command returns is no exit status.
+            super().invoke(ctx)
+        except (MissingExtra, ModuleNotFoundError) as error:
+            command = ctx.invoked_subcommand
+            if command not in _ELSEWHERE or (error.name or "").startswith("repzoo"):
+                raise
+            # The command's extra brings along what any part of it needs.
+            cause = error.__cause__ if isinstance(error, MissingExtra) else error
+            missing = cause if isinstance(cause, ImportError) else None
+            raise MissingExtra(f"zoo {command}", _ELSEWHERE[command].extra, missing) from error
+
 
 @click.group(cls=_Zoo, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="repzoo", prog_name="zoo")
@@ -86,7 +99,6 @@ def main() -> None:
     logging.basicConfig(format="zoo: %(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
         status = zoo.main(prog_name="zoo", standalone_mode=False)
-        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         status = error.exit_code
@@ -97,10 +109,6 @@ def main() -> None:
         status = _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         status = _fail("interrupted", 130)
-    except BrokenPipeError:
-        # Whoever read the output has seen enough. Python flushes once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
     except RepzooError as error:
         status = _fail(str(error), 1)
     except OSError as error:
@@ -115,16 +123,8 @@ def _fail(message: str, status: int) -> int:
 
 
 def _import_command(name: str) -> click.Command:
-    extra = _ELSEWHERE[name].extra
-    (point,) = entry_points(group="repzoo.commands", name=name) or (None,)
-    try:
-        if point is None:
-            raise ModuleNotFoundError(f"no entry point {name!r} in the group repzoo.commands")
-        command = point.load()
-    except MissingExtra:
-        raise
-    except ModuleNotFoundError as error:
-        raise MissingExtra(f"zoo {name}", extra, error) from error
+    (point,) = entry_points(group="repzoo.commands", name=name)
+    command = point.load()
     if not isinstance(command, click.Command):
         raise TypeError(f"the entry point of zoo {name} is {command!r}, not a click command")
     return command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 
 from repzoo.cache import Cache
 from repzoo.encoder import Encoder, Provider
@@ -76,10 +77,13 @@ def _pull_or_find(reference: Reference, hub: str | None) -> Package:
         return cache.pull(reference, hub).package
     except (HubError, ModelNotFound) as error:
         last = cache.last_pull(reference.name)
-        if last is None or (
-            hub is not None and (isinstance(error, ModelNotFound) or hub != last.hub)
-        ):
+        if last is None:
             raise
+        if hub is not None:
+            # Another hub's package is not what was asked for.
+            same_hub = last.hub in (hub, str(Path(hub).absolute()))
+            if isinstance(error, ModelNotFound) or not same_hub:
+                raise
         try:
             package = cache.find(reference)
         except ModelNotFound:

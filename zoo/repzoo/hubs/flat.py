@@ -21,7 +21,7 @@ class FlatHub:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = path.absolute()
 
     @property
     def spec(self) -> str:
