@@ -8,7 +8,11 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-__all__ = ["Form", "parse"]
+__all__ = ["Form", "TooManyParts", "parse"]
+
+
+class TooManyParts(Exception):
+    """The form has more parts than it may."""
 
 
 @dataclass
@@ -19,16 +23,17 @@ class Form:
     files: list[tuple[str, bytes]] = field(default_factory=list)
 
 
-def parse(body: bytes, content_type: bytes) -> Form:
+def parse(body: bytes, content_type: bytes, *, max_parts: int) -> Form:
     """Take a form apart.
 
     Raises:
         ValueError: saying what is wrong with the form.
+        TooManyParts: once there are more than ``max_parts``; a part costs far more than its bytes.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise ValueError("the Content-Type names no boundary")
-    collector = _Collector()
+    collector = _Collector(max_parts)
     try:
         parser = MultipartParser(
             boundary,
@@ -53,11 +58,15 @@ def parse(body: bytes, content_type: bytes) -> Form:
 class _Collector:
     """The parser's callbacks. It calls several times for one header or part."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_parts: int) -> None:
         self.form = Form()
         self.finished = False
+        self._parts_left = max_parts
 
     def begin(self) -> None:
+        if not self._parts_left:
+            raise TooManyParts
+        self._parts_left -= 1
         self._headers: dict[bytes, bytes] = {}
         self._name = self._value = b""
         self._content = bytearray()

@@ -43,6 +43,8 @@ __all__ = ["PROBLEM_TYPE", "Problem"]
 
 PROBLEM_TYPE = "application/problem+json"
 
+_MAX_DETAIL = 400
+
 _TITLES = {
     "malformed-request": (400, "The request is malformed"),
     "not-found": (404, "There is nothing at this path"),
@@ -80,7 +82,8 @@ class Problem(Exception):
         super().__init__(detail)
         self.kind = kind
         self.status, self.title = _TITLES[kind]
-        self.detail = detail
+        # It quotes what was sent, which may be of any length.
+        self.detail = detail if len(detail) <= _MAX_DETAIL else f"{detail[:_MAX_DETAIL]}..."
         self.headers = headers
         self.members = members
 

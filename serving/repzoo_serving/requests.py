@@ -96,6 +96,9 @@ class _Parts:
     from_text: bool = False
 
 
+#: Text fields that a form may have, each option once and some more, to be told what is wrong.
+_MAX_FIELDS = 16
+
 _STRINGS = TypeAdapter(list[str], config=ConfigDict(strict=True))
 _ROWS = TypeAdapter(list[list[float]], config=ConfigDict(strict=True, allow_inf_nan=False))
 
@@ -121,7 +124,7 @@ def parse(
             case "application/json":
                 parts = _from_json(body, payload)
             case "multipart/form-data":
-                parts = _from_form(body, content_type, payload)
+                parts = _from_form(body, content_type, payload, max_items)
             case tensors.SAFETENSORS_TYPE:
                 parts = _from_safetensors(body)
             case _:
@@ -152,11 +155,7 @@ def _with_payload(options: OptionsT, payload: str, value: Any, max_items: int) -
     if len(value) == 0:
         raise Problem("malformed-request", f"{payload}: at least one is needed")
     if len(value) > max_items:
-        raise Problem(
-            "too-many-images",
-            f"{payload}: {len(value)} are more than the {max_items} that one request may have",
-            limit=max_items,
-        )
+        raise _too_many(payload, str(len(value)), max_items)
     if payload == "latents":
         return Request(options, latents=_latents(value))
     if isinstance(value, np.ndarray):
@@ -177,8 +176,11 @@ def _from_json(body: bytes, payload: str) -> _Parts:
     return parts
 
 
-def _from_form(body: bytes, content_type: bytes, payload: str) -> _Parts:
-    form = multipart.parse(body, content_type)
+def _from_form(body: bytes, content_type: bytes, payload: str, max_items: int) -> _Parts:
+    try:
+        form = multipart.parse(body, content_type, max_parts=max_items + _MAX_FIELDS)
+    except multipart.TooManyParts:
+        raise _too_many(payload, "there", max_items) from None
     options: dict[str, str] = {}
     for name, text in form.fields:
         if name in options:
@@ -209,6 +211,14 @@ def _from_safetensors(body: bytes) -> _Parts:
                 f"{name}: {array.dtype} {list(array.shape)} was sent; expected {dtype} {shape}"
             )
     return _Parts(document, dict(arrays))
+
+
+def _too_many(payload: str, found: str, max_items: int) -> Problem:
+    return Problem(
+        "too-many-images",
+        f"{payload}: {found} are more than the {max_items} that one request may have",
+        limit=max_items,
+    )
 
 
 def _object(text: bytes | str, what: str) -> dict[str, Any]:

@@ -14,7 +14,9 @@ import threading
 import time
 
 import bentoml
+import click
 import repzoo
+from repzoo.errors import RepzooError
 
 from repzoo_serving.app import App
 from repzoo_serving.settings import Settings
@@ -46,10 +48,15 @@ class RepzooService:
         """Load the models; BentoML takes no connection before this is done."""
         if _settings.supervisor is not None:
             _follow(_settings.supervisor)
-        _app.load(
-            repzoo.load(name, hub=_settings.hub, provider=_settings.provider)
-            for name in _settings.models
-        )
+        try:
+            _app.load(
+                repzoo.load(name, hub=_settings.hub, provider=_settings.provider)
+                for name in _settings.models
+            )
+        except RepzooError as error:
+            # One line, where BentoML, Starlette and uvicorn would print a traceback each.
+            click.echo(f"zoo: {error}", err=True)
+            os._exit(1)
 
     async def __is_ready__(self) -> bool:
         """What ``/readyz`` says."""

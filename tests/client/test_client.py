@@ -315,6 +315,7 @@ class TestStrangers:
             ("application/json", b'{"models": [{"name": "x"}]}'),
             ("application/x-safetensors", b"\xff" * 20),
             ("application/x-safetensors", b"\x02\0\0\0\0\0\0\0{}"),
+            ("application/x-safetensors", b"\x02\0\0\0\0\0\0\0[]"),
         ],
     )
     def test_an_answer_that_is_not_the_apis(self, kind: str, body: bytes) -> None:
@@ -323,6 +324,14 @@ class TestStrangers:
                 client.models()
             with pytest.raises(errors.UnexpectedAnswer):
                 client.embed(b"x", model="tiny")
+
+    def test_a_redirection_is_not_followed(self) -> None:
+        with (
+            stranger(302, {"Location": "http://127.0.0.1:1/"}, b"") as (url, _),
+            Client(url) as client,
+            pytest.raises(errors.UnexpectedAnswer, match="is it a repzoo server"),
+        ):
+            client.models()
 
     @pytest.mark.parametrize(
         ("status", "kind"),
@@ -342,16 +351,17 @@ class TestStrangers:
         self, status: int, kind: type[errors.APIError]
     ) -> None:
         headers = {"Retry-After": "7", "Content-Type": "application/problem+json"}
-        with (
-            stranger(status, headers, b"<html>") as (url, _),
-            Client(url) as client,
-            pytest.raises(errors.APIError) as caught,
-        ):
-            client.models()
-        assert type(caught.value) is kind
-        assert caught.value.status == status
-        assert caught.value.retry_after == 7
-        assert caught.value.type == "about:blank"
+        for body in (b"<html>", b"[]", b""):
+            with (
+                stranger(status, headers, body) as (url, _),
+                Client(url) as client,
+                pytest.raises(errors.APIError) as caught,
+            ):
+                client.models()
+            assert type(caught.value) is kind
+            assert caught.value.status == status
+            assert caught.value.retry_after == 7
+            assert caught.value.type == "about:blank"
 
 
 class TestSettings:
@@ -376,7 +386,9 @@ class TestSettings:
                 client.models()
         assert [headers.get("Authorization") for headers in seen] == ["Bearer secret", None]
 
-    @pytest.mark.parametrize("url", ["127.0.0.1:3000", "ftp://x", "file:///etc"])
+    @pytest.mark.parametrize(
+        "url", ["127.0.0.1:3000", "ftp://x", "file:///etc", "http://", "http://x:port"]
+    )
     def test_other_urls_are_refused(self, url: str) -> None:
         with pytest.raises(ValueError, match="http"):
             Client(url)

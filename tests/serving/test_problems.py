@@ -176,6 +176,14 @@ def test_malformed_json(http: httpx.Client, document: Any, named: str) -> None:
     assert len(problem["detail"]) < 500
 
 
+def test_what_was_sent_is_not_quoted_at_length(http: httpx.Client) -> None:
+    long = "x" * 100_000
+    for request in ({**GOOD, "model": long}, {**GOOD, long: 1}, {**GOOD, "images": [long]}):
+        response = http.post("/embed", json=request)
+        assert 400 <= response.status_code < 500
+        assert len(response.content) < 1000
+
+
 def test_json_that_is_no_utf8(http: httpx.Client) -> None:
     headers = {"Content-Type": "application/json; charset=utf-16"}
     response = http.post("/embed", content=json.dumps(GOOD).encode("utf-16"), headers=headers)
@@ -396,6 +404,10 @@ def test_too_many_images(http: httpx.Client) -> None:
     content = tensors({"images": np.zeros((65, 8, 8, 1), np.uint8)})
     response = http.post("/embed", content=content, headers={"Content-Type": SAFETENSORS})
     assert_problem(response, 413, "too-many-images")
+    for count in (65, 200):
+        files = [("images", ("x.png", file()))] * count
+        response = http.post("/embed", data={"model": "tiny"}, files=files)
+        assert_problem(response, 413, "too-many-images")
     assert http.post("/embed", json={"model": "tiny", "images": many[:64]}).status_code == 200
 
 

@@ -62,7 +62,7 @@ class Client:
         batch_size: int = 256,
     ) -> None:
         self.url = (url or os.environ.get("REPZOO_URL") or DEFAULT_URL).rstrip("/")
-        if not self.url.startswith(("http://", "https://")):
+        if not _is_web_url(self.url):
             raise ValueError(f"{self.url!r} is not an http:// or https:// URL")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: expected 1 or more")
@@ -208,9 +208,17 @@ class Client:
             raise RequestTimedOut(
                 f"{self.url}/{path} did not answer within {self._timeout:g} seconds"
             ) from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise ServerUnreachable(f"the connection to {self.url} broke: {error}") from error
         return _wire.read(response, first)
+
+
+def _is_web_url(text: str) -> bool:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        return False
+    return url.scheme in ("http", "https") and bool(url.host)
 
 
 def _join(answers: list[_wire.Answer], name: str) -> NDArray[Any]:

@@ -154,7 +154,7 @@ def read(response: httpx.Response, first: int = 0) -> Answer:
         APIError: if it is a problem.
         UnexpectedAnswer: if it is nothing that the API answers.
     """
-    if not response.is_success:
+    if response.is_error:
         raise _error(response, first)
     media_type = response.headers.get("content-type", "").split(";")[0]
     try:
@@ -165,7 +165,7 @@ def read(response: httpx.Response, first: int = 0) -> Answer:
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             facts = json.loads(header["__metadata__"]["response"])
             return Answer(safetensors.numpy.load(data), facts)
-    except (ValueError, KeyError, safetensors.SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise errors.UnexpectedAnswer(f"{response.url} gave a damaged answer: {error}") from error
     raise errors.UnexpectedAnswer(
         f"{response.url} answered with {media_type or 'no type'}: is it a repzoo server?"
@@ -189,14 +189,20 @@ _BY_STATUS: dict[int, type[errors.APIError]] = {
 }
 
 
+def _problem(response: httpx.Response) -> dict[str, Any]:
+    """The problem document of a response, empty if it has none."""
+    if not response.headers.get("content-type", "").startswith("application/problem+json"):
+        return {}
+    try:
+        document = response.json()
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
 def _error(response: httpx.Response, first: int) -> errors.APIError:
     status = response.status_code
-    problem: dict[str, Any] = {}
-    if response.headers.get("content-type", "").startswith("application/problem+json"):
-        try:
-            problem = response.json()
-        except ValueError:
-            problem = {}
+    problem = _problem(response)
     kind = str(problem.get("type", "about:blank"))
     index = problem.get("index")
     detail = str(problem.get("detail") or f"{response.url}: {response.reason_phrase}")
