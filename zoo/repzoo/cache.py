@@ -216,7 +216,7 @@ class Cache:
 
         wanted = {**manifest.files, MANIFEST: FileEntry(size=len(data), sha256=revision)}
         missing = self._sort_out(name, staging, wanted, keep_bad=damaged)
-        repaired = tuple(file for file in missing if damaged)
+        repaired = tuple(missing) if damaged else ()
         if repaired:
             _log.warning("%s: replacing %s", place, ", ".join(repaired))
         files = [file for file in missing if file != MANIFEST]

@@ -17,7 +17,8 @@ __all__ = ["FlatHub"]
 class FlatHub:
     """The packages in one folder, each in a folder of its name.
 
-    Every package has one revision, the one that lies there.
+    Every package has one revision, the one that lies there. The methods are those of
+    `repzoo.hubs.Hub`.
     """
 
     def __init__(self, path: Path) -> None:

@@ -62,7 +62,7 @@ def is_store(path: Path) -> bool:
 
 
 class Store:
-    """A store, open for reading and for `publish`."""
+    """A store, open for reading with the methods of `repzoo.hubs.Hub`, and for `publish`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
