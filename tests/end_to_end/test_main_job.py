@@ -1,0 +1,74 @@
+"""Real images in; a SimVAE trained, exported, published, pulled, served and called."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import repzoo_client
+from repzoo_training.data import load
+from repzoo_training.trained import TrainedModel
+
+ZOO = Path(sys.executable).with_name("zoo")
+DATA = Path(__file__).parents[1] / "data" / "mnist"
+SETTINGS = ("network.widths=[128,64]", "images_per_step=16", "views_per_image=4")
+
+
+def zoo(*arguments: object) -> str:
+    done = subprocess.run(
+        [str(ZOO), *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+def test_the_main_job(half: bool, server_process: type, tmp_path: Path) -> None:
+    run, package, hub = tmp_path / "run", tmp_path / "tiny", tmp_path / "hub"
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    zoo("train", "simvae-mnist", "--data", DATA, "--out", run, "--views", 60_000, *settings)
+
+    output = zoo("export", run, "--out", package, "--name", "tiny", *(["--half"] * half))
+    assert "zoo publish" in output
+    metrics = json.loads((package / "metrics.json").read_text())
+    accuracy = {m["name"]: m["value"] for m in metrics["evaluation"]["measures"]}
+    # Far from chance after seconds of training: the graphs, probes and labels belong together.
+    assert accuracy["knn_euclidean"] > 0.5
+    assert accuracy["linear"] > 0.4
+
+    zoo("hub", "init", hub)
+    zoo("publish", package, "--hub", hub)
+    zoo("pull", "tiny", "--hub", hub, "--out", tmp_path / "copy")
+    zoo("verify", tmp_path / "copy" / "tiny")
+    zoo("verify", "tiny")
+
+    # Both the run and the package evaluate through the same protocol.
+    report = json.loads(zoo("evaluate", package, "--data", DATA, "--json"))
+    assert report["measures"] == metrics["evaluation"]["measures"]
+
+    images = load(str(DATA), "test", progress=False).images[:40]
+    mean, log_variance = TrainedModel(run).posterior(images)
+    tolerance = {"atol": 1e-4} if not half else {"atol": 0.05 * float(mean.std())}
+    log = tmp_path / "server.log"
+    with server_process("--models", "tiny", "--hub", hub, "--port", "0", log=log) as server:
+        url = server.wait_until_ready()
+        with repzoo_client.Client(url) as client:
+            posterior = client.posterior(images, model="tiny")
+            np.testing.assert_allclose(posterior.mean, mean, rtol=0, **tolerance)
+            np.testing.assert_allclose(np.log(posterior.variance), log_variance, rtol=0, atol=0.05)
+            embeddings = client.embed(images, model="tiny", normalize=True)
+            np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
+            decoded = TrainedModel(run).reconstruct(images)
+            reconstruction = client.reconstruct(images, model="tiny")
+            assert np.abs(reconstruction.images / 255 - decoded.images).max() < 0.02
+            np.testing.assert_allclose(reconstruction.error, decoded.error, atol=1e-3)
+            generated = client.generate(5, model="tiny", seed=3)
+            assert generated.images.shape == (5, 28, 28, 1)
+            again = client.generate(5, model="tiny", seed=3)
+            assert (generated.images == again.images).all()
+            labels = client.probe(images, model="tiny", task="class").labels
+            assert len(labels) == 40
