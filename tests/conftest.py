@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+# Before torch or NumPy is imported, here and in the processes that tests start. Two threads that
+# wait for each other at every layer are many times slower than one as soon as a core is shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def _import_beside(name: str) -> ModuleType:

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 import repzoo_client
 from repzoo_training.data import load
 from repzoo_training.trained import TrainedModel
@@ -26,13 +25,12 @@ def zoo(*arguments: object) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
-def test_the_main_job(half: bool, server_process: type, tmp_path: Path) -> None:
+def test_the_main_job(server_process: type, tmp_path: Path) -> None:
     run, package, hub = tmp_path / "run", tmp_path / "tiny", tmp_path / "hub"
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    zoo("train", "simvae-mnist", "--data", DATA, "--out", run, "--views", 60_000, *settings)
+    zoo("train", "simvae-mnist", "--data", DATA, "--out", run, "--views", 30_000, *settings)
 
-    output = zoo("export", run, "--out", package, "--name", "tiny", *(["--half"] * half))
+    output = zoo("export", run, "--out", package, "--name", "tiny")
     assert "zoo publish" in output
     metrics = json.loads((package / "metrics.json").read_text())
     accuracy = {m["name"]: m["value"] for m in metrics["evaluation"]["measures"]}
@@ -52,19 +50,18 @@ def test_the_main_job(half: bool, server_process: type, tmp_path: Path) -> None:
 
     images = load(str(DATA), "test", progress=False).images[:40]
     mean, log_variance = TrainedModel(run).posterior(images)
-    tolerance = {"atol": 1e-4} if not half else {"atol": 0.05 * float(mean.std())}
     log = tmp_path / "server.log"
     with server_process("--models", "tiny", "--hub", hub, "--port", "0", log=log) as server:
         url = server.wait_until_ready()
         with repzoo_client.Client(url) as client:
             posterior = client.posterior(images, model="tiny")
-            np.testing.assert_allclose(posterior.mean, mean, rtol=0, **tolerance)
-            np.testing.assert_allclose(np.log(posterior.variance), log_variance, rtol=0, atol=0.05)
+            np.testing.assert_allclose(posterior.mean, mean, rtol=0, atol=1e-4)
+            np.testing.assert_allclose(np.log(posterior.variance), log_variance, rtol=0, atol=1e-4)
             embeddings = client.embed(images, model="tiny", normalize=True)
             np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
             decoded = TrainedModel(run).reconstruct(images)
             reconstruction = client.reconstruct(images, model="tiny")
-            assert np.abs(reconstruction.images / 255 - decoded.images).max() < 0.02
+            assert np.abs(reconstruction.images / 255 - decoded.images).max() < 1 / 255
             np.testing.assert_allclose(reconstruction.error, decoded.error, atol=1e-3)
             generated = client.generate(5, model="tiny", seed=3)
             assert generated.images.shape == (5, 28, 28, 1)
