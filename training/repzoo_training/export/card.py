@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from repzoo.config import ModelConfig
+from repzoo.config import ModelConfig, TrainingFacts
 
 from repzoo_training.evaluation.report import EvaluationReport, Measure
 from repzoo_training.recipe import Recipe
@@ -93,7 +93,7 @@ def _facts(config: ModelConfig, recipe: Recipe) -> str:
             f"{recipe.augmentation.vertical_flip} (horizontal, vertical)"
         ),
         "data": f"{facts.dataset}, sha256 {(facts.dataset_sha256 or '')[:16]}…",
-        "budget": f"{facts.views:,} views, {facts.epochs:g} epochs",
+        "budget": f"{facts.views:,} views, {facts.epochs:g} epochs" + _unfinished(facts, recipe),
         "time": f"{facts.wall_seconds / 60:.0f} minutes on {facts.device}",
         "weights": f"{config.precision}, licence {config.licence}",
         "code": facts.code_commit or "not from a checkout",
@@ -101,6 +101,11 @@ def _facts(config: ModelConfig, recipe: Recipe) -> str:
     if config.paper:
         rows["paper"] = config.paper
     return "| | |\n| --- | --- |\n" + "".join(f"| {k} | {v} |\n" for k, v in rows.items())
+
+
+def _unfinished(facts: TrainingFacts, recipe: Recipe) -> str:
+    planned = recipe.steps * recipe.views_per_step
+    return "" if facts.views == planned else f"; unfinished, {planned:,} were planned"
 
 
 def _likelihood(recipe: Recipe) -> str:
@@ -134,11 +139,11 @@ def _numbers(report: EvaluationReport | None, parity: dict[str, float], config: 
 
 
 def _row(m: Measure) -> str:
-    scale, digits = (100, 2) if m.unit == "accuracy" else (1, 5)
+    scale, digits, unit = (100, 2, " %") if m.unit == "accuracy" else (1, 5, "")
     name = f"{m.task} {m.name}" if m.task else m.name
     protocol = ", ".join(f"{key} {value}" for key, value in m.protocol.items())
     return (
-        f"| {name} | {scale * m.value:.{digits}f} | {scale * m.standard_error:.{digits}f} "
+        f"| {name} | {scale * m.value:.{digits}f}{unit} | {scale * m.standard_error:.{digits}f} "
         f"| {protocol} |\n"
     )
 
