@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from repzoo_training.budget import views_in
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.errors import DataError, Diverged, RecipeError, RunError
 from repzoo_training.randomness import image_indices
 from repzoo_training.recipe import Recipe, find_recipe, list_recipes, override
 from repzoo_training.run import Run
-from repzoo_training.trainer import build_objective, learning_rate, train, views_in
+from repzoo_training.step import build_objective, learning_rate
+from repzoo_training.trainer import train
 
 ZOO = Path(sys.executable).with_name("zoo")
 DATA = Path(__file__).parents[1] / "data" / "mnist"

@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable
 
 import torch
+from repzoo_training.budget import measure_precision
 from repzoo_training.objectives.objective import Objective
 from repzoo_training.randomness import generator
 from repzoo_training.recipe import Recipe, find_recipe, override
-from repzoo_training.trainer import build_objective, measure_precision, take_step
+from repzoo_training.step import build_objective, take_step
 from repzoo_training.views import Views
 
 

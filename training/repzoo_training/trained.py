@@ -13,7 +13,7 @@ from torch import Tensor
 from repzoo_training.errors import RunError
 from repzoo_training.recipe import Recipe
 from repzoo_training.run import Run
-from repzoo_training.trainer import build_objective
+from repzoo_training.step import build_objective
 from repzoo_training.views import ViewSpec
 
 __all__ = ["DecoderGraph", "EncoderGraph", "Reconstruction", "TrainedModel"]

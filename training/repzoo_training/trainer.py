@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import math
 import platform
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from repzoo_training import networks, objectives
+from repzoo_training.budget import measure_precision, views_in
 from repzoo_training.data import ImageDataset
-from repzoo_training.errors import DataError, Diverged, RecipeError, RunError
+from repzoo_training.errors import DataError, Diverged, RunError
 from repzoo_training.figures import Progress
-from repzoo_training.objectives import Objective
-from repzoo_training.randomness import generator, image_indices
+from repzoo_training.interruption import Stop
 from repzoo_training.recipe import Recipe
 from repzoo_training.run import Checkpoint, Run, RunRecord
+from repzoo_training.step import build_objective, learning_rate, take_step
 from repzoo_training.views import Views
 
-__all__ = ["build_objective", "measure_precision", "train", "views_in"]
+__all__ = ["train"]
 
 REPORTS = 200  # lines of metrics.jsonl in a whole run
 FIGURES = 20  # times that the pictures are drawn
@@ -201,97 +198,6 @@ def _progress_line(
     )
 
 
-def take_step(
-    objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    make_views: Views,
-    recipe: Recipe,
-    step: int,
-) -> dict[str, Tensor]:
-    """Step number ``step``: views, loss, gradients, update. Returns the loss and its terms."""
-    device = images.device
-    chosen = image_indices(recipe.seed, len(images), step, recipe.images_per_step).to(device)
-    draws = generator(recipe.seed, "step", step, device)
-    views = make_views(images[chosen], recipe.views_per_image, draws)  # [B, J, C, H, W]
-    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-        terms: dict[str, Tensor] = objective(views, draws)
-    optimizer.zero_grad(set_to_none=True)
-    terms["loss"].backward()
-    optimizer.step()
-    return {name: term.detach() for name, term in terms.items()}
-
-
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then half a cosine to zero: a function of the step alone."""
-    warmup = max(1, round(recipe.warmup * recipe.steps))
-    if step < warmup:
-        return recipe.learning_rate * (step + 1) / warmup
-    done = (step - warmup) / max(1, recipe.steps - warmup)
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def build_objective(recipe: Recipe) -> Objective:
-    """The recipe's objective with its networks, initialised from the recipe's seed.
-
-    Raises:
-        RecipeError: if the recipe does not hold together.
-    """
-    # Modules initialise from the global generator; forking keeps the caller's as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(recipe.seed, "initialisation").initial_seed())
-        try:
-            encoder, decoder = networks.build(recipe.network, recipe.image_shape, recipe.latent_dim)
-            return objectives.build(
-                recipe.method, recipe.options, encoder, decoder, recipe.likelihood.build()
-            )
-        except ValueError as error:
-            raise RecipeError(f"recipe {recipe.name}: {error}") from None
-
-
-def measure_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
-    """``bfloat16`` where its matrix products are at least twice as fast as float32's, else not.
-
-    Processors without instructions for it are up to 40 times slower in it.
-    """
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.ones(512, 512, dtype=dtype, device=device)
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            (a @ a)[0, 0].item()  # waits for the device
-            times.append(time.perf_counter() - start)
-        seconds[dtype] = min(times)
-    return "bfloat16" if 2 * seconds[torch.bfloat16] < seconds[torch.float32] else "float32"
-
-
-def views_in(seconds: float, recipe: Recipe, dataset: ImageDataset, device: torch.device) -> int:
-    """How many views ``recipe`` trains on in ``seconds`` here, at least one step's."""
-    per_step = _seconds_per_step(recipe, dataset, device, min(5.0, 0.1 * seconds))
-    # The rest is for pictures, reports and checkpoints.
-    return max(1, int(0.95 * seconds / per_step)) * recipe.views_per_step
-
-
-def _seconds_per_step(
-    recipe: Recipe, dataset: ImageDataset, device: torch.device, seconds: float
-) -> float:
-    """The median over at least three steps of a throw-away copy, and ``seconds`` of them."""
-    objective = build_objective(recipe).to(device).train()
-    optimizer = torch.optim.AdamW(objective.parameters(), 1e-5, fused=True)
-    pixels = dataset.images[: max(1, min(len(dataset), 4096))]
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(device)
-    make_views = Views(recipe.augmentation, recipe.image_shape[1:], device)
-    times: list[float] = []
-    take_step(objective, optimizer, images, make_views, recipe, 0)["loss"].item()
-    while len(times) < 3 or sum(times) < seconds:
-        start = time.perf_counter()
-        terms = take_step(objective, optimizer, images, make_views, recipe, 1 + len(times))
-        terms["loss"].item()  # waits for the device
-        times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2]
-
-
 def _settle(
     recipe: Recipe, dataset: ImageDataset, budget_seconds: float | None, device: torch.device
 ) -> Recipe:
@@ -327,43 +233,6 @@ def _check_same(
         changed.append(f"the images were {record.dataset}, now {dataset.name} with other content")
     if changed:
         raise RunError(f"{run.path} holds another run ({'; '.join(changed)}): choose another --out")
-
-
-class Stop:
-    """Remembers SIGTERM and Ctrl-C, so that a step is finished and saved before the end.
-
-    A second Ctrl-C ends at once. Outside the main thread, where Python allows no handlers, signals
-    stay as they are.
-    """
-
-    def __init__(self) -> None:
-        self.requested: signal.Signals | None = None
-        self._old: dict[signal.Signals, object] = {}
-
-    def __enter__(self) -> Stop:
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._old[number] = signal.signal(number, self._remember)
-        except ValueError:
-            pass
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def exit(self, message: str) -> None:
-        """End the process as the signal would have, with a message."""
-        assert self.requested is not None
-        print(message, file=sys.stderr)
-        raise SystemExit(128 + self.requested)
-
-    def _remember(self, number: int, _frame: FrameType | None) -> None:
-        self.requested = signal.Signals(number)
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
 
 
 @contextmanager

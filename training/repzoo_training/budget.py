@@ -1,0 +1,58 @@
+"""Measured once, when a run starts, and stored: precision, and the views that fit a time."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import torch
+
+from repzoo_training.data import ImageDataset
+from repzoo_training.recipe import Recipe
+from repzoo_training.step import build_objective, take_step
+from repzoo_training.views import Views
+
+__all__ = ["measure_precision", "views_in"]
+
+
+def measure_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
+    """``bfloat16`` where its matrix products are at least twice as fast as float32's, else not.
+
+    Processors without instructions for it are up to 40 times slower in it.
+    """
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.ones(512, 512, dtype=dtype, device=device)
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            (a @ a)[0, 0].item()  # waits for the device
+            times.append(time.perf_counter() - start)
+        seconds[dtype] = min(times)
+    return "bfloat16" if 2 * seconds[torch.bfloat16] < seconds[torch.float32] else "float32"
+
+
+def views_in(seconds: float, recipe: Recipe, dataset: ImageDataset, device: torch.device) -> int:
+    """How many views ``recipe`` trains on in ``seconds`` here, at least one step's."""
+    per_step = _seconds_per_step(recipe, dataset, device, min(5.0, 0.1 * seconds))
+    # The rest is for pictures, reports and checkpoints.
+    return max(1, int(0.95 * seconds / per_step)) * recipe.views_per_step
+
+
+def _seconds_per_step(
+    recipe: Recipe, dataset: ImageDataset, device: torch.device, seconds: float
+) -> float:
+    """The median over at least three steps of a throw-away copy, and ``seconds`` of them."""
+    objective = build_objective(recipe).to(device).train()
+    optimizer = torch.optim.AdamW(objective.parameters(), 1e-5, fused=True)
+    pixels = dataset.images[: max(1, min(len(dataset), 4096))]
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(device)
+    make_views = Views(recipe.augmentation, recipe.image_shape[1:], device)
+    times: list[float] = []
+    take_step(objective, optimizer, images, make_views, recipe, 0)["loss"].item()
+    while len(times) < 3 or sum(times) < seconds:
+        start = time.perf_counter()
+        terms = take_step(objective, optimizer, images, make_views, recipe, 1 + len(times))
+        terms["loss"].item()  # waits for the device
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]
