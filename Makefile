@@ -4,10 +4,12 @@ PORT ?= 3000
 MODELS ?= simvae-mnist
 CONSTRAINTS := -c constraints.txt
 
-.PHONY: serve test check check-slow soak bench clean
+.PHONY: serve install test check check-slow soak bench clean
 
 serve: .venv-serving/.installed
 	exec .venv-serving/bin/zoo serve --models $(MODELS) --port $(PORT)
+
+install: .venv/.installed
 
 test: .venv/.installed
 	.venv/bin/pytest -m "not slow"
