@@ -18,7 +18,7 @@ from PIL import Image
 from repzoo.config import InputSpec
 from repzoo.errors import RepzooError
 from repzoo.images import preprocess
-from repzoo_training.data import ImageDataset, load
+from repzoo_training.data import ImageDataset, absolute, load
 from repzoo_training.errors import DataError
 
 SAMPLES = Path(__file__).parents[1] / "data"
@@ -412,3 +412,13 @@ def test_sha256_is_of_the_content(digits: ImageDataset) -> None:
     assert ImageDataset("", digits.images).sha256 != digits.sha256
     reshaped = digits.images.reshape(-1, 14, 56, 1)
     assert ImageDataset("", reshaped, digits.labels).sha256 != digits.sha256
+
+
+def test_a_source_is_remembered_so_that_it_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute("photos") == str(tmp_path / "photos")
+    assert absolute("mnist") == "mnist"
+    assert absolute("torchvision:mnist") == "torchvision:mnist"
+    assert absolute("./mnist") == str(tmp_path / "mnist")

@@ -79,7 +79,7 @@ def train(
 
     import torch
 
-    from repzoo_training.data import load
+    from repzoo_training.data import absolute, load
     from repzoo_training.trainer import train as run_training
 
     if threads is not None:
@@ -93,7 +93,7 @@ def train(
         settled,
         dataset,
         out,
-        source=data,
+        source=absolute(data),
         budget_seconds=budget,
         device=device,
         checkpoint_seconds=checkpoint,

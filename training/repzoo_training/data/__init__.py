@@ -9,6 +9,6 @@
 from __future__ import annotations
 
 from repzoo_training.data.dataset import ImageDataset, Split
-from repzoo_training.data.sources import load
+from repzoo_training.data.sources import absolute, load
 
-__all__ = ["ImageDataset", "Split", "load"]
+__all__ = ["ImageDataset", "Split", "absolute", "load"]

@@ -11,7 +11,7 @@ from repzoo_training.data.pixels import Size
 from repzoo_training.data.public import PUBLIC_DATASETS, load_public
 from repzoo_training.errors import DataError
 
-__all__ = ["load"]
+__all__ = ["absolute", "load"]
 
 _PREFIX = "torchvision:"
 
@@ -63,3 +63,10 @@ def load(
     if is_parquet_folder(folder):
         return load_parquet_folder(folder, split, size=size, progress=progress)
     return load_image_folder(folder, split, size=size, progress=progress)
+
+
+def absolute(source: str | Path) -> str:
+    """``source`` as it is found from any working folder: names stay, paths become absolute."""
+    if str(source).removeprefix(_PREFIX) in PUBLIC_DATASETS:
+        return str(source)
+    return str(Path(source).expanduser().absolute())
