@@ -66,6 +66,7 @@ class TrainedModel:
         decoder: latents -> images.
         steps: optimiser steps behind the weights.
         wall_seconds: time spent on them.
+        threads: CPU threads used, as text; empty on a GPU.
     """
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
@@ -85,6 +86,7 @@ class TrainedModel:
         checkpoint = run.load_weights(objective)
         self.steps = checkpoint.step
         self.wall_seconds = checkpoint.wall_seconds
+        self.threads = checkpoint.environment["threads"]
         objective.requires_grad_(False).eval().to(self.device)
         self.encoder = EncoderGraph(objective.encoder, self.recipe.augmentation).eval()
         self.decoder = DecoderGraph(objective.decoder).eval()

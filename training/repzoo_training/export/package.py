@@ -199,7 +199,7 @@ def _describe(model: TrainedModel, name: str, half: bool, pixels: Pixels) -> Mod
             epochs=round(model.steps * recipe.images_per_step / record.dataset_images, 2),
             seed=recipe.seed,
             wall_seconds=round(model.wall_seconds, 1),
-            device=record.device_name,
+            device=record.device_name + (f", threads: {model.threads}" if model.threads else ""),
             code_commit=record.code_commit,
         ),
         licence=recipe.licence,
