@@ -7,7 +7,7 @@ CONSTRAINTS := -c constraints.txt
 .PHONY: serve install test check check-slow soak bench clean
 
 serve: .venv-serving/.installed
-	exec .venv-serving/bin/zoo serve --models $(MODELS) --port $(PORT)
+	@exec .venv-serving/bin/zoo serve --models $(MODELS) --port $(PORT)
 
 install: .venv/.installed
 
@@ -34,11 +34,13 @@ clean:
 
 # The stamp is newer than what it was installed from, or pip runs again.
 .venv-serving/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv-serving
-	.venv-serving/bin/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[serving]"
-	touch $@
+	@echo "Installing what serving needs into .venv-serving (once; about a minute)..."
+	@$(PYTHON) -m venv .venv-serving
+	@.venv-serving/bin/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[serving]"
+	@touch $@
 
 .venv/.installed: pyproject.toml clients/python/pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[all,dev]" -e clients/python
-	touch $@
+	@echo "Installing everything into .venv (once; torch with CUDA is several GB)..."
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[all,dev]" -e clients/python
+	@touch $@

@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 sample, out = sys.argv[1], Path(sys.argv[2])
+file = Path(__file__).parent / sample / "train-00000-of-00001.parquet"
+rows = pq.read_table(file, columns=["image"])
 out.mkdir()
-rows = pq.read_table(Path(__file__).parent / sample / "train-00000-of-00001.parquet", ["image"])
 for number, row in enumerate(rows["image"].to_pylist()):
     (out / f"{number:04d}.png").write_bytes(row["bytes"])
