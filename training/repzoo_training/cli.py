@@ -86,7 +86,9 @@ def train(
         torch.set_num_threads(threads)
     if device == "cuda" and not torch.cuda.is_available():
         raise click.UsageError("--device cuda: torch finds no CUDA device here")
-    extra = [f"{key}={value}" for key, value in (("views", views), ("seed", seed)) if value]
+    extra = [
+        f"{key}={value}" for key, value in (("views", views), ("seed", seed)) if value is not None
+    ]
     settled = override(find_recipe(recipe), (*settings, *extra))
     dataset = load(data, "train", size=settled.input)
     run = run_training(

@@ -106,9 +106,8 @@ def _train(
         objective.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
     first, spent = 0, 0.0
-    checkpoint = run.read_checkpoint()
-    if checkpoint is not None:
-        run.load_weights(objective)
+    if run.checkpoint_file.exists():
+        checkpoint = run.load_weights(objective)
         optimizer.load_state_dict(checkpoint.optimizer)
         first, spent = checkpoint.step, checkpoint.wall_seconds
         _warn_of_changes(checkpoint.environment, _environment(device))

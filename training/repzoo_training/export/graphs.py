@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def _halve(model: onnx.ModelProto, keep: tuple[str, ...]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
+def _quiet() -> Iterator[None]:
     """The exporter prints progress and warns of its own deprecations; neither is for the user."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

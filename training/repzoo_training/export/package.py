@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from repzoo.config import InputSpec, ModelConfig, ProviderClass, TrainingFacts
+from repzoo.config import InputSpec, ModelConfig, ProbeSpec, ProviderClass, TrainingFacts
 from repzoo.encoder import Encoder
 from repzoo.errors import PackageError
 from repzoo.files import temporary_folder
@@ -150,7 +150,7 @@ def _write_networks(folder: Path, model: TrainedModel, half: bool) -> None:
     )
 
 
-def _write_head(folder: Path, head: Head) -> object:
+def _write_head(folder: Path, head: Head) -> ProbeSpec:
     path = folder / head.spec.file
     path.parent.mkdir(exist_ok=True)
     dim = next(head.module.parameters()).shape[1]
