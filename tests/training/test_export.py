@@ -162,6 +162,8 @@ def test_an_export_appears_whole_or_not_at_all(
     with pytest.raises(PackageError, match="other images"):
         export_run(run, tmp_path / "package", other, None, progress=False)
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(PackageError, match="cannot name a model"):
+        export_run(run, tmp_path / "package", *mnist, name="My Model", progress=False)
     (tmp_path / "package").mkdir()
     with pytest.raises(PackageError, match="exists already"):
         export_run(run, tmp_path / "package", *mnist, progress=False)

@@ -17,6 +17,7 @@ from repzoo.errors import PackageError
 from repzoo.files import temporary_folder
 from repzoo.golden import write_golden
 from repzoo.package import write_manifest
+from repzoo.reference import is_name
 
 from repzoo_training.data import ImageDataset
 from repzoo_training.evaluation import Head, evaluate_dataset
@@ -68,6 +69,9 @@ def export_run(
     if out.exists():
         raise PackageError(f"{out} exists already: remove it or choose another --out")
     model = TrainedModel(run)
+    name = name or model.recipe.name
+    if not is_name(name):
+        raise PackageError(f"{name!r} cannot name a model: use a-z, 0-9 and . _ - between them")
     if train.sha256 != model.record.dataset_sha256:
         raise PackageError(
             f"{run} was trained on other images than {train.name} holds (sha256 "
@@ -75,7 +79,7 @@ def export_run(
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(out.parent, f".{out.name}.") as folder:
-        config = _write(folder, model, train, test, name or model.recipe.name, half, progress)
+        config = _write(folder, model, train, test, name, half, progress)
         folder.rename(out)
     return config
 
