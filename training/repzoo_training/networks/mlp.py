@@ -42,5 +42,5 @@ def _layers(widths: Sequence[int]) -> list[nn.Module]:
         # and three such layers learn several times more slowly.
         nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
         nn.init.zeros_(linear.bias)
-        layers += [linear, nn.ReLU()]
+        layers += [linear, nn.ReLU(inplace=True)]
     return layers
