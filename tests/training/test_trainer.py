@@ -279,6 +279,9 @@ def test_settings_that_do_not_fit_are_refused() -> None:
     ]:
         with pytest.raises(RecipeError, match=message):
             override(recipe, [setting])
+    for mistyped in ("options.prior=gaussian", "options.terms=closed-form"):
+        with pytest.raises(RecipeError, match="must be"):
+            build_objective(override(recipe, [mistyped]))
     with pytest.raises(RecipeError, match="beta"):
         build_objective(override(recipe, ["options.beta=4"]))
     with pytest.raises(RecipeError, match="there are: beta-vae-mnist"):

@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 import torch
 from repzoo_training.budget import measure_precision
-from repzoo_training.memory import keep_freed_memory
 from repzoo_training.objectives.objective import Objective
 from repzoo_training.randomness import generator
 from repzoo_training.recipe import Recipe, find_recipe, override
@@ -32,7 +31,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    keep_freed_memory()  # as `zoo train` does
     device = torch.device(arguments.device)
     precision = measure_precision(device)
     where = (

@@ -80,10 +80,8 @@ def train(
     import torch
 
     from repzoo_training.data import absolute, load
-    from repzoo_training.memory import keep_freed_memory
     from repzoo_training.trainer import train as run_training
 
-    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     if device == "cuda" and not torch.cuda.is_available():

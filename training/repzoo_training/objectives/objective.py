@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Objective"]
+__all__ = ["Objective", "Terms"]
+
+#: Whether E_q of an ELBO's terms is taken exactly or estimated at the latents that are decoded.
+Terms: TypeAlias = Literal["closed_form", "sampled"]
 
 
 class Objective(nn.Module, ABC):

@@ -15,13 +15,13 @@ Everything below the class is a term of this equation.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from repzoo_training.objectives.likelihoods import Likelihood
-from repzoo_training.objectives.objective import Objective
+from repzoo_training.objectives.objective import Objective, Terms
 from repzoo_training.objectives.posterior import entropy, gaussian_log_prob, sample
 
 __all__ = [
@@ -49,7 +49,7 @@ class SimVAE(Objective):
             estimates both at the z that is decoded (more noise, same expectation).
 
     Raises:
-        ValueError: if ``scatter`` is not positive.
+        ValueError: if ``scatter`` is not positive, or ``prior`` or ``terms`` is none of these.
     """
 
     def __init__(
@@ -60,11 +60,15 @@ class SimVAE(Objective):
         *,
         scatter: float = 0.15,
         prior: ContentPrior = "uniform",
-        terms: Literal["closed_form", "sampled"] = "closed_form",
+        terms: Terms = "closed_form",
     ) -> None:
         super().__init__(encoder, decoder)
         if not scatter > 0:
             raise ValueError(f"scatter (s²) must be positive, not {scatter}")
+        if prior not in get_args(ContentPrior):
+            raise ValueError(f"prior must be uniform or normal, not {prior!r}")
+        if terms not in get_args(Terms):
+            raise ValueError(f"terms must be closed_form or sampled, not {terms!r}")
         self.likelihood = likelihood
         self.scatter = scatter
         self.prior: ContentPrior = prior

@@ -10,11 +10,13 @@ in nats:
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import Tensor, nn
 
 from repzoo_training.objectives.likelihoods import Likelihood
-from repzoo_training.objectives.objective import Objective
+from repzoo_training.objectives.objective import Objective, Terms
 from repzoo_training.objectives.posterior import gaussian_log_prob, kl_to_standard_normal, sample
 
 __all__ = ["VAE"]
@@ -31,7 +33,7 @@ class VAE(Objective):
         terms: ``closed_form`` takes the KL exactly; ``sampled`` estimates it at the z decoded.
 
     Raises:
-        ValueError: if ``beta`` is negative.
+        ValueError: if ``beta`` is negative, or ``terms`` is none of these.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class VAE(Objective):
         likelihood: Likelihood,
         *,
         beta: float = 1.0,
-        terms: str = "closed_form",
+        terms: Terms = "closed_form",
     ) -> None:
         super().__init__(encoder, decoder)
         if beta < 0:
             raise ValueError(f"beta must not be negative, but is {beta}")
+        if terms not in get_args(Terms):
+            raise ValueError(f"terms must be closed_form or sampled, not {terms!r}")
         self.likelihood = likelihood
         self.beta = beta
         self.terms = terms
