@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from repzoo_training.networks import NetworkSpec, build
+from repzoo_training.objectives import Batch
 from repzoo_training.objectives.likelihoods import Bernoulli, Gaussian, OptimalGaussian
 from repzoo_training.objectives.posterior import gaussian_log_prob, kl_to_standard_normal
 from repzoo_training.objectives.simvae import (
@@ -21,6 +22,10 @@ from repzoo_training.objectives.vae import VAE
 from torch import Tensor
 
 PRIORS: tuple[ContentPrior, ...] = ("uniform", "normal")
+
+
+def batch(views: Tensor, seed: int) -> Batch:
+    return Batch(views, torch.arange(len(views)), torch.Generator().manual_seed(seed))
 
 
 def posteriors(B: int, J: int, D: int) -> tuple[Tensor, Tensor]:  # noqa: N803
@@ -173,9 +178,7 @@ def test_sampled_and_closed_form_losses_have_one_expectation(prior: ContentPrior
             scatter=0.5,  # type: ignore[arg-type]
         )
         with torch.no_grad():
-            draws = [
-                objective(views, torch.Generator().manual_seed(seed))["loss"] for seed in range(600)
-            ]
+            draws = [objective(batch(views, seed))["loss"] for seed in range(600)]
         return torch.stack(draws).double()
 
     closed, sampled = losses("closed_form"), losses("sampled")
@@ -199,7 +202,7 @@ def test_the_loss_is_the_negative_elbo() -> None:
         + brute_force(z.view(2, 3, 3).double(), 0.15, 1.0).sum()
     ) / 6
     objective = SimVAE(encoder, decoder, Gaussian(0.0), terms="sampled", prior="normal")
-    loss = objective(views, torch.Generator().manual_seed(5))["loss"]
+    loss = objective(batch(views, 5))["loss"]
     assert loss.item() == pytest.approx(-elbo.item(), rel=1e-5)
 
 

@@ -17,10 +17,12 @@ from PIL import Image
 from repzoo_training.budget import views_in
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.errors import DataError, Diverged, RecipeError, RunError
+from repzoo_training.objectives import Batch
+from repzoo_training.optimization import learning_rate
 from repzoo_training.randomness import image_indices
 from repzoo_training.recipe import Recipe, find_recipe, list_recipes, override
 from repzoo_training.run import Run
-from repzoo_training.step import build_objective, learning_rate
+from repzoo_training.step import build_objective
 from repzoo_training.trainer import train
 
 ZOO = Path(sys.executable).with_name("zoo")
@@ -222,19 +224,20 @@ def test_every_objective_learns(
 
 @pytest.mark.parametrize("recipe", list_recipes(), ids=lambda recipe: recipe.name)
 def test_every_recipe_holds_together(recipe: Recipe) -> None:
-    objective = build_objective(recipe)
+    objective = build_objective(recipe, images=100)
     height, width, channels = recipe.input
     views = torch.rand(2, max(2, recipe.views_per_image), channels, height, width).round()
-    loss = objective(views, torch.Generator().manual_seed(0))["loss"]
+    batch = Batch(views, torch.arange(len(views)), torch.Generator().manual_seed(0))
+    loss = objective(batch)["loss"]
     assert torch.isfinite(loss)
 
 
 def test_initial_weights_come_from_the_seed(small: Recipe) -> None:
     torch.manual_seed(5)
-    a = build_objective(small).state_dict()
+    a = build_objective(small, images=100).state_dict()
     torch.manual_seed(6)
-    assert_identical(dict(a), dict(build_objective(small).state_dict()))
-    other = build_objective(override(small, ["seed=1"])).state_dict()
+    assert_identical(dict(a), dict(build_objective(small, images=100).state_dict()))
+    other = build_objective(override(small, ["seed=1"]), images=100).state_dict()
     assert not torch.equal(a["encoder.head.weight"], other["encoder.head.weight"])
 
 
@@ -281,8 +284,8 @@ def test_settings_that_do_not_fit_are_refused() -> None:
             override(recipe, [setting])
     for mistyped in ("options.prior=gaussian", "options.terms=closed-form"):
         with pytest.raises(RecipeError, match="must be"):
-            build_objective(override(recipe, [mistyped]))
+            build_objective(override(recipe, [mistyped]), images=100)
     with pytest.raises(RecipeError, match="beta"):
-        build_objective(override(recipe, ["options.beta=4"]))
+        build_objective(override(recipe, ["options.beta=4"]), images=100)
     with pytest.raises(RecipeError, match="there are: beta-vae-mnist"):
         find_recipe("simvae-mnits")

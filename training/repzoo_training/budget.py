@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from repzoo_training.data import ImageDataset
+from repzoo_training.optimization import build_optimizer
 from repzoo_training.recipe import Recipe
 from repzoo_training.step import build_objective, take_step
 from repzoo_training.views import Views
@@ -43,8 +44,8 @@ def _seconds_per_step(
     recipe: Recipe, dataset: ImageDataset, device: torch.device, seconds: float
 ) -> float:
     """The median over at least three steps of a throw-away copy, and ``seconds`` of them."""
-    objective = build_objective(recipe).to(device).train()
-    optimizer = torch.optim.AdamW(objective.parameters(), 1e-5, fused=True)
+    objective = build_objective(recipe, len(dataset)).to(device).train()
+    optimizer = build_optimizer(recipe, objective)
     pixels = dataset.images[: max(1, min(len(dataset), 4096))]
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(device)
     make_views = Views(recipe.augmentation, recipe.image_shape[1:], device)

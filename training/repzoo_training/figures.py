@@ -48,7 +48,9 @@ class Progress:
 
     @torch.no_grad()
     def draw(self, objective: Objective) -> None:
-        """Replace both pictures."""
+        """Replace both pictures; an objective without a decoder has none."""
+        if objective.decoder is None:
+            return
         objective.eval()
         means = objective.encoder(self.views.flatten(0, 1))[0]
         again = torch.sigmoid(objective.decoder(means)).view_as(self.views)

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from repzoo_training import recipes
 from repzoo_training.errors import RecipeError
 from repzoo_training.networks import NetworkSpec
-from repzoo_training.objectives import LikelihoodSpec
+from repzoo_training.objectives import LikelihoodSpec, Options
+from repzoo_training.optimization import OptimizerName
 from repzoo_training.views import ViewSpec
 
 __all__ = ["Recipe", "find_recipe", "list_recipes", "override"]
@@ -32,8 +33,10 @@ class Recipe(BaseModel):
     name: str
     summary: str = ""
     method: str
-    options: dict[str, float | str] = Field(default={}, description="of the method's objective")
-    likelihood: LikelihoodSpec
+    options: Options = Field(default={}, description="of the method's objective")
+    likelihood: LikelihoodSpec | None = Field(
+        default=None, description="of a generative method's decoder"
+    )
     network: NetworkSpec
     latent_dim: int = Field(gt=0)
     input: tuple[int, int, Literal[1, 3]] = Field(description="(height, width, channels)")
@@ -41,7 +44,9 @@ class Recipe(BaseModel):
     views_per_image: int = Field(gt=0, description="J")
     images_per_step: int = Field(gt=0, description="B")
     views: int = Field(gt=0)
+    optimizer: OptimizerName = "adamw"
     learning_rate: float = Field(gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD and LARS")
     weight_decay: float = Field(default=0.0, ge=0)
     warmup: float = Field(default=0.03, ge=0, le=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

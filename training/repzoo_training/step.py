@@ -1,42 +1,48 @@
-"""One step of training: its weights at the start, its views, its loss, its learning rate."""
+"""One step of training: its weights at the start, its batch, its loss, its update."""
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from repzoo_training import networks, objectives
 from repzoo_training.errors import RecipeError
-from repzoo_training.objectives import Objective
+from repzoo_training.objectives import Batch, Objective, Parts
 from repzoo_training.randomness import generator, image_indices
 from repzoo_training.recipe import Recipe
 from repzoo_training.views import Views
 
-__all__ = ["build_objective", "learning_rate", "take_step"]
+__all__ = ["build_objective", "take_step"]
 
 
-def build_objective(recipe: Recipe) -> Objective:
+def build_objective(recipe: Recipe, images: int) -> Objective:
     """The recipe's objective with its networks, initialised from the recipe's seed.
+
+    Args:
+        recipe: what to build.
+        images: size of the data set, which memories with a row an image have.
 
     Raises:
         RecipeError: if the recipe does not hold together.
     """
+    shape, D = recipe.image_shape, recipe.latent_dim  # noqa: N806
     # Modules initialise from the global generator; forking keeps the caller's as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(recipe.seed, "initialisation").initial_seed())
         try:
-            encoder, decoder = networks.build(recipe.network, recipe.image_shape, recipe.latent_dim)
-            return objectives.build(
-                recipe.method, recipe.options, encoder, decoder, recipe.likelihood.build()
-            )
+            if objectives.find_method(recipe.method).generative:
+                encoder, decoder = networks.build(recipe.network, shape, D)
+                likelihood = None if recipe.likelihood is None else recipe.likelihood.build()
+                parts = Parts(encoder, D, images, decoder, likelihood)
+            else:
+                parts = Parts(networks.build_encoder(recipe.network, shape, D), D, images)
+            return objectives.build(recipe.method, recipe.options, parts)
         except ValueError as error:
             raise RecipeError(f"recipe {recipe.name}: {error}") from None
 
 
 def take_step(
-    objective: nn.Module,
+    objective: Objective,
     optimizer: torch.optim.Optimizer,
     images: Tensor,
     make_views: Views,
@@ -47,19 +53,17 @@ def take_step(
     device = images.device
     chosen = image_indices(recipe.seed, len(images), step, recipe.images_per_step).to(device)
     draws = generator(recipe.seed, "step", step, device)
-    views = make_views(images[chosen], recipe.views_per_image, draws)  # [B, J, C, H, W]
+    batch = Batch(
+        views=make_views(images[chosen], recipe.views_per_image, draws),  # [B, J, C, H, W]
+        indices=chosen,
+        generator=draws,
+        epoch=step * recipe.images_per_step // len(images),
+        progress=step / recipe.steps,
+    )
     with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-        terms: dict[str, Tensor] = objective(views, draws)
+        terms = objective(batch)
     optimizer.zero_grad(set_to_none=True)
     terms["loss"].backward()
     optimizer.step()
+    objective.after_step((step + 1) / recipe.steps)
     return {name: term.detach() for name, term in terms.items()}
-
-
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then half a cosine to zero: a function of the step alone."""
-    warmup = max(1, round(recipe.warmup * recipe.steps))
-    if step < warmup:
-        return recipe.learning_rate * (step + 1) / warmup
-    done = (step - warmup) / max(1, recipe.steps - warmup)
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))

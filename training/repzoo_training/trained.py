@@ -8,9 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from repzoo.errors import UnsupportedOperation
 from torch import Tensor
 
 from repzoo_training.errors import RunError
+from repzoo_training.objectives import find_method
 from repzoo_training.recipe import Recipe
 from repzoo_training.run import Run
 from repzoo_training.step import build_objective
@@ -25,7 +27,7 @@ Floats = NDArray[np.float32]
 class EncoderGraph(torch.nn.Module):
     """``encoder.onnx``: scaling, the views' last step and layout are inside the graph.
 
-    uint8 ``[N, H, W, C]`` -> float32 mean ``[N, D]`` and log_variance ``[N, D]``.
+    uint8 ``[N, H, W, C]`` -> float32 embedding ``[N, D]``, or mean and log_variance ``[N, D]``.
     """
 
     def __init__(self, encoder: torch.nn.Module, augmentation: ViewSpec) -> None:
@@ -33,10 +35,10 @@ class EncoderGraph(torch.nn.Module):
         self.encoder = encoder
         self.augmentation = augmentation
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         x = images.permute(0, 3, 1, 2).to(torch.float32) / 255  # [N, C, H, W]
-        mean, log_variance = self.encoder(self.augmentation.finish(x))
-        return mean, log_variance
+        outputs: Tensor | tuple[Tensor, Tensor] = self.encoder(self.augmentation.finish(x))
+        return outputs
 
 
 class DecoderGraph(torch.nn.Module):
@@ -63,7 +65,8 @@ class TrainedModel:
     Attributes:
         recipe: what was trained.
         encoder: uint8 images -> mean and log_variance.
-        decoder: latents -> images.
+        decoder: latents -> images; None where the method has none.
+        has_posterior: whether it has a log_variance.
         steps: optimiser steps behind the weights.
         wall_seconds: time spent on them.
         threads: CPU threads used, as text; empty on a GPU.
@@ -82,14 +85,15 @@ class TrainedModel:
         self.record = record
         self.recipe: Recipe = record.recipe
         self.device = torch.device(device)
-        objective = build_objective(self.recipe)
+        objective = build_objective(self.recipe, record.dataset_images)
         checkpoint = run.load_weights(objective)
         self.steps = checkpoint.step
         self.wall_seconds = checkpoint.wall_seconds
         self.threads = checkpoint.environment["threads"]
         objective.requires_grad_(False).eval().to(self.device)
         self.encoder = EncoderGraph(objective.encoder, self.recipe.augmentation).eval()
-        self.decoder = DecoderGraph(objective.decoder).eval()
+        self.has_posterior = find_method(self.recipe.method).generative
+        self.decoder = None if objective.decoder is None else DecoderGraph(objective.decoder).eval()
 
     @property
     def views(self) -> int:
@@ -97,17 +101,32 @@ class TrainedModel:
         return self.steps * self.recipe.views_per_step
 
     def posterior(self, images: Pixels) -> tuple[Floats, Floats]:
-        """Mean and log_variance, float32 ``[N, D]`` each, of uint8 images ``[N, H, W, C]``."""
+        """Mean and log_variance, float32 ``[N, D]`` each, of uint8 images ``[N, H, W, C]``.
+
+        Raises:
+            UnsupportedOperation: if the method has no posterior.
+        """
+        if not self.has_posterior:
+            raise UnsupportedOperation(f"{self.recipe.method} has no posterior")
         with torch.no_grad():
             mean, log_variance = self.encoder(torch.from_numpy(images).to(self.device))
         return mean.cpu().numpy(), log_variance.cpu().numpy()
 
     def embed(self, images: Pixels, /) -> Floats:
-        """The mean, float32 ``[N, D]``."""
-        return self.posterior(images)[0]
+        """The embedding, of a posterior its mean: float32 ``[N, D]``."""
+        with torch.no_grad():
+            outputs = self.encoder(torch.from_numpy(images).to(self.device))
+        embedding: Tensor = outputs[0] if self.has_posterior else outputs
+        return embedding.cpu().numpy()
 
     def decode(self, latents: Floats) -> Floats:
-        """Images float32 ``[N, H, W, C]`` in [0, 1] of latents ``[N, D]``."""
+        """Images float32 ``[N, H, W, C]`` in [0, 1] of latents ``[N, D]``.
+
+        Raises:
+            UnsupportedOperation: if the run has no decoder.
+        """
+        if self.decoder is None:
+            raise UnsupportedOperation(f"{self.recipe.method} has no decoder")
         with torch.no_grad():
             images: Tensor = self.decoder(torch.from_numpy(latents).to(self.device))
         return images.cpu().numpy()

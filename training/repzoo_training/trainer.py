@@ -20,9 +20,10 @@ from repzoo_training.data import ImageDataset
 from repzoo_training.errors import DataError, Diverged, RunError
 from repzoo_training.figures import Progress
 from repzoo_training.interruption import Stop
+from repzoo_training.optimization import build_optimizer, learning_rate
 from repzoo_training.recipe import Recipe
 from repzoo_training.run import Checkpoint, Run, RunRecord
-from repzoo_training.step import build_objective, learning_rate, take_step
+from repzoo_training.step import build_objective, take_step
 from repzoo_training.views import Views
 
 __all__ = ["train"]
@@ -101,10 +102,8 @@ def _train(
     checkpoint_seconds: float,
     progress: bool,
 ) -> None:
-    objective = build_objective(recipe).to(device).train()
-    optimizer = torch.optim.AdamW(
-        objective.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
+    objective = build_objective(recipe, len(dataset)).to(device).train()
+    optimizer = build_optimizer(recipe, objective)
     first, spent = 0, 0.0
     if run.checkpoint_file.exists():
         checkpoint = run.load_weights(objective)

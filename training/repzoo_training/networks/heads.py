@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GaussianEncoder", "LatentDecoder"]
+__all__ = ["GaussianEncoder", "LatentDecoder", "PointEncoder"]
 
 
 class GaussianEncoder(nn.Module):
@@ -25,6 +25,21 @@ class GaussianEncoder(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             mean, log_variance = self.head(features.float()).chunk(2, dim=1)
         return mean, log_variance
+
+
+class PointEncoder(nn.Module):
+    """An encoder without a posterior: images ``[N, C, H, W]`` -> float32 embedding ``[N, D]``."""
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(feature_dim, latent_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.backbone(images)
+        with torch.autocast(images.device.type, enabled=False):
+            embedding: Tensor = self.head(features.float())
+        return embedding
 
 
 class LatentDecoder(nn.Module):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
 
 from repzoo_training.objectives.likelihoods import (
     Bernoulli,
@@ -14,14 +14,65 @@ from repzoo_training.objectives.likelihoods import (
     Likelihood,
     OptimalGaussian,
 )
-from repzoo_training.objectives.objective import Objective
+from repzoo_training.objectives.objective import Batch, Objective, Parts
+from repzoo_training.objectives.random import Random
 from repzoo_training.objectives.simvae import SimVAE
 from repzoo_training.objectives.vae import VAE
 
-__all__ = ["METHODS", "LikelihoodSpec", "Objective", "build"]
+__all__ = [
+    "METHODS",
+    "Batch",
+    "Family",
+    "LikelihoodSpec",
+    "Method",
+    "Objective",
+    "Options",
+    "Parts",
+    "build",
+    "find_method",
+]
+
+Family: TypeAlias = Literal[
+    "generative",
+    "contrastive",
+    "self-distillation",
+    "information maximisation",
+    "predictive",
+    "clustering",
+    "lower bound",
+]
+
+#: Settings of a method, as a recipe holds them.
+Options: TypeAlias = dict[str, bool | int | float | str]
 
 
-METHODS: Mapping[str, Callable[..., Objective]] = {"simvae": SimVAE, "vae": VAE, "beta-vae": VAE}
+@dataclass(frozen=True)
+class Method:
+    """One entry of the registry.
+
+    Attributes:
+        title: as the field writes it.
+        family: what kind of method it is; only ``generative`` ones have posterior and decoder.
+        paper: where it comes from.
+        build: ``build(parts, **options)`` makes its objective.
+    """
+
+    title: str
+    family: Family
+    paper: str | None
+    build: Callable[..., Objective]
+
+    @property
+    def generative(self) -> bool:
+        return self.family == "generative"
+
+
+METHODS: Mapping[str, Method] = {
+    "simvae": Method("SimVAE", "generative", "arXiv:2402.01399", SimVAE.build),
+    "vae": Method("VAE", "generative", "arXiv:1312.6114", VAE.build),
+    "beta-vae": Method("β-VAE", "generative", "openreview:Sy2fzU9gl", VAE.build),
+    "random": Method("Random", "lower bound", None, Random.build),
+}
 
 
 class LikelihoodSpec(BaseModel):
@@ -43,21 +94,25 @@ class LikelihoodSpec(BaseModel):
         return Gaussian(self.log_variance) if self.kind == "gaussian" else OptimalGaussian()
 
 
-def build(
-    method: str,
-    options: Mapping[str, float | str],
-    encoder: nn.Module,
-    decoder: nn.Module,
-    likelihood: Likelihood,
-) -> Objective:
-    """The objective ``method`` with its own ``options`` (``scatter``, ``prior``, ``beta``, ...).
+def find_method(name: str) -> Method:
+    """The method called ``name``.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}; there are {', '.join(sorted(METHODS))}")
+    return METHODS[name]
+
+
+def build(method: str, options: Options, parts: Parts) -> Objective:
+    """The objective ``method`` with its own ``options`` (``scatter``, ``temperature``, ...).
 
     Raises:
         ValueError: for an unknown method, or an option that it does not take.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; there are {', '.join(sorted(METHODS))}")
+    make = find_method(method).build
     try:
-        return METHODS[method](encoder, decoder, likelihood, **options)
+        return make(parts, **options)
     except TypeError as error:
         raise ValueError(f"method {method!r}: {error}") from None

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from repzoo_training.objectives.likelihoods import Likelihood
-from repzoo_training.objectives.objective import Objective, Terms
+from repzoo_training.objectives.objective import Batch, Objective, Parts, Terms
 from repzoo_training.objectives.posterior import entropy, gaussian_log_prob, sample
 
 __all__ = [
@@ -62,7 +62,8 @@ class SimVAE(Objective):
         prior: ContentPrior = "uniform",
         terms: Terms = "closed_form",
     ) -> None:
-        super().__init__(encoder, decoder)
+        super().__init__(encoder)
+        self.decoder: nn.Module = decoder
         if not scatter > 0:
             raise ValueError(f"scatter (s²) must be positive, not {scatter}")
         if prior not in get_args(ContentPrior):
@@ -74,18 +75,29 @@ class SimVAE(Objective):
         self.prior: ContentPrior = prior
         self.terms = terms
 
-    def forward(self, views: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Views float32 ``[B, J, C, H, W]`` in [0, 1] -> ``loss`` and its terms, nats a view.
+    @classmethod
+    def build(
+        cls,
+        parts: Parts,
+        *,
+        scatter: float = 0.15,
+        prior: ContentPrior = "uniform",
+        terms: Terms = "closed_form",
+    ) -> SimVAE:
+        return cls(*parts.generative(), scatter=scatter, prior=prior, terms=terms)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """``loss`` and its terms, nats a view.
 
         Raises:
             ValueError: for one view under the uniform prior, of which nothing is left there.
         """
-        B, J = views.shape[:2]  # noqa: N806
+        B, J = batch.views.shape[:2]  # noqa: N806
         if J == 1 and self.prior == "uniform":
             raise ValueError("the uniform content prior needs at least 2 views of each image")
-        x = views.flatten(0, 1)  # [B*J, C, H, W]
+        x = batch.views.flatten(0, 1)  # [B*J, C, H, W]
         mean, log_variance = self.encoder(x)  # [B*J, D] twice
-        z = sample(mean, log_variance, generator)  # [B*J, D]
+        z = sample(mean, log_variance, batch.generator)  # [B*J, D]
         log_likelihood = self.likelihood.log_prob(x, self.decoder(z))  # [B*J]
         if self.terms == "closed_form":
             h = entropy(log_variance)  # [B*J]

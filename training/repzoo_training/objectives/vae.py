@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from repzoo_training.objectives.likelihoods import Likelihood
-from repzoo_training.objectives.objective import Objective, Terms
+from repzoo_training.objectives.objective import Batch, Objective, Parts, Terms
 from repzoo_training.objectives.posterior import gaussian_log_prob, kl_to_standard_normal, sample
 
 __all__ = ["VAE"]
@@ -45,7 +45,8 @@ class VAE(Objective):
         beta: float = 1.0,
         terms: Terms = "closed_form",
     ) -> None:
-        super().__init__(encoder, decoder)
+        super().__init__(encoder)
+        self.decoder: nn.Module = decoder
         if beta < 0:
             raise ValueError(f"beta must not be negative, but is {beta}")
         if terms not in get_args(Terms):
@@ -54,11 +55,15 @@ class VAE(Objective):
         self.beta = beta
         self.terms = terms
 
-    def forward(self, views: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Views float32 ``[B, J, C, H, W]`` in [0, 1] -> ``loss`` and its terms, nats a view."""
-        x = views.flatten(0, 1)  # [B*J, C, H, W]
+    @classmethod
+    def build(cls, parts: Parts, *, beta: float = 1.0, terms: Terms = "closed_form") -> VAE:
+        return cls(*parts.generative(), beta=beta, terms=terms)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """``loss`` and its terms, nats a view."""
+        x = batch.views.flatten(0, 1)  # [B*J, C, H, W]
         mean, log_variance = self.encoder(x)  # [B*J, D] twice
-        z = sample(mean, log_variance, generator)
+        z = sample(mean, log_variance, batch.generator)
         log_likelihood = self.likelihood.log_prob(x, self.decoder(z)).mean()
         if self.terms == "closed_form":
             kl = kl_to_standard_normal(mean, log_variance).mean()

@@ -1,0 +1,40 @@
+"""Projection and prediction heads: what stands between a representation and its loss."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from torch import nn
+
+__all__ = ["ProjectionHead"]
+
+
+class ProjectionHead(nn.Sequential):
+    """An MLP on representations ``[N, widths[0]]`` -> ``[N, widths[-1]]``.
+
+    Args:
+        widths: of its input, hidden layers and output.
+        norm: batch normalisation before each hidden ReLU.
+        last_norm: batch normalisation of the output too, without scale and shift.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], *, norm: bool = True, last_norm: bool = False
+    ) -> None:
+        layers: list[nn.Module] = []
+        for number, (fan_in, fan_out) in enumerate(itertools.pairwise(widths), start=1):
+            last = number == len(widths) - 1
+            # A bias before batch normalisation would be subtracted again.
+            normed = last_norm if last else norm
+            linear = nn.Linear(fan_in, fan_out, bias=not normed)
+            if not last:
+                nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+                if linear.bias is not None:
+                    nn.init.zeros_(linear.bias)
+            layers.append(linear)
+            if normed:
+                layers.append(nn.BatchNorm1d(fan_out, affine=not last))
+            if not last:
+                layers.append(nn.ReLU(inplace=True))
+        super().__init__(*layers)

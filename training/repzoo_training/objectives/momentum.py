@@ -1,0 +1,42 @@
+"""Momentum (target, teacher) networks: copies that follow by an exponential moving average."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MomentumCopy", "cosine_momentum"]
+
+
+class MomentumCopy(nn.Module):
+    """A copy of ``source`` that no gradient reaches.
+
+    Batch normalisation in it normalises by its own batches and keeps its own running statistics,
+    as the sources do (He et al. 2020, MoCo; Grill et al. 2020, BYOL).
+    """
+
+    def __init__(self, source: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(source).requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.module(x)
+        return y
+
+    @torch.no_grad()
+    def follow(self, source: nn.Module, momentum: float) -> None:
+        """θ ← m θ + (1 − m) θ_source, of every parameter."""
+        for mine, theirs in zip(self.module.parameters(), source.parameters(), strict=True):
+            mine.lerp_(theirs, 1 - momentum)
+
+
+def cosine_momentum(start: float, progress: float) -> float:
+    """From ``start`` at the beginning of a run to 1 at its end: 1 − (1 − m₀)(cos πt + 1)/2.
+
+    Source: BYOL, Grill et al. 2020 (arXiv 2006.07733), section 3.2.
+    """
+    return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
