@@ -212,7 +212,7 @@ def test_a_vae_is_simvae_of_one_view_with_no_scatter() -> None:
     views = torch.rand(8, 1, 1, 4, 4)
     vae = VAE(encoder, decoder, Bernoulli())
     simvae = SimVAE(encoder, decoder, Bernoulli(), scatter=1e-9, prior="normal")
-    losses = [o(views, torch.Generator().manual_seed(1))["loss"].item() for o in (vae, simvae)]
+    losses = [o(batch(views, 1))["loss"].item() for o in (vae, simvae)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
@@ -220,15 +220,15 @@ def test_beta_weighs_the_kl_term() -> None:
     torch.manual_seed(0)
     encoder, decoder = build(NetworkSpec(widths=(16, 8)), (1, 4, 4), 3)
     views = torch.rand(8, 2, 1, 4, 4)
-    vae = VAE(encoder, decoder, Bernoulli())(views, torch.Generator().manual_seed(1))
-    beta = VAE(encoder, decoder, Bernoulli(), beta=4.0)(views, torch.Generator().manual_seed(1))
+    vae = VAE(encoder, decoder, Bernoulli())(batch(views, 1))
+    beta = VAE(encoder, decoder, Bernoulli(), beta=4.0)(batch(views, 1))
     assert (beta["loss"] - vae["loss"]).item() == pytest.approx(3 * vae["kl"].item(), rel=1e-4)
 
 
 def test_settings_that_mean_nothing_are_refused() -> None:
     encoder, decoder = build(NetworkSpec(widths=(8,)), (1, 4, 4), 3)
     with pytest.raises(ValueError, match="at least 2 views"):
-        SimVAE(encoder, decoder, Bernoulli())(torch.rand(2, 1, 1, 4, 4), torch.Generator())
+        SimVAE(encoder, decoder, Bernoulli())(batch(torch.rand(2, 1, 1, 4, 4), 0))
     with pytest.raises(ValueError, match="scatter"):
         SimVAE(encoder, decoder, Bernoulli(), scatter=0.0)
     with pytest.raises(ValueError, match="beta"):
