@@ -15,6 +15,9 @@ both sides: unlike the paper's vertical flip, the flip is horizontal.
 from __future__ import annotations
 
 from repzoo_training.recipe import Recipe
+from repzoo_training.recipes._methods import discriminative
+from repzoo_training.recipes.mnist import beta_vae as beta_vae_mnist
+from repzoo_training.recipes.mnist import cr_vae as cr_vae_mnist
 from repzoo_training.recipes.mnist import simvae as simvae_mnist
 from repzoo_training.recipes.mnist import vae as vae_mnist
 from repzoo_training.views import ViewSpec
@@ -40,4 +43,28 @@ vae = vae_mnist.model_copy(
     }
 )
 
-RECIPES: list[Recipe] = [simvae, vae]
+beta_vae = beta_vae_mnist.model_copy(
+    update={
+        "name": "beta-vae-fashion-mnist",
+        "summary": "β-VAE on FashionMNIST, β = 4",
+        "augmentation": ViewSpec(),
+        "licence": "mit",
+    }
+)
+
+cr_vae = cr_vae_mnist.model_copy(
+    update={
+        "name": "cr-vae-fashion-mnist",
+        "summary": "CR-VAE on FashionMNIST, consistent across crops and mirroring",
+        "augmentation": simvae.augmentation,
+        "licence": "mit",
+    }
+)
+
+RECIPES: list[Recipe] = [
+    simvae,
+    vae,
+    beta_vae,
+    cr_vae,
+    *discriminative(simvae, "fashion-mnist", "FashionMNIST", views=2_000_000),
+]

@@ -22,6 +22,7 @@ import math
 from repzoo_training.networks import NetworkSpec
 from repzoo_training.objectives import LikelihoodSpec
 from repzoo_training.recipe import Recipe
+from repzoo_training.recipes._methods import discriminative
 from repzoo_training.views import ViewSpec
 
 __all__ = ["RECIPES"]
@@ -86,4 +87,25 @@ beta_vae = vae.model_copy(
     }
 )
 
-RECIPES = [simvae, simvae_paper, vae, beta_vae]
+cr_vae = simvae.model_copy(
+    update={
+        "name": "cr-vae-mnist",
+        "summary": "CR-VAE on binarised MNIST, consistent across crops",
+        "method": "cr-vae",
+        "options": {},
+        "likelihood": LikelihoodSpec(kind="bernoulli"),
+        "views_per_image": 2,
+        "images_per_step": 128,
+        "views": 2_000_000,
+        "paper": "arXiv:2105.14859",
+    }
+)
+
+RECIPES = [
+    simvae,
+    simvae_paper,
+    vae,
+    beta_vae,
+    cr_vae,
+    *discriminative(simvae, "mnist", "binarised MNIST", views=2_000_000),
+]

@@ -1,0 +1,85 @@
+"""Every method at one budget: trains, evaluates and prints the table of README.md.
+
+    python training/benchmarks/methods.py --dataset mnist --budget 2m --out runs/methods
+
+Each run is ``zoo train`` and ``zoo evaluate`` with the recipe METHOD-DATASET on one CPU thread, and
+the table is ``zoo compare``'s. What is finished already is left as it is, and what was interrupted
+goes on, so the command can be given again. ``--source mnist=FOLDER`` takes a data set from a folder
+instead of downloading it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from repzoo_training.objectives import METHODS
+from repzoo_training.recipe import Recipe, list_recipes
+
+ZOO = str(Path(sys.executable).with_name("zoo"))
+
+#: What each family of recipes is trained on, where no --source says otherwise.
+SOURCES = {"mnist": "mnist", "fashion-mnist": "fashion-mnist", "cifar10-mlp": "cifar10"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", choices=SOURCES, action="append", help="default: all")
+    parser.add_argument("--method", choices=METHODS, action="append", help="default: all")
+    parser.add_argument("--budget", default="2m", help="for each run")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, a core each")
+    parser.add_argument("--source", action="append", default=[], metavar="DATASET=FOLDER")
+    parser.add_argument("--out", type=Path, default=Path("runs/methods"))
+    arguments = parser.parse_args()
+    sources = SOURCES | dict(source.split("=", 1) for source in arguments.source)
+    runs = [
+        (recipe, seed, arguments.out / f"{recipe.name}-{seed}", sources[dataset])
+        for dataset in arguments.dataset or SOURCES
+        for recipe in recipes(dataset, arguments.method or METHODS)
+        for seed in range(arguments.seeds)
+    ]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        failed = [run for run in pool.map(lambda run: one(*run, arguments.budget), runs) if run]
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+    folders = [str(folder) for *_, folder, _ in runs]
+    subprocess.run(
+        [ZOO, "compare", *folders, "--format", "markdown", "--out", str(arguments.out / "figures")],
+        check=True,
+    )
+
+
+def recipes(dataset: str, methods: Mapping[str, object] | list[str]) -> Iterator[Recipe]:
+    """METHOD-DATASET of each of the methods, in the registry's order."""
+    known = {recipe.name: recipe for recipe in list_recipes()}
+    yield from (known[f"{method}-{dataset}"] for method in METHODS if method in methods)
+
+
+def one(recipe: Recipe, seed: int, folder: Path, source: str, budget: str) -> str | None:
+    """Train and evaluate one run; the name of what failed, or None."""
+    # An untrained encoder needs no time, and its recipe has next to no views.
+    time = [] if recipe.method == "random" else ["--budget", budget]
+    train = [
+        *(ZOO, "train", recipe.name, "--data", source, "--out", str(folder)),
+        *("--seed", str(seed), "--threads", "1", *time),
+    ]
+    for command in (train, [ZOO, "evaluate", str(folder)]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        with folder.with_suffix(".log").open("a") as log:
+            log.write(done.stdout + done.stderr)
+        if done.returncode:
+            print(f"{folder.name}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+            return folder.name
+    print(f"{folder.name}: done", file=sys.stderr)
+    return None
+
+
+if __name__ == "__main__":
+    main()
