@@ -107,32 +107,33 @@ def train(
 @click.command()
 @click.argument("model", metavar="RUN|PACKAGE")
 @click.option("--data", metavar="SOURCE", help="By default, of a run, what it was trained on.")
+@click.option("--measures", metavar="NAME,...", help="What to measure; comma-separated.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the report as JSON there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def evaluate(model: str, data: str | None, out: Path | None, as_json: bool) -> None:
+def evaluate(
+    model: str, data: str | None, measures: str | None, out: Path | None, as_json: bool
+) -> None:
     """Measure the representation of a run or package: k-NN, probes, reconstruction error.
 
-    PACKAGE is a folder, or the name of a model in the zoo.
+    PACKAGE is a folder, or the name of a model in the zoo. The numbers of a run are kept in
+    RUN/evaluation.json and not computed again for the same checkpoint and data.
     """
     import repzoo
 
     from repzoo_training.data import load
-    from repzoo_training.evaluation import Representation, evaluate_dataset
-    from repzoo_training.trained import TrainedModel
+    from repzoo_training.evaluation import DEFAULT_GROUPS, evaluate_dataset, evaluate_run
+    from repzoo_training.evaluation.protocol import check_groups
 
-    representation: Representation
-    size: tuple[int, int, int]
+    groups = DEFAULT_GROUPS if measures is None else check_groups(measures.split(","))
     if (Path(model) / "run.json").exists():
-        trained = TrainedModel(model)
-        data = data or trained.record.source
-        representation, size = trained, trained.recipe.input
+        report = evaluate_run(model, data, groups)
     else:
         encoder = repzoo.load(model)
-        representation, size = encoder, encoder.config.input.shape
-    if not data:
-        raise click.UsageError("--data is needed: the images to measure on")
-    train_set, test_set = (load(data, split, size=size) for split in ("train", "test"))
-    report = evaluate_dataset(representation, train_set, test_set).report
+        if not data:
+            raise click.UsageError("--data is needed: the images to measure on")
+        size = encoder.config.input.shape
+        train_set, test_set = (load(data, split, size=size) for split in ("train", "test"))
+        report = evaluate_dataset(encoder, train_set, test_set, measures=groups).report
     if out is not None:
         out.write_text(report.model_dump_json(indent=2) + "\n")
     click.echo(report.model_dump_json(indent=2) if as_json else report.table())

@@ -11,22 +11,31 @@ from __future__ import annotations
 
 from repzoo_training.evaluation.knn import knn_predict
 from repzoo_training.evaluation.probes import Head, linear_probe, mlp_probe
-from repzoo_training.evaluation.protocol import Evaluation, evaluate, evaluate_dataset
-from repzoo_training.evaluation.report import EvaluationReport, Measure
+from repzoo_training.evaluation.protocol import (
+    DEFAULT_GROUPS,
+    Evaluation,
+    evaluate,
+    evaluate_dataset,
+)
+from repzoo_training.evaluation.report import EvaluationReport, Group, Measure
 from repzoo_training.evaluation.representation import (
     Representation,
     reconstruction_errors,
     represent,
 )
+from repzoo_training.evaluation.runs import evaluate_run
 
 __all__ = [
+    "DEFAULT_GROUPS",
     "Evaluation",
     "EvaluationReport",
+    "Group",
     "Head",
     "Measure",
     "Representation",
     "evaluate",
     "evaluate_dataset",
+    "evaluate_run",
     "knn_predict",
     "linear_probe",
     "mlp_probe",

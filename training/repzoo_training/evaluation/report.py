@@ -9,12 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["EvaluationReport", "Measure", "Protocol", "Unit"]
+__all__ = ["EvaluationReport", "Group", "Measure", "Protocol", "Unit"]
 
 #: How a number came about, in words and constants.
 Protocol: TypeAlias = dict[str, str | int | float]
 
-Unit: TypeAlias = Literal["accuracy", "mean squared error"]
+Unit: TypeAlias = Literal[
+    "accuracy",
+    "mean squared error",
+    "normalised mutual information",
+    "adjusted Rand index",
+    "R²",
+    "squared Fréchet distance",
+]
+
+#: What is measured together, and chosen by this name.
+Group: TypeAlias = Literal["knn", "linear", "mlp", "reconstruction"]
 
 
 class _Record(BaseModel):
@@ -63,7 +73,12 @@ class Measure(_Record):
 
 
 class EvaluationReport(_Record):
-    """All numbers of one representation on one data set."""
+    """All numbers of one representation on one data set.
+
+    ``groups`` are those that were measured, also where a representation has nothing to measure
+    (no decoder, no labels). The fields from ``method`` on are of a training run: its method and
+    recipe by name, its seed, the views and steps behind its weights, and the file these were in.
+    """
 
     dataset: str
     train_sha256: str | None = None
@@ -72,6 +87,14 @@ class EvaluationReport(_Record):
     n_test: int
     dim: int
     measures: tuple[Measure, ...]
+    groups: tuple[Group, ...] = ()
+    suite: int | None = None
+    method: str | None = None
+    recipe: str | None = None
+    seed: int | None = None
+    views: int | None = None
+    steps: int | None = None
+    checkpoint_sha256: str | None = None
 
     def measure(self, name: str, task: str | None = None) -> Measure | None:
         """The measure of that name, of the first task that has it if none is given."""
