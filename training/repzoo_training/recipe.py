@@ -8,13 +8,20 @@ import pkgutil
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from repzoo_training import recipes
 from repzoo_training.errors import RecipeError
 from repzoo_training.networks import NetworkSpec
 from repzoo_training.objectives import LikelihoodSpec, Options
-from repzoo_training.optimization import OptimizerName
+from repzoo_training.optimization import OptimizerName, Schedule
 from repzoo_training.views import ViewSpec
 
 __all__ = ["Recipe", "find_recipe", "list_recipes", "override"]
@@ -24,8 +31,9 @@ class Recipe(BaseModel):
     """See ``zoo train --list`` for those that ship, and their modules for what they reach.
 
     ``views`` counts all views of the whole run; the learning rate warms up linearly over the first
-    ``warmup`` of them and then follows half a cosine to zero. ``precision`` ``auto`` takes bfloat16
-    autocast where it is measured to be faster on the device, once, at the start of a run.
+    ``warmup`` of them and then follows ``schedule``: half a cosine to zero, or no change.
+    ``precision`` ``auto`` takes bfloat16 autocast where it is measured to be faster on the device,
+    once, at the start of a run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,8 +55,10 @@ class Recipe(BaseModel):
     optimizer: OptimizerName = "adamw"
     learning_rate: float = Field(gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD and LARS")
+    nesterov: bool = Field(default=False, description="momentum of SGD as Nesterov's")
     weight_decay: float = Field(default=0.0, ge=0)
     warmup: float = Field(default=0.03, ge=0, le=1)
+    schedule: Schedule = "cosine"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = Field(default=0, ge=0)
     paper: str | None = None
@@ -58,6 +68,17 @@ class Recipe(BaseModel):
     share_images: bool = Field(
         default=False, description="whether images of the data set may be part of a package"
     )
+
+    @field_validator("nesterov")
+    @classmethod
+    def _needs_momentum(cls, nesterov: bool, info: ValidationInfo) -> bool:
+        optimizer, momentum = info.data.get("optimizer", "sgd"), info.data.get("momentum")
+        if nesterov and (optimizer != "sgd" or momentum == 0):
+            raise ValueError(
+                f"Nesterov's is a momentum of SGD, but the optimizer is {optimizer} with momentum "
+                f"{momentum}: set optimizer=sgd and momentum above 0, or nesterov=false"
+            )
+        return nesterov
 
     @property
     def views_per_step(self) -> int:
@@ -80,6 +101,7 @@ def list_recipes() -> list[Recipe]:
     modules = (
         importlib.import_module(f"{recipes.__name__}.{module.name}")
         for module in pkgutil.iter_modules(recipes.__path__)
+        if not module.name.startswith("_")
     )
     return sorted((recipe for m in modules for recipe in m.RECIPES), key=lambda r: str(r.name))
 
