@@ -66,6 +66,13 @@ class Method:
     def generative(self) -> bool:
         return self.family == "generative"
 
+    @property
+    def metric(self) -> Literal["cosine", "euclidean"]:
+        """The distance to compare its embeddings by, as its loss does: most look at angles alone,
+        likelihoods and statistics of single dimensions at lengths too."""
+        lengths: tuple[Family, ...] = ("generative", "information maximisation", "lower bound")
+        return "euclidean" if self.family in lengths else "cosine"
+
 
 METHODS: Mapping[str, Method] = {
     "simvae": Method("SimVAE", "generative", "arXiv:2402.01399", SimVAE.build),
