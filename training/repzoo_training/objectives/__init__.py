@@ -8,15 +8,20 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from repzoo_training.objectives.instance_discrimination import InstanceDiscrimination
 from repzoo_training.objectives.likelihoods import (
     Bernoulli,
     Gaussian,
     Likelihood,
     OptimalGaussian,
 )
+from repzoo_training.objectives.minc import MINC
+from repzoo_training.objectives.moco import MoCo
 from repzoo_training.objectives.objective import Batch, Objective, Parts
 from repzoo_training.objectives.random import Random
+from repzoo_training.objectives.simclr import SimCLR
 from repzoo_training.objectives.simvae import SimVAE
+from repzoo_training.objectives.spectral import Spectral
 from repzoo_training.objectives.vae import VAE
 
 __all__ = [
@@ -78,6 +83,13 @@ METHODS: Mapping[str, Method] = {
     "simvae": Method("SimVAE", "generative", "arXiv:2402.01399", SimVAE.build),
     "vae": Method("VAE", "generative", "arXiv:1312.6114", VAE.build),
     "beta-vae": Method("β-VAE", "generative", "openreview:Sy2fzU9gl", VAE.build),
+    "simclr": Method("SimCLR", "contrastive", "arXiv:2002.05709", SimCLR.build),
+    "moco": Method("MoCo", "contrastive", "arXiv:1911.05722", MoCo.build),
+    "spectral": Method("Spectral contrastive", "contrastive", "arXiv:2106.04156", Spectral.build),
+    "minc": Method("MINC", "contrastive", "arXiv:2504.16667", MINC.build),
+    "instance-discrimination": Method(
+        "Instance discrimination", "predictive", "arXiv:1805.01978", InstanceDiscrimination.build
+    ),
     "random": Method("Random", "lower bound", None, Random.build),
 }
 
