@@ -68,23 +68,32 @@ class Progress:
         save_png(self.folder / f"{name}.png", images.movedim(2, -1).cpu().numpy())
 
 
-def grid(images: NDArray[np.float32], gap: int = 2) -> Image.Image:
-    """Rows of images, float32 ``[R, K, H, W, C]`` in [0, 1], on white; NaN is black."""
+def grid(
+    images: NDArray[np.float32], gap: int = 2, *, first_row_apart: bool = False
+) -> Image.Image:
+    """Rows of images, float32 ``[R, K, H, W, C]`` in [0, 1], on white; NaN is black.
+
+    Args:
+        images: what to draw.
+        gap: pixels between images.
+        first_row_apart: set the first row off from the others by a wider gap.
+    """
     R, K, H, W, C = images.shape  # noqa: N806
     scale = max(1, -(-SIDE // max(H, W)))
     pixels = (np.nan_to_num(np.clip(images, 0, 1)) * 255).round().astype(np.uint8)
     pixels = pixels.repeat(scale, axis=2).repeat(scale, axis=3)
     height, width = H * scale + gap, W * scale + gap
-    canvas = np.full((R * height + gap, K * width + gap, C), 255, np.uint8)
+    apart = 4 * gap if first_row_apart else 0
+    canvas = np.full((R * height + gap + apart, K * width + gap, C), 255, np.uint8)
     for row in range(R):
         for column in range(K):
-            top, left = row * height + gap, column * width + gap
+            top, left = row * height + gap + (apart if row else 0), column * width + gap
             canvas[top : top + H * scale, left : left + W * scale] = pixels[row, column]
     return Image.fromarray(canvas[..., 0] if C == 1 else canvas)
 
 
-def save_png(path: Path, images: NDArray[np.float32]) -> None:
+def save_png(path: Path, images: NDArray[np.float32], *, first_row_apart: bool = False) -> None:
     """Write :func:`grid` of ``[R, K, H, W, C]`` to ``path``, atomically."""
     buffer = io.BytesIO()
-    grid(images).save(buffer, "PNG")
+    grid(images, first_row_apart=first_row_apart).save(buffer, "PNG")
     write_atomically(path, buffer.getvalue())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -64,12 +67,14 @@ class TrainedModel:
 
     Attributes:
         recipe: what was trained.
-        encoder: uint8 images -> mean and log_variance.
+        encoder: uint8 images -> embedding, or mean and log_variance.
         decoder: latents -> images; None where the method has none.
         has_posterior: whether it has a log_variance.
+        has_added_decoder: whether the decoder was trained afterwards, see :meth:`with_decoder`.
         steps: optimiser steps behind the weights.
         wall_seconds: time spent on them.
         threads: CPU threads used, as text; empty on a GPU.
+        metrics: the last line of ``metrics.jsonl``; empty if there is none.
     """
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
@@ -90,15 +95,32 @@ class TrainedModel:
         self.steps = checkpoint.step
         self.wall_seconds = checkpoint.wall_seconds
         self.threads = checkpoint.environment["threads"]
+        self.metrics = _last_line(run.metrics_file)
         objective.requires_grad_(False).eval().to(self.device)
         self.encoder = EncoderGraph(objective.encoder, self.recipe.augmentation).eval()
         self.has_posterior = find_method(self.recipe.method).generative
+        self.has_added_decoder = False
         self.decoder = None if objective.decoder is None else DecoderGraph(objective.decoder).eval()
 
     @property
     def views(self) -> int:
         """Views behind the weights."""
         return self.steps * self.recipe.views_per_step
+
+    @property
+    def output_names(self) -> tuple[Literal["embedding", "log_variance"], ...]:
+        """What the encoder gives of an image, in this order."""
+        return ("embedding", "log_variance") if self.has_posterior else ("embedding",)
+
+    def outputs(self, images: Pixels) -> dict[str, Floats]:
+        """All outputs of the encoder for uint8 images ``[N, H, W, C]``: float32 ``[N, D]`` each."""
+        with torch.no_grad():
+            found = self.encoder(torch.from_numpy(images).to(self.device))
+        tensors = found if self.has_posterior else (found,)
+        return {
+            name: tensor.cpu().numpy()
+            for name, tensor in zip(self.output_names, tensors, strict=True)
+        }
 
     def posterior(self, images: Pixels) -> tuple[Floats, Floats]:
         """Mean and log_variance, float32 ``[N, D]`` each, of uint8 images ``[N, H, W, C]``.
@@ -108,16 +130,24 @@ class TrainedModel:
         """
         if not self.has_posterior:
             raise UnsupportedOperation(f"{self.recipe.method} has no posterior")
-        with torch.no_grad():
-            mean, log_variance = self.encoder(torch.from_numpy(images).to(self.device))
-        return mean.cpu().numpy(), log_variance.cpu().numpy()
+        outputs = self.outputs(images)
+        return outputs["embedding"], outputs["log_variance"]
 
     def embed(self, images: Pixels, /) -> Floats:
         """The embedding, of a posterior its mean: float32 ``[N, D]``."""
-        with torch.no_grad():
-            outputs = self.encoder(torch.from_numpy(images).to(self.device))
-        embedding: Tensor = outputs[0] if self.has_posterior else outputs
-        return embedding.cpu().numpy()
+        return self.outputs(images)["embedding"]
+
+    def with_decoder(self, decoder: torch.nn.Module) -> TrainedModel:
+        """The same run with a decoder that was trained on its frozen representation.
+
+        Args:
+            decoder: latents ``[N, D]`` -> logits ``[N, C, H, W]``.
+        """
+        other = copy.copy(self)
+        decoder = decoder.requires_grad_(False).eval().to(self.device)
+        other.decoder = DecoderGraph(decoder).eval()
+        other.has_added_decoder = True
+        return other
 
     def decode(self, latents: Floats) -> Floats:
         """Images float32 ``[N, H, W, C]`` in [0, 1] of latents ``[N, D]``.
@@ -136,3 +166,16 @@ class TrainedModel:
         decoded = self.decode(self.embed(images))
         error = np.square(decoded - images.astype(np.float32) / 255).mean((1, 2, 3))
         return Reconstruction(decoded, error)
+
+
+def _last_line(file: Path) -> dict[str, float]:
+    """The last whole line of a ``metrics.jsonl``."""
+    try:
+        lines = file.read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    for line in reversed(lines):
+        with contextlib.suppress(json.JSONDecodeError):
+            values: dict[str, float] = json.loads(line)
+            return values
+    return {}

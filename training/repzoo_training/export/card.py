@@ -9,7 +9,10 @@ import yaml
 from repzoo.config import ModelConfig, TrainingFacts
 
 from repzoo_training.evaluation.report import EvaluationReport, Measure
+from repzoo_training.export.parity import Parity
+from repzoo_training.objectives import LikelihoodSpec, find_method
 from repzoo_training.recipe import Recipe
+from repzoo_training.trained import TrainedModel
 
 __all__ = ["write_card"]
 
@@ -18,24 +21,25 @@ def write_card(
     folder: Path,
     config: ModelConfig,
     report: EvaluationReport | None,
-    parity: dict[str, float],
-    recipe: Recipe,
+    parity: Parity,
+    model: TrainedModel,
 ) -> None:
-    """Write ``README.md`` from what is known and measured; nothing is typed by hand."""
+    """Write ``README.md`` from what is known and measured; nothing is typed by hand.
+
+    The pictures that lie in the folder's ``figures/`` are shown, so they must be there before.
+    """
     front = yaml.safe_dump(_metadata(config, report), sort_keys=False, allow_unicode=True)
+    summary = config.summary or f"{find_method(config.method).title} on {config.training.dataset}"
     sections = [
         f"---\n{front}---\n",
-        f"# {config.name}\n\n{config.summary}. An image encoder of the repzoo zoo.\n",
+        f"# {config.name}\n\n{summary}. An image encoder of the repzoo zoo.\n",
         _use(config),
-        "## What it is\n\n" + _facts(config, recipe),
+        "## What it is\n\n" + _facts(config, model),
         "## Numbers\n\n" + _numbers(report, parity, config),
-        "## Pictures\n\n"
-        + _caption(recipe)
-        + "\n\n![reconstructions](figures/reconstructions.png)\n\n"
-        "Samples from `prior.npz`:\n\n![samples](figures/samples.png)\n",
-        "## What it is not for\n\n" + _limits(config, recipe),
+        _pictures(folder / "figures", config, model),
+        "## What it is not for\n\n" + _limits(config, model.recipe),
     ]
-    (folder / "README.md").write_text("\n".join(sections))
+    (folder / "README.md").write_text("\n".join(filter(None, sections)))
 
 
 def _metadata(config: ModelConfig, report: EvaluationReport | None) -> dict[str, Any]:
@@ -77,16 +81,19 @@ def _use(config: ModelConfig) -> str:
     return "\n".join([*lines, "```\n"])
 
 
-def _facts(config: ModelConfig, recipe: Recipe) -> str:
+def _facts(config: ModelConfig, model: TrainedModel) -> str:
+    recipe, method = model.recipe, find_method(config.method)
     height, width, _ = config.input.shape
     facts = config.training
-    network = f"{recipe.network.kind}, widths {'-'.join(map(str, recipe.network.widths))}"
-    rows = {
-        "method": config.method + "".join(f", {k} = {v}" for k, v in recipe.options.items()),
-        "likelihood": _likelihood(recipe),
+    options = "".join(f", {k} = {v}" for k, v in recipe.options.items())
+    rows = {"method": f"{method.title} ({method.family}){options}"}
+    if config.likelihood is not None and recipe.likelihood is not None:
+        rows["likelihood"] = _likelihood(recipe.likelihood, recipe.augmentation.binarize)
+    rows |= {
+        "representation": _representation(config),
         "input": f"{height}×{width}, {config.input.mode}",
-        "D": config.latent_dim,
-        "networks": network + " and its mirror",
+        "D": str(config.latent_dim),
+        "networks": _networks(config, model),
         "views": (
             f"J = {recipe.views_per_image}, crop scale {recipe.augmentation.scale}, "
             f"ratio {recipe.augmentation.ratio}, flips {recipe.augmentation.horizontal_flip} and "
@@ -103,33 +110,45 @@ def _facts(config: ModelConfig, recipe: Recipe) -> str:
     return "| | |\n| --- | --- |\n" + "".join(f"| {k} | {v} |\n" for k, v in rows.items())
 
 
+def _representation(config: ModelConfig) -> str:
+    if config.has_posterior:
+        return "mean of the posterior; its variance comes with it"
+    return f"the encoder's output, before any projection head; compare by {config.metric} distance"
+
+
+def _networks(config: ModelConfig, model: TrainedModel) -> str:
+    spec = model.recipe.network
+    networks = f"{spec.kind}, widths {'-'.join(map(str, spec.widths))}"
+    if model.has_added_decoder:
+        return f"{networks}; as decoder its mirror, trained on the frozen encoder"
+    return f"{networks} and its mirror" if config.has_decoder else networks
+
+
 def _unfinished(facts: TrainingFacts, recipe: Recipe) -> str:
     planned = recipe.steps * recipe.views_per_step
     return "" if facts.views == planned else f"; unfinished, {planned:,} were planned"
 
 
-def _likelihood(recipe: Recipe) -> str:
-    spec = recipe.likelihood
+def _likelihood(spec: LikelihoodSpec, binarized: float | None) -> str:
     if spec.kind == "gaussian":
         return f"Gaussian, log σ_x² = {spec.log_variance:g}"
     if spec.kind == "optimal-gaussian":
         return "Gaussian at its optimal variance (σ-VAE)"
-    if spec.weight == 1.0 and recipe.augmentation.binarize is not None:
-        return f"Bernoulli on pixels binarised at {recipe.augmentation.binarize:g}"
+    if spec.weight == 1.0 and binarized is not None:
+        return f"Bernoulli on pixels binarised at {binarized:g}"
     kind = "Bernoulli pseudo-likelihood" + (
         f", weight {spec.weight:g}" if spec.weight != 1.0 else " on grey pixels"
     )
-    binarized = recipe.augmentation.binarize
     return kind if binarized is None else f"{kind}, pixels binarised at {binarized:g}"
 
 
-def _numbers(report: EvaluationReport | None, parity: dict[str, float], config: ModelConfig) -> str:
+def _numbers(report: EvaluationReport | None, parity: Parity, config: ModelConfig) -> str:
     relative = (
         f"ONNX against torch: the embedding is off by at most {parity['embedding']:.2g} "
         f"({parity['embedding_relative']:.2g} standard deviations of the latents)."
     )
     if report is None:
-        return f"{relative} There was no test split, so nothing else was measured.\n"
+        return f"{relative} There was no test split with labels; nothing else was measured.\n"
     head = (
         f"Last checkpoint, {report.n_train:,} train and {report.n_test:,} test images; "
         "standard errors from the test set's size; one seed.\n\n"
@@ -148,13 +167,37 @@ def _row(m: Measure) -> str:
     )
 
 
-def _caption(recipe: Recipe) -> str:
-    if recipe.share_images:
-        return "Test images, and below each its reconstruction from the posterior mean:"
-    return (
-        "Samples of the model itself (the training images may not be passed on), and below each "
-        "its reconstruction from the posterior mean:"
+def _pictures(figures: Path, config: ModelConfig, model: TrainedModel) -> str:
+    """The section of all pictures that there are; empty without any."""
+    shown = [
+        f"{caption}\n\n![{name}](figures/{name}.png)\n"
+        for name, caption in (
+            ("reconstructions", _reconstructions_caption(model)),
+            ("samples", "Samples from `prior.npz`:"),
+            (
+                "neighbours",
+                "Test images, and below each the training images that embed nearest to it, by "
+                f"{config.metric} distance. A red frame: of another class.",
+            ),
+        )
+        if (figures / f"{name}.png").exists()
+    ]
+    return "\n".join(["## Pictures\n", *shown]) if shown else ""
+
+
+def _reconstructions_caption(model: TrainedModel) -> str:
+    shown = (
+        "Test images"
+        if model.recipe.share_images
+        else "Samples of the model itself (the training images may not be passed on)"
     )
+    if model.has_added_decoder:
+        return (
+            f"{shown}, and below each what a decoder that was trained on the frozen encoder makes "
+            "of its embedding. It shows what the embedding holds; the encoder never learned to "
+            "reconstruct:"
+        )
+    return f"{shown}, and below each its reconstruction from the posterior mean:"
 
 
 def _limits(config: ModelConfig, recipe: Recipe) -> str:
@@ -168,6 +211,7 @@ def _limits(config: ModelConfig, recipe: Recipe) -> str:
             "- Taking the posterior's variance for a probability of error: it is the model's own "
             "and is not calibrated. This package has no calibrated `uncertainty` yet."
         )
-    if recipe.likelihood.kind == "bernoulli" and recipe.likelihood.weight != 1.0:
+    spec = recipe.likelihood
+    if config.likelihood == "bernoulli" and spec is not None and spec.weight != 1.0:
         limits.append("- Comparing its likelihood in nats with that of another recipe.")
     return "\n".join(limits) + "\n"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from repzoo.config import InputSpec, ModelConfig, ProbeSpec, ProviderClass, TrainingFacts
 from repzoo.encoder import Encoder
 from repzoo.errors import PackageError
@@ -24,19 +23,24 @@ from repzoo_training.evaluation import Head, evaluate_dataset
 from repzoo_training.evaluation.report import EvaluationReport
 from repzoo_training.export.card import write_card
 from repzoo_training.export.graphs import write_graph
-from repzoo_training.export.prior import fit_mixture, standard_normal, write_prior
-from repzoo_training.figures import COLUMNS, save_png
+from repzoo_training.export.inputs import golden_files, own_images
+from repzoo_training.export.parity import Parity, check_parity, measure_parity
+from repzoo_training.export.pictures import draw_decoded, draw_neighbours
+from repzoo_training.export.prior import Prior, fit_mixture, standard_normal, write_prior
+from repzoo_training.figures import COLUMNS
+from repzoo_training.objectives import find_method
+from repzoo_training.recipe import Recipe
 from repzoo_training.trained import TrainedModel
 
-__all__ = ["Parity", "export_run"]
-
-#: How far ONNX may be from torch: absolute in float32, and in units of the latents' standard
-#: deviation where weights are stored as float16.
-PARITY = {"float32": 1e-4, "float16": 0.05}
+__all__ = ["export_run"]
 
 Pixels = NDArray[np.uint8]
-#: For every output of the graphs, the largest difference between ONNX and torch.
-Parity = dict[str, float]
+Floats = NDArray[np.float32]
+
+#: Images that golden inputs and figures are taken from.
+EXAMPLES = 4 * COLUMNS
+#: Training images that the prior is fitted to, and that neighbours are looked for in.
+MOST_EMBEDDED = 60_000
 
 
 def export_run(
@@ -95,17 +99,17 @@ def _write(
 ) -> ModelConfig:
     recipe = model.recipe
     shown = test if test is not None else train
-    pixels = shown.images[: 4 * COLUMNS]
+    pixels = shown.images[:EXAMPLES]
     _write_networks(folder, model, half)
 
     # First without probes, to measure with the very graphs that ship; then with them.
     config = _describe(model, name, half, pixels)
     encoder = Encoder(folder, config, provider="cpu")
     parity = measure_parity(encoder, model, shown.images[:256])
-    _check_parity(parity, config)
+    check_parity(parity, config)
 
     report: EvaluationReport | None = None
-    if test is not None:
+    if test is not None and (_has_labels(test) or config.has_decoder):
         evaluation = evaluate_dataset(encoder, train, test, progress=progress)
         report = evaluation.report
         config = config.model_copy(
@@ -113,22 +117,35 @@ def _write(
         )
     config.write(folder / "config.json")
 
-    outputs = encoder.outputs(train.images[:60_000])
-    if recipe.method == "simvae":
-        prior = fit_mixture(outputs["embedding"], outputs["log_variance"], recipe.seed)
-    else:
-        prior = standard_normal(recipe.latent_dim)
-    write_prior(folder / "prior.npz", prior)
+    outputs = encoder.outputs(train.images[:MOST_EMBEDDED])
+    if config.has_decoder:
+        write_prior(folder / "prior.npz", _prior(recipe, outputs))
 
     encoder = Encoder(folder, config, provider="cpu")
-    examples = pixels if recipe.share_images else _own_images(encoder)
-    latents = encoder.generate(8, seed=0).latents
+    examples = pixels if recipe.share_images else own_images(encoder, EXAMPLES)
+    latents = encoder.generate(8, seed=0).latents if config.has_decoder else None
     write_golden(folder, examples[:8], golden_files(examples), latents)
     _write_metrics(folder, report, parity, config)
-    _write_figures(folder, encoder, examples)
-    write_card(folder, config, report, parity, recipe)
+    figures = folder / "figures"
+    figures.mkdir()
+    if config.has_decoder:
+        draw_decoded(figures, encoder, examples)
+    if not config.has_posterior and recipe.share_images and test is not None:
+        draw_neighbours(figures, encoder, train, outputs["embedding"], test)
+    write_card(folder, config, report, parity, model)
     write_manifest(folder)
     return config
+
+
+def _has_labels(dataset: ImageDataset) -> bool:
+    return dataset.labels is not None or dataset.attributes is not None
+
+
+def _prior(recipe: Recipe, outputs: Mapping[str, Floats]) -> Prior:
+    """What latents are drawn from: a generative model's own prior, where it is explicit."""
+    if find_method(recipe.method).generative and recipe.method != "simvae":
+        return standard_normal(recipe.latent_dim)
+    return fit_mixture(outputs["embedding"], outputs.get("log_variance"), recipe.seed)
 
 
 def _write_networks(folder: Path, model: TrainedModel, half: bool) -> None:
@@ -139,10 +156,12 @@ def _write_networks(folder: Path, model: TrainedModel, half: bool) -> None:
         folder / "encoder.onnx",
         torch.zeros(2, height, width, channels, dtype=torch.uint8),
         input_name="images",
-        output_names=["embedding", "log_variance"],
+        output_names=list(model.output_names),
         keep_float32=("encoder.head.",),
         half=half,
     )
+    if model.decoder is None:
+        return
     write_graph(
         model.decoder,
         folder / "decoder.onnx",
@@ -172,15 +191,15 @@ def _describe(model: TrainedModel, name: str, half: bool, pixels: Pixels) -> Mod
     """The record, without probes. Tolerances follow the scale of the model's own outputs."""
     recipe, record = model.recipe, model.record
     height, width, channels = recipe.input
-    mean, log_variance = model.posterior(pixels)
+    outputs = model.outputs(pixels)
+    scales = {"embedding": max(1.0, float(outputs["embedding"].std()))}
+    if model.has_posterior:
+        scales["log_variance"] = max(1.0, float(np.abs(outputs["log_variance"]).max()))
+    if model.decoder is not None:
+        scales["images"] = 1.0
     # Other processors sum in another order, and GPUs in coarser steps.
     tolerances: dict[str, dict[ProviderClass, float]] = {
-        output: {"cpu": 2e-4 * scale, "cuda": 2e-3 * scale}
-        for output, scale in (
-            ("embedding", max(1.0, float(mean.std()))),
-            ("log_variance", max(1.0, float(np.abs(log_variance).max()))),
-            ("images", 1.0),
-        )
+        output: {"cpu": 2e-4 * scale, "cuda": 2e-3 * scale} for output, scale in scales.items()
     }
     return ModelConfig(
         name=name,
@@ -188,12 +207,12 @@ def _describe(model: TrainedModel, name: str, half: bool, pixels: Pixels) -> Mod
         method=recipe.method,
         latent_dim=recipe.latent_dim,
         precision="float16" if half else "float32",
-        likelihood=recipe.likelihood.family,
+        likelihood=_likelihood(model),
         input=InputSpec(height=height, width=width, channels=channels),
-        outputs=("embedding", "log_variance"),
-        has_posterior=True,
-        has_decoder=True,
-        metric="euclidean",
+        outputs=model.output_names,
+        has_posterior=model.has_posterior,
+        has_decoder=model.decoder is not None,
+        metric=find_method(recipe.method).metric,
         tolerances=tolerances,
         training=TrainingFacts(
             dataset=record.dataset,
@@ -211,34 +230,10 @@ def _describe(model: TrainedModel, name: str, half: bool, pixels: Pixels) -> Mod
     )
 
 
-def measure_parity(encoder: Encoder, model: TrainedModel, pixels: Pixels) -> Parity:
-    """The largest absolute difference between ONNX and torch, on real images and on noise.
-
-    ``embedding_relative`` is that of the embedding divided by the latents' standard deviation.
-    """
-    noise = np.random.default_rng(0).integers(0, 256, pixels.shape, dtype=np.uint8)
-    images = np.concatenate([pixels, noise])
-    mean, log_variance = model.posterior(images)
-    outputs = encoder.outputs(images)
-    latents = mean[: len(pixels)]
-    difference = float(np.abs(outputs["embedding"] - mean).max())
-    return {
-        "embedding": difference,
-        "embedding_relative": difference / float(latents.std()),
-        "log_variance": float(np.abs(outputs["log_variance"] - log_variance).max()),
-        "images": float(
-            np.abs(encoder.generate(latents=latents).images - model.decode(latents)).max()
-        ),
-    }
-
-
-def _check_parity(parity: Parity, config: ModelConfig) -> None:
-    output = "embedding" if config.precision == "float32" else "embedding_relative"
-    allowed = PARITY[config.precision]
-    if not parity[output] <= allowed:
-        raise PackageError(
-            f"ONNX and torch differ by {parity[output]:.2g} in {output}; at most {allowed} is right"
-        )
+def _likelihood(model: TrainedModel) -> Literal["bernoulli", "gaussian"] | None:
+    """Of the decoder that a method was trained with; an added one has none that counts."""
+    spec = model.recipe.likelihood
+    return None if spec is None or not model.has_posterior else spec.family
 
 
 def _write_metrics(
@@ -256,47 +251,3 @@ def _write_metrics(
         },
     }
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-
-
-def golden_files(pixels: Pixels) -> Sequence[bytes]:
-    """Encoded files of odd sizes and modes, which exercise every step of preprocessing."""
-    image = Image.fromarray(pixels[0].squeeze()).convert("RGB")
-    width, height = image.size
-    turned = Image.Exif()
-    turned[0x0112] = 6  # orientation: rotate by 90 degrees to show
-    wide = image.resize((2 * width + 7, height + 1), Image.Resampling.BICUBIC)
-    clear = image.resize((width - 5, 3 * height), Image.Resampling.NEAREST)
-    clear.putalpha(clear.convert("L"))
-    variants: list[tuple[Image.Image, str, dict[str, object]]] = [
-        (image, "PNG", {}),
-        (wide.convert("L"), "PNG", {}),
-        (wide, "JPEG", {"exif": turned}),
-        (clear, "PNG", {}),
-        (wide.quantize(16), "PNG", {}),
-        (Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257), "PNG", {}),
-    ]
-    files = []
-    for variant, kind, options in variants:
-        buffer = io.BytesIO()
-        variant.save(buffer, kind, **options)
-        files.append(buffer.getvalue())
-    return files
-
-
-def _own_images(encoder: Encoder) -> Pixels:
-    """Samples of the model and seeded noise, in place of images that may not be passed on."""
-    samples = encoder.generate(3 * COLUMNS, seed=1).images
-    drawn = np.random.default_rng(0).random((COLUMNS, *encoder.config.input.shape))
-    return (np.concatenate([samples, drawn]) * 255).round().astype(np.uint8)
-
-
-def _write_figures(folder: Path, encoder: Encoder, examples: Pixels) -> None:
-    """Reconstructions: rows of images and, below each, of what the model makes of them."""
-    figures = folder / "figures"
-    figures.mkdir()
-    originals = examples[: 3 * COLUMNS].reshape(3, COLUMNS, *examples.shape[1:])
-    decoded = encoder.reconstruct(examples[: 3 * COLUMNS]).images.reshape(originals.shape)
-    pairs = np.stack([originals.astype(np.float32) / 255, decoded], axis=1)  # [3, 2, K, H, W, C]
-    save_png(figures / "reconstructions.png", pairs.reshape(6, *originals.shape[1:]))
-    samples = encoder.generate(4 * COLUMNS, seed=0).images
-    save_png(figures / "samples.png", samples.reshape(4, COLUMNS, *samples.shape[1:]))

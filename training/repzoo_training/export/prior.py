@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from repzoo.arrays import write_arrays
 from sklearn.mixture import GaussianMixture
 
-__all__ = ["fit_mixture", "standard_normal", "write_prior"]
+__all__ = ["Prior", "fit_mixture", "standard_normal", "write_prior"]
 
 Floats = NDArray[np.float32]
 Prior = tuple[Floats, Floats, Floats]
@@ -25,15 +25,17 @@ def standard_normal(dim: int) -> Prior:
     return np.ones(1, np.float32), np.zeros((1, dim), np.float32), np.ones((1, dim), np.float32)
 
 
-def fit_mixture(mean: Floats, log_variance: Floats, seed: int) -> Prior:
+def fit_mixture(mean: Floats, log_variance: Floats | None, seed: int) -> Prior:
     """A mixture of diagonal Gaussians fitted to the aggregate posterior (1/N) Σ_n q(z|x_n).
+
+    Without a posterior it is fitted to the embeddings themselves.
 
     SimVAE's prior of z is a mixture over the contents of the data, which training never makes
     explicit (ψ is integrated out), so it is estimated here from a sample of it.
 
     Args:
         mean: float32 ``[N, D]``, of training images.
-        log_variance: float32 ``[N, D]``.
+        log_variance: float32 ``[N, D]``; None where there is no posterior.
         seed: of the sample and of the fit.
 
     Returns:
@@ -41,8 +43,10 @@ def fit_mixture(mean: Floats, log_variance: Floats, seed: int) -> Prior:
     """
     random = np.random.default_rng(seed)
     rows = random.permutation(len(mean))[:MOST_ROWS]
-    noise = random.standard_normal((len(rows), mean.shape[1]), np.float32)
-    sample = mean[rows] + np.exp(0.5 * log_variance[rows]) * noise
+    sample = mean[rows]
+    if log_variance is not None:
+        noise = random.standard_normal(sample.shape, np.float32)
+        sample = sample + np.exp(0.5 * log_variance[rows]) * noise
     mixture = GaussianMixture(
         max(1, min(COMPONENTS, len(sample) // 50)),
         covariance_type="diag",

@@ -1,0 +1,63 @@
+"""The images that a package carries as its golden inputs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from repzoo.encoder import Encoder
+
+__all__ = ["golden_files", "own_images"]
+
+Pixels = NDArray[np.uint8]
+
+
+def golden_files(pixels: Pixels) -> Sequence[bytes]:
+    """Encoded files of odd sizes and modes, which exercise every step of preprocessing.
+
+    Args:
+        pixels: uint8 ``[N, H, W, C]``; the first is what all files show.
+    """
+    image = Image.fromarray(pixels[0].squeeze()).convert("RGB")
+    width, height = image.size
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: rotate by 90 degrees to show
+    wide = image.resize((2 * width + 7, height + 1), Image.Resampling.BICUBIC)
+    clear = image.resize((width - 5, 3 * height), Image.Resampling.NEAREST)
+    clear.putalpha(clear.convert("L"))
+    variants: list[tuple[Image.Image, str, dict[str, object]]] = [
+        (image, "PNG", {}),
+        (wide.convert("L"), "PNG", {}),
+        (wide, "JPEG", {"exif": turned}),
+        (clear, "PNG", {}),
+        (wide.quantize(16), "PNG", {}),
+        (Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257), "PNG", {}),
+    ]
+    files = []
+    for variant, kind, options in variants:
+        buffer = io.BytesIO()
+        variant.save(buffer, kind, **options)
+        files.append(buffer.getvalue())
+    return files
+
+
+def own_images(encoder: Encoder, count: int) -> Pixels:
+    """``count`` images, uint8 ``[N, H, W, C]``, in place of those that may not be passed on.
+
+    Samples of the model for three quarters, where it can draw any, and seeded noise: of squares of
+    1, 2, 4 and 8 pixels in turn, for noise of single pixels alone embeds to a point.
+    """
+    height, width, channels = encoder.config.input.shape
+    random = np.random.default_rng(0)
+    samples = np.empty((0, height, width, channels), np.float32)
+    if encoder.config.has_decoder:
+        samples = encoder.generate(3 * count // 4, seed=1).images
+    noise = []
+    for number in range(count - len(samples)):
+        side = 2 ** (number % 4)
+        coarse = random.random((-(-height // side), -(-width // side), channels), np.float32)
+        noise.append(coarse.repeat(side, axis=0).repeat(side, axis=1)[:height, :width])
+    return (np.concatenate([samples, np.stack(noise)]) * 255).round().astype(np.uint8)

@@ -1,0 +1,85 @@
+"""``figures/`` of a package: what its graphs make of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from repzoo.encoder import Encoder
+
+from repzoo_training.data import ImageDataset
+from repzoo_training.evaluation.knn import nearest
+from repzoo_training.figures import COLUMNS, save_png
+
+__all__ = ["NEIGHBOURS", "draw_decoded", "draw_neighbours"]
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+#: Nearest training images that are drawn below each test image.
+NEIGHBOURS = 5
+
+#: Frame of a neighbour that is of another class than its query.
+_RED = (0.85, 0.1, 0.1)
+
+
+def draw_decoded(figures: Path, encoder: Encoder, examples: Pixels) -> None:
+    """``reconstructions.png`` and ``samples.png``, of a package with a decoder.
+
+    Reconstructions are rows of images and, below each, of what the model makes of them.
+
+    Args:
+        figures: the folder.
+        encoder: the package's graphs.
+        examples: uint8 ``[N, H, W, C]``, N at least 30.
+    """
+    originals = examples[: 3 * COLUMNS].reshape(3, COLUMNS, *examples.shape[1:])
+    decoded = encoder.reconstruct(examples[: 3 * COLUMNS]).images.reshape(originals.shape)
+    pairs = np.stack([originals.astype(np.float32) / 255, decoded], axis=1)  # [3, 2, K, H, W, C]
+    save_png(figures / "reconstructions.png", pairs.reshape(6, *originals.shape[1:]))
+    samples = encoder.generate(4 * COLUMNS, seed=0).images
+    save_png(figures / "samples.png", samples.reshape(4, COLUMNS, *samples.shape[1:]))
+
+
+def draw_neighbours(
+    figures: Path, encoder: Encoder, train: ImageDataset, train_z: Floats, test: ImageDataset
+) -> None:
+    """``neighbours.png``: a row of test images, and below each its nearest training images.
+
+    Where both splits have labels, a neighbour of another class than its query has a red frame.
+
+    Args:
+        figures: the folder.
+        encoder: the package's graphs; near is what its ``config.metric`` says.
+        train: what neighbours are looked for in.
+        train_z: its embeddings, float32 ``[M, D]``, of its first M images.
+        test: the first ten are the queries.
+    """
+    queries = test.images[:COLUMNS]
+    found = nearest(
+        torch.from_numpy(train_z),
+        torch.from_numpy(encoder.embed(queries)),
+        k=min(NEIGHBOURS, len(train_z)),
+        distance=encoder.config.metric,
+        progress=False,
+    )
+    neighbours = torch.cat(list(found)).numpy().T  # [k, Q]
+    rows = _colours(np.stack([queries, *train.images[neighbours]]))  # [1 + k, Q, H, W, 3]
+    if train.labels is not None and test.labels is not None:
+        wrong = train.labels[neighbours] != test.labels[: len(queries)]
+        for row, column in np.argwhere(wrong):
+            _frame(rows[1 + row, column])
+    save_png(figures / "neighbours.png", rows, first_row_apart=True)
+
+
+def _colours(images: Pixels) -> Floats:
+    rgb = np.broadcast_to(images, (*images.shape[:-1], 3))
+    return rgb.astype(np.float32) / np.float32(255)
+
+
+def _frame(image: Floats) -> None:
+    width = max(1, min(image.shape[:2]) // 28)
+    for side in (image[:width], image[-width:], image[:, :width], image[:, -width:]):
+        side[:] = _RED
