@@ -45,6 +45,7 @@ class Duration(click.ParamType[float]):
 @click.option("--seed", type=click.IntRange(0), help="Seed of everything random.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="By default CUDA if there is.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; by default all cores.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the step; pays off on a GPU.")
 @click.option(
     "--checkpoint", type=Duration(), default="60s", show_default=True, help="Time between saves."
 )
@@ -59,12 +60,14 @@ def train(
     seed: int | None,
     device: str | None,
     threads: int | None,
+    compiled: bool,
     checkpoint: float,
     settings: tuple[str, ...],
 ) -> None:
     """Train the encoder of RECIPE on unlabelled images.
 
-    An interrupted run goes on where it stopped when the same command is given again.
+    An interrupted run goes on where it stopped when the same command is given again. Several
+    processes, on a GPU each, train together as: torchrun --nproc-per-node N -m repzoo_training ...
     """
     from repzoo_training.recipe import find_recipe, list_recipes, override
 
@@ -80,6 +83,8 @@ def train(
     import torch
 
     from repzoo_training.data import absolute, load
+    from repzoo_training.distributed import rank
+    from repzoo_training.parallel import first_then_all, local_device, processes
     from repzoo_training.trainer import train as run_training
 
     if threads is not None:
@@ -90,18 +95,24 @@ def train(
         f"{key}={value}" for key, value in (("views", views), ("seed", seed)) if value is not None
     ]
     settled = override(find_recipe(recipe), (*settings, *extra))
-    dataset = load(data, "train", size=settled.input)
-    run = run_training(
-        settled,
-        dataset,
-        out,
-        source=absolute(data),
-        budget_seconds=budget,
-        device=device,
-        checkpoint_seconds=checkpoint,
-    )
-    click.echo(f"trained: {run.path} (pictures in {run.figures})")
-    click.echo(f"next: zoo evaluate {run.path}, zoo export {run.path} --out PACKAGE")
+    here = local_device(device)
+    with processes(here):
+        dataset = first_then_all(
+            lambda: load(data, "train", size=settled.input, progress=rank() == 0)
+        )
+        run = run_training(
+            settled,
+            dataset,
+            out,
+            source=absolute(data),
+            budget_seconds=budget,
+            device=here,
+            checkpoint_seconds=checkpoint,
+            compiled=compiled,
+        )
+        if rank() == 0:
+            click.echo(f"trained: {run.path} (pictures in {run.figures})")
+            click.echo(f"next: zoo evaluate {run.path}, zoo export {run.path} --out PACKAGE")
 
 
 @click.command()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-__all__ = ["gather", "rank", "world_size"]
+__all__ = ["agree", "gather", "rank", "total", "world_size"]
 
 
 def world_size() -> int:
@@ -39,6 +39,27 @@ def gather(x: Tensor) -> Tensor:
     return rows
 
 
+def agree(x: Tensor) -> Tensor:
+    """What the first process has, on all of them: draws that must be the same everywhere."""
+    if world_size() == 1:
+        return x
+    x = x.detach().clone(memory_format=torch.contiguous_format)
+    dist.broadcast(x, src=0)
+    return x
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum of all processes' ``x``, of any shape; differentiable.
+
+    Unlike after :func:`gather`, every process may go on to a loss of its own: gradients are summed
+    over processes too, as those of a term that all the losses share.
+    """
+    if world_size() == 1:
+        return x
+    y: Tensor = _Total.apply(x)
+    return y
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -50,3 +71,19 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         own = gradients[0].chunk(world_size())[rank()]
         return world_size() * own
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _summed(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _summed(gradients[0])
+
+
+def _summed(x: Tensor) -> Tensor:
+    y = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(y)
+    return y

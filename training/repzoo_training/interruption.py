@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
+
+from torch.distributed import is_torchelastic_launched
+
+from repzoo_training.distributed import rank
 
 __all__ = ["Stop"]
 
@@ -13,11 +18,13 @@ class Stop:
     """Remembers SIGTERM and Ctrl-C, so that a step is finished and saved before the end.
 
     A second Ctrl-C ends at once. Outside the main thread, where Python allows no handlers, signals
-    stay as they are.
+    stay as they are. That ``torchrun`` is gone, where it started this process, counts as SIGTERM:
+    nobody else would say so, and the process would go on and keep the run to itself.
     """
 
     def __init__(self) -> None:
-        self.requested: signal.Signals | None = None
+        self._received = 0
+        self._launcher = os.getppid() if is_torchelastic_launched() else None
         self._old: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Stop:
@@ -31,14 +38,21 @@ class Stop:
     def __exit__(self, *_: object) -> None:
         self._restore()
 
-    def exit(self, message: str) -> None:
-        """End the process as the signal would have, with a message."""
-        assert self.requested is not None
-        print(message, file=sys.stderr)
-        raise SystemExit(128 + self.requested)
+    @property
+    def requested(self) -> int:
+        """The signal that asks for the end, or 0."""
+        if self._launcher not in (None, os.getppid()):
+            return signal.SIGTERM
+        return self._received
+
+    def exit(self, number: int, message: str) -> None:
+        """End the process as signal ``number`` would have, with a message from the first."""
+        if rank() == 0:
+            print(message, file=sys.stderr)
+        raise SystemExit(128 + number)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
-        self.requested = signal.Signals(number)
+        self._received = number
         self._restore()
 
     def _restore(self) -> None:

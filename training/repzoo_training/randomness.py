@@ -6,6 +6,7 @@ was drawn before. A checkpoint therefore holds all its randomness in two numbers
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -20,10 +21,16 @@ _STREAM = {"initialisation": 0, "order": 1, "step": 2, "figures": 3, "measuremen
 
 
 def generator(
-    seed: int, purpose: Purpose, counter: int = 0, device: torch.device | str = "cpu"
+    seed: int,
+    purpose: Purpose,
+    counter: int = 0,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
 ) -> torch.Generator:
-    """A generator on ``device``, seeded from all three."""
-    mixed = np.random.SeedSequence([seed, _STREAM[purpose], counter]).generate_state(1, np.uint64)
+    """A generator on ``device``, seeded from the seed, purpose, counter and process ``rank``."""
+    # A process by itself draws what the first of several does.
+    entropy = [seed, _STREAM[purpose], counter, *([rank] if rank else [])]
+    mixed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(mixed[0] >> np.uint64(1)))
 
 
@@ -37,7 +44,12 @@ def image_indices(seed: int, images: int, step: int, batch: int) -> Tensor:
     epoch = position // images
     indices = torch.empty(batch, dtype=torch.int64)
     for number in epoch.unique().tolist():
-        order = torch.randperm(images, generator=generator(seed, "order", number))
+        order = _order(seed, images, number)
         chosen = epoch == number
         indices[chosen] = order[position[chosen] % images]
     return indices
+
+
+@lru_cache(maxsize=2)  # a permutation takes longer than a step of a small network on a GPU
+def _order(seed: int, images: int, epoch: int) -> Tensor:
+    return torch.randperm(images, generator=generator(seed, "order", epoch))

@@ -50,7 +50,13 @@ class Recipe(BaseModel):
     input: tuple[int, int, Literal[1, 3]] = Field(description="(height, width, channels)")
     augmentation: ViewSpec
     views_per_image: int = Field(gt=0, description="J")
-    images_per_step: int = Field(gt=0, description="B")
+    images_per_step: int = Field(gt=0, description="B, of all processes and micro-batches")
+    accumulate: int = Field(
+        default=1,
+        gt=0,
+        description="equal micro-batches that a step's images are cut into, to need less memory; "
+        "what a loss or batch normalisation compares is then one of them",
+    )
     views: int = Field(gt=0)
     optimizer: OptimizerName = "adamw"
     learning_rate: float = Field(gt=0)

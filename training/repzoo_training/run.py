@@ -3,7 +3,8 @@
 RUN/run.json          the recipe as it ran, and the data set
 RUN/checkpoint.pt     everything needed to go on; replaced atomically
 RUN/metrics.jsonl     one line a report
-RUN/figures/*.png     reconstructions and samples, as they get better
+RUN/figures/*.png     reconstructions, samples and signs of collapse, as it trains
+RUN/evaluation.json   what `zoo evaluate` measured of the checkpoint
 """
 
 from __future__ import annotations
@@ -138,6 +139,28 @@ class Run:
             raise RunError(f"{self.checkpoint_file} does not fit its recipe: {error}") from None
         return checkpoint
 
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
+        """Fill ``optimizer`` with what it had at ``checkpoint``.
+
+        Raises:
+            RunError: if that is of other parameters or of another optimiser.
+        """
+        try:
+            optimizer.load_state_dict(checkpoint.optimizer)
+            for parameter, state in optimizer.state.items():
+                for name, value in state.items():
+                    if isinstance(value, torch.Tensor) and value.ndim:
+                        if value.shape != parameter.shape:
+                            raise ValueError(f"{name} of {value.shape}, not {parameter.shape}")
+                        # In the parameter's own memory format, which fused updates rely on.
+                        state[name] = torch.empty_like(parameter).copy_(value)
+        except (ValueError, KeyError) as error:
+            raise RunError(
+                f"{self.checkpoint_file} holds the optimizer of another version of repzoo "
+                f"({error}): its weights can be evaluated and exported, but not trained further. "
+                "To go on, use the version that wrote it; to begin anew, choose another --out"
+            ) from None
+
     def rewind_metrics(self, step: int) -> None:
         """Drop the lines of ``metrics.jsonl`` after ``step``, and a last line cut by a kill."""
         if not self.metrics_file.exists():
@@ -151,7 +174,7 @@ class Run:
                 break
         write_atomically(self.metrics_file, "".join(kept).encode())
 
-    def report(self, values: Mapping[str, float]) -> None:
+    def report(self, values: Mapping[str, float | list[float]]) -> None:
         """Append one line to ``metrics.jsonl``."""
         with self.metrics_file.open("a") as file:
             file.write(json.dumps(values) + "\n")

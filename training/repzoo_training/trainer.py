@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -16,14 +16,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from repzoo_training.budget import measure_precision, views_in
+from repzoo_training.collapse import CollapseMonitor
 from repzoo_training.data import ImageDataset
+from repzoo_training.distributed import rank, world_size
 from repzoo_training.errors import DataError, Diverged, RunError
 from repzoo_training.figures import Progress
 from repzoo_training.interruption import Stop
 from repzoo_training.optimization import build_optimizer, learning_rate
+from repzoo_training.parallel import (
+    Pulse,
+    from_first,
+    local_device,
+    mean_over_processes,
+    processes,
+)
 from repzoo_training.recipe import Recipe
 from repzoo_training.run import Checkpoint, Run, RunRecord
-from repzoo_training.step import build_objective, take_step
+from repzoo_training.step import build_objective, check_shares, place, rehearse, take_step
 from repzoo_training.views import Views
 
 __all__ = ["train"]
@@ -41,13 +50,17 @@ def train(
     budget_seconds: float | None = None,
     device: torch.device | str | None = None,
     checkpoint_seconds: float = 60.0,
+    compiled: bool = False,
     progress: bool = True,
 ) -> Run:
     """Train ``recipe`` on ``dataset`` in the folder ``out``, or go on where a run there stopped.
 
     A resumed run ends with the weights of an undisturbed one, bit for bit on the same device type,
-    thread count and library versions. SIGTERM and Ctrl-C finish the step, save, and end the
-    process with 143 or 130.
+    thread and process count and library versions. SIGTERM and Ctrl-C finish the step, save, and
+    end the process with 143 or 130.
+
+    Under ``torchrun`` every process calls this; each takes its share of every batch, and the first
+    writes the run. All need the same images, and must see the folder ``out``.
 
     Args:
         recipe: what to train.
@@ -58,24 +71,28 @@ def train(
             when the run starts, and stored: the schedule never depends on the clock.
         device: ``cuda`` where there is one, else ``cpu``.
         checkpoint_seconds: time between checkpoints; it changes nothing else.
+        compiled: compile the step; see :func:`repzoo_training.step.place`.
         progress: show a bar on a terminal, and a line now and then elsewhere.
 
     Raises:
         DataError: if the images are not of the recipe's size.
+        RecipeError: if a step's images cannot be shared out among the processes.
         RunError: if ``out`` holds a run of another recipe or data set, or is in use.
         Diverged: if the loss stops being finite.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = local_device(device)
     if dataset.shape != recipe.input:
         raise DataError(
             f"{dataset.name} has images of {dataset.shape} (height, width, channels), "
             f"recipe {recipe.name} takes {recipe.input}"
         )
     run = Run(out)
-    with run.locked(), deterministic(), Stop() as stop:
-        record = run.read_record()
+    with processes(device), ExitStack() as held, deterministic(), Stop() as stop:
+        check_shares(recipe)
+        from_first(lambda: held.enter_context(run.locked()))
+        record = from_first(run.read_record)
         if record is None:
-            recipe = _settle(recipe, dataset, budget_seconds, device)
+            recipe = _settle(recipe, dataset, budget_seconds, device, compiled)
             record = RunRecord(
                 recipe=recipe,
                 source=source,
@@ -86,10 +103,11 @@ def train(
                 device_name=_device_name(device),
                 code_commit=_code_commit(),
             )
-            run.start(record)
+            if rank() == 0:
+                run.start(record)
         else:
             _check_same(run, record, recipe, dataset, budget_seconds)
-        _train(run, record.recipe, dataset, device, stop, checkpoint_seconds, progress)
+        _train(run, record.recipe, dataset, device, stop, checkpoint_seconds, compiled, progress)
     return run
 
 
@@ -100,23 +118,33 @@ def _train(
     device: torch.device,
     stop: Stop,
     checkpoint_seconds: float,
+    compiled: bool,
     progress: bool,
 ) -> None:
-    objective = build_objective(recipe, len(dataset)).to(device).train()
+    objective = build_objective(recipe, len(dataset))
+    model = place(objective, device, compiled=compiled)
     optimizer = build_optimizer(recipe, objective)
+    writes = rank() == 0
+    environment = _environment(device, compiled)
     first, spent = 0, 0.0
-    if run.checkpoint_file.exists():
+    if from_first(run.checkpoint_file.exists):
         checkpoint = run.load_weights(objective)
-        optimizer.load_state_dict(checkpoint.optimizer)
+        run.load_optimizer(optimizer, checkpoint)
         first, spent = checkpoint.step, checkpoint.wall_seconds
-        _warn_of_changes(checkpoint.environment, _environment(device))
-    run.rewind_metrics(first)
+        if writes:
+            _warn_of_changes(checkpoint.environment, environment)
+    if writes:
+        run.rewind_metrics(first)
 
     images = torch.from_numpy(dataset.images).permute(0, 3, 1, 2).contiguous().to(device)
     make_views = Views(recipe.augmentation, recipe.image_shape[1:], device)
+    if world_size() > 1:
+        rehearse(model, images, make_views, recipe, first)
     pictures = Progress(run, recipe, images, make_views)
+    pulse = Pulse()
     report_every = max(1, recipe.steps // REPORTS)
     draw_every = max(1, recipe.steps // FIGURES)
+    monitor = CollapseMonitor(run, recipe, images, report_every)
     started = saved = time.monotonic()
     advice = (
         "the last checkpoint is from before. "
@@ -126,16 +154,17 @@ def _train(
     def save(step: int) -> None:
         if not all(parameter.isfinite().all() for parameter in objective.parameters()):
             raise Diverged(f"weights are no longer finite at step {step}; {advice}")
-        wall = spent + time.monotonic() - started
-        run.save(
-            Checkpoint(
-                step=step,
-                objective=objective.state_dict(),
-                optimizer=optimizer.state_dict(),
-                wall_seconds=wall,
-                environment=_environment(device),
+        if writes:
+            run.save(
+                Checkpoint(
+                    step=step,
+                    objective=objective.state_dict(),
+                    optimizer=optimizer.state_dict(),
+                    wall_seconds=spent + time.monotonic() - started,
+                    environment=environment,
+                )
             )
-        )
+        from_first(lambda: None)  # the others wait until it is written
 
     bar = tqdm(
         total=recipe.steps * recipe.views_per_step,
@@ -143,44 +172,49 @@ def _train(
         unit=" views",
         unit_scale=True,
         desc=recipe.name,
-        disable=None if progress else True,
+        disable=None if progress and writes else True,
     )
     with bar:
         for step in range(first, recipe.steps):
             rate = learning_rate(recipe, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            terms = take_step(objective, optimizer, images, make_views, recipe, step)
+            terms = take_step(model, optimizer, images, make_views, recipe, step)
             bar.update(recipe.views_per_step)
 
             done = step + 1
             last = done == recipe.steps
             if done % report_every == 0 or last:
-                values = {name: term.item() for name, term in terms.items()}
+                values = mean_over_processes(terms)
                 if not math.isfinite(values["loss"]):
                     raise Diverged(f"the loss is {values['loss']} at step {done}; {advice}")
                 elapsed = time.monotonic() - started
-                run.report(
-                    {
-                        "step": done,
-                        "views": done * recipe.views_per_step,
-                        **values,
-                        "learning_rate": rate,
-                        "views_per_second": (done - first) * recipe.views_per_step / elapsed,
-                        "wall_seconds": spent + elapsed,
-                    }
-                )
+                report = {
+                    "step": done,
+                    "views": done * recipe.views_per_step,
+                    **values,
+                    "learning_rate": rate,
+                    "views_per_second": (done - first) * recipe.views_per_step / elapsed,
+                    "wall_seconds": spent + elapsed,
+                }
+                if writes:
+                    run.report(report | monitor.observe(objective, done))
+                    monitor.draw(done)
                 bar.set_postfix(loss=f"{values['loss']:.2f}")
-            if done % draw_every == 0 or last:
+            if writes and (done % draw_every == 0 or last):
                 pictures.draw(objective)
                 if progress and bar.disable:
                     print(_progress_line(recipe, first, done, started, terms), file=sys.stderr)
-            if last or stop.requested or time.monotonic() - saved > checkpoint_seconds:
+            due = time.monotonic() - saved > checkpoint_seconds
+            signal, due = pulse(done, stop.requested, due)
+            if last or signal or due:
                 save(done)
                 saved = time.monotonic()
-            if stop.requested and not last:
+            if signal and not last:
                 bar.close()
-                stop.exit(f"saved at step {done} of {recipe.steps}; the same command goes on")
+                stop.exit(
+                    signal, f"saved at step {done} of {recipe.steps}; the same command goes on"
+                )
 
 
 def _progress_line(
@@ -197,14 +231,18 @@ def _progress_line(
 
 
 def _settle(
-    recipe: Recipe, dataset: ImageDataset, budget_seconds: float | None, device: torch.device
+    recipe: Recipe,
+    dataset: ImageDataset,
+    budget_seconds: float | None,
+    device: torch.device,
+    compiled: bool,
 ) -> Recipe:
     """The recipe with everything decided that is measured: precision first, then views."""
     if recipe.precision == "auto":
-        precision = measure_precision(device)
+        precision = from_first(lambda: measure_precision(device))
         recipe = recipe.model_copy(update={"precision": precision})
     if budget_seconds is not None:
-        views = views_in(budget_seconds, recipe, dataset, device)
+        views = views_in(budget_seconds, recipe, dataset, device, compiled=compiled)
         recipe = recipe.model_copy(update={"views": views})
     return recipe
 
@@ -244,21 +282,26 @@ def deterministic() -> Iterator[None]:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = old
 
 
-def _environment(device: torch.device) -> dict[str, str]:
+def _environment(device: torch.device, compiled: bool) -> dict[str, str]:
     """What bit-for-bit equality depends on beside the checkpoint."""
     return {
         "torch": torch.__version__,
         "device": _device_name(device),
         "threads": str(torch.get_num_threads()) if device.type == "cpu" else "",
+        "processes": str(world_size()),
+        "compiled": "yes" if compiled else "no",
     }
 
 
 def _warn_of_changes(old: dict[str, str], new: dict[str, str]) -> None:
+    old = {"processes": "1", "compiled": "no", **old}  # runs from before there was a choice
     changed = [f"{key} {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]]
     if changed:
+        # Each process draws views of its own.
+        how = "" if old["processes"] != new["processes"] else " in their last bits"
         print(
-            f"resuming with {', '.join(changed)}: the weights will differ in their last bits from "
-            "an undisturbed run's",
+            f"resuming with {', '.join(changed)}: the weights will differ{how} from an "
+            "undisturbed run's",
             file=sys.stderr,
         )
 
