@@ -72,12 +72,7 @@ def collapse_figure(lines: Sequence[Mapping[str, Any]], dim: int, title: str) ->
     collapsed = np.array([line["collapsed"] for line in lines], bool)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 6.2))  # margins are given: finding them doubles the time
-        axes = figure.subplots(
-            2,
-            2,
-            sharex=True,
-            gridspec_kw=_MARGINS,
-        )
+        axes = figure.subplots(2, 2, sharex=True, gridspec_kw=_MARGINS)
         _spectrum(axes[0, 0], views, spectra)
         rank = axes[0, 1]
         rank.plot(views, values["rankme"], label="RankMe")
