@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TypeAlias
 
 from repzoo_training.networks.heads import GaussianEncoder, LatentDecoder, PointEncoder
 from repzoo_training.networks.mlp import MLPBackbone, MLPDecoder
 from repzoo_training.networks.projection import ProjectionHead
-from repzoo_training.networks.resnet import ResNetBackbone, ResNetDecoder
+from repzoo_training.networks.resnet import BasicBlock, Bottleneck, ResNetBackbone, ResNetDecoder
+from repzoo_training.networks.spec import NetworkSpec
+from repzoo_training.networks.vit import ViTBackbone, ViTDecoder
 
 __all__ = [
     "GaussianEncoder",
@@ -22,14 +22,11 @@ __all__ = [
     "build_encoder",
 ]
 
+Backbone: TypeAlias = MLPBackbone | ResNetBackbone | ViTBackbone
+Decoder: TypeAlias = MLPDecoder | ResNetDecoder | ViTDecoder
 
-class NetworkSpec(BaseModel):
-    """A pair; ``widths`` are an MLP's hidden layers or a ResNet's stages, from the image on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["mlp", "resnet18"] = "mlp"
-    widths: tuple[int, ...] = Field(default=(2000, 500, 500), min_length=1)
+#: Blocks of ResNet-50's stages.
+RESNET50 = (3, 4, 6, 3)
 
 
 def build(
@@ -38,8 +35,13 @@ def build(
     """The encoder q(z|x) and the decoder p(x|z) for images ``(C, H, W)`` and D = ``latent_dim``.
 
     Raises:
-        ValueError: if the network cannot take images of that size.
+        ValueError: if the network cannot take images of that size, or has no head for a posterior.
     """
+    if spec.head != "linear":
+        raise ValueError(
+            f"a posterior needs a head for its mean and variance, but head is {spec.head!r}: "
+            "set network.head=linear"
+        )
     backbone = _backbone(spec, image_shape)
     decoder = _decoder(spec, image_shape)
     return (
@@ -54,10 +56,19 @@ def build_encoder(
     """An encoder without posterior, of the same backbone.
 
     Raises:
-        ValueError: if the network cannot take images of that size.
+        ValueError: if the network cannot take images of that size, or has no head and not
+            ``latent_dim`` features.
     """
     backbone = _backbone(spec, image_shape)
-    return PointEncoder(backbone, backbone.feature_dim, latent_dim)
+    if spec.head == "linear":
+        return PointEncoder(backbone, backbone.feature_dim, latent_dim)
+    if latent_dim != backbone.feature_dim:
+        raise ValueError(
+            f"without a head the {spec.kind}'s {backbone.feature_dim} features are the "
+            f"representation, but latent_dim is {latent_dim}: set latent_dim="
+            f"{backbone.feature_dim}, or network.head=linear"
+        )
+    return PointEncoder(backbone, backbone.feature_dim, None)
 
 
 def build_decoder(
@@ -72,13 +83,20 @@ def build_decoder(
     return LatentDecoder(decoder, decoder.feature_dim, latent_dim)
 
 
-def _backbone(spec: NetworkSpec, image_shape: tuple[int, int, int]) -> MLPBackbone | ResNetBackbone:
+def _backbone(spec: NetworkSpec, image_shape: tuple[int, int, int]) -> Backbone:
     if spec.kind == "mlp":
         return MLPBackbone(image_shape, spec.widths)
-    return ResNetBackbone(image_shape[0], spec.widths)
+    if spec.kind == "vit":
+        return ViTBackbone(image_shape, spec.widths[0], *spec.transformer)
+    channels, stages = image_shape[0], len(spec.widths)
+    if spec.kind == "resnet18":
+        return ResNetBackbone(channels, spec.widths, BasicBlock, (2,) * stages, spec.stem)
+    return ResNetBackbone(channels, spec.widths, Bottleneck, RESNET50[:stages], spec.stem)
 
 
-def _decoder(spec: NetworkSpec, image_shape: tuple[int, int, int]) -> MLPDecoder | ResNetDecoder:
+def _decoder(spec: NetworkSpec, image_shape: tuple[int, int, int]) -> Decoder:
     if spec.kind == "mlp":
         return MLPDecoder(image_shape, spec.widths)
-    return ResNetDecoder(image_shape, spec.widths)
+    if spec.kind == "vit":
+        return ViTDecoder(image_shape, spec.widths[0], *spec.transformer)
+    return ResNetDecoder(image_shape, spec.widths, spec.stem)

@@ -28,12 +28,15 @@ class GaussianEncoder(nn.Module):
 
 
 class PointEncoder(nn.Module):
-    """An encoder without a posterior: images ``[N, C, H, W]`` -> float32 embedding ``[N, D]``."""
+    """An encoder without a posterior: images ``[N, C, H, W]`` -> float32 embedding ``[N, D]``.
 
-    def __init__(self, backbone: nn.Module, feature_dim: int, latent_dim: int) -> None:
+    Without a ``latent_dim`` the features are the embedding.
+    """
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, latent_dim: int | None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(feature_dim, latent_dim)
+        self.head = nn.Identity() if latent_dim is None else nn.Linear(feature_dim, latent_dim)
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.backbone(images)
