@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from repzoo_training.objectives.cr_vae import CRVAE
 from repzoo_training.objectives.instance_discrimination import InstanceDiscrimination
 from repzoo_training.objectives.likelihoods import (
     Bernoulli,
@@ -82,7 +83,8 @@ class Method:
 METHODS: Mapping[str, Method] = {
     "simvae": Method("SimVAE", "generative", "arXiv:2402.01399", SimVAE.build),
     "vae": Method("VAE", "generative", "arXiv:1312.6114", VAE.build),
-    "beta-vae": Method("β-VAE", "generative", "openreview:Sy2fzU9gl", VAE.build),
+    "beta-vae": Method("β-VAE", "generative", "openreview:Sy2fzU9gl", VAE.build_beta),
+    "cr-vae": Method("CR-VAE", "generative", "arXiv:2105.14859", CRVAE.build),
     "simclr": Method("SimCLR", "contrastive", "arXiv:2002.05709", SimCLR.build),
     "moco": Method("MoCo", "contrastive", "arXiv:1911.05722", MoCo.build),
     "spectral": Method("Spectral contrastive", "contrastive", "arXiv:2106.04156", Spectral.build),

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from repzoo_training.distributed import gather
+
 __all__ = ["Bernoulli", "Gaussian", "Likelihood", "OptimalGaussian", "squared_error"]
 
 
@@ -55,15 +57,15 @@ class Gaussian:
 class OptimalGaussian:
     """log N(x; m, σ_x² I) at the σ_x² that maximises it over the batch: its mean squared error.
 
-    Source: σ-VAE, Rybkin, Daniilidis, Levine 2021 (arXiv 2006.13202), eq. 6. The variance is not
-    detached: the gradient of log p at the optimum passes through m alone, since
-    d log p/dσ_x² = 0 there.
+    Source: σ-VAE, Rybkin, Daniilidis, Levine 2021 (arXiv 2006.13202), eq. 6. The batch is that of
+    all processes. The variance is detached: at the optimum d log p/dσ_x² = 0, and the gradient
+    passes through m alone. (That is true of the whole batch, not of one process's share of it.)
     """
 
     def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
         pixels = x[0].numel()
         error = squared_error(x, logits)  # [N]
-        variance = (error.mean() / pixels).clamp_min(1e-6)
+        variance = (gather(error.detach()).mean() / pixels).clamp_min(1e-6)
         return -0.5 * (error / variance + pixels * torch.log(2 * math.pi * variance))
 
 

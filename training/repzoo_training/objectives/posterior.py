@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["entropy", "gaussian_log_prob", "kl_to_standard_normal", "sample"]
+__all__ = ["entropy", "gaussian_log_prob", "kl", "kl_to_standard_normal", "sample"]
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -32,3 +32,13 @@ def gaussian_log_prob(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(N(μ, diag σ²) ‖ N(0, I)) = ½ Σ_d (μ² + σ² − log σ² − 1): ``[N, D]`` twice -> ``[N]``."""
     return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(-1)
+
+
+def kl(mean: Tensor, log_variance: Tensor, mean_p: Tensor, log_variance_p: Tensor) -> Tensor:
+    """KL(N(μ, diag σ²) ‖ N(μ_p, diag σ_p²)), in nats: ``[..., D]`` four times -> ``[...]``.
+
+    ½ Σ_d ((μ − μ_p)²/σ_p² + σ²/σ_p² − log σ²/σ_p² − 1)
+    """
+    log_ratio = log_variance - log_variance_p
+    squared = (mean - mean_p).square() * torch.exp(-log_variance_p)
+    return 0.5 * (squared + log_ratio.exp() - log_ratio - 1).sum(-1)

@@ -56,7 +56,13 @@ class VAE(Objective):
         self.terms = terms
 
     @classmethod
-    def build(cls, parts: Parts, *, beta: float = 1.0, terms: Terms = "closed_form") -> VAE:
+    def build(cls, parts: Parts, *, terms: Terms = "closed_form") -> VAE:
+        """The VAE, β = 1."""
+        return cls(*parts.generative(), terms=terms)
+
+    @classmethod
+    def build_beta(cls, parts: Parts, *, beta: float = 4.0, terms: Terms = "closed_form") -> VAE:
+        """The β-VAE; β = 4 is the first that Higgins et al. show."""
         return cls(*parts.generative(), beta=beta, terms=terms)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
