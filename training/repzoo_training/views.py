@@ -8,7 +8,7 @@ look-up and two batched matrix products. Nothing waits for Python per image.
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from repzoo_training.color import color_jitter
 
-__all__ = ["ViewSpec", "Views", "resize_matrix"]
+__all__ = ["Drawn", "ViewSpec", "Views", "resize_matrix"]
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -46,6 +46,17 @@ class ViewSpec(BaseModel):
         return x.clamp(0, 1).contiguous()
 
 
+class Drawn(NamedTuple):
+    """What was drawn for each view, ``[B, J]`` each: its box in whole pixels, and its flips."""
+
+    top: Tensor
+    height: Tensor
+    left: Tensor
+    width: Tensor
+    horizontal_flip: Tensor
+    vertical_flip: Tensor
+
+
 class Views:
     """Makes J random views of each image of a batch.
 
@@ -66,28 +77,39 @@ class Views:
 
     def __call__(self, images: Tensor, views: int, generator: torch.Generator) -> Tensor:
         """Images uint8 ``[B, C, H, W]`` -> views float32 ``[B, J, C, H, W]`` in [0, 1]."""
+        return self.draw(images, views, generator)[0]
+
+    def draw(self, images: Tensor, views: int, generator: torch.Generator) -> tuple[Tensor, Drawn]:
+        """The same views, and which box and flips made them."""
         spec = self.spec
         B, C, H, W = images.shape  # noqa: N806
         J = views  # noqa: N806
         x = images.to(torch.float32).div_(255)
         if spec.scale != (1.0, 1.0) or spec.ratio != (1.0, 1.0):
-            top, height, left, width = self._boxes((B, J), generator)  # [B, J] each
+            box = self._boxes((B, J), generator)  # [B, J] each
+            top, height, left, width = box
             rows = self._rows[height - 1, top]  # [B, J, H, H]
             columns = self._columns[width - 1, left]  # [B, J, W, W]
             x = rows.flatten(1, 2)[:, None] @ x  # [B, C, J*H, W]
             x = x.unflatten(2, (J, H)) @ columns[:, None].mT  # [B, C, J, H, W]
             x = x.transpose(1, 2)  # [B, J, C, H, W]
         else:
+            zero = images.new_zeros((B, J), dtype=torch.int64)
+            box = zero, zero + H, zero, zero + W
             x = x[:, None].expand(B, J, C, H, W)
+        flips = []
         for dim, probability in ((-1, spec.horizontal_flip), (-2, spec.vertical_flip)):
             if probability:
                 chosen = self._uniform((B, J, 1, 1, 1), generator) < probability
                 x = torch.where(chosen, x.flip(dim), x)
+                flips.append(chosen.view(B, J))
+            else:
+                flips.append(images.new_zeros((B, J), dtype=torch.bool))
         if spec.jitter is not None:
             jittered = color_jitter(x.flatten(0, 1), spec.jitter, generator).view(B, J, C, H, W)
             chosen = self._uniform((B, J, 1, 1, 1), generator) < spec.jitter_probability
             x = torch.where(chosen, jittered, x)
-        return spec.finish(x)
+        return spec.finish(x), Drawn(*box, *flips)
 
     def _boxes(
         self, shape: tuple[int, int], generator: torch.Generator

@@ -10,14 +10,22 @@ What is measured is chosen by group:
 ``knn``             k nearest neighbours, by both distances
 ``linear``          logistic regression
 ``mlp``             a probe with one hidden layer
+``clustering``      a Gaussian mixture fitted without labels: accuracy, NMI, ARI
 ``reconstruction``  error of the representation's own decoder, where it has one
+``style``           what it tells about crops and flips; see the module ``style``
+``decoder``         error of a decoder trained on the frozen representation, of any method
+``fid``             Fréchet distances in features of a CNN trained on the data set's labels
+``inception``       Fréchet distances in Inception-v3's features, whose weights are given
 ==================  ==========================================================================
+
+The last three take minutes on a CPU and are not among ``DEFAULT_GROUPS``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -27,6 +35,10 @@ from repzoo.errors import InvalidInput
 
 from repzoo_training.data import ImageDataset
 from repzoo_training.errors import DataError
+from repzoo_training.evaluation.clustering import measure_clusters
+from repzoo_training.evaluation.decoding import measure_decoder, train_decoder
+from repzoo_training.evaluation.features import CNNFeatures, Features, InceptionFeatures
+from repzoo_training.evaluation.fid import measure_fid
 from repzoo_training.evaluation.inputs import Embeddings, Labels
 from repzoo_training.evaluation.knn import NEIGHBOURS, Distance, knn_predict
 from repzoo_training.evaluation.probes import (
@@ -44,6 +56,8 @@ from repzoo_training.evaluation.representation import (
     reconstruction_errors,
     represent,
 )
+from repzoo_training.evaluation.style import measure_style
+from repzoo_training.networks import LatentDecoder, NetworkSpec
 
 __all__ = ["DEFAULT_GROUPS", "SUITE", "Evaluation", "check_groups", "evaluate", "evaluate_dataset"]
 
@@ -51,15 +65,26 @@ __all__ = ["DEFAULT_GROUPS", "SUITE", "Evaluation", "check_groups", "evaluate", 
 SUITE = 1
 
 #: What takes about a minute on MNIST and one core, all together.
-DEFAULT_GROUPS: tuple[Group, ...] = ("knn", "linear", "mlp", "reconstruction")
+DEFAULT_GROUPS: tuple[Group, ...] = (
+    "knn",
+    "linear",
+    "mlp",
+    "clustering",
+    "reconstruction",
+    "style",
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The numbers, and the probes that gave some of them."""
+    """The numbers, and what was fitted to get some of them.
+
+    ``decoder`` is that of the group of this name: embeddings ``[N, D]`` -> logits ``[N, C, H, W]``.
+    """
 
     report: EvaluationReport
     heads: tuple[Head, ...]
+    decoder: LatentDecoder | None = None
 
 
 def evaluate_dataset(
@@ -68,6 +93,8 @@ def evaluate_dataset(
     test: ImageDataset,
     *,
     measures: Collection[Group] = DEFAULT_GROUPS,
+    network: NetworkSpec | None = None,
+    inception: str | Path | None = None,
     task: str = "class",
     k: int = NEIGHBOURS,
     seed: int = 0,
@@ -75,19 +102,21 @@ def evaluate_dataset(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """Embed both splits of a data set, and measure all that their labels allow.
+    """Embed both splits of a data set, and measure what is asked for and possible.
 
-    Labels make the task ``task``, attributes the multi-label task ``attributes``; where the
-    representation can reconstruct, its error on the test images is measured too.
+    Labels make the task ``task``, attributes the multi-label task ``attributes``. A group that
+    needs what is not there, such as labels or a decoder, measures nothing.
 
     Args:
         representation: anything with ``embed``: a run in torch, a ``repzoo.Encoder``.
         train: what neighbours are looked for in and probes are fitted to.
         test: what the numbers are of.
         measures: groups to measure; see the module.
+        network: of the encoder, for the group ``decoder``.
+        inception: file of torchvision's weights, for the group ``inception``.
         task: name of the task that ``labels`` are of.
         k: neighbours.
-        seed: of the MLP probe.
+        seed: of everything that is drawn.
         batch_size: images that are embedded at a time.
         device: where neighbours and probes are computed; None for the GPU if there is one.
         progress: show bars, on a terminal only.
@@ -95,9 +124,13 @@ def evaluate_dataset(
     Raises:
         DataError: if the splits differ in image shape, classes or attributes, or if there is
             nothing to measure.
-        InvalidInput: for a group that does not exist.
+        InvalidInput: for a group that does not exist, or that lacks its network or weights.
     """
     groups = check_groups(measures)
+    if "decoder" in groups and network is None:
+        raise InvalidInput("the group decoder needs the network of the encoder")
+    if "inception" in groups and inception is None:
+        raise InvalidInput("the group inception needs a file of Inception-v3's weights")
     for what in ("shape", "classes", "attribute_names"):
         ours, theirs = getattr(train, what), getattr(test, what)
         if ours != theirs:
@@ -141,6 +174,44 @@ def evaluate_dataset(
                     protocol={"of": "pixel values in [0, 1]", "from": "embedding"},
                 )
             )
+    if "style" in groups:
+        found += measure_style(
+            representation,
+            train.images,
+            test.images,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            progress=progress,
+        )
+    decoder = None
+    if "decoder" in groups and network is not None:
+        decoder = train_decoder(
+            train_z, train.images, network, seed=seed, device=device, progress=progress
+        )
+        found.append(measure_decoder(decoder, test_z, test.images, seed=seed, device=device))
+    makers: dict[Group, Callable[[], Features]] = {
+        "fid": lambda: CNNFeatures(
+            train.images,
+            train.labels if train.labels is not None else train.attributes,
+            seed=seed,
+            device=device,
+            progress=progress,
+        ),
+        "inception": lambda: InceptionFeatures(str(inception), device=device),
+    }
+    for group, make in makers.items():
+        if group in groups:
+            found += measure_fid(
+                representation,
+                make,
+                train.images,
+                test.images,
+                seed=seed,
+                batch_size=batch_size,
+                device=device,
+                progress=progress,
+            )
     if not found:
         raise DataError(
             f"{test.name}: nothing to measure of {', '.join(groups)}; has it labels, does anything "
@@ -157,7 +228,7 @@ def evaluate_dataset(
         groups=groups,
         suite=SUITE,
     )
-    return Evaluation(report, tuple(heads))
+    return Evaluation(report, tuple(heads), decoder)
 
 
 def check_groups(measures: Collection[str]) -> tuple[Group, ...]:
@@ -207,6 +278,7 @@ def evaluate(
         The accuracies ``majority`` (always the commonest train label, which any other number has
         to be compared with), ``knn_cosine``, ``knn_euclidean``, ``linear`` and ``mlp``; and the
         fitted heads. The accuracy of a multi-label task is the share of labels that are right.
+        And of single labels ``gmm_accuracy``, ``gmm_nmi`` and ``gmm_ari``.
 
     Raises:
         InvalidInput: if shapes, labels and classes do not fit, or k is not in 1 to M.
@@ -255,6 +327,16 @@ def evaluate(
         }
         found.append(score("mlp", head.predict(test_z), protocol))
         heads.append(head)
+    if "clustering" in measures and train_y.ndim == 1:
+        found += measure_clusters(
+            np.asarray(train_z),
+            np.asarray(train_y),
+            np.asarray(test_z),
+            np.asarray(test_y),
+            classes=len(classes) or int(train_y.max()) + 1,
+            task=task,
+            seed=seed,
+        )
     return tuple(found), tuple(heads)
 
 

@@ -24,7 +24,9 @@ Unit: TypeAlias = Literal[
 ]
 
 #: What is measured together, and chosen by this name.
-Group: TypeAlias = Literal["knn", "linear", "mlp", "reconstruction"]
+Group: TypeAlias = Literal[
+    "knn", "linear", "mlp", "clustering", "reconstruction", "style", "decoder", "fid", "inception"
+]
 
 
 class _Record(BaseModel):
@@ -36,7 +38,8 @@ class Measure(_Record):
 
     ``standard_error`` is that of the mean over the test images, sqrt(p (1 - p) / n) for an
     accuracy p on n of them: it tells how far another test set would move the number, not another
-    seed. ``by_class`` splits a multi-label accuracy by label.
+    seed, unless the protocol says otherwise. ``by_class`` splits a multi-label accuracy by label,
+    and an R² by what is told.
     """
 
     name: str
@@ -78,6 +81,7 @@ class EvaluationReport(_Record):
     ``groups`` are those that were measured, also where a representation has nothing to measure
     (no decoder, no labels). The fields from ``method`` on are of a training run: its method and
     recipe by name, its seed, the views and steps behind its weights, and the file these were in.
+    ``seeds`` are of a report that pools several runs.
     """
 
     dataset: str
@@ -92,6 +96,7 @@ class EvaluationReport(_Record):
     method: str | None = None
     recipe: str | None = None
     seed: int | None = None
+    seeds: tuple[int, ...] = ()
     views: int | None = None
     steps: int | None = None
     checkpoint_sha256: str | None = None

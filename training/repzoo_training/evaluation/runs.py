@@ -1,14 +1,22 @@
-"""Evaluations of training runs, kept beside their checkpoints as ``RUN/evaluation.json``."""
+"""Evaluations of training runs, kept beside their checkpoints.
+
+RUN/evaluation.json   the report of the last checkpoint, with all groups measured so far
+RUN/decoder.pt        where the group ``decoder`` was, the decoder trained on the frozen encoder
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Collection
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
+from repzoo.errors import UnsupportedOperation
 from repzoo.files import write_atomically
 
 from repzoo_training.data import ImageDataset, load
@@ -21,13 +29,18 @@ from repzoo_training.evaluation.protocol import (
     evaluate_dataset,
 )
 from repzoo_training.evaluation.report import EvaluationReport, Group
+from repzoo_training.networks import LatentDecoder, build_decoder
 from repzoo_training.run import Run
 from repzoo_training.trained import TrainedModel
 
-__all__ = ["REPORT_FILE", "Splits", "evaluate_run"]
+__all__ = ["DECODER_FILE", "REPORT_FILE", "Splits", "evaluate_run", "load_decoder"]
 
-#: Name of the report in a run's folder.
+#: Names in a run's folder.
 REPORT_FILE = "evaluation.json"
+DECODER_FILE = "decoder.pt"
+
+#: Train images that SimVAE's prior is fitted to, to generate.
+MOST_PRIOR = 20_000
 
 #: What ``--data`` names, or its two splits in memory: (train, test).
 Splits: TypeAlias = str | Path | tuple[ImageDataset, ImageDataset]
@@ -38,6 +51,7 @@ def evaluate_run(
     data: Splits | None = None,
     measures: Collection[Group] = DEFAULT_GROUPS,
     *,
+    inception: str | Path | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> EvaluationReport:
@@ -51,6 +65,7 @@ def evaluate_run(
         data: a source as for :func:`repzoo_training.data.load`, or ``(train, test)`` in memory,
             which many runs can share; by default what the run was trained on.
         measures: groups that the report must have; it has those kept from before too.
+        inception: file of torchvision's weights, for the group ``inception``.
         device: where to embed and fit; None for the GPU if there is one.
         progress: show bars, on a terminal only.
 
@@ -71,11 +86,18 @@ def evaluate_run(
     if known is not None and not missing:
         return known
     place = default_device(device)
-    model = TrainedModel(path, place)
-    fresh = evaluate_dataset(
-        model, train, test, measures=missing, device=place, progress=progress
-    ).report
-    report = fresh.model_copy(
+    model = _GeneratingRun(path, place, train)
+    evaluation = evaluate_dataset(
+        model,
+        train,
+        test,
+        measures=missing,
+        network=model.recipe.network,
+        inception=inception,
+        device=place,
+        progress=progress,
+    )
+    report = evaluation.report.model_copy(
         update={
             "method": model.recipe.method,
             "recipe": model.recipe.name,
@@ -92,8 +114,84 @@ def evaluate_run(
                 "groups": check_groups(known.groups + report.groups),
             }
         )
+    if evaluation.decoder is not None:
+        state = {"checkpoint_sha256": checkpoint, "decoder": evaluation.decoder.state_dict()}
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(run.path / DECODER_FILE, buffer.getvalue())
     write_atomically(run.path / REPORT_FILE, report.model_dump_json(indent=2).encode() + b"\n")
     return report
+
+
+def load_decoder(path: str | Path) -> LatentDecoder | None:
+    """The decoder trained on the frozen encoder of the run in the folder ``path``.
+
+    Returns:
+        Embeddings float32 ``[N, D]`` -> logits ``[N, C, H, W]``, on the CPU and in evaluation mode;
+        None if the group ``decoder`` was not measured of the last checkpoint. It is what
+        ``TrainedModel(path).with_decoder`` takes.
+
+    Raises:
+        RunError: if there is no run with a checkpoint, or the file is damaged.
+    """
+    run = Run(path)
+    record = run.read_record()
+    if record is None:
+        raise RunError(f"{path} holds no run: no run.json")
+    file = run.path / DECODER_FILE
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise RunError(f"{file} is damaged: {error}") from None
+    if state["checkpoint_sha256"] != _sha256(run.checkpoint_file):
+        return None
+    recipe = record.recipe
+    decoder = build_decoder(recipe.network, recipe.image_shape, recipe.latent_dim)
+    decoder.load_state_dict(state["decoder"])
+    return decoder.eval().requires_grad_(False)
+
+
+class Generation(NamedTuple):
+    """Images float32 ``[n, H, W, C]`` in [0, 1] and the ``latents [n, D]`` that they are of."""
+
+    images: NDArray[np.float32]
+    latents: NDArray[np.float32]
+
+
+class _GeneratingRun(TrainedModel):
+    """A run that draws images from the same prior that its package would."""
+
+    def __init__(self, path: str | Path, device: torch.device, train: ImageDataset) -> None:
+        super().__init__(path, device)
+        self._train = train
+
+    def generate(self, n: int, *, seed: int) -> Generation:
+        """``n`` images float32 ``[n, H, W, C]``, with their latents.
+
+        Raises:
+            UnsupportedOperation: if the run has no decoder.
+        """
+        if self.decoder is None:
+            raise UnsupportedOperation(f"{self.recipe.method} has no decoder")
+        from repzoo_training.export.prior import fit_mixture, standard_normal  # it imports us
+
+        if self.recipe.method == "simvae":
+            shown = self._train.images[:MOST_PRIOR]
+            batches = [shown[start : start + 1000] for start in range(0, len(shown), 1000)]
+            means, log_variances = (
+                np.concatenate(each) for each in zip(*map(self.posterior, batches), strict=True)
+            )
+            weights, centres, scales = fit_mixture(means, log_variances, self.recipe.seed)
+        else:
+            weights, centres, scales = standard_normal(self.recipe.latent_dim)
+        random = np.random.default_rng(seed)
+        component = random.choice(len(weights), n, p=weights.astype(np.float64) / weights.sum())
+        noise = random.standard_normal((n, centres.shape[1]), np.float32)
+        latents = centres[component] + scales[component] * noise
+        images = [self.decode(latents[start : start + 1000]) for start in range(0, n, 1000)]
+        return Generation(np.concatenate(images), latents)
 
 
 def _splits(

@@ -1,0 +1,121 @@
+"""Clustering: a Gaussian mixture with a component for each class, fitted without labels.
+
+Embeddings are standardised first, as for the probes. Components and classes are matched one to one
+by the Hungarian algorithm on the train labels, so that nothing is chosen on the test set.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.mixture import GaussianMixture
+
+from repzoo_training.evaluation.report import Measure, Protocol
+
+__all__ = ["cluster", "match", "measure_clusters"]
+
+#: Fits from other starts, of which the likeliest counts.
+STARTS = 3
+ITERATIONS = 100
+#: Added to the diagonal of every covariance; embeddings are standardised.
+REGULARISATION = 1e-4
+#: Train embeddings that mixtures are fitted to, at most.
+MOST_ROWS = 20_000
+#: Resamplings of the test set that give the standard errors of NMI and ARI.
+RESAMPLINGS = 100
+
+Integers = NDArray[np.int64]
+
+
+def measure_clusters(
+    train_z: NDArray[np.floating],
+    train_y: Integers,
+    test_z: NDArray[np.floating],
+    test_y: Integers,
+    *,
+    classes: int,
+    task: str,
+    seed: int = 0,
+) -> tuple[Measure, Measure, Measure]:
+    """``gmm_accuracy``, ``gmm_nmi`` and ``gmm_ari`` of test embeddings.
+
+    Args:
+        train_z: float ``[M, D]``, what the mixture is fitted to and matched on.
+        train_y: int64 ``[M]`` in ``[0, classes)``.
+        test_z: float ``[N, D]``.
+        test_y: int64 ``[N]``.
+        classes: K, components of the mixture.
+        task: name of the task.
+        seed: of the mixture's starts and of the resampling.
+    """
+    train_c, test_c = cluster(train_z, test_z, components=classes, seed=seed)
+    protocol: Protocol = {
+        "components": classes,
+        "covariance": "full",
+        "inputs": "standardised",
+        "starts": STARTS,
+        "fitted on": min(len(train_z), MOST_ROWS),
+        "seed": seed,
+    }
+    right = (match(train_c, train_y, classes)[test_c] == test_y).astype(np.float64)
+    accuracy = Measure.of_scores(
+        "gmm_accuracy",
+        right,
+        unit="accuracy",
+        protocol={**protocol, "matching": "Hungarian, on train"},
+        task=task,
+    )
+    samples = np.random.default_rng(seed).integers(0, len(test_y), (RESAMPLINGS, len(test_y)))
+
+    def shared(name: str, what: str) -> Measure:
+        score = {"nmi": normalized_mutual_info_score, "ari": adjusted_rand_score}[name]
+        resampled = [score(test_y[rows], test_c[rows]) for rows in samples]
+        return Measure(
+            name=f"gmm_{name}",
+            task=task,
+            value=float(score(test_y, test_c)),
+            standard_error=float(np.std(resampled)),
+            n=len(test_y),
+            unit="adjusted Rand index" if name == "ari" else "normalised mutual information",
+            protocol={**protocol, "average": what, "standard error": "bootstrap"},
+        )
+
+    return accuracy, shared("nmi", "arithmetic"), shared("ari", "chance-corrected")
+
+
+def cluster(
+    train_z: NDArray[np.floating], test_z: NDArray[np.floating], *, components: int, seed: int = 0
+) -> tuple[Integers, Integers]:
+    """The likeliest component of each embedding, int64 ``[M]`` and ``[N]``."""
+    train_z, test_z = np.asarray(train_z, np.float64), np.asarray(test_z, np.float64)
+    mean, std = train_z.mean(0), train_z.std(0)
+    std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
+    train_z, test_z = (train_z - mean) / std, (test_z - mean) / std
+    rows = np.random.default_rng(seed).permutation(len(train_z))[:MOST_ROWS]
+    mixture = GaussianMixture(
+        components,
+        covariance_type="full",
+        reg_covar=REGULARISATION,
+        n_init=STARTS,
+        init_params="k-means++",
+        max_iter=ITERATIONS,
+        random_state=seed,
+    )
+    with warnings.catch_warnings():
+        # The number of iterations is part of the protocol, and embeddings may coincide.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        mixture.fit(train_z[rows])
+    return mixture.predict(train_z), mixture.predict(test_z)
+
+
+def match(clusters: Integers, labels: Integers, classes: int) -> Integers:
+    """The class of each cluster, int64 ``[classes]``, one to one and right as often as possible."""
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (clusters, labels), 1)
+    result: Integers = linear_sum_assignment(counts, maximize=True)[1].astype(np.int64)
+    return result
