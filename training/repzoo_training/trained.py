@@ -6,7 +6,7 @@ import contextlib
 import copy
 import json
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from repzoo_training.run import Run
 from repzoo_training.step import build_objective
 from repzoo_training.views import ViewSpec
 
-__all__ = ["DecoderGraph", "EncoderGraph", "Reconstruction", "TrainedModel"]
+__all__ = ["DecoderGraph", "EncoderGraph", "Reconstruction", "TrainedModel", "last_observation"]
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -74,7 +74,7 @@ class TrainedModel:
         steps: optimiser steps behind the weights.
         wall_seconds: time spent on them.
         threads: CPU threads used, as text; empty on a GPU.
-        metrics: the last line of ``metrics.jsonl``; empty if there is none.
+        collapse: what :mod:`repzoo_training.collapse` last observed of the run; empty if nothing.
     """
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
@@ -95,7 +95,7 @@ class TrainedModel:
         self.steps = checkpoint.step
         self.wall_seconds = checkpoint.wall_seconds
         self.threads = checkpoint.environment["threads"]
-        self.metrics = _last_line(run.metrics_file)
+        self.collapse = last_observation(run)
         objective.requires_grad_(False).eval().to(self.device)
         self.encoder = EncoderGraph(objective.encoder, self.recipe.augmentation).eval()
         self.has_posterior = find_method(self.recipe.method).generative
@@ -168,14 +168,15 @@ class TrainedModel:
         return Reconstruction(decoded, error)
 
 
-def _last_line(file: Path) -> dict[str, float]:
-    """The last whole line of a ``metrics.jsonl``."""
+def last_observation(run: Run) -> dict[str, Any]:
+    """The last line of ``metrics.jsonl`` with what is watched for collapse; empty without one."""
     try:
-        lines = file.read_text().splitlines()
+        lines = run.metrics_file.read_text().splitlines()
     except FileNotFoundError:
         return {}
     for line in reversed(lines):
-        with contextlib.suppress(json.JSONDecodeError):
-            values: dict[str, float] = json.loads(line)
-            return values
+        with contextlib.suppress(json.JSONDecodeError):  # a line that a kill has cut
+            values: dict[str, Any] = json.loads(line)
+            if "spectrum" in values:
+                return values
     return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,8 @@ def _facts(config: ModelConfig, model: TrainedModel) -> str:
         "weights": f"{config.precision}, licence {config.licence}",
         "code": facts.code_commit or "not from a checkout",
     }
+    if model.collapse:
+        rows["embeddings"] = _collapse(model.collapse, config)
     if config.paper:
         rows["paper"] = config.paper
     return "| | |\n| --- | --- |\n" + "".join(f"| {k} | {v} |\n" for k, v in rows.items())
@@ -155,6 +158,16 @@ def _numbers(report: EvaluationReport | None, parity: Parity, config: ModelConfi
         "| measure | value | ± | protocol |\n| --- | --- | --- | --- |\n"
     )
     return head + "".join(map(_row, report.measures)) + f"\n{relative}\n"
+
+
+def _collapse(seen: Mapping[str, Any], config: ModelConfig) -> str:
+    """What was last watched of the embeddings while training."""
+    state = "**collapsed**" if seen["collapsed"] else "not collapsed"
+    return (
+        f"RankMe {seen['rankme']:.2f} and effective rank {seen['effective_rank']:.2f} of "
+        f"{config.latent_dim}; mean |correlation| {seen['correlation']:.2f}; standard deviation of "
+        f"a dimension {seen['std_mean']:.3g}, of the least {seen['std_min']:.3g}; {state}"
+    )
 
 
 def _row(m: Measure) -> str:

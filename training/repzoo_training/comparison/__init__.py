@@ -1,0 +1,28 @@
+"""``zoo compare``: runs beside each other and beside what others have published.
+
+>>> from repzoo_training.comparison import boards, measure_runs, Images
+>>> runs = measure_runs(paths, Images(), ("knn", "linear"))
+>>> for board in boards(runs):                      # one for each data set
+...     print(board_table(board, "markdown"))       # one row for each method and budget
+"""
+
+from __future__ import annotations
+
+from repzoo_training.comparison.published import Published, published
+from repzoo_training.comparison.rows import Board, Estimate, Row, boards
+from repzoo_training.comparison.runs import ComparedRun, Images, measure_runs
+from repzoo_training.comparison.table import board_data, board_table
+
+__all__ = [
+    "Board",
+    "ComparedRun",
+    "Estimate",
+    "Images",
+    "Published",
+    "Row",
+    "board_data",
+    "board_table",
+    "boards",
+    "measure_runs",
+    "published",
+]
