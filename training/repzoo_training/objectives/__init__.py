@@ -8,7 +8,11 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from repzoo_training.objectives.barlow_twins import BarlowTwins
+from repzoo_training.objectives.byol import BYOL
 from repzoo_training.objectives.cr_vae import CRVAE
+from repzoo_training.objectives.deepcluster import DeepCluster
+from repzoo_training.objectives.dino import DINO
 from repzoo_training.objectives.instance_discrimination import InstanceDiscrimination
 from repzoo_training.objectives.likelihoods import (
     Bernoulli,
@@ -24,6 +28,8 @@ from repzoo_training.objectives.simclr import SimCLR
 from repzoo_training.objectives.simvae import SimVAE
 from repzoo_training.objectives.spectral import Spectral
 from repzoo_training.objectives.vae import VAE
+from repzoo_training.objectives.vicreg import VICReg
+from repzoo_training.objectives.w_mse import WMSE
 
 __all__ = [
     "METHODS",
@@ -92,6 +98,17 @@ METHODS: Mapping[str, Method] = {
     "instance-discrimination": Method(
         "Instance discrimination", "predictive", "arXiv:1805.01978", InstanceDiscrimination.build
     ),
+    "byol": Method("BYOL", "self-distillation", "arXiv:2006.07733", BYOL.build),
+    "linear-byol": Method(
+        "Linear BYOL", "self-distillation", "arXiv:2102.06810", BYOL.build_linear
+    ),
+    "barlow-twins": Method(
+        "Barlow Twins", "information maximisation", "arXiv:2103.03230", BarlowTwins.build
+    ),
+    "vicreg": Method("VICReg", "information maximisation", "arXiv:2105.04906", VICReg.build),
+    "w-mse": Method("W-MSE", "information maximisation", "arXiv:2007.06346", WMSE.build),
+    "deepcluster": Method("DeepCluster", "clustering", "arXiv:1807.05520", DeepCluster.build),
+    "dino": Method("DINO", "self-distillation", "arXiv:2104.14294", DINO.build),
     "random": Method("Random", "lower bound", None, Random.build),
 }
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MomentumCopy", "cosine_momentum"]
+__all__ = ["MomentumCopy", "cosine_momentum", "follow", "frozen_copy"]
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class MomentumCopy(nn.Module):
@@ -20,18 +23,28 @@ class MomentumCopy(nn.Module):
 
     def __init__(self, source: nn.Module) -> None:
         super().__init__()
-        self.module = copy.deepcopy(source).requires_grad_(False)
+        self.module = frozen_copy(source)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.module(x)
         return y
 
-    @torch.no_grad()
     def follow(self, source: nn.Module, momentum: float) -> None:
         """θ ← m θ + (1 − m) θ_source, of every parameter."""
-        for mine, theirs in zip(self.module.parameters(), source.parameters(), strict=True):
-            mine.lerp_(theirs, 1 - momentum)
+        follow(self.module, source, momentum)
+
+
+def frozen_copy(source: Network) -> Network:
+    """A copy of ``source`` whose parameters are not trained."""
+    return copy.deepcopy(source).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(target: nn.Module, source: nn.Module, momentum: float) -> None:
+    """θ ← m θ + (1 − m) θ_source, of every parameter of ``target``; buffers stay its own."""
+    for mine, theirs in zip(target.parameters(), source.parameters(), strict=True):
+        mine.lerp_(theirs, 1 - momentum)
 
 
 def cosine_momentum(start: float, progress: float) -> float:

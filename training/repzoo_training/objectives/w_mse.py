@@ -1,0 +1,163 @@
+"""W-MSE: whitened embeddings of two views should be the same.
+
+Ermolov, Siarohin, Sangineto, Sebe 2021, "Whitening for Self-Supervised Representation Learning"
+(arXiv 2007.06346). The batch is cut at random into sub-batches, and each view of each is whitened
+by its own mean m and covariance Σ = L Lᵀ (Cholesky):
+
+    w = L⁻¹ (z − m),     loss = mean ‖w̄_a − w̄_b‖²,     bars for unit norm
+
+Whitening scatters the embeddings over a sphere, so that nothing can collapse; no negatives and no
+target network are needed. ``slices`` cuts are drawn a step, which makes the estimate less noisy.
+Of J > 2 views the loss is the mean over all pairs, as in the authors' code.
+
+A sub-batch of fewer than about 2·P rows makes Σ⁻¹ large and noisy, and is refused. Whitening is
+float32 at least: bfloat16 has no Cholesky factor of such a Σ.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repzoo_training.distributed import agree, gather
+from repzoo_training.networks import ProjectionHead
+from repzoo_training.objectives.objective import Batch, Objective, Parts
+
+__all__ = ["WMSE", "similarity_loss", "whiten", "whitening_loss"]
+
+
+class WMSE(Objective):
+    """Mean squared distance of whitened, normalised embeddings.
+
+    Args:
+        encoder: images ``[N, C, H, W]`` -> embedding ``[N, D]``.
+        projector: ``[N, D]`` -> ``[N, P]``.
+        dim: P.
+        sub_batch: images that are whitened together, at least; the batch is cut into as many
+            equal pieces as are that large. At least 2·P.
+        slices: random cuts of the batch a step.
+        ridge: ε in Σ + ε (tr Σ / P) I; the paper has 0.
+
+    Raises:
+        ValueError: if ``sub_batch`` is too small, or another number makes no sense.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        projector: nn.Module,
+        *,
+        dim: int,
+        sub_batch: int,
+        slices: int = 1,
+        ridge: float = 0.0,
+    ) -> None:
+        super().__init__(encoder)
+        if sub_batch < 2 * dim:
+            raise ValueError(
+                f"whitening {dim} dimensions needs sub-batches of at least {2 * dim} images, "
+                f"not {sub_batch}: raise sub_batch or lower projection_dim"
+            )
+        if slices < 1:
+            raise ValueError(f"slices must be at least 1, not {slices}")
+        if not ridge >= 0:
+            raise ValueError(f"ridge must not be negative, but is {ridge}")
+        self.projector = projector
+        self.sub_batch = sub_batch
+        self.slices = slices
+        self.ridge = ridge
+
+    @classmethod
+    def build(
+        cls,
+        parts: Parts,
+        *,
+        projection_hidden: int = 512,
+        projection_dim: int = 32,
+        sub_batch: int = 0,
+        slices: int = 1,
+        ridge: float = 0.0,
+    ) -> WMSE:
+        """``sub_batch`` 0 is 2·P."""
+        return cls(
+            parts.encoder,
+            ProjectionHead((parts.latent_dim, projection_hidden, projection_dim)),
+            dim=projection_dim,
+            sub_batch=sub_batch or 2 * projection_dim,
+            slices=slices,
+            ridge=ridge,
+        )
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """``loss``, in [0, 4].
+
+        Raises:
+            ValueError: for one view an image, or fewer images than ``sub_batch``.
+        """
+        B, J = batch.views.shape[:2]  # noqa: N806
+        if J < 2:
+            raise ValueError(f"W-MSE compares views: it needs at least 2 an image, not {J}")
+        z = self.projector(self.encoder(batch.views.flatten(0, 1)))  # [B*J, P]
+        with torch.autocast(z.device.type, enabled=False):
+            z = gather(z.float().unflatten(0, (B, J)))  # [N, J, P]
+            N = len(z)  # noqa: N806
+            if self.sub_batch > N:
+                raise ValueError(
+                    f"W-MSE whitens {self.sub_batch} images together, but a batch has {N}: raise "
+                    f"images_per_step to at least {self.sub_batch}, or lower projection_dim"
+                )
+            losses = [
+                whitening_loss(z[order], N // self.sub_batch, self.ridge)
+                for order in self._orders(N, batch.generator)
+            ]
+        return {"loss": torch.stack(losses).mean()}
+
+    def _orders(self, count: int, generator: torch.Generator) -> list[Tensor]:
+        """Permutations int64 ``[count]``, the same on all processes."""
+        device = generator.device
+        return [
+            agree(torch.randperm(count, generator=generator, device=device))
+            for _ in range(self.slices)
+        ]
+
+
+def whitening_loss(z: Tensor, pieces: int, ridge: float = 0.0) -> Tensor:
+    """:func:`similarity_loss` of ``[N, J, P]``, each view of each of ``pieces`` whitened alone."""
+    whitened = [whiten(piece.transpose(0, 1), ridge) for piece in z.tensor_split(pieces)]
+    return similarity_loss(torch.cat(whitened, dim=1).transpose(0, 1))
+
+
+def whiten(x: Tensor, ridge: float = 0.0) -> Tensor:
+    """L⁻¹ (x − m): mean 0 and covariance (over n − 1) I: ``[..., n, P]`` -> ``[..., n, P]``.
+
+    Args:
+        x: n rows of float32 or float64.
+        ridge: ε in L Lᵀ = Σ + ε (tr Σ / P) I.
+
+    Raises:
+        ValueError: if Σ has no Cholesky factor: rows that span fewer than P dimensions.
+    """
+    n, P = x.shape[-2:]  # noqa: N806
+    centered = x - x.mean(-2, keepdim=True)
+    covariance = centered.mT @ centered / (n - 1)  # [..., P, P]
+    if ridge:
+        size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)  # [...], tr Σ / P
+        eye = torch.eye(P, dtype=x.dtype, device=x.device)
+        covariance = covariance + ridge * size[..., None, None] * eye
+    L, failed = torch.linalg.cholesky_ex(covariance)  # noqa: N806
+    if failed.any():
+        raise ValueError(
+            f"{n} embeddings do not vary in all of {P} dimensions, so that they cannot be "
+            "whitened: lower projection_dim or the learning rate, or set a ridge (1e-4)"
+        )
+    whitened: Tensor = torch.linalg.solve_triangular(L, centered.mT, upper=False)  # [..., P, n]
+    return whitened.mT
+
+
+def similarity_loss(w: Tensor) -> Tensor:
+    """Mean over images and pairs i ≠ j of ‖w̄_i − w̄_j‖² = 2 − 2 cos: ``[N, J, P]`` -> scalar."""
+    N, J = w.shape[:2]  # noqa: N806
+    unit = F.normalize(w, dim=2)
+    cosine = torch.einsum("nip,njp->ij", unit, unit) / N  # [J, J]
+    return 2 - 2 * (cosine.sum() - cosine.trace()) / (J * (J - 1))
