@@ -281,6 +281,10 @@ def test_report(
         "knn_euclidean",
         "linear",
         "mlp",
+        "gmm_accuracy",
+        "gmm_nmi",
+        "gmm_ari",
+        *["knn_fit", "linear_fit"] * 3,
     ]
     assert (report.dim, report.n_train, report.n_test) == (DIM, 2000, 500)
     assert (report.train_sha256, report.test_sha256) == (train.sha256, test.sha256)
@@ -356,13 +360,15 @@ def test_evaluating_a_package(
 def test_evaluating_without_labels(train: ImageDataset, test: ImageDataset) -> None:
     unlabelled = ImageDataset("unlabelled", test.images)
     with pytest.raises(DataError, match="nothing to measure"):
-        evaluate_dataset(Projection(), unlabelled, unlabelled)
+        evaluate_dataset(Projection(), unlabelled, unlabelled, measures=["knn", "reconstruction"])
+    styles = evaluate_dataset(Projection(), unlabelled, unlabelled).report
+    assert {m.task for m in styles.measures} == {"style_position", "style_scale", "style_flip"}
 
     class Blank(Projection):
         def reconstruct(self, images: NDArray[np.uint8]) -> SimpleNamespace:
             return SimpleNamespace(error=((images / 255) ** 2).mean(axis=(1, 2, 3)))
 
-    report = evaluate_dataset(Blank(), unlabelled, unlabelled).report
+    report = evaluate_dataset(Blank(), unlabelled, unlabelled, measures=["reconstruction"]).report
     assert [m.name for m in report.measures] == ["reconstruction"]
     assert "reconstruction" in report.table()
     assert report.measures[0].value == pytest.approx(((test.images / 255) ** 2).mean(), rel=1e-5)

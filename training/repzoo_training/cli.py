@@ -1,13 +1,14 @@
-"""``zoo train``, ``zoo evaluate`` and ``zoo export``; heavy imports wait until they are needed."""
+"""``zoo`` train, evaluate, export and compare; heavy imports wait until they are needed."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import click
 
-__all__ = ["evaluate", "export", "train"]
+__all__ = ["compare", "evaluate", "export", "train"]
 
 
 class Duration(click.ParamType[float]):
@@ -118,16 +119,32 @@ def train(
 @click.command()
 @click.argument("model", metavar="RUN|PACKAGE")
 @click.option("--data", metavar="SOURCE", help="By default, of a run, what it was trained on.")
-@click.option("--measures", metavar="NAME,...", help="What to measure; comma-separated.")
+@click.option(
+    "--measures",
+    metavar="NAME,...",
+    help="Of knn, linear, mlp, clustering, reconstruction, style (by default these) and decoder, "
+    "fid, inception (minutes on a CPU).",
+)
+@click.option(
+    "--inception",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Weights of torchvision's Inception-v3, for the measure of this name.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the report as JSON there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def evaluate(
-    model: str, data: str | None, measures: str | None, out: Path | None, as_json: bool
+    model: str,
+    data: str | None,
+    measures: str | None,
+    inception: Path | None,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
-    """Measure the representation of a run or package: k-NN, probes, reconstruction error.
+    """Measure the representation of a run or package: k-NN, probes, clusters, style, pixels.
 
     PACKAGE is a folder, or the name of a model in the zoo. The numbers of a run are kept in
-    RUN/evaluation.json and not computed again for the same checkpoint and data.
+    RUN/evaluation.json; what it has of the same checkpoint and images is not computed again.
     """
     import repzoo
 
@@ -137,14 +154,16 @@ def evaluate(
 
     groups = DEFAULT_GROUPS if measures is None else check_groups(measures.split(","))
     if (Path(model) / "run.json").exists():
-        report = evaluate_run(model, data, groups)
+        report = evaluate_run(model, data, groups, inception=inception)
     else:
         encoder = repzoo.load(model)
         if not data:
             raise click.UsageError("--data is needed: the images to measure on")
         size = encoder.config.input.shape
         train_set, test_set = (load(data, split, size=size) for split in ("train", "test"))
-        report = evaluate_dataset(encoder, train_set, test_set, measures=groups).report
+        report = evaluate_dataset(
+            encoder, train_set, test_set, measures=groups, inception=inception
+        ).report
     if out is not None:
         out.write_text(report.model_dump_json(indent=2) + "\n")
     click.echo(report.model_dump_json(indent=2) if as_json else report.table())
@@ -156,7 +175,14 @@ def evaluate(
 @click.option("--data", metavar="SOURCE", help="By default what the run was trained on.")
 @click.option("--name", help="Of the model; by default the recipe's.")
 @click.option("--half", is_flag=True, help="Store weights as float16: half the size.")
-def export(run: Path, out: Path, data: str | None, name: str | None, half: bool) -> None:
+@click.option(
+    "--decoder",
+    is_flag=True,
+    help="Train a decoder on the frozen encoder, for a method without one: about a minute.",
+)
+def export(
+    run: Path, out: Path, data: str | None, name: str | None, half: bool, decoder: bool
+) -> None:
     """Write the model package of RUN to the folder DIR: graphs, probes, numbers, card."""
     from repzoo_training.data import load
     from repzoo_training.errors import DataError
@@ -173,6 +199,82 @@ def export(run: Path, out: Path, data: str | None, name: str | None, half: bool)
     except DataError as error:
         click.echo(f"no test split, so the card has no numbers: {error}", err=True)
         test_set = None
-    config = export_run(run, out, train_set, test_set, name=name, half=half)
+    config = export_run(run, out, train_set, test_set, name=name, half=half, decoder=decoder)
     click.echo(f"exported: {out} ({config.name}, {config.precision})")
     click.echo(f"next: zoo verify {out}, zoo publish {out} --hub HUB")
+
+
+@click.command(epilog="Example: zoo compare runs/* --format markdown --no-figures")
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=Path("comparison"),
+    show_default=True,
+    help="The pictures' folder; a folder for each data set where there are several.",
+)
+@click.option("--data", metavar="SOURCE", help="By default what each run was trained on.")
+@click.option(
+    "--measures",
+    metavar="NAME,...",
+    help="As of zoo evaluate; what RUN/evaluation.json has is not computed again.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "markdown"]),
+    default="text",
+    show_default=True,
+    help="Of the table.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+@click.option("--figures/--no-figures", default=True, show_default=True, help="Draw the pictures.")
+@click.option(
+    "--decoders/--no-decoders",
+    default=True,
+    show_default=True,
+    help="For the pictures, train a decoder on each encoder without one: about a minute each on a "
+    "CPU, once.",
+)
+def compare(
+    runs: tuple[Path, ...],
+    out: Path,
+    data: str | None,
+    measures: str | None,
+    form: Literal["text", "markdown"],
+    as_json: bool,
+    figures: bool,
+    decoders: bool,
+) -> None:
+    """Set RUNs beside each other, and beside what has been published.
+
+    A table for each data set, with a row for each method; runs that differ in nothing but their
+    seed are one row. Pictures go to --out: k-NN, content against style, reconstructions, spectra.
+    """
+    import json
+
+    from repzoo_training.comparison import (
+        Images,
+        board_data,
+        board_table,
+        boards,
+        draw,
+        folder_names,
+        measure_runs,
+    )
+    from repzoo_training.evaluation import DEFAULT_GROUPS
+    from repzoo_training.evaluation.protocol import check_groups
+
+    groups = DEFAULT_GROUPS if measures is None else check_groups(measures.split(","))
+    images = Images(data)
+    found = boards(measure_runs(runs, images, groups))
+    if as_json:
+        click.echo(json.dumps([board_data(board) for board in found], indent=2))
+    else:
+        click.echo("\n".join(board_table(board, form) for board in found), nl=False)
+    if not figures:
+        return
+    for board, name in zip(found, folder_names(found), strict=True):
+        drawn = draw(board, images, out / name, decoders=decoders)
+        click.echo(f"drawn: {', '.join(map(str, drawn))}", err=True)

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-from repzoo_training.evaluation.decoding import train_decoder
 from repzoo_training.evaluation.knn import knn_predict
 from repzoo_training.evaluation.probes import Head, linear_probe, mlp_probe
 from repzoo_training.evaluation.protocol import (
@@ -24,7 +23,7 @@ from repzoo_training.evaluation.representation import (
     reconstruction_errors,
     represent,
 )
-from repzoo_training.evaluation.runs import evaluate_run, load_decoder
+from repzoo_training.evaluation.runs import evaluate_run
 from repzoo_training.evaluation.seeds import pool_seeds
 
 __all__ = [
@@ -40,10 +39,8 @@ __all__ = [
     "evaluate_run",
     "knn_predict",
     "linear_probe",
-    "load_decoder",
     "mlp_probe",
     "pool_seeds",
     "reconstruction_errors",
     "represent",
-    "train_decoder",
 ]

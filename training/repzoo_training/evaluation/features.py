@@ -27,7 +27,7 @@ from repzoo_training.evaluation.inputs import Labels, default_device
 
 __all__ = ["CNNFeatures", "Features", "InceptionFeatures", "extract"]
 
-#: SGD-free and short: Adam's steps, the images in each, and its rate at the start.
+#: Adam's steps, the images in each, and its rate at the start.
 STEPS = 500
 BATCH = 64
 LEARNING_RATE = 2e-3
@@ -56,6 +56,7 @@ class CNNFeatures:
     Args:
         images: uint8 ``[N, H, W, C]`` to train on.
         labels: of them; without any the weights stay random, which is a weaker yardstick.
+        steps: of Adam.
         seed: decides weights and batches; the global random state is neither read nor changed.
         device: where to train; None for the GPU if there is one.
         progress: show a bar, on a terminal only.
@@ -68,6 +69,7 @@ class CNNFeatures:
         images: NDArray[np.uint8],
         labels: Labels | None,
         *,
+        steps: int = STEPS,
         seed: int = 0,
         device: torch.device | str | None = None,
         progress: bool = True,
@@ -82,8 +84,8 @@ class CNNFeatures:
                 head = nn.Linear(64, outputs).to(place)
         how = "random weights"
         if labels is not None:
-            _fit(self.network, head, images, labels, seed, place, progress)
-            how = f"trained on the train labels for {STEPS} steps of {BATCH}"
+            _fit(self.network, head, images, labels, steps, seed, place, progress)
+            how = f"trained on the train labels for {steps} steps of {BATCH}"
         self.network.eval().requires_grad_(False)
         self.description = f"repzoo CNN 1, 64 features, {how}, seed {seed} (not Inception)"
 
@@ -166,14 +168,15 @@ def _fit(
     head: nn.Linear,
     images: NDArray[np.uint8],
     labels: Labels,
+    steps: int,
     seed: int,
     device: torch.device,
     progress: bool,
 ) -> None:
     optimiser = torch.optim.Adam([*network.parameters(), *head.parameters()], lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     random = np.random.default_rng(seed)
-    for _ in trange(STEPS, desc="CNN of features", disable=None if progress else True):
+    for _ in trange(steps, desc="CNN of features", disable=None if progress else True):
         chosen = random.integers(0, len(images), BATCH)
         target = torch.from_numpy(np.asarray(labels[chosen])).to(device)
         logits = head(network(_tensor(images[chosen], device)))

@@ -36,7 +36,6 @@ from repzoo.errors import InvalidInput
 from repzoo_training.data import ImageDataset
 from repzoo_training.errors import DataError
 from repzoo_training.evaluation.clustering import measure_clusters
-from repzoo_training.evaluation.decoding import measure_decoder, train_decoder
 from repzoo_training.evaluation.features import CNNFeatures, Features, InceptionFeatures
 from repzoo_training.evaluation.fid import measure_fid
 from repzoo_training.evaluation.inputs import Embeddings, Labels
@@ -57,9 +56,16 @@ from repzoo_training.evaluation.representation import (
     represent,
 )
 from repzoo_training.evaluation.style import measure_style
-from repzoo_training.networks import LatentDecoder, NetworkSpec
 
-__all__ = ["DEFAULT_GROUPS", "SUITE", "Evaluation", "check_groups", "evaluate", "evaluate_dataset"]
+__all__ = [
+    "DEFAULT_GROUPS",
+    "SUITE",
+    "Evaluation",
+    "FrozenDecoder",
+    "check_groups",
+    "evaluate",
+    "evaluate_dataset",
+]
 
 #: Version of the protocols: numbers of different versions are not compared or reused.
 SUITE = 1
@@ -77,14 +83,23 @@ DEFAULT_GROUPS: tuple[Group, ...] = (
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The numbers, and what was fitted to get some of them.
-
-    ``decoder`` is that of the group of this name: embeddings ``[N, D]`` -> logits ``[N, C, H, W]``.
-    """
+    """The numbers, and the probes that gave some of them."""
 
     report: EvaluationReport
     heads: tuple[Head, ...]
-    decoder: LatentDecoder | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenDecoder:
+    """For the group ``decoder``: how to train one, and what to say about it.
+
+    Attributes:
+        train: gives the representation with a decoder that was trained on it, as it is.
+        protocol: of that training.
+    """
+
+    train: Callable[[], Representation]
+    protocol: Protocol
 
 
 def evaluate_dataset(
@@ -93,7 +108,7 @@ def evaluate_dataset(
     test: ImageDataset,
     *,
     measures: Collection[Group] = DEFAULT_GROUPS,
-    network: NetworkSpec | None = None,
+    decoder: FrozenDecoder | None = None,
     inception: str | Path | None = None,
     task: str = "class",
     k: int = NEIGHBOURS,
@@ -112,7 +127,7 @@ def evaluate_dataset(
         train: what neighbours are looked for in and probes are fitted to.
         test: what the numbers are of.
         measures: groups to measure; see the module.
-        network: of the encoder, for the group ``decoder``.
+        decoder: for the group of this name.
         inception: file of torchvision's weights, for the group ``inception``.
         task: name of the task that ``labels`` are of.
         k: neighbours.
@@ -124,11 +139,11 @@ def evaluate_dataset(
     Raises:
         DataError: if the splits differ in image shape, classes or attributes, or if there is
             nothing to measure.
-        InvalidInput: for a group that does not exist, or that lacks its network or weights.
+        InvalidInput: for a group that does not exist, or that lacks its decoder or weights.
     """
     groups = check_groups(measures)
-    if "decoder" in groups and network is None:
-        raise InvalidInput("the group decoder needs the network of the encoder")
+    if "decoder" in groups and decoder is None:
+        raise InvalidInput("the group decoder needs a run, whose network is known")
     if "inception" in groups and inception is None:
         raise InvalidInput("the group inception needs a file of Inception-v3's weights")
     for what in ("shape", "classes", "attribute_names"):
@@ -162,18 +177,9 @@ def evaluate_dataset(
         found += of_task
         heads += fitted
     if "reconstruction" in groups:
-        errors = reconstruction_errors(
-            representation, test.images, batch_size=batch_size, progress=progress
+        found += _reconstruction(
+            "reconstruction", representation, test, {"from": "embedding"}, batch_size, progress
         )
-        if errors is not None:
-            found.append(
-                Measure.of_scores(
-                    "reconstruction",
-                    errors.astype(np.float64),
-                    unit="mean squared error",
-                    protocol={"of": "pixel values in [0, 1]", "from": "embedding"},
-                )
-            )
     if "style" in groups:
         found += measure_style(
             representation,
@@ -184,12 +190,15 @@ def evaluate_dataset(
             device=device,
             progress=progress,
         )
-    decoder = None
-    if "decoder" in groups and network is not None:
-        decoder = train_decoder(
-            train_z, train.images, network, seed=seed, device=device, progress=progress
+    if "decoder" in groups and decoder is not None:
+        found += _reconstruction(
+            "decoder_reconstruction",
+            decoder.train(),
+            test,
+            decoder.protocol,
+            batch_size,
+            progress,
         )
-        found.append(measure_decoder(decoder, test_z, test.images, seed=seed, device=device))
     makers: dict[Group, Callable[[], Features]] = {
         "fid": lambda: CNNFeatures(
             train.images,
@@ -228,7 +237,31 @@ def evaluate_dataset(
         groups=groups,
         suite=SUITE,
     )
-    return Evaluation(report, tuple(heads), decoder)
+    return Evaluation(report, tuple(heads))
+
+
+def _reconstruction(
+    name: str,
+    representation: Representation,
+    test: ImageDataset,
+    protocol: Protocol,
+    batch_size: int,
+    progress: bool,
+) -> list[Measure]:
+    """The error of the representation's decoder, if it has one."""
+    errors = reconstruction_errors(
+        representation, test.images, batch_size=batch_size, progress=progress
+    )
+    if errors is None:
+        return []
+    return [
+        Measure.of_scores(
+            name,
+            errors.astype(np.float64),
+            unit="mean squared error",
+            protocol={"of": "pixel values in [0, 1]", **protocol},
+        )
+    ]
 
 
 def check_groups(measures: Collection[str]) -> tuple[Group, ...]:

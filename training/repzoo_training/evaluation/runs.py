@@ -1,14 +1,13 @@
 """Evaluations of training runs, kept beside their checkpoints.
 
 RUN/evaluation.json   the report of the last checkpoint, with all groups measured so far
-RUN/decoder.pt        where the group ``decoder`` was, the decoder trained on the frozen encoder
+RUN/decoder.pt        where the group ``decoder`` was, see :mod:`repzoo_training.frozen_decoder`
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -25,19 +24,18 @@ from repzoo_training.evaluation.inputs import default_device
 from repzoo_training.evaluation.protocol import (
     DEFAULT_GROUPS,
     SUITE,
+    FrozenDecoder,
     check_groups,
     evaluate_dataset,
 )
-from repzoo_training.evaluation.report import EvaluationReport, Group
-from repzoo_training.networks import LatentDecoder, build_decoder
+from repzoo_training.evaluation.report import EvaluationReport, Group, Measure
 from repzoo_training.run import Run
 from repzoo_training.trained import TrainedModel
 
-__all__ = ["DECODER_FILE", "REPORT_FILE", "Splits", "evaluate_run", "load_decoder"]
+__all__ = ["REPORT_FILE", "Splits", "evaluate_run"]
 
-#: Names in a run's folder.
+#: Name of the report in a run's folder.
 REPORT_FILE = "evaluation.json"
-DECODER_FILE = "decoder.pt"
 
 #: Train images that SimVAE's prior is fitted to, to generate.
 MOST_PRIOR = 20_000
@@ -92,7 +90,7 @@ def evaluate_run(
         train,
         test,
         measures=missing,
-        network=model.recipe.network,
+        decoder=_frozen_decoder(path, model, train, progress),
         inception=inception,
         device=place,
         progress=progress,
@@ -110,47 +108,31 @@ def evaluate_run(
     if known is not None:
         report = report.model_copy(
             update={
-                "measures": known.measures + report.measures,
+                "measures": known.measures + _others(report.measures, known.measures),
                 "groups": check_groups(known.groups + report.groups),
             }
         )
-    if evaluation.decoder is not None:
-        state = {"checkpoint_sha256": checkpoint, "decoder": evaluation.decoder.state_dict()}
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomically(run.path / DECODER_FILE, buffer.getvalue())
     write_atomically(run.path / REPORT_FILE, report.model_dump_json(indent=2).encode() + b"\n")
     return report
 
 
-def load_decoder(path: str | Path) -> LatentDecoder | None:
-    """The decoder trained on the frozen encoder of the run in the folder ``path``.
+def _frozen_decoder(
+    path: str | Path, model: TrainedModel, train: ImageDataset, progress: bool
+) -> FrozenDecoder:
+    from repzoo_training import frozen_decoder  # not at the top: it imports us
 
-    Returns:
-        Embeddings float32 ``[N, D]`` -> logits ``[N, C, H, W]``, on the CPU and in evaluation mode;
-        None if the group ``decoder`` was not measured of the last checkpoint. It is what
-        ``TrainedModel(path).with_decoder`` takes.
-
-    Raises:
-        RunError: if there is no run with a checkpoint, or the file is damaged.
-    """
-    run = Run(path)
-    record = run.read_record()
-    if record is None:
-        raise RunError(f"{path} holds no run: no run.json")
-    file = run.path / DECODER_FILE
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise RunError(f"{file} is damaged: {error}") from None
-    if state["checkpoint_sha256"] != _sha256(run.checkpoint_file):
-        return None
-    recipe = record.recipe
-    decoder = build_decoder(recipe.network, recipe.image_shape, recipe.latent_dim)
-    decoder.load_state_dict(state["decoder"])
-    return decoder.eval().requires_grad_(False)
+    return FrozenDecoder(
+        lambda: frozen_decoder.with_frozen_decoder(path, model, train, progress=progress),
+        {
+            "decoder": "trained on the frozen encoder, its mirror",
+            "loss": "cross-entropy",
+            "optimiser": "Adam",
+            "learning rate": frozen_decoder.LEARNING_RATE,
+            "schedule": "cosine",
+            "batch": frozen_decoder.BATCH,
+            "steps": frozen_decoder.STEPS,
+        },
+    )
 
 
 class Generation(NamedTuple):
@@ -187,11 +169,18 @@ class _GeneratingRun(TrainedModel):
         else:
             weights, centres, scales = standard_normal(self.recipe.latent_dim)
         random = np.random.default_rng(seed)
-        component = random.choice(len(weights), n, p=weights.astype(np.float64) / weights.sum())
+        shares = weights.astype(np.float64)
+        component = random.choice(len(weights), n, p=shares / shares.sum())
         noise = random.standard_normal((n, centres.shape[1]), np.float32)
         latents = centres[component] + scales[component] * noise
         images = [self.decode(latents[start : start + 1000]) for start in range(0, n, 1000)]
         return Generation(np.concatenate(images), latents)
+
+
+def _others(measures: Sequence[Measure], known: Sequence[Measure]) -> tuple[Measure, ...]:
+    """What is not known yet: groups about labels share the ``majority``."""
+    names = {(m.task, m.name, m.unit) for m in known}
+    return tuple(m for m in measures if (m.task, m.name, m.unit) not in names)
 
 
 def _splits(

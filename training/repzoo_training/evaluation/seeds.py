@@ -33,9 +33,8 @@ def pool_seeds(reports: Sequence[EvaluationReport]) -> EvaluationReport:
     ):
         values = {getattr(report, name) for report in reports}
         if len(values) > 1:
-            raise InvalidInput(
-                f"reports of several seeds differ in {name}: {sorted(map(str, values))}"
-            )
+            found = ", ".join(sorted(map(str, values)))
+            raise InvalidInput(f"reports to pool differ in {name}: {found}")
     seeds = [report.seed for report in reports]
     if None in seeds or len(set(seeds)) < len(seeds):
         raise InvalidInput(f"reports to pool need different seeds; these have {seeds}")

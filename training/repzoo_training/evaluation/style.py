@@ -5,9 +5,10 @@ and whether it was flipped. What it does know is measured on views of the train 
 are the same for every method, whatever views it was trained on.
 
 ==================  ============================================================================
-``crop_position``   centre of the crop, horizontal and vertical, as a share of the image: mean R²
-``crop_scale``      logarithm of the crop's share of the image's area: R²
-``flip``            whether the view is mirrored left to right: accuracy
+``style_position``  centre of the crop, horizontal and vertical, as a share of the image, which is
+                    mirrored where the view is: mean R²
+``style_scale``     logarithm of the crop's share of the image's area: R²
+``style_flip``      whether the view is mirrored left to right: accuracy
 ==================  ============================================================================
 
 R² is 1 − Σ (y − ŷ)² / Σ (y − ȳ)² on the test views: 0 for who always says the mean.
@@ -51,7 +52,7 @@ def measure_style(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> tuple[Measure, ...]:
-    """Each style task by nearest neighbours and by a linear model.
+    """Each style task by nearest neighbours, ``knn_fit``, and by a linear model, ``linear_fit``.
 
     Args:
         representation: what embeds the views.
@@ -84,10 +85,10 @@ def measure_style(
     by_neighbours = _mean_of_nearest(train_z, targets, test_z, k, place, progress)
     by_ridge = ridge(train_z, targets, test_z)
     measures = []
-    for task, columns in (("crop_position", [0, 1]), ("crop_scale", [2])):
+    for task, columns in (("style_position", [0, 1]), ("style_scale", [2])):
         for name, predicted, protocol in (
-            ("knn", by_neighbours, neighbours),
-            ("linear", by_ridge, linear),
+            ("knn_fit", by_neighbours, neighbours),
+            ("linear_fit", by_ridge, linear),
         ):
             found = [r_squared(truth[:, c], predicted[:, c], targets[:, c].mean()) for c in columns]
             scores = np.stack([influence for _, influence in found]).mean(0)  # [N]
@@ -112,7 +113,7 @@ def measure_style(
         ),
         "linear": (
             linear_probe(
-                train_z, flipped, task="flip", classes=("as it is", "mirrored"), device=place
+                train_z, flipped, task="style_flip", classes=("as it is", "mirrored"), device=place
             ).predict(test_z),
             linear,
         ),
@@ -120,7 +121,7 @@ def measure_style(
     for name, (guess, protocol) in guesses.items():
         right = (guess == test_y["flip"]).astype(np.float64)
         measures.append(
-            Measure.of_scores(name, right, unit="accuracy", protocol=protocol, task="flip")
+            Measure.of_scores(name, right, unit="accuracy", protocol=protocol, task="style_flip")
         )
     return tuple(measures)
 
@@ -144,7 +145,7 @@ def style_views(images: Pixels, seed: int) -> tuple[Pixels, dict[str, Floats]]:
     box = [part[:, 0].numpy().astype(np.float64) for part in drawn]
     top, height, left, width, flip, _ = box
     known = {
-        "x": (left + width / 2) / W,
+        "x": np.where(flip > 0, 1 - (left + width / 2) / W, (left + width / 2) / W),
         "y": (top + height / 2) / H,
         "scale": np.log(height * width / (H * W)),
         "flip": flip,
