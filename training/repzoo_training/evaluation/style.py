@@ -106,17 +106,13 @@ def measure_style(
                 )
             )
     flipped = train_y["flip"].astype(np.int64)
+    nearest_guess = knn_predict(train_z, flipped, test_z, k=k, device=place, progress=progress)
+    head = linear_probe(
+        train_z, flipped, task="style_flip", classes=("as it is", "mirrored"), device=place
+    )
     guesses = {
-        "knn": (
-            knn_predict(train_z, flipped, test_z, k=k, device=place, progress=progress),
-            neighbours,
-        ),
-        "linear": (
-            linear_probe(
-                train_z, flipped, task="style_flip", classes=("as it is", "mirrored"), device=place
-            ).predict(test_z),
-            linear,
-        ),
+        "knn_fit": (nearest_guess, neighbours),
+        "linear_fit": (head.predict(test_z), linear),
     }
     for name, (guess, protocol) in guesses.items():
         right = (guess == test_y["flip"]).astype(np.float64)
