@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import repzoo
+import repzoo_client
 import yaml
+from PIL import Image
 from repzoo.arrays import read_arrays
-from repzoo.errors import PackageError
+from repzoo.errors import PackageError, UnsupportedOperation
+from repzoo.golden import check_golden
 from repzoo.package import Package
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.export import export_run
+from repzoo_training.export.pictures import draw_neighbours
 from repzoo_training.export.prior import fit_mixture
 from repzoo_training.recipe import Recipe, find_recipe, override
 from repzoo_training.trained import TrainedModel
@@ -86,7 +92,7 @@ def test_the_graphs_equal_torch(
 def test_half_precision_halves_the_weights_and_states_its_parity(
     package: Path, run: Path, mnist: tuple[ImageDataset, ImageDataset], tmp_path: Path
 ) -> None:
-    config = export_run(run, tmp_path / "half", *mnist, half=True, progress=False)
+    config = export_run(run, tmp_path / "half", mnist[0], None, half=True, progress=False)
     assert config.precision == "float16"
     for graph in ("encoder.onnx", "decoder.onnx"):
         assert (tmp_path / "half" / graph).stat().st_size < 0.6 * (package / graph).stat().st_size
@@ -94,6 +100,171 @@ def test_half_precision_halves_the_weights_and_states_its_parity(
     assert 0 < parity["embedding_relative"] < 0.05
     encoder = repzoo.load(tmp_path / "half")
     assert encoder.embed(mnist[1].images[:2]).dtype == np.float32
+
+
+@pytest.fixture(scope="module")
+def point_run(
+    mnist: tuple[ImageDataset, ImageDataset], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run of a method without posterior."""
+    recipe = small("simclr-mnist", "network.widths=[128,64]", "images_per_step=64", "views=9600")
+    path = tmp_path_factory.mktemp("point") / "run"
+    return train(recipe, mnist[0], path, progress=False).path
+
+
+@pytest.fixture(scope="module")
+def point_package(
+    point_run: Path,
+    mnist: tuple[ImageDataset, ImageDataset],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    out = tmp_path_factory.mktemp("packages") / "point"
+    export_run(point_run, out, *mnist, name="point", progress=False)
+    return out
+
+
+def test_an_encoder_without_posterior_has_one_output_and_no_decoder(
+    point_package: Path, point_run: Path, mnist: tuple[ImageDataset, ImageDataset]
+) -> None:
+    opened = Package.open(point_package)
+    opened.verify()
+    assert set(opened.manifest.files) == {
+        "README.md",
+        "config.json",
+        "encoder.onnx",
+        "figures/neighbours.png",
+        "golden.npz",
+        "metrics.json",
+        "probes/class.linear.onnx",
+        "probes/class.mlp.onnx",
+    }
+    config = opened.config
+    assert config.outputs == ("embedding",)
+    assert (config.has_posterior, config.has_decoder, config.likelihood) == (False, False, None)
+    assert config.metric == "cosine"
+    (graph,) = (onnx.load(point_package / "encoder.onnx").graph,)
+    assert [output.name for output in graph.output] == ["embedding"]
+
+    encoder, model = repzoo.load(point_package), TrainedModel(point_run)
+    images = mnist[1].images[:50]
+    np.testing.assert_allclose(encoder.embed(images), model.embed(images), rtol=0, atol=1e-4)
+    assert check_golden(encoder)
+    for refused in (encoder.posterior, encoder.reconstruct):
+        with pytest.raises(UnsupportedOperation):
+            refused(images)
+    with pytest.raises(UnsupportedOperation):
+        encoder.generate()
+
+
+def test_the_card_of_an_encoder_without_posterior_promises_none(point_package: Path) -> None:
+    card = (point_package / "README.md").read_text()
+    assert "| method | SimCLR (contrastive)" in card
+    assert "before any projection head" in card
+    assert "RankMe" in card
+    assert "neighbours.png" in card
+    for word in (
+        "likelihood",
+        "posterior",
+        "mirror",
+        "generate",
+        "reconstructions",
+        "its variance",
+    ):
+        assert word not in card, word
+
+
+def test_a_decoder_can_be_trained_on_a_frozen_encoder(
+    point_run: Path, mnist: tuple[ImageDataset, ImageDataset], tmp_path: Path
+) -> None:
+    before = TrainedModel(point_run).embed(mnist[1].images[:20])
+    out = tmp_path / "decoded"
+    config = export_run(point_run, out, mnist[0], None, decoder=True, progress=False)
+    assert (config.has_posterior, config.has_decoder, config.likelihood) == (False, True, None)
+    Package.open(out).verify()
+    encoder = repzoo.load(out)
+    np.testing.assert_allclose(encoder.embed(mnist[1].images[:20]), before, rtol=0, atol=1e-4)
+    # It tells images apart: better than the mean image, which knows nothing of them.
+    scaled = mnist[1].images / np.float32(255)
+    assert encoder.reconstruct(mnist[1].images).error.mean() < 0.85 * scaled.var(0).mean()
+    assert encoder.generate(3, seed=0).images.shape == (3, 28, 28, 1)
+    # Latents are drawn from where embeddings are.
+    drawn, real = encoder.sample(500, seed=0), encoder.embed(mnist[0].images)
+    assert (np.abs(drawn.mean(0) - real.mean(0)) < 0.3 * real.std(0)).all()
+    card = (out / "README.md").read_text()
+    assert "trained on the frozen encoder" in card
+    assert "likelihood" not in card
+    with pytest.raises(PackageError, match="exists already"):
+        export_run(point_run, out, *mnist, decoder=True, progress=False)
+
+
+def test_no_second_decoder_beside_a_methods_own(
+    run: Path, mnist: tuple[ImageDataset, ImageDataset], tmp_path: Path
+) -> None:
+    with pytest.raises(PackageError, match="decoder of its own"):
+        export_run(run, tmp_path / "package", *mnist, decoder=True, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_served_encoder_without_posterior_says_so(
+    point_package: Path,
+    mnist: tuple[ImageDataset, ImageDataset],
+    server_process: type,
+    tmp_path: Path,
+) -> None:
+    verified = subprocess.run(
+        [sys.executable, "-c", "from repzoo.cli import main; main()", "verify", point_package],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "point" in verified.stdout
+    log, images = tmp_path / "log", mnist[1].images[:4]
+    with server_process("--models", str(point_package), "--port", "0", log=log) as server:
+        url = server.wait_until_ready()
+        with repzoo_client.Client(url) as client:
+            served = client.embed(images, model="point")
+            expected = repzoo.load(point_package).embed(images)
+            np.testing.assert_allclose(served, expected, rtol=0, atol=1e-4)
+            assert len(client.probe(images, model="point", task="class").labels) == 4
+            for refused in (client.posterior, client.reconstruct):
+                with pytest.raises(repzoo_client.UnsupportedOperation) as caught:
+                    refused(images, model="point")
+                assert caught.value.status == 409
+
+
+def test_neighbours_of_another_class_have_a_red_frame(point_package: Path, tmp_path: Path) -> None:
+    """Queries that are training images are their own neighbours, whatever the encoder is."""
+    encoder = repzoo.load(point_package)
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (10, 28, 28, 1), dtype=np.uint8)
+    labels = np.arange(10)
+    train_set = ImageDataset("noise", images, labels)
+    wrong = ImageDataset("noise", images, np.where(labels == 3, 4, labels))
+    reds = []
+    for name, queries in (("right", train_set), ("wrong", wrong)):
+        (tmp_path / name).mkdir()
+        draw_neighbours(tmp_path / name, encoder, train_set, encoder.embed(images), queries)
+        picture = np.asarray(Image.open(tmp_path / name / "neighbours.png")).astype(int)
+        top = picture[2 + 56 + 2 + 8 : 2 + 56 + 2 + 8 + 56, 2:]  # the nearest of each query
+        cells = [top[:, 58 * i : 58 * i + 56] for i in range(10)]
+        reds.append([bool((c[:2, :, 0] - c[:2, :, 1] > 150).all()) for c in cells])
+    assert reds == [[False] * 10, [i == 3 for i in range(10)]]
+
+
+def test_an_encoder_of_private_images_has_no_picture_of_them(tmp_path: Path) -> None:
+    photos = load(str(DATA / "cifar10"), "train", progress=False)
+    recipe = small("simvae-images-32", "network.widths=[64,32]", "method=simclr", "options={}")
+    unlabelled = ImageDataset("photos", photos.images)
+    run = train(recipe, unlabelled, tmp_path / "run", progress=False)
+    out = tmp_path / "package"
+    export_run(run.path, out, unlabelled, unlabelled, name="mine", progress=False)
+    assert not (out / "figures").exists()
+    assert "## Pictures" not in (out / "README.md").read_text()
+    golden = read_arrays(out / "golden.npz")
+    rows = golden["inputs"].astype(int)
+    distances = np.abs(rows[:, None] - photos.images[None]).mean((2, 3, 4))
+    assert distances.min() > 8
+    assert repzoo.load(out).config.likelihood is None  # that of the recipe was not trained with
 
 
 def test_nothing_of_the_machine_is_in_a_package(package: Path, run: Path) -> None:
@@ -116,10 +287,12 @@ def test_the_card_says_what_was_measured(package: Path) -> None:
     front = yaml.safe_load(card.split("---\n")[1])
     measures = json.loads((package / "metrics.json").read_text())["evaluation"]["measures"]
     (entry,) = front["model-index"]
-    values = {m["name"]: m["value"] for r in entry["results"] for m in r["metrics"]}
+    values = {
+        (r["task"]["name"], m["name"]): m["value"] for r in entry["results"] for m in r["metrics"]
+    }
     for measure in measures:
         if measure["unit"] == "accuracy":
-            assert values[measure["name"]] == round(100 * measure["value"], 2)
+            assert values[measure["task"], measure["name"]] == round(100 * measure["value"], 2)
             assert f"{100 * measure['value']:.2f}" in card
     assert front["license"] == "apache-2.0"
 
@@ -129,7 +302,7 @@ def test_a_vae_has_a_standard_normal_prior(
 ) -> None:
     recipe = small("vae-mnist", "network.widths=[64,32]")
     run = train(recipe, mnist[0], tmp_path / "run", progress=False)
-    export_run(run.path, tmp_path / "vae", *mnist, progress=False)
+    export_run(run.path, tmp_path / "vae", mnist[0], None, progress=False)
     prior = read_arrays(tmp_path / "vae" / "prior.npz")
     assert prior["means"].shape == (1, 10)
     assert (prior["means"] == 0).all()

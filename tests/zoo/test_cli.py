@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 COMMANDS = [
+    "compare",
     "evaluate",
     "export",
     "hub",

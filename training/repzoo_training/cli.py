@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -82,6 +83,7 @@ def train(
         raise click.UsageError("--budget and --views exclude each other")
 
     import torch
+    from repzoo.errors import RepzooError
 
     from repzoo_training.data import absolute, load
     from repzoo_training.distributed import rank
@@ -101,16 +103,21 @@ def train(
         dataset = first_then_all(
             lambda: load(data, "train", size=settled.input, progress=rank() == 0)
         )
-        run = run_training(
-            settled,
-            dataset,
-            out,
-            source=absolute(data),
-            budget_seconds=budget,
-            device=here,
-            checkpoint_seconds=checkpoint,
-            compiled=compiled,
-        )
+        try:
+            run = run_training(
+                settled,
+                dataset,
+                out,
+                source=absolute(data),
+                budget_seconds=budget,
+                device=here,
+                checkpoint_seconds=checkpoint,
+                compiled=compiled,
+            )
+        except RepzooError:
+            if rank() == 0:
+                raise
+            sys.exit(1)  # the first process tells what all of them met
         if rank() == 0:
             click.echo(f"trained: {run.path} (pictures in {run.figures})")
             click.echo(f"next: zoo evaluate {run.path}, zoo export {run.path} --out PACKAGE")

@@ -28,6 +28,7 @@ class _Elsewhere(NamedTuple):
 #: Commands that other packages register as entry points of the group "repzoo.commands". Their help
 #: stands here, so that ``zoo --help`` imports none of them.
 _ELSEWHERE = {
+    "compare": _Elsewhere("Set training runs beside each other and published numbers.", "training"),
     "evaluate": _Elsewhere("Measure an encoder under the common protocol.", "training"),
     "export": _Elsewhere("Write the model package of a training run.", "training"),
     "serve": _Elsewhere("Serve models over HTTP.", "serving"),

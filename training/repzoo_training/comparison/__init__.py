@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from repzoo_training.comparison.pictures import draw, folder_names
 from repzoo_training.comparison.published import Published, published
 from repzoo_training.comparison.rows import Board, Estimate, Row, boards
 from repzoo_training.comparison.runs import ComparedRun, Images, measure_runs
@@ -23,6 +24,8 @@ __all__ = [
     "board_data",
     "board_table",
     "boards",
+    "draw",
+    "folder_names",
     "measure_runs",
     "published",
 ]

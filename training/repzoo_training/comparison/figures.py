@@ -20,6 +20,7 @@ from repzoo_training.objectives import Family, find_method
 from repzoo_training.plots import STYLE, png
 
 __all__ = [
+    "STYLE_AXES",
     "Strip",
     "collapse_figure",
     "content_figure",
@@ -39,6 +40,12 @@ COLOURS: dict[Family, str] = {
 }
 #: What stands for the content of an image beside its style: the first of these that was measured.
 CONTENT = ("mlp", "linear", "knn")
+#: What stands for style, and the name of its axis.
+STYLE_AXES = {
+    "style_position linear_fit": "style: position of the crop, R²",
+    "style_scale linear_fit": "style: scale of the crop, R²",
+    "style_flip linear_fit": "style: mirrored or not, accuracy in %",
+}
 _INK = "#222222"
 _PAPER = "#c62828"
 
@@ -109,9 +116,8 @@ def content_figure(board: Board) -> bytes | None:
 
 
 def style_tasks(board: Board) -> list[str]:
-    """Names of the estimates that are of style rather than content."""
-    names = dict.fromkeys(name for row in board.rows for name in row.estimates)
-    return [name for name in names if name.startswith("style")]
+    """The style tasks that were measured, as estimates are called."""
+    return [name for name in STYLE_AXES if any(name in row.estimates for row in board.rows)]
 
 
 def content_style_figure(board: Board) -> bytes | None:
@@ -265,8 +271,7 @@ def _content_style(axis: Axes, rows: Sequence[Row], probe: str, task: str) -> No
     axis.margins(0.14)
     _label(axis, [(x, y, row.label) for (row, *_), x, y in zip(points, xs, ys, strict=True)])
     axis.set_xlabel(f"content: {'MLP' if probe == 'mlp' else probe} accuracy, %")
-    name = task.removeprefix("style").strip(" _") or task
-    axis.set_ylabel(f"style: {name.replace('_', ' ')}{', %' if accuracy else ''}")
+    axis.set_ylabel(STYLE_AXES[task])
 
 
 def _label(axis: Axes, points: Sequence[tuple[float, float, str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from repzoo_training.figures import COLUMNS
 from repzoo_training.frozen_decoder import with_frozen_decoder
 from repzoo_training.trained import TrainedModel
 
-__all__ = ["draw"]
+__all__ = ["draw", "folder_names"]
 
 
 def draw(
@@ -63,6 +64,17 @@ def draw(
             written.append(folder / f"{name}.png")
             write_atomically(written[-1], picture)
     return written
+
+
+def folder_names(boards: Sequence[Board]) -> list[str]:
+    """A folder for the pictures of each board: none of its own for one, else by its data set."""
+    if len(boards) == 1:
+        return ["."]
+    plain = [re.sub(r"[^a-z0-9._-]+", "-", board.dataset.lower()).strip("-.") for board in boards]
+    return [
+        name if plain.count(name) == 1 and name else f"{name or 'images'}-{number}"
+        for number, name in enumerate(plain, 1)
+    ]
 
 
 def _strips(board: Board, images: Images, decoders: bool, progress: bool) -> Sequence[Strip]:

@@ -12,6 +12,7 @@ from repzoo_training.comparison.published import Published, published
 from repzoo_training.comparison.runs import ComparedRun
 from repzoo_training.errors import RunError
 from repzoo_training.evaluation import Measure
+from repzoo_training.evaluation.report import Unit
 from repzoo_training.objectives import METHODS, find_method
 
 __all__ = ["Board", "Estimate", "Row", "boards", "measured_classes"]
@@ -33,13 +34,18 @@ class Estimate:
         error: standard error: of several seeds that of their mean (their standard deviation by
             √seeds); of one seed, that from the size of the test set.
         seeds: how many.
-        accuracy: whether it is a share, printed in per cent.
+        unit: of both.
     """
 
     value: float
     error: float
     seeds: int
-    accuracy: bool
+    unit: Unit
+
+    @property
+    def accuracy(self) -> bool:
+        """Whether it is a share, printed in per cent."""
+        return self.unit == "accuracy"
 
 
 @dataclass(frozen=True)
@@ -202,7 +208,7 @@ def _values(run: ComparedRun) -> dict[str, Estimate]:
             error = math.sqrt(value * (1 - value) / measure.n)
         of_content = measure.task in (None, "class", "attributes")
         name = measure.name if of_content else f"{measure.task} {measure.name}"
-        values.setdefault(name, Estimate(value, error, 1, measure.unit == "accuracy"))
+        values.setdefault(name, Estimate(value, error, 1, measure.unit))
     return values
 
 
@@ -211,4 +217,4 @@ def _estimate(of_seeds: Sequence[Estimate]) -> Estimate:
         return of_seeds[0]
     values = [each.value for each in of_seeds]
     error = statistics.stdev(values) / math.sqrt(len(values))
-    return Estimate(statistics.fmean(values), error, len(values), of_seeds[0].accuracy)
+    return Estimate(statistics.fmean(values), error, len(values), of_seeds[0].unit)

@@ -14,13 +14,23 @@ __all__ = ["Format", "board_data", "board_table", "format_estimate"]
 
 Format: TypeAlias = Literal["text", "markdown"]
 
-#: Short names of measures; others are printed as they are called.
+#: Short names of measures, in the order of the columns; others are printed as they are called.
 NAMES = {
     "knn_cosine": "k-NN cos",
     "knn_euclidean": "k-NN euc",
     "linear": "linear",
     "mlp": "MLP",
+    "gmm_accuracy": "GMM",
+    "gmm_nmi": "NMI",
+    "gmm_ari": "ARI",
+    "style_position linear_fit": "position R²",
+    "style_scale linear_fit": "scale R²",
+    "style_flip linear_fit": "flip",
+    "reconstruction": "own MSE",
+    "decoder_reconstruction": "frozen MSE",
 }
+#: The same by other means; JSON has them.
+_LEFT_OUT = ("style_position knn_fit", "style_scale knn_fit", "style_flip knn_fit")
 #: Says nothing of a method, but what any number has to be compared with: printed once.
 BASELINE = "majority"
 _TASKS = {"knn": "k-NN", "linear": "linear", "mlp": "MLP"}
@@ -84,13 +94,13 @@ def board_data(board: Board) -> dict[str, Any]:
 
 
 def format_estimate(estimate: Estimate | None) -> str:
-    """``97.7 ± 0.2``, an accuracy in per cent; other numbers to three figures of their error."""
+    """``97.7 ± 0.2``, an accuracy in per cent and squared errors in thousandths; empty for None."""
     if estimate is None:
         return ""
-    if estimate.accuracy:
-        return f"{100 * estimate.value:.1f} ± {100 * estimate.error:.1f}"
-    digits = 4 if abs(estimate.value) < 1 else 2
-    return f"{estimate.value:.{digits}f} ± {estimate.error:.{digits}f}"
+    scale, digits = {"accuracy": (100, 1), "mean squared error": (1000, 1)}.get(
+        estimate.unit, (1, 2)
+    )
+    return f"{scale * estimate.value:.{digits}f} ± {scale * estimate.error:.{digits}f}"
 
 
 def _row_data(row: Row) -> dict[str, Any]:
@@ -146,7 +156,9 @@ def _costs(rows: Sequence[Row]) -> list[_Column]:
 
 
 def _measures(board: Board) -> list[_Column]:
-    found = dict.fromkeys(name for row in board.rows for name in row.estimates if name != BASELINE)
+    found = dict.fromkeys(
+        name for row in board.rows for name in row.estimates if name not in (BASELINE, *_LEFT_OUT)
+    )
     names = [*(name for name in NAMES if name in found), *(n for n in found if n not in NAMES)]
     return [
         _Column(
@@ -203,6 +215,7 @@ def _notes(board: Board) -> list[str]:
     content = {"class": "", "attributes": " They are shares of all attributes.", None: ""}
     of = content.get(board.content, f" They are of the attribute {board.content}.")
     notes = [f"Accuracies in per cent, last checkpoint, frozen representation.{of} {errors}"]
+    notes += _meanings(board)
     if any(row.collapsed for row in board.rows):
         notes.append("!! collapsed while training.")
     if any(run.unfinished for row in board.rows for run in row.runs):
@@ -211,6 +224,25 @@ def _notes(board: Board) -> list[str]:
     settings = {SOURCES[source].setting: SOURCES[source].title for source in sources}
     notes += [f"{title.split(',')[0]}: {setting}." for setting, title in settings.items()]
     return notes
+
+
+def _meanings(board: Board) -> list[str]:
+    """What the columns are whose heads do not say it."""
+    there = {name for row in board.rows for name in row.estimates}
+    meanings = (
+        ("gmm_accuracy", "GMM, NMI and ARI are of clusters found without labels"),
+        (
+            "style_position linear_fit",
+            "position, scale and flip: what a linear model tells of a crop",
+        ),
+        ("reconstruction", "MSE of pixels in [0, 1], in thousandths"),
+        ("decoder_reconstruction", "frozen: by a decoder trained on the frozen representation"),
+    )
+    said = [meaning for name, meaning in meanings if name in there]
+    watched = any(row.first.collapse for row in board.rows)
+    if watched:
+        said.append("RankMe and effective rank as last watched in training")
+    return ["; ".join(said) + "."] if said else []
 
 
 def _mark(row: Row) -> str:

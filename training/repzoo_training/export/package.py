@@ -28,6 +28,7 @@ from repzoo_training.export.parity import Parity, check_parity, measure_parity
 from repzoo_training.export.pictures import draw_decoded, draw_neighbours
 from repzoo_training.export.prior import Prior, fit_mixture, standard_normal, write_prior
 from repzoo_training.figures import COLUMNS
+from repzoo_training.frozen_decoder import with_frozen_decoder
 from repzoo_training.objectives import find_method
 from repzoo_training.recipe import Recipe
 from repzoo_training.trained import TrainedModel
@@ -51,6 +52,7 @@ def export_run(
     *,
     name: str | None = None,
     half: bool = False,
+    decoder: bool = False,
     progress: bool = True,
 ) -> ModelConfig:
     """Write the package of the run in folder ``run`` to the folder ``out``.
@@ -62,12 +64,13 @@ def export_run(
         test: what the card's numbers are measured on. Without it there are none but parity.
         name: of the model; by default the recipe's.
         half: store weights as float16 (half the size); computation stays in float32.
+        decoder: train a decoder on the frozen encoder, for a method without one of its own.
         progress: whether to show progress bars on a terminal.
 
     Raises:
         RunError: if there is no run with a checkpoint.
-        PackageError: if ``out`` exists, the data is not what was trained on, or a graph differs
-            from torch by more than ``PARITY``.
+        PackageError: if ``out`` exists, the data is not what was trained on, a decoder is wanted
+            of a method that has one, or a graph differs from torch by more than it may.
     """
     out = Path(out)
     if out.exists():
@@ -81,6 +84,10 @@ def export_run(
             f"{run} was trained on other images than {train.name} holds (sha256 "
             f"{model.record.dataset_sha256[:12]}, now {train.sha256[:12]})"
         )
+    if decoder:
+        if model.decoder is not None:
+            raise PackageError(f"{model.recipe.method} has a decoder of its own: no --decoder")
+        model = with_frozen_decoder(run, model, train, progress=progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(out.parent, f".{out.name}.") as folder:
         config = _write(folder, model, train, test, name, half, progress)
@@ -127,10 +134,12 @@ def _write(
     write_golden(folder, examples[:8], golden_files(examples), latents)
     _write_metrics(folder, report, parity, config)
     figures = folder / "figures"
-    figures.mkdir()
+    near = not config.has_posterior and recipe.share_images and test is not None
+    if config.has_decoder or near:
+        figures.mkdir()
     if config.has_decoder:
         draw_decoded(figures, encoder, examples)
-    if not config.has_posterior and recipe.share_images and test is not None:
+    if near and test is not None:
         draw_neighbours(figures, encoder, train, outputs["embedding"], test)
     write_card(folder, config, report, parity, model)
     write_manifest(folder)
