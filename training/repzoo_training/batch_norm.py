@@ -72,7 +72,9 @@ class SyncBatchNorm(_BatchNorm):
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         # Without a momentum they are plain means of all batches.
-        share = self.momentum or 1 / self.num_batches_tracked.item()
+        share = self.momentum
+        if share is None:
+            share = 1 / self.num_batches_tracked.item()
         self.running_mean.lerp_(mean.to(self.running_mean), share)
         self.running_var.lerp_(variance.to(self.running_var), share)
 

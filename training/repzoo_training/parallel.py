@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -91,7 +92,10 @@ def data_parallel(objective: Objective, device: torch.device) -> nn.Module:
     synchronize(objective, device)
     if world_size() == 1:
         return objective
-    return DistributedDataParallel(objective, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        # Buffers are equal everywhere by themselves. Older torch knows no newer name for this.
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+        return DistributedDataParallel(objective, broadcast_buffers=False)
 
 
 def unwrap(model: nn.Module) -> Objective:
@@ -135,14 +139,17 @@ def mean_over_processes(terms: Mapping[str, Tensor]) -> dict[str, float]:
 class Pulse:
     """What all processes do at the same step though each has a clock and signals of its own.
 
-    A message of three numbers a few times a second, on the CPU, so that no GPU is waited for. The
-    number of steps to the next one is the first process's, and part of the message.
+    A message of three numbers a few times a second, on the CPU, so that no GPU is waited for. How
+    many steps lie between two of them is for the first process to say, in the message itself.
+
+    Args:
+        step: from which it counts.
     """
 
     SECONDS = 0.25
 
-    def __init__(self) -> None:
-        self._met, self._next = 0, 0
+    def __init__(self, step: int) -> None:
+        self._met, self._steps = step, 1
         self._time = time.monotonic()
 
     def __call__(self, step: int, signal: int, save: bool) -> tuple[int, bool]:
@@ -155,13 +162,15 @@ class Pulse:
         """
         if world_size() == 1:
             return signal, save
-        if step < self._next:
+        if step < self._met + self._steps:
             return 0, False
         now = time.monotonic()
-        pace = self.SECONDS * (step - self._met) / max(now - self._time, 1e-6)
+        pace = int(self.SECONDS * self._steps / max(now - self._time, 1e-6))
         first = rank() == 0
-        message = torch.tensor([signal, save and first, min(1000, int(pace)) if first else 0])
+        # At most doubled: one quick step proves little.
+        steps = max(1, min(2 * self._steps, pace)) if first else 0
+        message = torch.tensor([signal, save and first, steps])
         dist.all_reduce(message, dist.ReduceOp.MAX)
-        signal, wanted, steps = message.tolist()
-        self._met, self._next, self._time = step, step + max(1, steps), now
+        signal, wanted, self._steps = message.tolist()
+        self._met, self._time = step, now
         return signal, bool(wanted)

@@ -141,7 +141,7 @@ def _train(
     if world_size() > 1:
         rehearse(model, images, make_views, recipe, first)
     pictures = Progress(run, recipe, images, make_views)
-    pulse = Pulse()
+    pulse = Pulse(first)
     report_every = max(1, recipe.steps // REPORTS)
     draw_every = max(1, recipe.steps // FIGURES)
     monitor = CollapseMonitor(run, recipe, images, report_every)
