@@ -16,7 +16,9 @@ three epochs, so (our choice):
 - each clustering starts from the last centroids, so that a cluster stays the same class;
 - an image that was never clustered takes the label nearest to the mean of its own views.
 
-An empty cluster restarts at a random image, which falls into the large clusters most often.
+An empty cluster restarts at a random image, which falls into the large clusters most often. The
+last layer of the projection is batch-normalised: embeddings that all point nearly the same way
+have nearly equal centroids, and from those nothing is learnt.
 """
 
 from __future__ import annotations
@@ -103,7 +105,7 @@ class DeepCluster(Objective):
     ) -> DeepCluster:
         return cls(
             parts.encoder,
-            ProjectionHead((parts.latent_dim, projection_hidden, projection_dim)),
+            ProjectionHead((parts.latent_dim, projection_hidden, projection_dim), last_norm=True),
             dim=projection_dim,
             images=parts.images,
             clusters=clusters,

@@ -11,7 +11,9 @@ target network are needed. ``slices`` cuts are drawn a step, which makes the est
 Of J > 2 views the loss is the mean over all pairs, as in the authors' code.
 
 A sub-batch of fewer than about 2·P rows makes Σ⁻¹ large and noisy, and is refused. Whitening is
-float32 at least: bfloat16 has no Cholesky factor of such a Σ.
+float32 at least: bfloat16 has no Cholesky factor of such a Σ. Nor has float32 one where some
+direction hardly varies, which the loss does nothing against; unlike the paper, recipes therefore
+add a small ridge to Σ.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ class WMSE(Objective):
         projection_dim: int = 32,
         sub_batch: int = 0,
         slices: int = 1,
-        ridge: float = 0.0,
+        ridge: float = 1e-4,
     ) -> WMSE:
         """``sub_batch`` 0 is 2·P."""
         return cls(
