@@ -19,11 +19,13 @@ from repzoo_training.data import ImageDataset, load
 from repzoo_training.errors import DataError, Diverged, RecipeError, RunError
 from repzoo_training.objectives import Batch
 from repzoo_training.optimization import learning_rate
-from repzoo_training.randomness import image_indices
+from repzoo_training.randomness import generator, image_indices
 from repzoo_training.recipe import Recipe, find_recipe, list_recipes, override
 from repzoo_training.run import Run
-from repzoo_training.step import build_objective
+from repzoo_training.step import build_objective, compute_gradients
 from repzoo_training.trainer import train
+from repzoo_training.views import Views
+from torch import Tensor
 
 ZOO = Path(sys.executable).with_name("zoo")
 DATA = Path(__file__).parents[1] / "data" / "mnist"
@@ -50,8 +52,8 @@ def command(out: Path, *extra: str, recipe: str = "simvae-mnist") -> list[str]:
     ]
 
 
-def finish(words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+def finish(words: list[str], seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False)
 
 
 def state(run: Path) -> dict[str, Any]:
@@ -78,8 +80,8 @@ def assert_identical(a: Any, b: Any) -> None:
         assert torch.equal(a, b)
 
 
-def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -289,3 +291,105 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         build_objective(override(recipe, ["options.beta=4"]), images=100)
     with pytest.raises(RecipeError, match="there are: beta-vae-mnist"):
         find_recipe("simvae-mnits")
+
+
+def gradients_of(recipe: Recipe, dataset: ImageDataset) -> tuple[dict[str, Tensor], Tensor]:
+    objective = build_objective(recipe, len(dataset))
+    images = torch.from_numpy(dataset.images).permute(0, 3, 1, 2)
+    make_views = Views(recipe.augmentation, recipe.image_shape[1:])
+    terms = compute_gradients(objective, images, make_views, recipe, step=0)
+    gradients = {n: p.grad for n, p in objective.named_parameters() if p.grad is not None}
+    return gradients, terms["loss"]
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(mnist: ImageDataset) -> None:
+    # Nothing of these views is random, and draws of whole vectors of 16 follow each other, so
+    # that the noise of the micro-batches is that of the batch.
+    recipe = override(
+        find_recipe("vae-mnist"),
+        ["network.widths=[64,32]", "latent_dim=16", "images_per_step=12", "precision=float32"],
+    )
+    whole, loss = gradients_of(recipe, mnist)
+    for accumulate in (3, 12):
+        parts, mean = gradients_of(override(recipe, [f"accumulate={accumulate}"]), mnist)
+        assert mean.item() == pytest.approx(loss.item(), rel=1e-5)
+        assert parts.keys() == whole.keys()
+        for name, expected in whole.items():
+            scale = expected.abs().max().item()
+            torch.testing.assert_close(parts[name], expected, rtol=0, atol=1e-5 * scale)
+
+
+def test_images_are_compared_within_a_micro_batch(mnist: ImageDataset) -> None:
+    recipe = override(
+        find_recipe("simclr-mnist"),
+        ["network.widths=[64,32]", "images_per_step=6", "precision=float32"],
+    )
+    parts = override(recipe, ["accumulate=3"])
+    assert parts.views_per_step == recipe.views_per_step
+    assert parts.steps == recipe.steps
+
+    objective = build_objective(recipe, len(mnist))
+    images = torch.from_numpy(mnist.images).permute(0, 3, 1, 2)
+    make_views = Views(recipe.augmentation, recipe.image_shape[1:])
+    draws = generator(recipe.seed, "step", 0)
+    losses = []
+    for pair in image_indices(recipe.seed, len(mnist), 0, 6).split(2):
+        views = make_views(images[pair], recipe.views_per_image, draws)
+        losses.append(objective(Batch(views, pair, draws))["loss"].item())
+    assert gradients_of(parts, mnist)[1].item() == pytest.approx(sum(losses) / 3, rel=1e-5)
+    assert gradients_of(recipe, mnist)[1].item() > sum(losses) / 3 + 0.3  # more to tell apart
+
+
+def test_micro_batches_must_be_equal(small: Recipe, mnist: ImageDataset, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="multiple of 3"):
+        train(override(small, ["accumulate=3"]), mnist, tmp_path, progress=False)
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_a_batch_that_a_loss_cannot_use_is_refused_by_name(
+    mnist: ImageDataset, tmp_path: Path
+) -> None:
+    single = override(find_recipe("simclr-mnist"), ["views_per_image=1", "network.widths=[8]"])
+    with pytest.raises(RecipeError, match=r"recipe simclr-mnist: .*views"):
+        train(single, mnist, tmp_path, progress=False)
+
+
+def test_an_optimizer_that_does_not_fit_is_named(
+    small: Recipe, mnist: ImageDataset, tmp_path: Path
+) -> None:
+    """As of runs from before biases had a group of their own."""
+    run = train(small, mnist, tmp_path, progress=False)
+    checkpoint = run.read_checkpoint()
+    assert checkpoint is not None
+    groups = checkpoint.optimizer["param_groups"]
+    groups[0]["params"] += groups.pop(1)["params"]
+    run.save(checkpoint)
+    with pytest.raises(RunError, match="optimizer of another version of repzoo"):
+        train(small, mnist, tmp_path, progress=False)
+
+
+def test_a_compiler_is_asked_for(
+    small: Recipe, mnist: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(RunError, match="C\\+\\+ compiler"):
+        train(small, mnist, tmp_path / "run", compiled=True, progress=False)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_same_and_resumes_exactly(undisturbed: Path, tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "stopped"
+    assert finish([*command(whole), "--compile"], 600).returncode == 0
+    words = [*command(run, "--checkpoint", "1h"), "--compile"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (run / "metrics.jsonl").exists(), process, 600)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert finish(words, 600).returncode == 0
+    assert_identical(state(run), state(whole))
+    for compiled, eager in zip(metrics(whole)[:20], metrics(undisturbed)[:20], strict=True):
+        assert compiled["loss"] == pytest.approx(eager["loss"], rel=1e-4)
+    # To go on without is possible, and said to be something else.
+    assert "compiled yes -> no" in finish(command(whole)).stderr

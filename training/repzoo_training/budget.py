@@ -48,7 +48,7 @@ def views_in(
     All processes measure together, and the first one's clock counts.
     """
     objective = build_objective(recipe, len(dataset))
-    model = place(objective, device, compiled=compiled)
+    model = place(recipe, objective, device, compiled=compiled)
     per_step = _seconds_per_step(model, recipe, dataset, device, min(5.0, 0.1 * seconds))
     # The rest is for pictures, reports and checkpoints.
     return max(1, int(0.95 * seconds / per_step)) * recipe.views_per_step

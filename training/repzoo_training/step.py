@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -10,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from repzoo_training import networks, objectives
 from repzoo_training.distributed import rank, world_size
-from repzoo_training.errors import RecipeError
+from repzoo_training.errors import RecipeError, RunError
 from repzoo_training.objectives import Batch, Objective, Parts
 from repzoo_training.parallel import data_parallel, unwrap
 from repzoo_training.randomness import generator, image_indices
@@ -68,19 +70,33 @@ def check_shares(recipe: Recipe) -> None:
         )
 
 
-def place(objective: Objective, device: torch.device, *, compiled: bool = False) -> nn.Module:
+def place(
+    recipe: Recipe, objective: Objective, device: torch.device, *, compiled: bool = False
+) -> nn.Module:
     """Put ``objective`` on ``device``, and return what :func:`take_step` calls in its place.
 
-    On a GPU convolutions take their channels last, as its matrix units do; MLPs have none. With
-    ``compiled``, torch.compile fuses what is between the matrix products, and on a GPU records
-    each part as a CUDA graph, so that a step of a small network is not a wait for its launches.
+    Convolutions take their channels last, which is how fast kernels want them.
+
+    With ``compiled``, torch.compile fuses what is between the matrix products, and one process on
+    a GPU records each part as a CUDA graph, so that a step of a small network does not wait for
+    its many launches. Sums may then round otherwise. What no compiler can see through, such as
+    generators, runs as ever.
+
+    Raises:
+        RunError: if something is to be compiled, and there is no compiler.
     """
-    if device.type == "cuda":
-        objective.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective.to(device).train()
+    # Of tensors with 4 dimensions only; an MLP has none.
+    objective.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     model = data_parallel(objective, device)
     if compiled:
-        objective.compile(mode="reduce-overhead" if device.type == "cuda" else None)
+        if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+            raise RunError(
+                "compiling a step needs a C++ compiler, and there is none here: install g++, or "
+                "train without --compile"
+            )
+        # A graph's results are gone when it runs again: gradients could not add up in them.
+        graphs = device.type == "cuda" and recipe.accumulate == 1 and world_size() == 1
+        objective.compile(mode="reduce-overhead" if graphs else None)
     return model
 
 

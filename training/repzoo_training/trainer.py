@@ -122,7 +122,7 @@ def _train(
     progress: bool,
 ) -> None:
     objective = build_objective(recipe, len(dataset))
-    model = place(objective, device, compiled=compiled)
+    model = place(recipe, objective, device, compiled=compiled)
     optimizer = build_optimizer(recipe, objective)
     writes = rank() == 0
     environment = _environment(device, compiled)
