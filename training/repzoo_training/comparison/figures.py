@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -132,7 +133,10 @@ def content_style_figure(board: Board) -> bytes | None:
     columns = min(3, len(tasks))
     lines = math.ceil(len(tasks) / columns)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.4 * columns, 0.6 + 3.7 * lines), layout="constrained")
+        figure = Figure(
+            figsize=(4.4 * columns, 0.6 + 3.7 * lines),
+            layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08),
+        )
         grid = figure.subplots(lines, columns, squeeze=False)
         for axis, task in zip(grid.flat, tasks, strict=False):
             _content_style(axis, board.rows, probe, task)
@@ -267,21 +271,48 @@ def _content_style(axis: Axes, rows: Sequence[Row], probe: str, task: str) -> No
             color=_colour(row),
             markersize=6,
             elinewidth=1,
+            ecolor=(*mpl.colors.to_rgb(_colour(row)), 0.45),
         )
     axis.margins(0.14)
-    _label(axis, [(x, y, row.label) for (row, *_), x, y in zip(points, xs, ys, strict=True)])
+    chance = 50 if accuracy else 0
+    axis.axhline(chance, color="#888888", linewidth=1, linestyle=":")
+    _label(
+        axis,
+        [
+            _Named(row.label, x, y, 100 * content.error, scale * style.error)
+            for (row, content, style), x, y in zip(points, xs, ys, strict=True)
+        ],
+    )
     axis.set_xlabel(f"content: {'MLP' if probe == 'mlp' else probe} accuracy, %")
     axis.set_ylabel(STYLE_AXES[task])
 
 
-def _label(axis: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+class _Named(NamedTuple):
+    """A dot with error bars, and its name."""
+
+    name: str
+    x: float
+    y: float
+    dx: float
+    dy: float
+
+
+def _label(axis: Axes, points: Sequence[_Named]) -> None:
     """Write names beside their dots, each where it hides least of what is there already."""
     axis.autoscale_view()
     (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
+    wide_axis, tall_axis = right - left, high - low
     # In units of the panel: a letter is about 1/60 of its width, a line 1/22 of its height.
-    spots = [((x - left) / (right - left), (y - low) / (high - low)) for x, y, _ in points]
-    taken = [(u - 0.012, u + 0.012, v - 0.02, v + 0.02) for u, v in spots]
-    for (u, v), (x, y, name) in zip(spots, points, strict=True):
+    spots = [((p.x - left) / wide_axis, (p.y - low) / tall_axis) for p in points]
+    taken = []
+    for (u, v), p in zip(spots, points, strict=True):
+        du, dv = p.dx / wide_axis, p.dy / tall_axis
+        taken += [
+            (u - 0.012, u + 0.012, v - 0.02, v + 0.02),
+            (u - du, u + du, v - 0.004, v + 0.004),
+            (u - 0.003, u + 0.003, v - dv, v + dv),
+        ]
+    for (u, v), (name, x, y, _, _) in zip(spots, points, strict=True):
         wide, tall = 0.0185 * len(name), 0.045
         best = (math.inf, 0.0, 0.0, "left")
         for du, dv, side in _AROUND:
@@ -297,8 +328,8 @@ def _label(axis: Axes, points: Sequence[tuple[float, float, str]]) -> None:
         taken.append(chosen)
         _, du, dv, side = best
         axis.text(
-            x + du * (right - left),
-            y + dv * (high - low),
+            x + du * wide_axis,
+            y + dv * tall_axis,
             name,
             ha=side,
             va="center",
