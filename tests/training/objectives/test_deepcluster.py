@@ -6,9 +6,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from lightly.loss.swav_loss import sinkhorn
 from repzoo_training.networks import ProjectionHead
-from repzoo_training.objectives import Batch, Parts
-from repzoo_training.objectives.deepcluster import DeepCluster, prototype_loss, spherical_kmeans
+from repzoo_training.objectives import Batch, Parts, deepcluster
+from repzoo_training.objectives.deepcluster import (
+    DeepCluster,
+    balanced_labels,
+    prototype_loss,
+    spherical_kmeans,
+)
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
@@ -128,6 +134,25 @@ def test_prototype_loss_gradient_and_invariances() -> None:
         torch.testing.assert_close(same, expected)
 
 
+def test_balanced_labels_share_the_clusters_out() -> None:
+    # One centroid in a cloud of 4 rows, and two in one of 8, of which one is nearer to all of it.
+    similarity = torch.full((12, 3), 0.1, dtype=torch.float64)
+    similarity[:4, 0] = 0.9
+    similarity[4:, 1:] = torch.tensor([0.8, 0.7])
+    similarity += 0.01 * unit(12, 3, seed=1)
+    assert torch.bincount(similarity.argmax(1), minlength=3).tolist() == [4, 8, 0]
+    labels = balanced_labels(similarity, iterations=20)
+    assert (labels[:4] == 0).all()
+    assert torch.bincount(labels, minlength=3).min() >= 2
+
+
+def test_balanced_labels_follow_lightly_s_sinkhorn() -> None:
+    similarity = unit(32, 8) @ unit(8, 8, seed=1).T
+    theirs = sinkhorn(similarity, iterations=3, epsilon=0.05).argmax(1)
+    assert torch.equal(balanced_labels(similarity), theirs)
+    assert not torch.equal(theirs, similarity.argmax(1))
+
+
 def objective(**options: float) -> DeepCluster:
     """On points of the plane: the networks pass their input on."""
     settings = {"clusters": 3, "recluster": 100, **options}
@@ -196,12 +221,12 @@ def test_more_clusters_than_images_are_allowed() -> None:
     assert method.labels[:5].max() < 5
 
 
-def test_without_clustering_few_labels_are_left(
+def test_without_clustering_and_balance_few_labels_are_left(
     toy_parts: Callable[..., Parts],
     train_toy: Callable[..., tuple[Tensor, list[float]]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def perplexity(clustering: bool) -> float:
+    def perplexity(guarded: bool) -> float:
         """Of the clusters that 512 digits are in: from 1 to K."""
         method = DeepCluster(
             toy_parts().encoder,
@@ -211,8 +236,9 @@ def test_without_clustering_few_labels_are_left(
             clusters=32,
             recluster=20,
         )
-        if not clustering:
+        if not guarded:
             monkeypatch.setattr(method, "_cluster", lambda generator: None)
+            monkeypatch.setattr(deepcluster, "balanced_labels", lambda cosine: cosine.argmax(1))
         images, _ = train_toy(method, 100)
         method.eval()
         with torch.no_grad():
@@ -220,8 +246,8 @@ def test_without_clustering_few_labels_are_left(
         share = torch.bincount((z @ method.centroids.T).argmax(1), minlength=32) / 512
         return torch.special.entr(share).sum().exp().item()
 
-    assert perplexity(clustering=False) < 3
-    assert perplexity(clustering=True) > 6
+    assert perplexity(guarded=True) > 6
+    assert perplexity(guarded=False) < 3
 
 
 def test_its_state_is_in_its_state_dict(

@@ -14,7 +14,9 @@ three epochs, so (our choice):
 - clusters are made anew every ``recluster`` steps, and before that at steps 0, 1, 2, 4, 8, ...,
   while the bank and the network change fast;
 - each clustering starts from the last centroids, so that a cluster stays the same class;
-- an image that was never clustered takes the label nearest to the mean of its own views.
+- an image that was never clustered takes a label by the mean of its own views, such that the
+  images of a batch share the clusters out equally (as SwAV does, in the same paper): were it just
+  the nearest, few clusters would soon take all.
 
 An empty cluster restarts at a random image, which falls into the large clusters most often. The
 last layer of the projection is batch-normalised: embeddings that all point nearly the same way
@@ -23,16 +25,18 @@ have nearly equal centroids, and from those nothing is learnt.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repzoo_training.distributed import agree, gather
+from repzoo_training.distributed import agree, gather, rank
 from repzoo_training.networks import ProjectionHead
 from repzoo_training.objectives.memory import MemoryBank
 from repzoo_training.objectives.objective import Batch, Objective, Parts
 
-__all__ = ["DeepCluster", "prototype_loss", "spherical_kmeans"]
+__all__ = ["DeepCluster", "balanced_labels", "prototype_loss", "spherical_kmeans"]
 
 
 class DeepCluster(Objective):
@@ -135,9 +139,9 @@ class DeepCluster(Objective):
             if self._due():
                 self._cluster(batch.generator)
             self.step += 1
-            nearest = (z.detach().mean(1) @ self.centroids.T).argmax(1)  # [B]
+            shared = balanced_labels(mean @ self.centroids.T).view(-1, B)[rank()]  # [B]
             label = self.labels[batch.indices]  # [B]
-            label = torch.where(label < 0, nearest, label)
+            label = torch.where(label < 0, shared, label)
             loss = prototype_loss(z, self.centroids, label, self.temperature)
             used = F.one_hot(label, len(self.centroids)).amax(0).float().mean()
         return {"loss": loss, "used": used}
@@ -169,6 +173,22 @@ def prototype_loss(z: Tensor, centroids: Tensor, labels: Tensor, temperature: fl
     """
     logits = (z @ centroids.T / temperature).flatten(0, 1)  # [B*J, K]
     return F.cross_entropy(logits, labels.repeat_interleave(z.shape[1]))
+
+
+def balanced_labels(
+    similarity: Tensor, *, temperature: float = 0.05, iterations: int = 3
+) -> Tensor:
+    """Clusters that take about as many rows each: cosines ``[N, K]`` -> int64 ``[N]``.
+
+    Sinkhorn and Knopp's iterations on exp(cos / ε), with SwAV's settings: the columns are made to
+    sum to N / K and the rows to 1, in turn; a row's label is its largest entry.
+    """
+    N, K = similarity.shape  # noqa: N806
+    log_q = similarity / temperature
+    for _ in range(iterations):
+        log_q = log_q - log_q.logsumexp(0, keepdim=True) + math.log(N / K)
+        log_q = log_q - log_q.logsumexp(1, keepdim=True)
+    return log_q.argmax(1)
 
 
 def spherical_kmeans(
