@@ -94,6 +94,7 @@ small = [
             "augmentation": recipe.augmentation
             if recipe.augmentation.jitter is None
             else recipe.augmentation.model_copy(update={"jitter": (0.4, 0.4, 0.4, 0.1)}),
+            "images_per_step": {10: 16, 1: 64, 2: 64}[recipe.views_per_image],
             "views": 2_000_000,
         }
     )
