@@ -7,8 +7,8 @@ VAE 98.0 and 97.8; β-VAE 98.3 and 98.0.
 
     zoo train METHOD-mnist --data mnist --out runs/METHOD-mnist --budget 2m --threads 1
 
-The bundled ``simvae-mnist`` reached k-NN 97.7 and MLP probe 97.3 (9 M views in 82 minutes on one CPU
-core, with ``--set images_per_step=64``), ``vae-mnist`` 96.2 and 91.5 (2 M views,
+The bundled ``simvae-mnist`` reached k-NN 97.7 and MLP probe 97.3 (9 M views in 82 minutes on one
+CPU core, with ``--set images_per_step=64``), ``vae-mnist`` 96.2 and 91.5 (2 M views,
 ``images_per_step=256``). README.md has what each method reaches in the same minutes on one core.
 ``simvae-mnist-paper`` wants a GPU and has not been trained yet.
 
