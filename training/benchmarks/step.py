@@ -1,9 +1,19 @@
-"""How fast a training step is, beside what the processor can do: ``make bench``.
+"""How fast a training step is, beside what the device can do: ``make bench``.
 
-Prints, for the MNIST MLP of the SimVAE paper at several numbers of rows, views a second, the share
-of the step spent on making views, and the ratio of the step's floating-point rate to the best rate
-of a matrix product of the network's own shapes in the same process and dtype. A ratio of 1 would
-be a step that is nothing but its matrix products, each at the best speed seen.
+    python training/benchmarks/step.py --recipe simvae-mnist simclr-cifar10 --rows 320 1280
+
+For each recipe and number of rows (views in a step) one line:
+
+- ``views/s`` and ``ms`` of a step, the median; ``views %`` of it are spent on making the views.
+- ``FLOP ms`` is the step's floating-point operations, as torch counts them, at the best rate that
+  any product or convolution of the network's own shapes reached here, in the step's own dtype.
+- ``byte ms`` is what has to cross memory if nothing stays in a cache, at the best rate that a copy
+  of 256 MB reached: everything kept for the backward pass written and read once, every weight read
+  twice, its gradient written once, and what AdamW reads and writes of both and of its two moments.
+- ``ratio`` is the larger of the two, the floor, over the step. 1 would be a step that is nothing
+  but its products at the best speed seen, or nothing but its memory traffic.
+
+Steps, views, products and copies take turns, so that noise hits all of them.
 """
 
 from __future__ import annotations
@@ -15,94 +25,156 @@ from collections.abc import Callable
 
 import torch
 from repzoo_training.budget import measure_precision
-from repzoo_training.objectives.objective import Objective
+from repzoo_training.objectives import Batch
+from repzoo_training.optimization import build_optimizer
 from repzoo_training.randomness import generator
 from repzoo_training.recipe import Recipe, find_recipe, override
-from repzoo_training.step import build_objective, take_step
+from repzoo_training.step import build_objective, place, take_step
 from repzoo_training.views import Views
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+#: Reads and writes of each weight's size in a step: 3 of forward and backward, 7 of AdamW.
+WEIGHT_PASSES = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", default=[320, 640, 1280])
-    parser.add_argument("--steps", type=int, default=15)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recipe", nargs="+", default=["simvae-mnist"])
+    parser.add_argument("--rows", type=int, nargs="+", help="default: as many as the recipe has")
+    parser.add_argument("--steps", type=int, default=15, help="measured, of each line")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], help="default: measured")
+    parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    precision = measure_precision(device)
+    precision = arguments.precision or measure_precision(device)
     where = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else f"{platform.machine()}, {torch.get_num_threads()} threads"
     )
-    print(f"simvae-mnist, {precision}, {where}, torch {torch.__version__}")
+    compiled = ", compiled" if arguments.compile else ""
+    print(f"{precision}{compiled}, {where}, torch {torch.__version__}")
     print(
-        f"{'rows':>6} {'views/s':>9} {'views %':>8} {'GFLOP/s':>8} {'best GEMM':>10} {'ratio':>6}"
+        f"{'recipe':<20} {'rows':>6} {'views/s':>9} {'ms':>8} {'views %':>8} {'GFLOP':>8} "
+        f"{'FLOP ms':>8} {'MB':>7} {'byte ms':>8} {'ratio':>6}"
     )
-    for rows in arguments.rows:
-        settings = [f"images_per_step={rows // 10}", f"precision={precision}"]
-        recipe = override(find_recipe("simvae-mnist"), settings)
-        row(recipe, device, arguments.steps)
+    for name in arguments.recipe:
+        recipe = find_recipe(name)
+        for rows in arguments.rows or [recipe.views_per_step]:
+            images = max(1, rows // recipe.views_per_image)
+            settings = [f"images_per_step={images}", f"precision={precision}"]
+            line(override(recipe, settings), device, arguments.steps, compiled=arguments.compile)
 
 
-def row(recipe: Recipe, device: torch.device, steps: int) -> None:
-    """Measure and print one line. Step, views and products take turns, so that noise hits all."""
-    objective = build_objective(recipe).to(device).train()
-    optimizer = torch.optim.AdamW(objective.parameters(), 1e-5, fused=True)
-    pixels = torch.randint(0, 256, (4096, 1, 28, 28), dtype=torch.uint8, device=device)
-    make_views = Views(recipe.augmentation, (28, 28), device)
+def line(recipe: Recipe, device: torch.device, steps: int, *, compiled: bool) -> None:
+    """Measure and print one line."""
     draws = generator(0, "measurement", device=device)
-    chosen = pixels[: recipe.images_per_step]
+    shape = (4096, *recipe.image_shape)
+    images = torch.randint(
+        0, 256, shape, dtype=torch.uint8, device=device, generator=draws
+    )  # [4096, C, H, W]
+    make_views = Views(recipe.augmentation, recipe.image_shape[1:], device)
+    chosen = torch.arange(recipe.images_per_step, device=device)
+
+    def views() -> Tensor:
+        return make_views(images[chosen], recipe.views_per_image, draws)
+
+    batch = Batch(views(), chosen, draws)
+    flop, kept, products = _count(recipe, device, batch)
+    objective = build_objective(recipe, len(images))
+    model = place(recipe, objective, device, compiled=compiled)
+    optimizer = build_optimizer(recipe, objective)
+    weights = sum(p.nbytes for p in objective.parameters() if p.requires_grad)
+    traffic = 2 * kept + WEIGHT_PASSES * weights
+    source = torch.ones(2**25, device=device)  # 128 MiB, read and written
+    target = torch.empty_like(source)
 
     def step() -> None:
-        take_step(objective, optimizer, pixels, make_views, recipe, 0)["loss"].item()
+        take_step(model, optimizer, images, make_views, recipe, 0)["loss"].item()
 
-    def views() -> None:
-        make_views(chosen, recipe.views_per_image, draws).sum().item()
-
-    gemms = [_gemm(recipe, shape, device) for shape in _layer_shapes(objective)]
-    step()
-    step_times, view_times, rates = [], [], []
+    for _ in range(2):
+        step()
+    step_times, view_times, rates, speeds = [], [], [], []
     for _ in range(steps):
         step_times.append(_seconds(step))
-        view_times.append(_seconds(views))
-        rates += [flop / _seconds(product) for flop, product in gemms]
+        view_times.append(_seconds(lambda: views().sum().item()))
+        rates += [operations / _seconds(product) for operations, product in products]
+        speeds.append(2 * source.nbytes / _seconds(lambda: target.copy_(source)[0].item()))
     seconds, making = (sorted(t)[len(t) // 2] for t in (step_times, view_times))
+    floors = flop / max(rates), traffic / max(speeds)
     rows = recipe.views_per_step
-    rate = rows * _flop_per_view(objective) / seconds
     print(
-        f"{rows:>6} {rows / seconds:>9,.0f} {100 * making / seconds:>7.1f}% {rate / 1e9:>8.1f} "
-        f"{max(rates) / 1e9:>10.1f} {rate / max(rates):>6.2f}"
+        f"{recipe.name:<20} {rows:>6} {rows / seconds:>9,.0f} {1e3 * seconds:>8.2f} "
+        f"{100 * making / seconds:>7.1f}% {flop / 1e9:>8.1f} {1e3 * floors[0]:>8.2f} "
+        f"{traffic / 1e6:>7.0f} {1e3 * floors[1]:>8.2f} {max(floors) / seconds:>6.2f}"
+        f"   (best product {max(rates) / 1e9:,.0f} GFLOP/s, copy {max(speeds) / 1e9:,.1f} GB/s)",
+        flush=True,
     )
 
 
-def _layer_shapes(objective: Objective) -> list[tuple[int, int]]:
-    """``(out, in)`` of every linear layer, from the image to the image."""
-    return [
-        (m.out_features, m.in_features)
-        for m in objective.modules()
-        if isinstance(m, torch.nn.Linear)
+def _count(
+    recipe: Recipe, device: torch.device, batch: Batch
+) -> tuple[int, int, list[tuple[int, Callable[[], object]]]]:
+    """Of a step: its floating-point operations, the bytes that it keeps, and its products."""
+    objective = build_objective(recipe, 4096)
+    place(recipe, objective, device)
+    inputs: list[tuple[nn.Module, Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda layer, x, _: inputs.append((layer, x[0].detach())))
+        for module in objective.modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
     ]
+    kept: dict[int, int] = {}  # by address, since a tensor may be kept more than once
+    weights = {parameter.data_ptr() for parameter in objective.parameters()}
+
+    def keep(x: Tensor) -> Tensor:
+        if x.data_ptr() not in weights:
+            kept[x.data_ptr()] = x.nbytes
+        return x
+
+    with FlopCounterMode(display=False) as counter:
+        with (
+            torch.autocast(device.type, torch.bfloat16, recipe.precision == "bfloat16"),
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
+        ):
+            loss = objective(batch)["loss"]
+        loss.backward()
+    for hook in hooks:
+        hook.remove()
+    products = [_product(recipe, layer, x) for layer, x in inputs]
+    return counter.get_total_flops(), sum(kept.values()), products
 
 
-def _flop_per_view(objective: Objective) -> int:
-    """2 a weight forward, 2 for its gradient, 2 for its input's, which the first layer skips."""
-    weights = [out * fan_in for out, fan_in in _layer_shapes(objective)]
-    return 6 * sum(weights) - 2 * weights[0]
-
-
-def _gemm(
-    recipe: Recipe, shape: tuple[int, int], device: torch.device
-) -> tuple[int, Callable[[], object]]:
-    """The product of a layer, ``[rows, in] @ [in, out]``, and its floating-point operations."""
-    rows, (out, fan_in) = recipe.views_per_step, shape
+def _product(recipe: Recipe, layer: nn.Module, x: Tensor) -> tuple[int, Callable[[], object]]:
+    """A layer's forward pass on such an input, and its floating-point operations."""
     dtype = getattr(torch, recipe.precision)
-    a = torch.randn(rows, fan_in, device=device).to(dtype)
-    b = torch.randn(fan_in, out, device=device).to(dtype)
-    return 2 * rows * out * fan_in, lambda: (a @ b)[0, 0].item()
+    weight = layer.weight.detach().to(dtype)  # type: ignore[operator]
+    x = torch.randn_like(x, dtype=dtype)
+    if isinstance(layer, nn.Conv2d):
+        stride, padding, dilation, groups = (
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
+        )
+
+        def product() -> Tensor:
+            return nn.functional.conv2d(x, weight, None, stride, padding, dilation, groups)
+    else:
+
+        def product() -> Tensor:
+            return nn.functional.linear(x, weight)
+
+    with FlopCounterMode(display=False) as counter:
+        product()
+    return counter.get_total_flops(), lambda: product().flatten()[0].item()
 
 
 def _seconds(run: Callable[[], object]) -> float:
