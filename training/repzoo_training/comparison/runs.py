@@ -103,8 +103,11 @@ def measure_runs(
     seen: dict[Path, Path] = {}
     looked_at = []
     for path in paths:
-        if (same := seen.setdefault(path.resolve(), path)) is not path:
-            raise RunError(f"{path} is given twice" + (f", also as {same}" * (same != path)))
+        place = path.resolve()
+        if place in seen:
+            also = f", also as {seen[place]}" if seen[place] != path else ""
+            raise RunError(f"{path} is given twice{also}")
+        seen[place] = path
         run = Run(path)
         record = run.read_record()
         if record is None:
@@ -112,6 +115,7 @@ def measure_runs(
         checkpoint = run.read_checkpoint()
         if checkpoint is None:
             raise RunError(f"{path} has no checkpoint yet: run `zoo train` first")
+        images.of(path, record)
         looked_at.append((run, record, checkpoint.step, checkpoint.wall_seconds))
     return [
         ComparedRun(

@@ -1,0 +1,388 @@
+"""``zoo compare``: pooling, published numbers, tables, pictures, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from repzoo.errors import InvalidInput
+from repzoo_training.cli import compare
+from repzoo_training.comparison import (
+    ComparedRun,
+    Images,
+    board_data,
+    board_table,
+    boards,
+    draw,
+    folder_names,
+    measure_runs,
+    published,
+)
+from repzoo_training.comparison.figures import collapse_figure, content_style_figure
+from repzoo_training.data import load
+from repzoo_training.errors import DataError, RunError
+from repzoo_training.evaluation import EvaluationReport, Measure
+from repzoo_training.evaluation.report import Unit
+from repzoo_training.frozen_decoder import train_decoder, with_frozen_decoder
+from repzoo_training.networks import NetworkSpec
+from repzoo_training.recipe import find_recipe, override
+from repzoo_training.run import RunRecord
+from repzoo_training.trained import TrainedModel
+from repzoo_training.trainer import train
+
+DATA = Path(__file__).parents[1] / "data"
+ZOO = Path(sys.executable).with_name("zoo")
+SMALL = ("network.widths=[64,32]", "images_per_step=32", "precision=float32", "views_per_image=2")
+
+Made = Callable[..., ComparedRun]
+
+
+def measure(
+    name: str, value: float, *, task: str | None = "class", unit: Unit = "accuracy", n: int = 100
+) -> Measure:
+    error = math.sqrt(abs(value * (1 - value)) / n)
+    return Measure(
+        name=name, task=task, value=value, standard_error=error, n=n, unit=unit, protocol={}
+    )
+
+
+def made(
+    recipe: str = "simclr-mnist",
+    *settings: str,
+    value: float = 0.9,
+    dataset: str = "mnist",
+    images: str = "a",
+    steps: int | None = None,
+    measures: tuple[Measure, ...] | None = None,
+    collapse: dict[str, Any] | None = None,
+) -> ComparedRun:
+    """A run that was never trained, with the numbers that a test needs."""
+    settled = override(find_recipe(recipe), (*SMALL, "views=6400", *settings))
+    record = RunRecord(
+        recipe=settled,
+        source="",
+        dataset=dataset,
+        dataset_sha256=images,
+        dataset_images=10,
+        device="cpu",
+        device_name="a CPU",
+        code_commit=None,
+    )
+    report = EvaluationReport(
+        dataset=dataset,
+        train_sha256=images,
+        test_sha256=images,
+        n_train=10,
+        n_test=100,
+        dim=settled.latent_dim,
+        measures=measures or (measure("knn_cosine", value), measure("knn_euclidean", value)),
+    )
+    return ComparedRun(
+        path=Path(f"runs/{settled.name}-{settled.seed}-{settled.views}"),
+        record=record,
+        report=report,
+        steps=settled.steps if steps is None else steps,
+        wall_seconds=60.0,
+        collapse=collapse or {},
+    )
+
+
+def test_seeds_are_pooled_with_the_standard_error_of_their_mean() -> None:
+    values = (0.90, 0.93, 0.96)
+    runs = [made("simclr-mnist", f"seed={i}", value=v) for i, v in enumerate(values)]
+    (board,) = boards(runs)
+    (row,) = board.rows
+    found = row.estimates["knn_cosine"]
+    assert found.value == pytest.approx(0.93)
+    assert found.error == pytest.approx(0.03 / math.sqrt(3))  # std with N − 1 is 0.03
+    assert found.seeds == 3
+    assert "93.0 ± 1.7" in board_table(board)
+    assert "over seeds" in board_table(board)
+
+
+def test_one_seed_has_the_error_of_the_test_set() -> None:
+    (board,) = boards([made(value=0.9)])
+    found = board.rows[0].estimates["knn_cosine"]
+    assert found.error == pytest.approx(math.sqrt(0.9 * 0.1 / 100))
+    assert "size of the test set, one seed" in board_table(board)
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_rows_of_their_own() -> None:
+    runs = [
+        made("simclr-mnist", "seed=0"),
+        made("simclr-mnist", "seed=1", "views=7040"),  # a budget in seconds, measured again
+        made("simclr-mnist", "seed=2", "views=64000"),  # another budget
+        made("simclr-mnist", "seed=3", 'options={"temperature":0.5}'),
+    ]
+    (board,) = boards(runs)
+    assert sorted(len(row.runs) for row in board.rows) == [1, 1, 2]
+    labels = [row.label for row in board.rows]
+    assert len(set(labels)) == 3
+    assert any("64,000 views" in label for label in labels)
+
+
+def test_the_same_run_is_not_counted_twice() -> None:
+    with pytest.raises(RunError, match="one recipe, budget and seed"):
+        boards([made(), made()])
+
+
+def test_each_data_set_has_its_own_board() -> None:
+    runs = [made(images="a"), made(images="b", dataset="my photos!"), made("moco-mnist")]
+    found = boards(runs)
+    assert [[row.method for row in board.rows] for board in found] == [
+        ["simclr", "moco"],
+        ["simclr"],
+    ]
+    assert folder_names(found) == ["mnist", "my-photos"]
+    assert folder_names(found[:1]) == ["."]
+    # Two versions of one data set do not draw over each other.
+    assert len(set(folder_names(boards([made(images="a"), made(images="b")])))) == 2
+
+
+def test_published_numbers_stand_beside_those_of_the_same_data_and_method() -> None:
+    by_task = {p.task: (p.value, p.error) for p in published("fashion-mnist", "simvae", "mlp")}
+    assert by_task == {"knn": (86.5, None), "mlp": (82.1, None)}
+    assert published("fashion_mnist", "vae", "mlp")[0].value == 83.7
+    assert [p.value for p in published("celeba10k", "simclr", "resnet18")] == [91.6, 93.7]
+    # Those of a ResNet-18 do not stand beside an MLP.
+    assert {p.source for p in published("cifar10", "simclr", "mlp")} == {"paper"}
+    sources = {p.source: p.value for p in published("cifar10", "moco", "resnet18")}
+    assert sources == {"paper": 56.4, "lightly 200": 84.7, "lightly 800": 89.9, "solo-learn": 92.94}
+    assert published("my photos", "simclr", "mlp") == ()
+    assert published("mnist", "byol", "mlp") == ()
+
+
+def test_of_celeba_the_paper_measures_one_attribute() -> None:
+    both = measure("knn_cosine", 0.8, task="attributes").model_copy(
+        update={"by_class": {"Bald": 0.7, "Male": 0.9}}
+    )
+    (board,) = boards([made("simclr-mnist", measures=(both,), dataset="celeba")])
+    found = board.rows[0].estimates["knn_cosine"]
+    assert found.value == 0.9
+    assert found.error == pytest.approx(math.sqrt(0.9 * 0.1 / 100))
+    assert "attribute Male" in board_table(board)
+
+
+def test_the_markdown_table_is_one() -> None:
+    runs = [
+        made("simvae-mnist", value=0.97),
+        made("simclr-mnist", "seed=0", value=0.90),
+        made("simclr-mnist", "seed=1", value=0.91),
+        made("byol-mnist", value=0.8, collapse={"collapsed": True}),
+        made("random-mnist", "views=128", value=0.3, steps=1),
+    ]
+    (board,) = boards(runs)
+    lines = [line for line in board_table(board, "markdown").splitlines() if line[:1] == "|"]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len({len(row) for row in cells}) == 1
+    head, rule, *rows = cells
+    assert all(set(cell) <= set("-:") for cell in rule)
+    table = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    # Generative ones first, the lower bound last: the order of the registry.
+    assert list(table) == ["SimVAE", "SimCLR", "BYOL !!", "Random *"]
+    assert table["SimVAE"]["k-NN euc"].startswith("97.0 ±")
+    assert table["SimVAE"]["paper: k-NN"] == "98.5"
+    assert table["Random *"]["paper: k-NN"] == "46.1 ± 2.5"
+    assert table["BYOL !!"]["paper: k-NN"] == ""
+    assert table["SimCLR"]["seeds"] == "2"
+    text = board_table(board, "markdown")
+    assert "collapsed while training" in text
+    assert "unfinished" in text
+    assert "arXiv:2402.01399" in text
+    # The same for all, so said once.
+    assert "D" not in head
+    assert "; D 10;" in text
+
+
+def test_what_is_not_measured_of_a_row_is_left_blank() -> None:
+    own = measure("reconstruction", 0.0123, task=None, unit="mean squared error")
+    runs = [made("simvae-mnist", measures=(own, measure("linear", 0.9))), made("simclr-mnist")]
+    (board,) = boards(runs)
+    text = board_table(board, "markdown")
+    assert "12.3 ±" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| SimCLR")]
+    assert "|  |" in row
+
+
+def test_json_has_every_number_unrounded() -> None:
+    (board,) = boards([made(value=0.123456789)])
+    (row,) = json.loads(json.dumps(board_data(board)))["rows"]
+    assert row["measures"]["knn_cosine"]["value"] == 0.123456789
+    assert row["measures"]["knn_cosine"]["standard_error_of"] == "test set"
+    assert row["published"][0]["per_cent"] == 97.2
+
+
+def test_pictures_leave_out_what_was_not_measured() -> None:
+    (board,) = boards([made()])
+    assert content_style_figure(board) is None
+    assert collapse_figure(board) is None
+    style = measure("linear_fit", 0.4, task="style_scale", unit="R²")
+    points = (measure("linear", 0.9), style)
+    (board,) = boards([made(measures=points), made("vae-mnist", measures=points)])
+    picture = content_style_figure(board)
+    assert picture is not None
+    assert Image.open(io.BytesIO(picture)).format == "PNG"
+
+
+def test_a_frozen_decoder_does_not_depend_on_the_scale_of_embeddings() -> None:
+    """Their scale is an accident of the method; a decoder folds it into its first layer."""
+    random = np.random.default_rng(0)
+    z = random.normal(size=(300, 4)).astype(np.float32)
+    images = (255 / (1 + np.exp(-z @ random.normal(size=(4, 36))))).astype(np.uint8)
+    images = images.reshape(300, 6, 6, 1)
+    spec = NetworkSpec(kind="mlp", widths=(32,))
+    state = torch.random.get_rng_state()
+
+    def decoded(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        decoder = train_decoder(
+            torch.from_numpy(rows), torch.from_numpy(images), spec, steps=600, progress=False
+        )
+        found: np.ndarray[Any, Any] = torch.sigmoid(decoder(torch.from_numpy(rows))).numpy()
+        return found
+
+    plain = decoded(z)
+    assert (decoded(z) == plain).all()
+    np.testing.assert_allclose(decoded((100 * z + 70).astype(np.float32)), plain, atol=2e-2)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    target = images.transpose(0, 3, 1, 2) / 255
+    assert np.square(plain - target).mean() < 0.2 * target.var(0).mean()
+    # A dimension that is constant, as of a collapsed encoder, is no division by zero.
+    z[:, 0] = 3
+    assert np.isfinite(decoded(z)).all()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Real runs of seconds on real digits: SimCLR with two seeds, and SimVAE."""
+    folder = tmp_path_factory.mktemp("runs")
+    images = load(str(DATA / "mnist"), "train", progress=False)
+    paths = {}
+    for name, recipe, seed in (("a", "simclr", 0), ("b", "simclr", 1), ("c", "simvae", 0)):
+        settled = override(find_recipe(f"{recipe}-mnist"), (*SMALL, "views=2560", f"seed={seed}"))
+        paths[name] = folder / name
+        train(settled, images, paths[name], source=str(DATA / "mnist"), progress=False)
+    return paths
+
+
+def zoo(*arguments: object, status: int = 0) -> tuple[str, str]:
+    done = subprocess.run(
+        [str(ZOO), "compare", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_compare_prints_what_evaluation_found_and_draws_it(
+    trained: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "pictures"
+    output, _ = zoo(*trained.values(), "--measures", "knn", "--out", out, "--json")
+    (board,) = json.loads(output)
+    rows = {row["method"]: row for row in board["rows"]}
+    reports = {
+        name: json.loads((path / "evaluation.json").read_text()) for name, path in trained.items()
+    }
+
+    def value(name: str) -> float:
+        found = [m["value"] for m in reports[name]["measures"] if m["name"] == "knn_cosine"]
+        return float(found[0])
+
+    simclr = rows["simclr"]["measures"]["knn_cosine"]
+    assert simclr["value"] == pytest.approx((value("a") + value("b")) / 2)
+    assert simclr["standard_error"] == pytest.approx(abs(value("a") - value("b")) / 2)
+    assert rows["simvae"]["measures"]["knn_cosine"]["value"] == value("c")
+    assert {path.name for path in out.iterdir()} == {
+        "collapse.png",
+        "knn.png",
+        "reconstructions.png",
+    }
+    for path in out.iterdir():
+        assert np.asarray(Image.open(path).convert("L")).std() > 10, path
+    # The decoder is kept, and not trained again.
+    kept = (trained["a"] / "decoder.pt").stat().st_mtime_ns
+    images = load(str(DATA / "mnist"), "train", progress=False)
+    model = with_frozen_decoder(trained["a"], TrainedModel(trained["a"]), images, progress=False)
+    assert (trained["a"] / "decoder.pt").stat().st_mtime_ns == kept
+    errors = model.reconstruct(images.images[:200]).error
+    scaled = images.images[:200] / np.float32(255)
+    assert errors.mean() < 0.9 * scaled.var(0).mean()
+
+
+def test_without_figures_there_is_no_folder(trained: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "pictures"
+    options = ("--measures", "knn", "--no-figures", "--format", "markdown", "--out", out)
+    done = CliRunner().invoke(compare, list(map(str, (trained["a"], *options))))
+    assert "| SimCLR |" in done.output
+    assert not out.exists()
+
+
+def test_methods_without_decoder_can_be_left_out_of_reconstructions(
+    trained: dict[str, Path], tmp_path: Path
+) -> None:
+    images = Images(str(DATA / "mnist"), progress=False)
+    found = boards(measure_runs([trained["a"]], images, ("knn",), progress=False))
+    written = draw(found[0], images, tmp_path, decoders=False, progress=False)
+    assert "reconstructions.png" not in {path.name for path in written}
+
+
+def test_a_damaged_evaluation_is_made_again(trained: dict[str, Path], tmp_path: Path) -> None:
+    run = shutil.copytree(trained["a"], tmp_path / "run")
+    (run / "evaluation.json").write_text('{"dataset": "mnist", "meas')
+    images = Images(str(DATA / "mnist"), progress=False)
+    (found,) = measure_runs([run], images, ("knn",), progress=False)
+    assert found.report.measure("knn_cosine") is not None
+    json.loads((run / "evaluation.json").read_text())
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
+    trained: dict[str, Path], tmp_path: Path
+) -> None:
+    def refusal(*paths: Path, data: str | None = None) -> str:
+        with pytest.raises((RunError, DataError)) as caught:
+            measure_runs(paths, Images(data, progress=False), ("knn",), progress=False)
+        return str(caught.value)
+
+    good = trained["a"]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert f"{empty} holds no run" in refusal(good, empty)
+    young = tmp_path / "young"
+    young.mkdir()
+    shutil.copy(good / "run.json", young)
+    assert f"{young} has no checkpoint yet" in refusal(good, young)
+    assert "given twice" in refusal(good, good)
+    assert "given twice, also as" in refusal(good, good.parent / "b" / ".." / "a")
+    broken = shutil.copytree(good, tmp_path / "broken")
+    (broken / "checkpoint.pt").write_bytes(b"PK nothing")
+    assert f"{broken}/checkpoint.pt is damaged" in refusal(broken)
+    record = json.loads((good / "run.json").read_text())
+    moved = shutil.copytree(good, tmp_path / "moved")
+    for source, said in (("/nowhere/images", "name its images with --data"), ("", "give --data")):
+        (moved / "run.json").write_text(json.dumps({**record, "source": source}))
+        assert f"{moved}" in refusal(moved)
+        assert said in refusal(moved)
+    assert "/nowhere/else" in refusal(good, data="/nowhere/else")
+
+
+def test_errors_are_one_line(tmp_path: Path) -> None:
+    _, error = zoo(tmp_path, status=1)
+    assert error == f"zoo: {tmp_path} holds no run: no run.json\n"
+
+
+def test_a_measure_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    done = CliRunner().invoke(compare, [str(tmp_path), "--measures", "magic"])
+    assert isinstance(done.exception, InvalidInput)
+    assert "'magic'; choose from" in str(done.exception)
+    assert CliRunner().invoke(compare, []).exit_code == 2
