@@ -11,6 +11,7 @@ from repzoo.config import ModelConfig, TrainingFacts
 
 from repzoo_training.evaluation.report import EvaluationReport, Measure
 from repzoo_training.export.parity import Parity
+from repzoo_training.frozen_decoder import BATCH, STEPS
 from repzoo_training.objectives import LikelihoodSpec, find_method
 from repzoo_training.recipe import Recipe
 from repzoo_training.trained import TrainedModel
@@ -102,7 +103,7 @@ def _facts(config: ModelConfig, model: TrainedModel) -> str:
         ),
         "data": f"{facts.dataset}, sha256 {(facts.dataset_sha256 or '')[:16]}…",
         "budget": f"{facts.views:,} views, {facts.epochs:g} epochs" + _unfinished(facts, recipe),
-        "time": f"{facts.wall_seconds / 60:.0f} minutes on {facts.device}",
+        "time": f"{_duration(facts.wall_seconds)} on {facts.device}",
         "weights": f"{config.precision}, licence {config.licence}",
         "code": facts.code_commit or "not from a checkout",
     }
@@ -123,13 +124,18 @@ def _networks(config: ModelConfig, model: TrainedModel) -> str:
     spec = model.recipe.network
     networks = f"{spec.kind}, widths {'-'.join(map(str, spec.widths))}"
     if model.has_added_decoder:
-        return f"{networks}; as decoder its mirror, trained on the frozen encoder"
+        training = f"{STEPS} steps of Adam, {BATCH} images each"
+        return f"{networks}; as decoder its mirror, trained on the frozen encoder ({training})"
     return f"{networks} and its mirror" if config.has_decoder else networks
 
 
 def _unfinished(facts: TrainingFacts, recipe: Recipe) -> str:
     planned = recipe.steps * recipe.views_per_step
     return "" if facts.views == planned else f"; unfinished, {planned:,} were planned"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def _likelihood(spec: LikelihoodSpec, binarized: float | None) -> str:
@@ -165,8 +171,8 @@ def _collapse(seen: Mapping[str, Any], config: ModelConfig) -> str:
     state = "**collapsed**" if seen["collapsed"] else "not collapsed"
     return (
         f"RankMe {seen['rankme']:.2f} and effective rank {seen['effective_rank']:.2f} of "
-        f"{config.latent_dim}; mean |correlation| {seen['correlation']:.2f}; standard deviation of "
-        f"a dimension {seen['std_mean']:.3g}, of the least {seen['std_min']:.3g}; {state}"
+        f"{config.latent_dim}; mean absolute correlation {seen['correlation']:.2f}; "
+        f"standard deviation of a dimension {seen['std_mean']:.3g}, of the least {seen['std_min']:.3g}; {state}"
     )
 
 
