@@ -172,7 +172,8 @@ def _collapse(seen: Mapping[str, Any], config: ModelConfig) -> str:
     return (
         f"RankMe {seen['rankme']:.2f} and effective rank {seen['effective_rank']:.2f} of "
         f"{config.latent_dim}; mean absolute correlation {seen['correlation']:.2f}; "
-        f"standard deviation of a dimension {seen['std_mean']:.3g}, of the least {seen['std_min']:.3g}; {state}"
+        f"standard deviation of a dimension {seen['std_mean']:.3g}, "
+        f"of the least {seen['std_min']:.3g}; {state}"
     )
 
 
