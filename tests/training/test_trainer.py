@@ -226,6 +226,8 @@ def test_every_objective_learns(
 
 @pytest.mark.parametrize("recipe", list_recipes(), ids=lambda recipe: recipe.name)
 def test_every_recipe_holds_together(recipe: Recipe) -> None:
+    if recipe.method == "w-mse":
+        recipe = override(recipe, ["options.projection_dim=1"])  # else 64 images at a time
     objective = build_objective(recipe, images=100)
     height, width, channels = recipe.input
     views = torch.rand(2, max(2, recipe.views_per_image), channels, height, width).round()
