@@ -47,7 +47,7 @@ class Duration(click.ParamType[float]):
 @click.option("--seed", type=click.IntRange(0), help="Seed of everything random.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="By default CUDA if there is.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; by default all cores.")
-@click.option("--compile", "compiled", is_flag=True, help="Compile the step; pays off on a GPU.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the step; meant for GPUs.")
 @click.option(
     "--checkpoint", type=Duration(), default="60s", show_default=True, help="Time between saves."
 )
