@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from repzoo_training.objectives.memory import MemoryBank, Queue
+from repzoo_training.objectives.memory import MemoryBank, Queue, last_of_same
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -57,6 +57,11 @@ def test_of_an_image_that_comes_twice_the_last_embedding_counts(seen_before: boo
     bank.update(torch.tensor([2, 0, 2, 3, 2]), z, momentum=0.5)
     once.update(torch.tensor([0, 3, 2]), z[[1, 3, 4]], momentum=0.5)
     assert torch.equal(bank.rows, once.rows)
+
+
+def test_writes_to_one_row_carry_one_value() -> None:
+    # A GPU writes them in any order, which no CPU would show.
+    assert last_of_same(torch.tensor([2, 0, 2, 3, 2])).tolist() == [4, 1, 4, 3, 4]
 
 
 @pytest.mark.parametrize("memory", [Queue(8, 3), MemoryBank(8, 3)], ids=["queue", "bank"])

@@ -130,8 +130,11 @@ def test_a_step_by_hand(J: int, symmetric: bool) -> None:  # noqa: N803
         assert now.grad is None
 
 
-def test_every_trained_weight_has_a_gradient_and_no_key_has() -> None:
-    objective = moco()
+@pytest.mark.parametrize("projection_norm", [False, True])
+def test_every_trained_weight_has_a_gradient_and_no_key_has(projection_norm: bool) -> None:
+    objective = moco(projection_norm=projection_norm)
+    norms = [m for m in objective.modules() if isinstance(m, torch.nn.BatchNorm1d)]
+    assert bool(norms) == projection_norm
     objective(batch(3, 2))["loss"].backward()
     for name, parameter in objective.named_parameters():
         trained = not name.startswith("key_encoder")

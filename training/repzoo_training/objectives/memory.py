@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MemoryBank", "Queue"]
+__all__ = ["MemoryBank", "Queue", "last_of_same"]
 
 
 class Queue(nn.Module):
@@ -85,14 +85,14 @@ class MemoryBank(nn.Module):
         The first embedding of an image replaces its random start whatever ``momentum`` is. Of an
         image that stands in the batch several times, the last embedding counts.
         """
-        embeddings = embeddings.to(self.rows)[_last_of_same(indices)]
+        embeddings = embeddings.to(self.rows)[last_of_same(indices)]
         mixed = torch.lerp(self.rows[indices], embeddings, 1 - momentum)
         rows = torch.where(self.seen[indices, None], mixed, embeddings)
         self.rows.index_copy_(0, indices, F.normalize(rows))
         self.seen.index_fill_(0, indices, True)
 
 
-def _last_of_same(indices: Tensor) -> Tensor:
+def last_of_same(indices: Tensor) -> Tensor:
     """The last position that holds the same value: int64 ``[N]`` -> int64 ``[N]``.
 
     Writes to one row then all carry one value: which of several different ones stays is up to

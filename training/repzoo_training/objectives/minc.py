@@ -81,7 +81,7 @@ class MINC(Objective):
         *,
         alpha: float = 2.0,
         triangle: bool = False,
-        target_momentum: float = 0.0,
+        target_momentum: float = 0.95,
     ) -> None:
         super().__init__(encoder)
         if not alpha > 0:
@@ -110,9 +110,9 @@ class MINC(Objective):
         alpha: float = 2.0,
         triangle: bool = False,
         moment_momentum: float = 0.8,
-        target_momentum: float = 0.0,
-        projection_hidden: int = 256,
-        projection_dim: int = 64,
+        target_momentum: float = 0.95,
+        projection_hidden: int = 512,
+        projection_dim: int = 128,
     ) -> MINC:
         return cls(
             parts.encoder,

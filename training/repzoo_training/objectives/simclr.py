@@ -39,7 +39,7 @@ class SimCLR(Objective):
     """
 
     def __init__(
-        self, encoder: nn.Module, projector: nn.Module, *, temperature: float = 0.2
+        self, encoder: nn.Module, projector: nn.Module, *, temperature: float = 0.1
     ) -> None:
         super().__init__(encoder)
         if not temperature > 0:
@@ -52,7 +52,7 @@ class SimCLR(Objective):
         cls,
         parts: Parts,
         *,
-        temperature: float = 0.2,
+        temperature: float = 0.1,
         projection_hidden: int = 256,
         projection_dim: int = 64,
     ) -> SimCLR:

@@ -52,8 +52,8 @@ class Spectral(Objective):
         parts: Parts,
         *,
         max_norm: float = 0.0,
-        projection_hidden: int = 256,
-        projection_dim: int = 64,
+        projection_hidden: int = 512,
+        projection_dim: int = 128,
     ) -> Spectral:
         projector = ProjectionHead((parts.latent_dim, projection_hidden, projection_dim))
         return cls(parts.encoder, projector, max_norm=max_norm)
