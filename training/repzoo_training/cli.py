@@ -74,8 +74,10 @@ def train(
     from repzoo_training.recipe import find_recipe, list_recipes, override
 
     if list_them:
+        from repzoo_training.recipes._reached import expectation
+
         for each in list_recipes():
-            click.echo(f"{each.name:24}{each.summary}")
+            click.echo(f"{each.name}\n    {each.summary}: {expectation(each)}")
         return
     if recipe is None or data is None or out is None:
         raise click.UsageError("RECIPE, --data and --out are needed (or --list)")
