@@ -72,9 +72,9 @@ class DeepCluster(Objective):
         *,
         dim: int,
         images: int,
-        clusters: int = 256,
+        clusters: int = 64,
         temperature: float = 0.1,
-        recluster: int = 100,
+        recluster: int = 50,
         iterations: int = 5,
     ) -> None:
         super().__init__(encoder)
@@ -102,9 +102,9 @@ class DeepCluster(Objective):
         *,
         projection_hidden: int = 512,
         projection_dim: int = 64,
-        clusters: int = 256,
+        clusters: int = 64,
         temperature: float = 0.1,
-        recluster: int = 100,
+        recluster: int = 50,
         iterations: int = 5,
     ) -> DeepCluster:
         return cls(
