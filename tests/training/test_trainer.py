@@ -291,7 +291,7 @@ def test_settings_that_do_not_fit_are_refused() -> None:
             build_objective(override(recipe, [mistyped]), images=100)
     with pytest.raises(RecipeError, match="beta"):
         build_objective(override(recipe, ["options.beta=4"]), images=100)
-    with pytest.raises(RecipeError, match="there are: beta-vae-mnist"):
+    with pytest.raises(RecipeError, match="did you mean simvae-mnist or"):
         find_recipe("simvae-mnits")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import json
 import pkgutil
@@ -116,11 +117,15 @@ def find_recipe(name: str) -> Recipe:
     """The recipe called ``name``.
 
     Raises:
-        RecipeError: if there is none; the message lists those there are.
+        RecipeError: if there is none; the message names those that are spelt alike.
     """
     known = {recipe.name: recipe for recipe in list_recipes()}
     if name not in known:
-        raise RecipeError(f"there is no recipe {name!r}; there are: {', '.join(known)}")
+        alike = difflib.get_close_matches(name, known, n=5)
+        meant = f"did you mean {' or '.join(alike)}? " if alike else ""
+        raise RecipeError(
+            f"there is no recipe {name!r}; {meant}`zoo train --list` has all {len(known)}"
+        )
     return known[name]
 
 
