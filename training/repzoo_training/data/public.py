@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from repzoo.cache import default_cache
-from torchvision import datasets
 
 from repzoo_training.data.dataset import ImageDataset, Split
 from repzoo_training.data.pixels import Size, stack_pixels
@@ -18,11 +16,7 @@ from repzoo_training.errors import DataError
 __all__ = ["PUBLIC_DATASETS", "data_root", "load_public"]
 
 #: The names that ``load`` knows, and torchvision's classes for them.
-PUBLIC_DATASETS: dict[str, Any] = {
-    "cifar10": datasets.CIFAR10,
-    "fashion-mnist": datasets.FashionMNIST,
-    "mnist": datasets.MNIST,
-}
+PUBLIC_DATASETS = {"cifar10": "CIFAR10", "fashion-mnist": "FashionMNIST", "mnist": "MNIST"}
 
 
 def data_root() -> Path:
@@ -38,9 +32,12 @@ def load_public(name: str, split: Split, *, size: Size | None, progress: bool) -
     Raises:
         DataError: if it can neither be found nor downloaded, or what is there is damaged.
     """
+    from torchvision import datasets  # seconds, which no other source has to wait for
+
     root = data_root()
+    public = getattr(datasets, PUBLIC_DATASETS[name])
     try:
-        dataset = PUBLIC_DATASETS[name](root, train=split == "train", download=True)
+        dataset = public(root, train=split == "train", download=True)
     # A download fails as one of the first two; damaged files show as any of these.
     except (OSError, RuntimeError, AssertionError, EOFError, ValueError) as error:
         raise DataError(
