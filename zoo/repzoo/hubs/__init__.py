@@ -46,8 +46,16 @@ class Hub(Protocol):
     def manifest(self, name: str, commit: str) -> bytes:
         """The bytes of ``manifest.json``."""
 
-    def open(self, name: str, commit: str, file: str) -> AbstractContextManager[BinaryIO]:
-        """The bytes of another file, by its path in the package."""
+    def open(
+        self, name: str, commit: str, file: str, start: int = 0
+    ) -> AbstractContextManager[BinaryIO]:
+        """The bytes of another file, by its path in the package, from byte ``start`` on."""
+
+    def signature(self, name: str, commit: str) -> bytes | None:
+        """The bytes of the signature, ``manifest.json.sig``; None if it is not signed."""
+
+    def tags(self, name: str) -> dict[str, str]:
+        """The commit of every tag."""
 
 
 def open_hub(spec: str | os.PathLike[str] | None = None) -> Hub:

@@ -1,0 +1,37 @@
+"""Arguments and options that several subcommands share."""
+
+from __future__ import annotations
+
+import click
+
+from repzoo.cache import Cache
+from repzoo.errors import InvalidInput
+from repzoo.package import Package
+from repzoo.reference import Reference, is_path
+
+__all__ = ["hub_option", "local_package", "name_or_path_argument", "reference_argument"]
+
+hub_option = click.option(
+    "--hub",
+    "hub_spec",
+    metavar="HUB",
+    help="A folder of packages or a store. Default: $REPZOO_HUB, else the bundled packages.",
+)
+
+
+def _parse_reference(_ctx: click.Context, _param: click.Parameter, value: str) -> Reference:
+    try:
+        return Reference.parse(value)
+    except InvalidInput as error:
+        raise click.BadParameter(str(error)) from None
+
+
+reference_argument = click.argument("reference", metavar="NAME[@REV]", callback=_parse_reference)
+name_or_path_argument = click.argument("name_or_path", metavar="NAME[@REV]|PATH")
+
+
+def local_package(name_or_path: str) -> Package:
+    """The package in a folder, or in the cache by its name."""
+    if is_path(name_or_path):
+        return Package.open(name_or_path)
+    return Cache().find(Reference.parse(name_or_path))
