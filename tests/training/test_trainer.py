@@ -115,6 +115,33 @@ def test_a_run_killed_twice_ends_with_the_same_weights(undisturbed: Path, tmp_pa
     assert metrics(run) == metrics(undisturbed)
 
 
+@pytest.mark.slow
+def test_a_resnet_with_its_statistics_queue_and_momentum_copy_resumes_exactly(
+    tmp_path: Path,
+) -> None:
+    """What a run carries beside its weights: batch statistics, MoCo's queue, the target network."""
+    settings = ["network.widths=[8,16]", "latent_dim=16", "images_per_step=16", "precision=float32"]
+    words = [str(ZOO), "train", "moco-cifar10", "--data", str(DATA.with_name("cifar10"))]
+    words += ["--views", str(16 * 4 * 120), "--threads", "1", "--checkpoint", "0.5s"]
+    words += [word for setting in settings for word in ("--set", setting)]
+    undisturbed, run = tmp_path / "undisturbed", tmp_path / "killed"
+    assert finish([*words, "--out", str(undisturbed)], 300).returncode == 0
+    process = subprocess.Popen([*words, "--out", str(run)], stderr=subprocess.PIPE, text=True)
+    wait_for((run / "checkpoint.pt").exists, process)
+    process.kill()
+    process.communicate()
+    saved, last = Run(run).read_checkpoint(), Run(undisturbed).read_checkpoint()
+    assert saved is not None
+    assert last is not None
+    assert saved.step < last.step
+    assert finish([*words, "--out", str(run)], 300).returncode == 0
+    resumed = Run(run).read_checkpoint()
+    assert resumed is not None
+    assert any("running_var" in key for key in resumed.objective)
+    assert_identical(resumed.objective, last.objective)
+    assert metrics(run) == metrics(undisturbed)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_save_first_and_say_so(
     undisturbed: Path, tmp_path: Path, number: signal.Signals, code: int
