@@ -1,11 +1,11 @@
-"""Every method at one budget: trains, evaluates and prints the table of README.md.
+"""Every method at one budget: trains, evaluates and prints the tables of README.md.
 
     python training/benchmarks/methods.py --dataset mnist --budget 2m --out runs/methods
 
 Each run is ``zoo train`` and ``zoo evaluate`` with the recipe METHOD-DATASET on one CPU thread, and
-the table is ``zoo compare``'s. What is finished already is left as it is, and what was interrupted
-goes on, so the command can be given again. ``--source mnist=FOLDER`` takes a data set from a folder
-instead of downloading it.
+the tables are ``zoo compare``'s; with several data sets, one over all of them comes last. What is
+finished already is left as it is, and what was interrupted goes on, so the command can be given
+again. ``--source mnist=FOLDER`` takes a data set from a folder instead of downloading it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from repzoo_training.comparison import Board, Images, boards, measure_runs
+from repzoo_training.comparison.table import format_estimate
 from repzoo_training.objectives import METHODS
 from repzoo_training.recipe import Recipe, list_recipes
 
@@ -54,6 +56,26 @@ def main() -> None:
         [ZOO, "compare", *folders, "--format", "markdown", "--out", str(arguments.out / "figures")],
         check=True,
     )
+    compared = boards(measure_runs([*map(Path, folders)], Images(), ("knn", "linear", "mlp")))
+    if len(compared) > 1:
+        print(overview(compared))
+
+
+def overview(compared: Sequence[Board]) -> str:
+    """One markdown table: a row a method, and of each data set k-NN, linear and MLP probe."""
+    head = ["method", "k-NN by"]
+    cells: dict[str, list[str]] = {method: [] for method in METHODS}
+    for board in compared:
+        dim = board.rows[0].first.report.dim
+        head += [f"{board.dataset}, D = {dim}: k-NN", "linear", "MLP"]
+        for row in board.rows:
+            knn = f"knn_{METHODS[row.method].metric}"
+            cells[row.method] += [
+                format_estimate(row.estimates.get(name)) for name in (knn, "linear", "mlp")
+            ]
+    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
+    lines += [[METHODS[m].title, METHODS[m].metric, *row] for m, row in cells.items() if row]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def recipes(dataset: str, methods: Mapping[str, object] | list[str]) -> Iterator[Recipe]:

@@ -80,10 +80,10 @@ class Method:
 
     @property
     def metric(self) -> Literal["cosine", "euclidean"]:
-        """The distance to compare its embeddings by, as its loss does: most look at angles alone,
-        likelihoods and statistics of single dimensions at lengths too."""
-        lengths: tuple[Family, ...] = ("generative", "information maximisation", "lower bound")
-        return "euclidean" if self.family in lengths else "cosine"
+        """The distance to compare its embeddings by: posterior means live in the space of their
+        prior, lengths included; discriminative encoders are compared by angle, the field's custom.
+        """
+        return "euclidean" if self.family in ("generative", "lower bound") else "cosine"
 
 
 METHODS: Mapping[str, Method] = {
