@@ -131,7 +131,8 @@ def heavy_package(
 ) -> Path:
     """The package "heavy": long enough to copy that it can be interrupted."""
     path = make_package(tmp_path_factory.mktemp("packages"), "heavy", probes=())
-    (path / "README.md").write_bytes(os.urandom(2**20) * 48)
+    (path / "figures").mkdir()
+    (path / "figures" / "noise.png").write_bytes(os.urandom(2**20) * 48)
     from repzoo.package import write_manifest
 
     write_manifest(path)

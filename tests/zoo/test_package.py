@@ -47,24 +47,58 @@ def test_the_same_content_is_the_same_revision(
 def test_every_fault_is_named(package: Path, flip: Callable[..., None]) -> None:
     flip(package / "encoder.onnx")
     (package / "decoder.onnx").write_bytes((package / "decoder.onnx").read_bytes()[:-1])
-    (package / "README.md").unlink()
+    (package / "prior.npz").unlink()
     (package / "probes" / "extra.linear.onnx").write_bytes(b"?")
     (package / "figures").symlink_to("/etc")
     with pytest.raises(repzoo.IntegrityError) as caught:
         Package.open(package).verify()
     assert set(caught.value.files) == {
-        "README.md",
         "decoder.onnx",
         "encoder.onnx",
         "figures",
+        "prior.npz",
         "probes/extra.linear.onnx",
     }
     message = str(caught.value)
     assert "encoder.onnx does not have the manifest's sha256" in message
-    assert "README.md is missing" in message
+    assert "prior.npz is missing" in message
     assert "bytes instead of" in message
     with pytest.raises(repzoo.IntegrityError):
         repzoo.load(package)
+
+
+def test_a_card_that_was_edited_or_is_missing_is_a_note(package: Path) -> None:
+    opened = Package.open(package)
+    assert opened.notes() == {}
+    card = package / "README.md"
+    card.write_text("Better words.\n")
+    opened.verify()
+    assert opened.notes()["README.md"].startswith("has 14 bytes")
+    card.unlink()
+    opened.verify()
+    assert opened.notes() == {"README.md": "is missing"}
+    repzoo.load(package)
+
+    write_manifest(package)
+    card.write_text("A hub's own words.\n")
+    opened = Package.open(package)
+    opened.verify()
+    assert opened.notes() == {"README.md": "is not in the manifest"}
+
+
+def test_a_card_is_a_small_real_file(package: Path, tmp_path: Path) -> None:
+    card = package / "README.md"
+    with card.open("wb") as file:
+        file.truncate(2**20 + 1)
+    with pytest.raises(repzoo.IntegrityError, match=r"README\.md has more than 1048576 bytes"):
+        Package.open(package).verify()
+    with pytest.raises(repzoo.PackageError, match=r"README\.md has more than 1048576 bytes"):
+        write_manifest(package)
+    (tmp_path / "aside").write_text("words")
+    card.unlink()
+    card.symlink_to(tmp_path / "aside")
+    with pytest.raises(repzoo.IntegrityError, match=r"README\.md .* symbolic link"):
+        Package.open(package).verify()
 
 
 def test_signatures_and_git_attributes_stand_outside(package: Path) -> None:

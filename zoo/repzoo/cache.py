@@ -123,7 +123,7 @@ class Cache:
             IntegrityError: if its manifest was changed.
             PackageError: if its manifest is damaged.
         """
-        name, revision = reference
+        name, revision = reference.name, reference.revision
         known = self.revisions(name)
         if revision in (None, "main"):
             last = self.last_pull(name)
@@ -167,7 +167,7 @@ class Cache:
         Raises:
             ModelNotFound: if there is nothing to remove.
         """
-        name, revision = reference
+        name, revision = reference.name, reference.revision
         if not self.revisions(name):
             raise ModelNotFound(f"{name} is not in the cache {self.path}")
         with self._locked(name):

@@ -23,8 +23,11 @@ from repzoo.errors import IntegrityError, PackageError
 from repzoo.files import open_regular, write_atomically
 
 __all__ = [
+    "ADVISORY",
     "FORMAT_VERSION",
     "MANIFEST",
+    "MAX_ADVISORY_BYTES",
+    "SIGNATURE",
     "FileEntry",
     "Manifest",
     "Package",
@@ -35,6 +38,14 @@ __all__ = [
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+
+#: The signature of a package in the OpenSSF model-signing format. It stands outside the manifest.
+SIGNATURE = "manifest.json.sig"
+
+#: Files for people. Edited or missing they do not break a package: hubs let anyone who may write
+#: edit a card, and some write one themselves.
+ADVISORY = frozenset({"README.md"})
+MAX_ADVISORY_BYTES = 2**20
 
 #: No manifest is larger; anything that is comes from a hub that means harm.
 MAX_MANIFEST_BYTES = 2**20
@@ -106,6 +117,9 @@ class Manifest(BaseModel):
         missing = [name for name in _REQUIRED if name not in files]
         if missing:
             raise ValueError(f"{', '.join(missing)} must be there")
+        for name in ADVISORY & files.keys():
+            if files[name].size > MAX_ADVISORY_BYTES:
+                raise ValueError(f"{name} has more than {MAX_ADVISORY_BYTES} bytes")
         if len({name.casefold() for name in files}) != len(files):
             raise ValueError("two names differ only in case")
         return files
@@ -195,21 +209,42 @@ class Package:
         return self.manifest.size
 
     def faults(self) -> dict[str, str]:
-        """What is wrong with which file, by name; empty if every file is the manifest's."""
+        """What is wrong with which file, by name; empty if every file is the manifest's.
+
+        A card that was edited or is missing is no fault, see `notes`.
+        """
         faults = {}
         for name, entry in self.manifest.files.items():
-            fault = file_fault(self.path, name, entry)
+            fault = None if name in ADVISORY else file_fault(self.path, name, entry)
+            if fault is not None:
+                faults[name] = fault
+        for name in ADVISORY:
+            fault = _advisory_fault(self.path / name)
             if fault is not None:
                 faults[name] = fault
         return faults | dict.fromkeys(self.extra_files(), "is not in the manifest")
 
+    def notes(self) -> dict[str, str]:
+        """How advisory files differ from the manifest, by name; empty if they do not."""
+        notes = {}
+        for name in ADVISORY:
+            entry = self.manifest.files.get(name)
+            if entry is not None:
+                note = file_fault(self.path, name, entry)
+            else:
+                there = os.path.lexists(self.path / name)
+                note = "is not in the manifest" if there else None
+            if note is not None:
+                notes[name] = note
+        return notes
+
     def extra_files(self) -> list[str]:
         """Files in the folder that are neither in the manifest nor stand outside it."""
-        below = _files_below(self.path) - self.manifest.files.keys()
+        below = _files_below(self.path) - self.manifest.files.keys() - ADVISORY
         return sorted(name for name in below if not _stands_outside(name))
 
     def verify(self) -> None:
-        """Check size and sha256 of every file, and that there are no others.
+        """Check size and sha256 of every file but the card, and that there are no others.
 
         Raises:
             IntegrityError: if files are bad, missing or extra; it names every one of them.
@@ -264,6 +299,19 @@ def file_fault(folder: Path, name: str, entry: FileEntry) -> str | None:
                 return "does not have the manifest's sha256"
     except FileNotFoundError:
         return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None
+
+
+def _advisory_fault(path: Path) -> str | None:
+    """What makes an advisory file one that nobody should open, or None; it may be missing."""
+    try:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_ADVISORY_BYTES:
+                return f"has more than {MAX_ADVISORY_BYTES} bytes"
+    except FileNotFoundError:
+        return None
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     return None

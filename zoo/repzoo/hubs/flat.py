@@ -9,7 +9,7 @@ from pathlib import Path
 from repzoo.errors import HubError, ModelNotFound
 from repzoo.files import open_regular
 from repzoo.package import MANIFEST, MAX_MANIFEST_BYTES, check_file_name, is_package
-from repzoo.reference import is_name, match_revision
+from repzoo.reference import is_name, match_revision, no_such_package
 
 __all__ = ["FlatHub"]
 
@@ -60,7 +60,7 @@ class FlatHub:
     def _read_manifest(self, name: str) -> bytes:
         path = self._path / name / MANIFEST
         if not is_name(name) or not is_package(path.parent):
-            raise ModelNotFound(f"{self.spec} has no package {name!r}; see zoo list")
+            raise no_such_package(self.spec, name, self.names())
         try:
             with open_regular(path) as file:
                 return file.read(MAX_MANIFEST_BYTES + 1)

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from repzoo.errors import HubError, IntegrityError, ModelNotFound
 from repzoo.files import copy_checked, fsync_folder, locked, open_regular, write_atomically
 from repzoo.package import MANIFEST, MAX_MANIFEST_BYTES, FileEntry, Manifest, Package, file_fault
-from repzoo.reference import is_digest, is_name, match_revision
+from repzoo.reference import is_digest, is_name, match_revision, no_such_package
 
 __all__ = ["Published", "Store", "is_store"]
 
@@ -210,7 +210,7 @@ class Store:
 
     def _require(self, name: str) -> None:
         if not is_name(name) or not self._ref(name).is_file():
-            raise ModelNotFound(f"{self.spec} has no package {name!r}; see zoo list")
+            raise no_such_package(self.spec, name, self.names())
 
     def _require_commit(self, name: str, commit: str) -> None:
         self._require(name)
