@@ -8,9 +8,17 @@
     ├── UnknownTask           (LookupError)       the model has no such probe
     ├── PackageError          (ValueError)        a folder that is not a valid model package
     │   ├── IntegrityError                        a file's size or sha256 is not the manifest's
+    │   │   └── RevisionChanged                   a tag or commit that means something else by now
     │   └── GoldenMismatch                        a model that does not give its golden outputs
     ├── ModelNotFound         (LookupError)       no package of that name (or revision) in the hub
     ├── HubError              (OSError)           a hub that cannot be read or written
+    │   ├── HubUnavailable                        not now: network, 429, 5xx; ``retry_after``
+    │   │   └── Offline                           this process is not to use the network
+    │   ├── AccessDenied      (PermissionError)   it wants a token, or another one
+    │   ├── Conflict                              somebody else has changed what a writer builds on
+    │   ├── EntryNotFound                         a revision has no such file
+    │   └── UploadTooLarge                        more bytes than were announced, or are allowed
+    ├── NoSpace               (OSError)           the disk is too full for what is to be fetched
     └── MissingExtra          (ImportError)       an optional dependency is not installed
 
 Each also is the builtin error that fits it, so ordinary ``except ValueError`` works.
@@ -18,19 +26,29 @@ Each also is the builtin error that fits it, so ordinary ``except ValueError`` w
 
 from __future__ import annotations
 
+import errno
+
 __all__ = [
+    "AccessDenied",
+    "Conflict",
+    "EntryNotFound",
     "GoldenMismatch",
     "HubError",
+    "HubUnavailable",
     "ImageTooLarge",
     "IntegrityError",
     "InvalidImage",
     "InvalidInput",
     "MissingExtra",
     "ModelNotFound",
+    "NoSpace",
+    "Offline",
     "PackageError",
     "RepzooError",
+    "RevisionChanged",
     "UnknownTask",
     "UnsupportedOperation",
+    "UploadTooLarge",
 ]
 
 
@@ -75,6 +93,10 @@ class IntegrityError(PackageError):
         self.files = files
 
 
+class RevisionChanged(IntegrityError):
+    """A tag or a commit of a hub has another manifest than when it was first pulled from there."""
+
+
 class GoldenMismatch(PackageError):
     """A model does not give its golden outputs on this machine's provider."""
 
@@ -85,6 +107,45 @@ class ModelNotFound(RepzooError, LookupError):
 
 class HubError(RepzooError, OSError):
     """A hub cannot be read or written."""
+
+
+class HubUnavailable(HubError):
+    """A hub cannot be reached or is too busy, which may pass.
+
+    ``retry_after`` is how many seconds the hub asks to be left alone for; None if it says nothing.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Offline(HubUnavailable):
+    """A hub was not asked, because this process is not to use the network."""
+
+
+class AccessDenied(HubError, PermissionError):
+    """A hub wants a token, or one that is allowed to do this."""
+
+
+class Conflict(HubError):
+    """Somebody else has changed what a writer builds on: a moved branch, a tag that is taken."""
+
+
+class EntryNotFound(HubError):
+    """A revision of a repository has no file of that path."""
+
+
+class UploadTooLarge(HubError):
+    """A file has more bytes than were announced, or than a hub takes."""
+
+
+class NoSpace(RepzooError, OSError):
+    """The disk is too full for what is to be fetched; what was fetched already is kept."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno.ENOSPC
 
 
 class MissingExtra(RepzooError, ImportError):

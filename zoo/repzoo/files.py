@@ -11,9 +11,8 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from io import BufferedReader, BufferedWriter
+from io import BufferedIOBase, BufferedReader, BufferedWriter
 from pathlib import Path
-from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -95,7 +94,7 @@ def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 def copy_checked(
-    source: BinaryIO,
+    source: BufferedIOBase,
     path: Path,
     size: int,
     sha256: str,

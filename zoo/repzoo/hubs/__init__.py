@@ -4,6 +4,8 @@
 | --- | --- |
 | flat folder (`repzoo.hubs.flat`) | any folder of packages; read-only, one revision each |
 | store (`repzoo.hubs.store`) | made by ``zoo hub init``; `publish` writes here, revisions stay |
+| ``hf://ORG`` (`repzoo.hubs.huggingface`) | an organisation or user on huggingface.co |
+| ``https://HOST/ORG`` (the same) | another server of the same API, such as `zoo hub serve` |
 
 A hub is not trusted: whoever reads from one checks names, sizes and sha256, see `repzoo.cache`.
 """
@@ -12,13 +14,15 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from repzoo.errors import HubError
-from repzoo.package import is_package
+from repzoo.package import Package, is_package
+from repzoo.reference import is_url
 
-__all__ = ["Hub", "default_hub", "open_hub"]
+__all__ = ["Hub", "Published", "WritableHub", "default_hub", "open_hub"]
 
 
 class Hub(Protocol):
@@ -26,8 +30,8 @@ class Hub(Protocol):
 
     In a folder the commit is the sha256 of the manifest; another kind may have names of its own.
 
-    All methods raise `HubError` if the hub cannot be read, and all that take a name raise
-    `ModelNotFound` if there is no such package or commit.
+    All methods raise `HubError` if the hub cannot be read, `HubUnavailable` where that may pass.
+    All that take a name raise `ModelNotFound` if there is no such package or commit.
     """
 
     @property
@@ -41,14 +45,18 @@ class Hub(Protocol):
         """The commits of a package, the newest first."""
 
     def resolve(self, name: str, revision: str | None = None) -> str:
-        """The commit that a revision means: a ref, a commit or the start of one; None: newest."""
+        """The commit that a revision means; None and ``main`` mean the newest.
+
+        Else it is a tag, a commit, the sha256 of a manifest, or 7 or more digits that one of the
+        last two starts with.
+        """
 
     def manifest(self, name: str, commit: str) -> bytes:
         """The bytes of ``manifest.json``."""
 
     def open(
         self, name: str, commit: str, file: str, start: int = 0
-    ) -> AbstractContextManager[BinaryIO]:
+    ) -> AbstractContextManager[BufferedIOBase]:
         """The bytes of another file, by its path in the package, from byte ``start`` on."""
 
     def signature(self, name: str, commit: str) -> bytes | None:
@@ -56,6 +64,45 @@ class Hub(Protocol):
 
     def tags(self, name: str) -> dict[str, str]:
         """The commit of every tag."""
+
+
+class Published(NamedTuple):
+    """What came of publishing a package."""
+
+    name: str
+    #: the sha256 of its manifest.
+    revision: str
+    #: what the hub calls the state that holds it.
+    commit: str
+    #: False if it was the newest revision already.
+    new: bool
+
+
+@runtime_checkable
+class WritableHub(Hub, Protocol):
+    """A hub that packages can be published to."""
+
+    def publish(
+        self,
+        package: Package,
+        *,
+        message: str | None = None,
+        tag: str | None = None,
+        private: bool = False,
+    ) -> Published:
+        """Add a package's files as the newest revision of its name, all of them or nothing.
+
+        Args:
+            package: what to publish; it is verified first.
+            message: what the hub's history is to say of it.
+            tag: a name that this revision is to have for good.
+            private: whether a package that is new on the hub is not for everyone.
+
+        Raises:
+            IntegrityError: if the package's files are not those of its manifest.
+            PackageError: if its config is not valid.
+            HubError: if the hub cannot be written, or has this tag on another revision.
+        """
 
 
 def open_hub(spec: str | os.PathLike[str] | None = None) -> Hub:
@@ -66,13 +113,14 @@ def open_hub(spec: str | os.PathLike[str] | None = None) -> Hub:
     """
     # Each kind imports this package for the protocol's sake.
     from repzoo.hubs.flat import FlatHub
+    from repzoo.hubs.huggingface import HuggingFaceHub
     from repzoo.hubs.store import Store, is_store
 
     if spec is None:
         spec = default_hub()
     text = os.fspath(spec)
-    if "://" in text:
-        raise HubError(f"{text}: this version of repzoo reads hubs that are folders only")
+    if is_url(text):
+        return HuggingFaceHub.parse(text)
     path = Path(text)
     if not path.is_dir():
         raise HubError(f"{text}: there is no such folder")

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from repzoo.errors import HubError, ModelNotFound
 from repzoo.files import open_regular
-from repzoo.package import MANIFEST, MAX_MANIFEST_BYTES, check_file_name, is_package
+from repzoo.package import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    SIGNATURE,
+    check_file_name,
+    is_package,
+)
 from repzoo.reference import is_name, match_revision, no_such_package
 
 __all__ = ["FlatHub"]
@@ -50,12 +56,29 @@ class FlatHub:
             raise ModelNotFound(f"{self.spec} has another revision of {name} by now")
         return data
 
-    def open(self, name: str, commit: str, file: str) -> BufferedReader:
+    def open(self, name: str, commit: str, file: str, start: int = 0) -> BufferedReader:
         path = self._path / name / check_file_name(file)
         try:
-            return open_regular(path)
+            stream = open_regular(path)
+            stream.seek(start)
         except OSError as error:
             raise HubError(f"{path}: {error.strerror}") from error
+        return stream
+
+    def signature(self, name: str, commit: str) -> bytes | None:
+        self.manifest(name, commit)
+        path = self._path / name / SIGNATURE
+        try:
+            with open_regular(path) as file:
+                return file.read(MAX_MANIFEST_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise HubError(f"{path}: {error.strerror}") from error
+
+    def tags(self, name: str) -> dict[str, str]:
+        self._read_manifest(name)
+        return {}
 
     def _read_manifest(self, name: str) -> bytes:
         path = self._path / name / MANIFEST
