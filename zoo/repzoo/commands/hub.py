@@ -1,26 +1,167 @@
-"""`zoo hub`: make and keep hubs."""
+"""`zoo hub`: make, serve and keep hubs."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
+from tqdm import tqdm
 
-from repzoo.hubs.store import Store
-from repzoo.report import Report, reporting
+from repzoo.errors import IntegrityError, MissingExtra
+from repzoo.report import Report, format_bytes, format_table, reporting
 
 __all__ = ["hub"]
+
+_folder = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+_token_file = click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 
 
 @click.group()
 def hub() -> None:
-    """Make and keep hubs."""
+    """Make, serve and keep hubs."""
 
 
 @hub.command("init")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@_folder
 @reporting
 def hub_init(folder: Path) -> Report:
     """Make a store of a new or empty folder."""
+    from repzoo.hubs.store import Store
+
     store = Store.create(folder)
     return Report({"hub": store.spec}, f"{store.spec} is a store: zoo publish DIR --hub {folder}")
+
+
+@hub.command("fsck")
+@_folder
+@click.option("--prune", is_flag=True, help="Remove leftovers, and what no revision needs.")
+@click.option(
+    "--grace",
+    metavar="HOURS",
+    type=click.FloatRange(min=0),
+    default=24,
+    show_default=True,
+    help="Spare what is younger: an upload may be about to need it.",
+)
+@reporting
+def hub_fsck(folder: Path, prune: bool, grace: float) -> Report:
+    """Check every byte of a store.
+
+    Others may go on reading and publishing. The exit status is 1 if anything is wrong.
+    """
+    from repzoo.hubs.fsck import check
+    from repzoo.hubs.store import Store
+
+    store = Store(folder)
+    # disable=None: only on a terminal.
+    with tqdm(
+        total=store.blobs.total(), unit="B", unit_scale=True, leave=False, disable=None
+    ) as bar:
+        findings = check(store, prune=prune, grace=grace * 3600, progress=bar.update)
+    if findings.faults:
+        for fault in findings.faults:
+            click.echo(fault, err=True)
+        number = len(findings.faults)
+        count = "1 fault" if number == 1 else f"{number} faults"
+        raise IntegrityError(f"{store.spec} has {count}", tuple(findings.faults))
+
+    blobs = f"{findings.blobs} files, {format_bytes(findings.size)}"
+    lines = [
+        f"{store.spec}: {findings.repositories} repositories, {findings.commits} revisions,"
+        f" {blobs}: all as they should be"
+    ]
+    for kind, places in (("dangling", findings.dangling), ("left over", findings.leftovers)):
+        lines += [
+            f"{kind}: {place}{' (removed)' if place in findings.removed else ''}"
+            for place in places
+        ]
+    return Report({"hub": store.spec, **vars(findings)}, "\n".join(lines))
+
+
+@hub.command("serve")
+@_folder
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one."
+)
+@click.option("--org", default="zoo", show_default=True, help="What repositories are under.")
+@click.option(
+    "--tokens",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Who may write, see zoo hub token. Without it nobody may.",
+)
+@click.option(
+    "--public/--private",
+    default=True,
+    help="Whether one may read without a token.  [default: public]",
+)
+@click.option("--open", "open_", is_flag=True, help="Anyone on this machine may write.")
+def hub_serve(
+    folder: Path, host: str, port: int, org: str, tokens: Path | None, public: bool, open_: bool
+) -> None:
+    """Serve a store, or a folder of packages, as a Hugging Face Hub.
+
+    huggingface_hub and the command hf work with HF_ENDPOINT=http://HOST:PORT, and zoo with
+    --hub http://HOST:PORT/ORG. Ctrl-C ends it.
+    """
+    try:
+        from repzoo.hub_server.serve import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("repzoo"):
+            raise
+        raise MissingExtra("zoo hub serve", "hub", error) from error
+
+    serve(folder, host=host, port=port, org=org, tokens=tokens, public=public, open_=open_)
+
+
+@hub.group()
+def token() -> None:
+    """Who may read and write on a served hub."""
+
+
+@token.command("add")
+@click.option("--read", "role", flag_value="read", help="It may read, private models too.")
+@click.option("--write", "role", flag_value="write", help="It may read and write.")
+@click.argument("name", metavar="NAME")
+@_token_file
+@reporting
+def token_add(role: Literal["read", "write"] | None, name: str, file: Path) -> Report:
+    """Make a token, and print it this once.
+
+    FILE holds its sha256. A running server knows it at once.
+    """
+    from repzoo.hub_server.tokens import TokenFile
+
+    if role is None:
+        raise click.UsageError("say --read or --write")
+    secret = TokenFile(file).add(name, role)
+    return Report({"name": name, "role": role, "token": secret}, secret)
+
+
+@token.command("list")
+@_token_file
+@reporting
+def token_list(file: Path) -> Report:
+    """List the tokens of a file."""
+    from repzoo.hub_server.tokens import TokenFile
+
+    tokens = TokenFile(file).tokens()
+    data = [token.model_dump(mode="json", exclude={"sha256"}) for token in tokens]
+    if not tokens:
+        return Report(data, f"There are no tokens in {file}.")
+    rows = [(each.name, each.role, f"{each.created:%Y-%m-%d %H:%M}") for each in tokens]
+    return Report(data, format_table(rows, ("NAME", "MAY", "MADE")))
+
+
+@token.command("revoke")
+@click.argument("name", metavar="NAME")
+@_token_file
+@reporting
+def token_revoke(name: str, file: Path) -> Report:
+    """Take a token out of a file; it is worth nothing from then on."""
+    from repzoo.hub_server.tokens import TokenFile
+
+    TokenFile(file).revoke(name)
+    return Report({"name": name, "revoked": True}, f"{name}: revoked")

@@ -1,59 +1,46 @@
 """A store: a folder that packages are published to, with every revision of them.
 
-    repzoo-store.json              says that this is one, and of which format
-    blobs/sha256/DIGEST            files of packages, and their manifests
-    repos/NAME/commits/DIGEST      when the revision DIGEST (its manifest's sha256) was published
-    repos/NAME/refs/main           the newest revision
-    incoming/                      what a writer is working on; empty when there is none
+    repzoo-store.json       says that this is one, and of which format
+    blobs/, incoming/       the content of all files, see `repzoo.hubs.blobs`
+    repos/NAME/             which files were where and when, see `repzoo.hubs.repository`
 
-Writers hold a lock and readers none. A reader finds only complete revisions, because files appear
-by renaming, blobs before the commit that needs them and the commit before the ref. A writer that
-is killed leaves at most blobs that nothing refers to and leftovers in ``incoming``.
+Writers hold a lock only for the moment of a commit, and readers none. A writer that is killed
+leaves at most content that nothing refers to, and leftovers in ``incoming``.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager
 from io import BufferedReader
 from pathlib import Path
-from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from repzoo.errors import HubError, IntegrityError, InvalidInput, ModelNotFound, PackageError
+from repzoo.files import fsync_folder, locked, open_regular, write_atomically
+from repzoo.hubs import Published
+from repzoo.hubs.blobs import Blobs
+from repzoo.hubs.commits import Add, Change, Delete
+from repzoo.hubs.guard import as_hub_error
+from repzoo.hubs.repository import Files, Repository
+from repzoo.package import (
+    ADVISORY,
+    MANIFEST,
+    MAX_ADVISORY_BYTES,
+    MAX_MANIFEST_BYTES,
+    SIGNATURE,
+    FileEntry,
+    Package,
+    check_file_name,
+    file_fault,
+)
+from repzoo.reference import is_name, no_such_package
 
-from repzoo.errors import HubError, IntegrityError, ModelNotFound
-from repzoo.files import copy_checked, fsync_folder, locked, open_regular, write_atomically
-from repzoo.package import MANIFEST, MAX_MANIFEST_BYTES, FileEntry, Manifest, Package, file_fault
-from repzoo.reference import is_digest, is_name, match_revision, no_such_package
-
-__all__ = ["Published", "Store", "is_store"]
+__all__ = ["Store", "is_store"]
 
 MARKER = "repzoo-store.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
-_REF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
-
-class Published(NamedTuple):
-    """What came of publishing a package."""
-
-    name: str
-    revision: str
-    #: False if the store had this revision already.
-    new: bool
-
-
-class _Commit(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    #: What ``main`` was before.
-    parent: str | None
-    published: datetime
+_CHUNK = 2**20
 
 
 def is_store(path: Path) -> bool:
@@ -62,13 +49,12 @@ def is_store(path: Path) -> bool:
 
 
 class Store:
-    """A store, open for reading with the methods of `repzoo.hubs.Hub`, and for `publish`."""
+    """A store, with the methods of `repzoo.hubs.WritableHub`, and its repositories for a server."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path.absolute()
-        self._blobs = self._path / "blobs" / "sha256"
-        self._incoming = self._path / "incoming"
-        with self._as_hub_error():
+        self.path = path.absolute()
+        self.blobs = Blobs(self.path)
+        with as_hub_error(str(path)):
             version = json.loads((path / MARKER).read_bytes())["format_version"]
         if version != FORMAT_VERSION:
             raise HubError(f"{path}: store format {version}; this repzoo reads {FORMAT_VERSION}")
@@ -80,7 +66,7 @@ class Store:
         Raises:
             HubError: if the folder holds anything else, or cannot be made.
         """
-        try:
+        with as_hub_error(str(path)):
             path.mkdir(parents=True, exist_ok=True)
             if not is_store(path):
                 # The marker comes last, so these may be there if this was cut short before.
@@ -90,142 +76,180 @@ class Store:
                 (path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
                 (path / "repos").mkdir(exist_ok=True)
                 (path / "incoming").mkdir(exist_ok=True)
+                fsync_folder(path / "blobs")
                 marker = json.dumps({"format_version": FORMAT_VERSION}) + "\n"
                 write_atomically(path / MARKER, marker.encode())
-        except HubError:
-            raise
-        except OSError as error:
-            raise HubError(f"{path}: {error.strerror or error}") from error
         return cls(path)
 
     @property
     def spec(self) -> str:
-        return str(self._path)
+        return str(self.path)
 
     def names(self) -> list[str]:
-        with self._as_hub_error():
-            there = [entry.name for entry in (self._path / "repos").iterdir()]
-        return sorted(name for name in there if is_name(name) and self._ref(name).is_file())
+        names = []
+        for repository in self.repositories():
+            try:
+                is_package = MANIFEST in repository.commit(repository.head()).files
+            except (HubError, ModelNotFound):
+                is_package = True  # a damaged one, which is not to hide the others
+            if is_package:
+                names.append(repository.name)
+        return names
 
     def revisions(self, name: str) -> list[str]:
-        newest = self.resolve(name)
-        commits = self._commits(name)
-        return sorted(
-            commits, key=lambda each: (each == newest, commits[each].published), reverse=True
-        )
+        return [commit for commit, _ in self.repository(name).history()]
 
     def resolve(self, name: str, revision: str | None = None) -> str:
-        self._require(name)
-        ref = revision or "main"
-        if _REF.fullmatch(ref) and self._ref(name, ref).is_file():
-            with self._as_hub_error():
-                commit = self._ref(name, ref).read_text().strip()
-            if not is_digest(commit):
-                raise HubError(f"{self._ref(name, ref)} does not hold a revision")
-            return commit
-        return match_revision(ref, self._commits(name), f"{name} in {self.spec}")
+        return self.repository(name).resolve(revision)
 
     def manifest(self, name: str, commit: str) -> bytes:
-        self._require_commit(name, commit)
-        with self._as_hub_error(), open_regular(self._blobs / commit) as file:
-            return file.read(MAX_MANIFEST_BYTES + 1)
+        data = self._read(name, commit, MANIFEST, MAX_MANIFEST_BYTES)
+        if data is None:
+            raise PackageError(f"{name} in {self.spec} is not a package in {commit[:12]}")
+        return data
 
-    def open(self, name: str, commit: str, file: str) -> BufferedReader:
-        manifest = Manifest.parse(self.manifest(name, commit), f"{name} in {self.spec}")
-        entry = manifest.files.get(file)
-        if entry is None:
-            raise HubError(f"{self.spec}: {name} has no file {file!r}")
-        with self._as_hub_error():
-            return open_regular(self._blobs / entry.sha256)
+    def signature(self, name: str, commit: str) -> bytes | None:
+        return self._read(name, commit, SIGNATURE, MAX_ADVISORY_BYTES)
 
-    def publish(self, package: Package) -> Published:
+    def open(self, name: str, commit: str, file: str, start: int = 0) -> BufferedReader:
+        stream = self.repository(name).open(commit, file)
+        stream.seek(start)
+        return stream
+
+    def tags(self, name: str) -> dict[str, str]:
+        return self.repository(name).tags()
+
+    def publish(
+        self,
+        package: Package,
+        *,
+        message: str | None = None,
+        tag: str | None = None,
+        private: bool = False,
+    ) -> Published:
         """Add a package's content as the newest revision of its name.
+
+        Files of an older revision that are no part of a package stay.
+
+        Args:
+            package: with its signature, if it has one.
+            message: what changed, for those who read the history.
+            tag: a name for the revision.
+            private: have a server show the repository to those who have a token only. One that is
+                private stays so.
 
         Raises:
             IntegrityError: if the package's files are not those of its manifest.
             PackageError: if its config is not valid.
+            Conflict: if another revision has the tag.
             HubError: if the store cannot be written.
         """
         package.verify()
         name = package.config.name
-        with (
-            self._as_hub_error(),
-            locked(self._path / ".lock", f"it is publishing to {self._path}"),
-        ):
-            self._clear_incoming()
-            for file, entry in package.manifest.files.items():
+        repository = Repository(self.path / "repos" / name, self.blobs, self.lock)
+        if tag is not None and repository.exists and not self._is_at(repository, package):
+            repository.check_tag(tag)
+        with as_hub_error(self.spec):
+            self.blobs.clear_leftovers()
+            entries = self._add_blobs(package)
+
+        def changes(there: Files) -> list[Change]:
+            gone = [file for file in there if _is_ours(file) and file not in entries]
+            return [*map(Delete, gone), *(Add(file, entry) for file, entry in entries.items())]
+
+        commit, new = repository.change(
+            changes,
+            message or f"Publish {name} {package.revision[:12]}",
+            tag=tag,
+            private=True if private else None,
+        )
+        return Published(name, package.revision, commit, new)
+
+    def repositories(self) -> list[Repository]:
+        """The repositories, by name, whatever is in them."""
+        folder = self.path / "repos"
+        with as_hub_error(self.spec):
+            names = sorted(entry.name for entry in folder.iterdir() if is_name(entry.name))
+        there = [Repository(folder / name, self.blobs, self.lock) for name in names]
+        return [repository for repository in there if repository.exists]
+
+    def repository(self, name: str) -> Repository:
+        """The repository of that name.
+
+        Raises:
+            ModelNotFound: if there is none.
+        """
+        if is_name(name):
+            repository = Repository(self.path / "repos" / name, self.blobs, self.lock)
+            if repository.exists:
+                return repository
+        raise no_such_package(self.spec, name, [each.name for each in self.repositories()])
+
+    def new_repository(self, name: str) -> Repository:
+        """A repository that may not be there yet.
+
+        Raises:
+            InvalidInput: if there cannot be one of that name.
+        """
+        if not is_name(name):
+            raise InvalidInput(
+                f"{name[:100]!a} is not a model's name, which is of lower-case letters, digits"
+                " and . _ -"
+            )
+        return Repository(self.path / "repos" / name, self.blobs, self.lock)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """What a writer holds while it changes anything but ``blobs`` and ``incoming``."""
+        return locked(self.path / ".lock", f"it is publishing to {self.path}")
+
+    def _is_at(self, repository: Repository, package: Package) -> bool:
+        entry = repository.commit(repository.head()).files.get(MANIFEST)
+        return entry is not None and entry.sha256 == package.revision
+
+    def _add_blobs(self, package: Package) -> dict[str, FileEntry]:
+        size = (package.path / MANIFEST).stat().st_size
+        entries = {**package.manifest.files}
+        entries[MANIFEST] = FileEntry(size=size, sha256=package.revision)
+        for file, entry in entries.items():
+            if file not in ADVISORY:
                 self._add_blob(package.path / file, file, entry)
-            size = (package.path / MANIFEST).stat().st_size
-            entry = FileEntry(size=size, sha256=package.revision)
-            self._add_blob(package.path / MANIFEST, MANIFEST, entry)
-            fsync_folder(self._blobs)
-            return Published(name, package.revision, self._commit(name, package.revision))
+        # These are taken as they are.
+        for file in (*ADVISORY, SIGNATURE):
+            entries.pop(file, None)
+            if (package.path / file).exists():
+                entries[file] = self._add_blob(package.path / file, file, None)
+        return entries
 
-    def _commit(self, name: str, revision: str) -> bool:
-        repo = self._path / "repos" / name
-        commit = repo / "commits" / revision
-        commit.parent.mkdir(parents=True, exist_ok=True)
-        self._ref(name).parent.mkdir(exist_ok=True)
-        fsync_folder(repo)
-        fsync_folder(repo.parent)
-
-        parent = self.resolve(name) if self._ref(name).is_file() else None
-        new = not commit.is_file()
-        if new:
-            record = _Commit(parent=parent, published=datetime.now(UTC))
-            write_atomically(commit, record.model_dump_json().encode() + b"\n")
-        if parent != revision:
-            write_atomically(self._ref(name), f"{revision}\n".encode())
-        return new
-
-    def _add_blob(self, source: Path, file: str, entry: FileEntry) -> None:
-        blob = self._blobs / entry.sha256
+    def _add_blob(self, source: Path, file: str, entry: FileEntry | None) -> FileEntry:
         # A blob that went bad on the disk is replaced by a good one.
-        if file_fault(self._blobs, entry.sha256, entry) is None:
-            return
-        new = self._incoming / entry.sha256
-        with open_regular(source) as stream:
-            fault = copy_checked(stream, new, entry.size, entry.sha256)
-        if fault is not None:
-            raise IntegrityError(f"{source} changed while it was published: it {fault}", (file,))
-        new.chmod(0o444)
-        new.replace(blob)
+        if entry is not None and file_fault(self.blobs.folder, entry.sha256, entry) is None:
+            return entry
+        limit = entry.size if entry is not None else MAX_ADVISORY_BYTES
+        with open_regular(source) as stream, self.blobs.receive(limit) as upload:
+            # One byte more than it should have shows that it grew.
+            while piece := stream.read(min(_CHUNK, limit - upload.size + 1)):
+                upload.write(piece)
+            try:
+                return upload.keep(entry)
+            except IntegrityError as error:
+                raise IntegrityError(
+                    f"{source} changed while it was published: {error}", (file,)
+                ) from None
 
-    def _clear_incoming(self) -> None:
-        # With the lock in hand, what lies here is a killed writer's.
-        shutil.rmtree(self._incoming, ignore_errors=True)
-        self._incoming.mkdir(exist_ok=True)
+    def _read(self, name: str, commit: str, file: str, limit: int) -> bytes | None:
+        repository = self.repository(name)
+        if file not in repository.commit(commit).files:
+            return None
+        with repository.open(commit, file) as stream, as_hub_error(self.spec):
+            return stream.read(limit + 1)
 
-    def _commits(self, name: str) -> dict[str, _Commit]:
-        folder = self._path / "repos" / name / "commits"
-        commits = {}
-        with self._as_hub_error():
-            for path in folder.iterdir():
-                if is_digest(path.name):
-                    commits[path.name] = _Commit.model_validate_json(path.read_bytes())
-        return commits
 
-    def _ref(self, name: str, ref: str = "main") -> Path:
-        return self._path / "repos" / name / "refs" / ref
-
-    def _require(self, name: str) -> None:
-        if not is_name(name) or not self._ref(name).is_file():
-            raise no_such_package(self.spec, name, self.names())
-
-    def _require_commit(self, name: str, commit: str) -> None:
-        self._require(name)
-        path = self._path / "repos" / name / "commits" / commit
-        if not is_digest(commit) or not path.is_file():
-            raise ModelNotFound(f"{name} in {self.spec} has no revision {commit!r}")
-
-    @contextmanager
-    def _as_hub_error(self) -> Iterator[None]:
-        try:
-            yield
-        except HubError:
-            raise
-        except OSError as error:
-            where = os.fsdecode(error.filename) if error.filename else self.spec
-            raise HubError(f"{where}: {error.strerror or error}") from error
-        except (ValidationError, json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
-            raise HubError(f"{self.spec}: the store is damaged: {error}") from error
+def _is_ours(file: str) -> bool:
+    """Whether a file is one that packages have, so that one without it takes it away."""
+    if file in (MANIFEST, SIGNATURE):
+        return True
+    try:
+        check_file_name(file)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,55 @@
+"""Which paths a hub's repository may hold: relative ones that mean the same on every machine."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from repzoo.errors import InvalidInput
+
+__all__ = ["MAX_PATH_BYTES", "check_path"]
+
+MAX_PATH_BYTES = 512
+_MAX_SEGMENT_BYTES = 200
+_MAX_DEPTH = 16
+
+# Control characters and line separators, characters that show as nothing or turn text around, and
+# halves of surrogate pairs.
+_UNSEEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+def check_path(path: str) -> str:
+    """Give ``path`` back if a repository may hold a file of that path.
+
+    Raises:
+        InvalidInput: if it is absolute, could lead out of the repository, is too long, or has
+            characters that nobody sees.
+    """
+    problem = _problem(path)
+    if problem is not None:
+        # Not the path as it is: what is wrong with it may be what it does to a terminal.
+        raise InvalidInput(f"{path[:80]!a} is not a path for a repository: {problem}")
+    return path
+
+
+def _problem(path: str) -> str | None:
+    if any(unicodedata.category(character) in _UNSEEN for character in path[: MAX_PATH_BYTES + 1]):
+        return "it has control characters"
+    if len(path.encode(errors="replace")) > MAX_PATH_BYTES:
+        return f"it is longer than {MAX_PATH_BYTES} bytes"
+    if "\\" in path:
+        return "it has a backslash"
+    if path.startswith("/") or _DRIVE.match(path):
+        return "it is absolute"
+    segments = path.split("/")
+    if len(segments) > _MAX_DEPTH:
+        return f"it is more than {_MAX_DEPTH} folders deep"
+    for segment in segments:
+        if segment in ("", ".", ".."):
+            return f"it has the part {segment!r}"
+        if segment.casefold() == ".git":
+            return "it lies in .git"
+        if len(segment.encode()) > _MAX_SEGMENT_BYTES:
+            return f"a part of it is longer than {_MAX_SEGMENT_BYTES} bytes"
+    return None
