@@ -1,85 +1,71 @@
-"""The ASGI application: paths, formats, the deadline, and a problem document for every error.
+"""The ASGI application: paths, lifecycle, and a problem document for every error.
 
-It is a bare callable. BentoML inspects the routes of a Starlette application that it mounts and
-answers what is not among them by itself, with errors that are no problem documents.
+It is a bare callable, and everything that a request meets: BentoML's own application, which costs
+several times as much as this one and answers with errors of its own, stays beside it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import json
 import logging
 import os
-import secrets
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeAlias, TypeVar
 
+import psutil  # type: ignore[import-untyped]
 from repzoo.encoder import Encoder
-from repzoo.errors import InvalidInput, RepzooError
+from repzoo.errors import InvalidInput
 
-from repzoo_serving import requests
-from repzoo_serving.batching import QueueFull
-from repzoo_serving.engine import OPERATIONS, Operation, ServedModel
-from repzoo_serving.problems import PROBLEM_TYPE, Problem
-from repzoo_serving.responses import JSON_TYPE, Answer, choose
-from repzoo_serving.settings import Limits
+from repzoo_serving.drain import Drain
+from repzoo_serving.engine import OPERATIONS, ServedModel
+from repzoo_serving.exchange import Exchange, Gone, Message, Receive, Reply, RequestIds, Send
+from repzoo_serving.logs import RequestLog
+from repzoo_serving.metrics import METRICS_TYPE, Gauge, Metrics
+from repzoo_serving.operations import Operations
+from repzoo_serving.problems import RETRY_AFTER, Problem
+from repzoo_serving.responses import JSON_TYPE, choose
+from repzoo_serving.settings import Limits, Settings
 
 __all__ = ["App"]
 
-T = TypeVar("T")
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-
 _logger = logging.getLogger("repzoo_serving")
 
-#: Bodies of more bytes than this are read, and answers of more numbers or pixels written, in a
-#: thread. Below it, handing them over takes longer than doing it.
-_LARGE_BODY = 65536
-_LARGE_ANSWER = 4096
-
-#: A caller who is refused for load is asked to come back after so many seconds.
-_RETRY_AFTER = (b"retry-after", b"1")
-
 _INTERNAL = Problem("internal", "the log of the server says more, under the request_id")
+_DRAINING = Problem(
+    "unavailable",
+    "the server is going down; try again, another one may answer",
+    headers=[RETRY_AFTER, (b"connection", b"close")],
+)
 
-
-class _Gone(Exception):
-    """The caller hung up before the request was complete."""
-
-
-@dataclass(frozen=True)
-class _Reply:
-    status: int
-    media_type: str
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+#: Paths that go on answering while the server drains.
+_HEALTH = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
 
 
 class App:
     """Version 1 of the wire over a set of loaded models.
 
     Args:
-        limits: what requests may take.
+        settings: or the limits alone.
+        worker: the number of this worker, for its metrics.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, settings: Limits, *, worker: str = "1") -> None:
+        self.settings = Settings.model_validate(settings.model_dump())
+        self.drain = Drain()
+        self.metrics = Metrics(worker)
+        self._limits = self.settings.limits
+        self._log = RequestLog() if self.settings.log == "json" else None
         self._models: dict[str, ServedModel] = {}
-        # Random once, then counted: asking the system for random bytes every time costs more than
-        # anything else here.
-        self._id = secrets.token_hex(6)
-        self._count = itertools.count(1)
+        self._ids = RequestIds()
         # Decoding lets go of the interpreter lock, so it gains from every core.
         self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+        self._operations = Operations(self.model, self._limits, self._pool, self.metrics)
 
     @property
     def ready(self) -> bool:
-        return bool(self._models)
+        """Whether requests would be taken, as far as can be said without running a model."""
+        return bool(self._models) and not self.drain.begun
 
     def load(self, encoders: Iterable[Encoder]) -> None:
         """Serve these models, each under its name, once it has run.
@@ -89,159 +75,158 @@ class App:
         """
         models: dict[str, ServedModel] = {}
         for encoder in encoders:
-            model = ServedModel(encoder, self._limits, self._pool)
+            model = ServedModel(
+                encoder, self._limits, self._pool, self.metrics, self.settings.hang_seconds
+            )
             if model.name in models:
                 raise InvalidInput(f"two of the models are called {model.name}")
             model.warm_up()
             models[model.name] = model
         self._models = models
 
-    def close(self) -> None:
-        """Stop the threads, once what they do is done."""
-        for model in self._models.values():
-            model.close()
-        self._pool.shutdown()
+    def model(self, name: str) -> ServedModel:
+        """The model of this name.
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer one ASGI scope."""
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1000})
-            return
-        request_id = f"{self._id}-{next(self._count):08x}"
-        try:
-            reply = await self._reply(scope, receive, request_id)
-        except _Gone:
-            return
-        except Problem as problem:
-            reply = _as_reply(problem, request_id)
-        except Exception:
-            _logger.exception("request %s failed", request_id)
-            reply = _as_reply(_INTERNAL, request_id)
-        await _send(send, reply, request_id, head=scope["method"] == "HEAD")
-
-    async def _reply(self, scope: Message, receive: Receive, request_id: str) -> _Reply:
-        headers = {name.lower(): value for name, value in scope["headers"]}
-        path: str = scope["path"]
-        operation = OPERATIONS.get(path.removeprefix("/")) if path.startswith("/") else None
-        if operation is not None:
-            _require_method(scope["method"], ("POST",))
-            return await self._operate(operation, headers, receive, request_id)
-        if path == "/models" or path.startswith("/models/"):
-            _require_method(scope["method"], ("GET", "HEAD"))
-            choose(_accept(headers), tensors_too=False)
-            return _Reply(200, JSON_TYPE, self._describe(path.removeprefix("/models")))
-        there = ", ".join(f"POST /{name}" for name in OPERATIONS)
-        raise Problem("not-found", f"{path} is not known; there are {there}, GET /models")
-
-    def _describe(self, name: str) -> bytes:
-        if name:
-            return json.dumps(self._model(name.removeprefix("/")).describe()).encode()
-        return json.dumps({"models": [m.describe() for m in self._models.values()]}).encode()
-
-    def _model(self, name: str) -> ServedModel:
+        Raises:
+            Problem: 404, or 503 before there is any.
+        """
         if not self._models:
-            raise Problem("unavailable", "no model is loaded yet", headers=[_RETRY_AFTER])
+            raise Problem("unavailable", "no model is loaded yet", headers=[RETRY_AFTER])
         if name not in self._models:
             raise Problem(
                 "unknown-model", f"{name!r} is not served here; there: {', '.join(self._models)}"
             )
         return self._models[name]
 
-    async def _operate(
-        self, operation: Operation, headers: dict[bytes, bytes], receive: Receive, request_id: str
-    ) -> _Reply:
-        seconds = self._limits.deadline_seconds
+    def close(self, seconds: float = 5.0) -> bool:
+        """Stop the threads, once what they do is done; whether it was within ``seconds``."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        ended = [model.runner.end(seconds) for model in self._models.values()]
+        return all(ended)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one ASGI scope."""
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        request_id = self._ids.make(headers.get(b"x-request-id"))
+        exchange = Exchange(scope, receive, headers, request_id)
+        if self.drain.begun and exchange.path not in _HEALTH:
+            exchange.problem = _DRAINING.kind
+            await self._finish(exchange, send, Reply.of(_DRAINING, request_id))
+            return
+        self.drain.enter()
         try:
-            async with asyncio.timeout(seconds) as deadline:
-                media_type = choose(_accept(headers), tensors_too=True)
-                body = await self._read(headers, receive)
-                answer = await self._answer(operation, headers, body, request_id)
-                return _Reply(200, media_type, await self._write(answer, media_type))
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            # The connection ends too: the rest of a body that is not read must not be taken for
-            # another request.
-            raise Problem(
-                "deadline-exceeded",
-                f"the request was not complete and answered after {seconds:g} seconds",
-                headers=[(b"connection", b"close")],
-            ) from None
+            reply = await self._guarded(exchange)
+            if reply is not None:
+                await self._finish(exchange, send, reply)
+        finally:
+            self.drain.leave()
 
-    async def _answer(
-        self, operation: Operation, headers: dict[bytes, bytes], body: bytes, request_id: str
-    ) -> Answer:
-        parse = partial(
-            requests.parse,
-            body,
-            headers.get(b"content-type", b""),
-            operation.options,
-            operation.payload,
-            max_items=self._limits.max_images,
-        )
-        request: requests.Request[Any] = (
-            parse() if len(body) <= _LARGE_BODY else await self._in_pool(parse)
-        )
-        model = self._model(request.options.model)
+    async def _guarded(self, exchange: Exchange) -> Reply | None:
+        """The reply, whatever happens; None if there is nobody left to get it."""
         try:
-            answer: Answer = await operation.answer(model, request)
-        except QueueFull as full:
-            raise Problem(
-                "overloaded", f"{full}; try again later", headers=[_RETRY_AFTER]
-            ) from None
-        except RepzooError as error:
-            raise Problem.of(error) from error
-        return Answer({**answer.facts, "request_id": request_id}, answer.arrays)
+            return await self._reply(exchange)
+        except Gone:
+            self.metrics.hangups[exchange.operation] += 1
+            self._log_request(exchange, 499)  # as nginx has it
+            return None
+        except Problem as problem:
+            exchange.problem = problem.kind
+            return Reply.of(problem, exchange.request_id)
+        except Exception:
+            _logger.exception("request %s failed", exchange.request_id)
+            exchange.problem = _INTERNAL.kind
+            return Reply.of(_INTERNAL, exchange.request_id)
 
-    async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        """The body, counted while it arrives."""
-        encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
-        if encoding.lower() != "identity":
-            raise Problem(
-                "unsupported-media-type", f"Content-Encoding {encoding}: send the body as it is"
-            )
-        limit = self._limits.max_bytes
-        # The HTTP server has checked that the length, where it is given, is a number.
-        if int(headers.get(b"content-length", b"0")) > limit:
-            raise _too_many_bytes(limit)
-        body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _Gone
-            body += message.get("body", b"")
-            if len(body) > limit:
-                raise _too_many_bytes(limit)
-            if not message.get("more_body", False):
-                return bytes(body)
+    async def _finish(self, exchange: Exchange, send: Send, reply: Reply) -> None:
+        self.metrics.answered(exchange, reply.status)
+        if self._log is not None:
+            self._log_request(exchange, reply.status)
+        await exchange.send(send, reply)
 
-    async def _write(self, answer: Answer, media_type: str) -> bytes:
-        if sum(array.size for array in answer.arrays.values()) <= _LARGE_ANSWER:
-            return answer.body(media_type)
-        return await self._in_pool(partial(answer.body, media_type))
+    def _log_request(self, exchange: Exchange, status: int) -> None:
+        if self._log is None:
+            return
+        client = exchange.scope.get("client")
+        timing = exchange.timing
+        self._log.write(
+            request_id=exchange.request_id,
+            client=client[0] if client else None,
+            method=exchange.method,
+            path=exchange.path,
+            status=status,
+            problem=exchange.problem,
+            model=exchange.model or None,
+            images=exchange.images or None,
+            seconds=round(time.perf_counter() - exchange.started, 6),
+            queue_seconds=round(timing.queue, 6) if exchange.images else None,
+            run_seconds=round(timing.run, 6) if exchange.images else None,
+        )
 
-    async def _in_pool(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+    async def _reply(self, exchange: Exchange) -> Reply:
+        path = exchange.path
+        operation = OPERATIONS.get(path[1:]) if path.startswith("/") else None
+        if operation is not None:
+            exchange.operation = path[1:]
+            _require_method(exchange.method, ("POST",))
+            return await self._operations.answer(operation, exchange)
+        if path == "/models" or path.startswith("/models/"):
+            _require_method(exchange.method, ("GET", "HEAD"))
+            choose(exchange.header(b"accept"), tensors_too=False)
+            return Reply(200, JSON_TYPE, self._describe(path.removeprefix("/models")))
+        if path in _HEALTH:
+            _require_method(exchange.method, ("GET", "HEAD"))
+            return await self._health(path)
+        there = ", ".join(f"POST /{name}" for name in OPERATIONS)
+        raise Problem("not-found", f"{path} is not known; there are {there}, GET /models")
 
+    def _describe(self, name: str) -> bytes:
+        if name:
+            return json.dumps(self.model(name.removeprefix("/")).describe()).encode()
+        return json.dumps({"models": [m.describe() for m in self._models.values()]}).encode()
 
-async def _send(send: Send, reply: _Reply, request_id: str, *, head: bool) -> None:
-    await send(
-        {
-            "type": "http.response.start",
-            "status": reply.status,
-            "headers": [
-                (b"content-type", reply.media_type.encode()),
-                (b"content-length", str(len(reply.body)).encode()),
-                (b"x-request-id", request_id.encode()),
-                *reply.headers,
+    async def _health(self, path: str) -> Reply:
+        if path == "/metrics":
+            return Reply(200, METRICS_TYPE, self.metrics.exposition(self._gauges()))
+        if path == "/readyz":
+            await self._require_ready()
+            return Reply(200, JSON_TYPE, b'{"status": "ready"}')
+        return Reply(200, JSON_TYPE, b'{"status": "alive"}')
+
+    async def _require_ready(self) -> None:
+        if self.drain.begun:
+            raise _DRAINING
+        if not self._models:
+            raise Problem("unavailable", "no model is loaded yet", headers=[RETRY_AFTER])
+        for model in list(self._models.values()):
+            if not await model.runner.runs():
+                raise Problem(
+                    "unavailable", f"{model.name} does not run any more", headers=[RETRY_AFTER]
+                )
+
+    def _gauges(self) -> Iterable[Gauge]:
+        models = self._models.values()
+        resident = psutil.Process().memory_info().rss
+        yield "repzoo_process_resident_bytes", "Memory of the process.", [({}, resident)]
+        in_flight = self.drain.active
+        yield "repzoo_requests_in_flight", "Requests not answered yet.", [({}, in_flight)]
+        yield "repzoo_draining", "1 from SIGTERM on.", [({}, float(self.drain.begun))]
+        yield (
+            "repzoo_queued_images",
+            "Images, or latents, that wait for a batch.",
+            [
+                ({"operation": operation, "model": model.name}, float(rows))
+                for model in models
+                for operation, rows in model.queued().items()
             ],
-        }
-    )
-    await send({"type": "http.response.body", "body": b"" if head else reply.body})
-
-
-def _as_reply(problem: Problem, request_id: str) -> _Reply:
-    return _Reply(problem.status, PROBLEM_TYPE, problem.body(request_id), tuple(problem.headers))
+        )
+        yield (
+            "repzoo_model_info",
+            "1 for each model that is served.",
+            [({**model.facts, "provider": model.encoder.provider}, 1.0) for model in models],
+        )
 
 
 def _require_method(method: str, allowed: tuple[str, ...]) -> None:
@@ -252,11 +237,3 @@ def _require_method(method: str, allowed: tuple[str, ...]) -> None:
             f"{method} is not allowed here; {names} is",
             headers=[(b"allow", names.encode())],
         )
-
-
-def _accept(headers: dict[bytes, bytes]) -> str:
-    return headers.get(b"accept", b"").decode("latin-1")
-
-
-def _too_many_bytes(limit: int) -> Problem:
-    return Problem("too-many-bytes", f"the body has more than {limit} bytes", limit=limit)

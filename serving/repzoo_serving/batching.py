@@ -7,6 +7,7 @@ their limit by themselves. The queue refuses rather than grows.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -14,6 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from repzoo_serving.timing import Timing
 
 __all__ = ["Batcher", "QueueFull", "Results"]
 
@@ -46,6 +49,7 @@ class Batcher:
         max_queued: rows waiting; a request that would exceed it is refused.
         mix: whether rows of different requests may share a batch. Where they may not, the result
             of a request does not depend on what else arrives, down to the last bit.
+        on_batch: told of every batch that ran: its rows, and its seconds.
     """
 
     def __init__(
@@ -56,12 +60,14 @@ class Batcher:
         max_rows: int,
         max_queued: int,
         mix: bool = True,
+        on_batch: Callable[[int, float], object] = lambda rows, seconds: None,
     ) -> None:
         self._run = run
         self._executor = executor
         self._max_rows = max_rows
         self._max_queued = max_queued
         self._mix = mix
+        self._on_batch = on_batch
         self._jobs: deque[_Job] = deque()
         self._queued = 0
         self._worker: asyncio.Task[None] | None = None
@@ -71,8 +77,12 @@ class Batcher:
         """Rows that wait; those in the batch that runs are not among them."""
         return self._queued
 
-    async def __call__(self, rows: NDArray[Any]) -> dict[str, Any]:
+    async def __call__(self, rows: NDArray[Any], timing: Timing | None = None) -> dict[str, Any]:
         """The results for ``rows``, at least one; cancelling takes what still waits off the queue.
+
+        Args:
+            rows: ``[n, ...]``.
+            timing: where to write how long they waited, and were in batches.
 
         Raises:
             QueueFull: at once, if there is no room.
@@ -80,6 +90,7 @@ class Batcher:
         """
         if self._queued + len(rows) > self._max_queued:
             raise QueueFull(self._queued)
+        start = time.perf_counter()
         job = _Job(rows)
         self._jobs.append(job)
         self._queued += len(rows)
@@ -89,6 +100,9 @@ class Batcher:
             return await job.done
         finally:
             self._drop(job)
+            if timing is not None:
+                timing.run = job.ran
+                timing.queue = time.perf_counter() - start - job.ran
 
     def _drop(self, job: _Job) -> None:
         if job.waiting:
@@ -125,7 +139,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         try:
             rows = _join([part for _, part in batch])
-            results = await loop.run_in_executor(self._executor, self._run, rows)
+            results, seconds = await loop.run_in_executor(self._executor, self._timed, rows)
         except Exception as error:
             if len(batch) == 1:
                 job = batch[0][0]
@@ -135,11 +149,18 @@ class Batcher:
             for part in batch:
                 await self._run_batch([part])
             return
+        self._on_batch(len(rows), seconds)
         start = 0
         for job, taken in batch:
             stop = start + len(taken)
+            job.ran += seconds
             job.receive({name: value[start:stop] for name, value in results.items()})
             start = stop
+
+    def _timed(self, rows: NDArray[Any]) -> tuple[Results, float]:
+        start = time.perf_counter()
+        results = self._run(rows)
+        return results, time.perf_counter() - start
 
 
 class _Job:
@@ -149,6 +170,8 @@ class _Job:
         self._rows = rows
         self._taken = 0
         self._parts: list[Results] = []
+        #: seconds of the batches that had some of them.
+        self.ran = 0.0
         self.done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
     @property

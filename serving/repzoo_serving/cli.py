@@ -52,7 +52,14 @@ _SEVEN = (
     type=click.Choice(["cpu", "cuda"]),
     help="Where the models run.  [default: a GPU that works, else the CPU]",
 )
-def serve(models: str, host: str, port: int, hub: str | None, provider: str | None) -> None:
+@click.option(
+    "--log",
+    type=click.Choice(["none", "json"]),
+    help="Log requests to stdout, a JSON object a line.  [default: none]",
+)
+def serve(
+    models: str, host: str, port: int, hub: str | None, provider: str | None, log: str | None
+) -> None:
     """Serve models over HTTP until Ctrl-C.
 
     Models that are not in the cache are pulled; every file is verified before the server starts.
@@ -76,7 +83,8 @@ def serve(models: str, host: str, port: int, hub: str | None, provider: str | No
         raise InvalidInput(f"two of the models are called {', '.join(twice)}")
 
     with tempfile.TemporaryDirectory(prefix="zoo-serve-") as scratch:
-        settings = _settings([str(package.path.absolute()) for package in packages], provider)
+        paths = [str(package.path.absolute()) for package in packages]
+        settings = _settings(models=paths, provider=provider, log=log)
         os.environ |= settings.to_environ() | {
             # Of its own for every server: BentoML keeps files here that two would take from each
             # other, and creates folders in the user's home if it is not told otherwise.
@@ -103,12 +111,14 @@ def serve(models: str, host: str, port: int, hub: str | None, provider: str | No
         raise RepzooError("the server did not start: its worker ended; the lines above say why")
 
 
-def _settings(packages: list[str], provider: str | None) -> Settings:
-    """The workers' settings: the limits of the environment, and what the command line says."""
+def _settings(**options: Any) -> Settings:
+    """The workers' settings: those of the environment, and what the command line says.
+
+    Options that are None were not given.
+    """
     given = Settings.from_environ(os.environ).model_dump()
-    told: dict[str, Any] = {"models": packages, "hub": None, "supervisor": os.getpid()}
-    if provider is not None:
-        told["provider"] = provider
+    told = {name: value for name, value in options.items() if value is not None}
+    told |= {"hub": None, "supervisor": os.getpid()}
     return Settings.model_validate(given | told)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,10 +17,13 @@ from repzoo.errors import UnknownTask, UnsupportedOperation
 from repzoo.images import as_pixels
 
 from repzoo_serving.batching import Batcher, Results
+from repzoo_serving.metrics import Metrics
 from repzoo_serving.problems import Problem
 from repzoo_serving.requests import EmbedOptions, GenerateOptions, Options, ProbeOptions, Request
 from repzoo_serving.responses import Answer
+from repzoo_serving.runner import Runner
 from repzoo_serving.settings import Limits
+from repzoo_serving.timing import Timing
 
 __all__ = ["OPERATIONS", "Operation", "ServedModel"]
 
@@ -28,21 +32,31 @@ class ServedModel:
     """A model in memory. Its operations take checked requests and give answers.
 
     What the model cannot do is refused before an image is decoded, and what is no image before it
-    meets the images of others. Runs happen one after another in a thread of the model's own: one
-    of them uses all the cores, or the device, already.
+    meets the images of others.
 
     Args:
         encoder: the model.
         limits: how many images a batch and a queue may have.
         decoders: where images are decoded.
+        metrics: told of every batch.
+        hang_seconds: a run that takes longer is taken to hang.
     """
 
-    def __init__(self, encoder: Encoder, limits: Limits, decoders: Executor) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        limits: Limits,
+        decoders: Executor,
+        metrics: Metrics,
+        hang_seconds: float = 10.0,
+    ) -> None:
         self.encoder = encoder
         self.name = encoder.config.name
         self._limits = limits
         self._decoders = decoders
-        self._runner = ThreadPoolExecutor(1, thread_name_prefix=f"run-{self.name}")
+        self._metrics = metrics
+        blank = np.zeros((1, *encoder.config.input.shape), np.uint8)
+        self.runner = Runner(self.name, partial(encoder.embed, blank), hang_seconds)
         self._batchers: dict[tuple[str, ...], Batcher] = {}
 
     @property
@@ -78,30 +92,33 @@ class ServedModel:
         for probe in encoder.config.probes:
             encoder.probe(pixels, probe.task, probe.kind)
 
-    def close(self) -> None:
-        """Let what runs finish, and take no more."""
-        self._runner.shutdown()
+    def queued(self) -> dict[str, int]:
+        """Images that wait for a batch, by operation."""
+        rows = dict.fromkeys((key[0] for key in self._batchers), 0)
+        for key, batcher in self._batchers.items():
+            rows[key[0]] += batcher.queued
+        return rows
 
-    async def embed(self, request: Request[EmbedOptions]) -> Answer:
-        pixels = await self._pixels(request)
+    async def embed(self, request: Request[EmbedOptions], timing: Timing) -> Answer:
+        pixels = await self._pixels(request, timing)
         normalize = request.options.normalize
         run = partial(_embed, self.encoder, normalize)
-        return Answer(self.facts, await self._batch(run, pixels, "embed", str(normalize)))
+        return Answer(self.facts, await self._batch(run, pixels, timing, "embed", str(normalize)))
 
-    async def posterior(self, request: Request[Options]) -> Answer:
+    async def posterior(self, request: Request[Options], timing: Timing) -> Answer:
         if not self.encoder.config.has_posterior:
             raise UnsupportedOperation(f"{self.name} has no posterior; /embed works")
-        pixels = await self._pixels(request)
+        pixels = await self._pixels(request, timing)
         run = partial(_posterior, self.encoder)
-        return Answer(self.facts, await self._batch(run, pixels, "posterior"))
+        return Answer(self.facts, await self._batch(run, pixels, timing, "posterior"))
 
-    async def reconstruct(self, request: Request[Options]) -> Answer:
+    async def reconstruct(self, request: Request[Options], timing: Timing) -> Answer:
         self._require_decoder()
-        pixels = await self._pixels(request)
+        pixels = await self._pixels(request, timing)
         run = partial(_reconstruct, self.encoder)
-        return Answer(self.facts, await self._batch(run, pixels, "reconstruct"))
+        return Answer(self.facts, await self._batch(run, pixels, timing, "reconstruct"))
 
-    async def generate(self, request: Request[GenerateOptions]) -> Answer:
+    async def generate(self, request: Request[GenerateOptions], timing: Timing) -> Answer:
         self._require_decoder()
         options = request.options
         latents = request.latents
@@ -124,18 +141,18 @@ class ServedModel:
             )
         # Not mixed with others: the same seed gives the same images, to the last bit.
         run = partial(_generate, self.encoder)
-        results = await self._batch(run, latents, "generate", mix=False)
+        results = await self._batch(run, latents, timing, "generate", mix=False)
         return Answer(self.facts, {**results, "latents": latents})
 
-    async def probe(self, request: Request[ProbeOptions]) -> Answer:
+    async def probe(self, request: Request[ProbeOptions], timing: Timing) -> Answer:
         task, kind = request.options.task, request.options.kind
         spec = self.encoder.config.probe(task, kind)
         if spec is None:
             there = ", ".join(f"{p.task} ({p.kind})" for p in self.encoder.config.probes)
             raise UnknownTask(f"{self.name} has no probe {task} ({kind}); there: {there or 'none'}")
-        pixels = await self._pixels(request)
+        pixels = await self._pixels(request, timing)
         run = partial(_probe, self.encoder, task, kind)
-        results = await self._batch(run, pixels, "probe", task, kind)
+        results = await self._batch(run, pixels, timing, "probe", task, kind)
         labels = results.pop("labels")
         return Answer({**self.facts, "classes": spec.classes, "labels": labels}, results)
 
@@ -143,7 +160,7 @@ class ServedModel:
         if not self.encoder.config.has_decoder:
             raise UnsupportedOperation(f"{self.name} has no decoder")
 
-    async def _pixels(self, request: Request[Any]) -> NDArray[np.uint8]:
+    async def _pixels(self, request: Request[Any], timing: Timing) -> NDArray[np.uint8]:
         """The images of a request as the model takes them: uint8 ``[N, H, W, C]``."""
         spec = self.encoder.config.input
         if request.pixels is not None:
@@ -155,26 +172,34 @@ class ServedModel:
                 )
             return request.pixels
         decode = partial(as_pixels, request.files or [], spec, max_pixels=self._limits.max_pixels)
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+        start = time.perf_counter()
+        pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+        timing.decode += time.perf_counter() - start
+        return pixels
 
     async def _batch(
         self,
         run: Callable[[NDArray[Any]], Results],
         rows: NDArray[Any],
+        timing: Timing,
         *key: str,
         mix: bool = True,
     ) -> dict[str, Any]:
-        """Run ``rows`` through the batcher that all requests of the same ``key`` share."""
+        """Run ``rows`` through the batcher that all requests of the same ``key`` share.
+
+        The key begins with the operation's name.
+        """
         batcher = self._batchers.get(key)
         if batcher is None:
             batcher = self._batchers[key] = Batcher(
                 run,
-                executor=self._runner,
+                executor=self.runner,
                 max_rows=self._limits.max_batch,
                 max_queued=self._limits.max_queued,
                 mix=mix,
+                on_batch=partial(self._metrics.batch, (key[0], self.name)),
             )
-        return await batcher(rows)
+        return await batcher(rows, timing)
 
 
 @dataclass(frozen=True)
@@ -183,7 +208,7 @@ class Operation:
 
     options: type[Options]
     payload: str
-    answer: Callable[[ServedModel, Request[Any]], Any]
+    answer: Callable[[ServedModel, Request[Any], Timing], Any]
 
 
 #: By name, which is the path too.

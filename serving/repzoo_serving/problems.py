@@ -17,7 +17,7 @@ The ``type`` of a problem is stable and is what a client should look at:
     422     invalid-image                         image ``index`` of the request is none
     429     overloaded                            the queue is full; ``Retry-After`` seconds
     500     internal                              a fault of the server; its log says more
-    503     unavailable                           no model is ready yet
+    503     unavailable                           starting, or going down; ``Retry-After``
     504     deadline-exceeded                     not answered in time; the work is dropped
     ======  ====================================  ============================================
 
@@ -39,9 +39,12 @@ from repzoo.errors import (
     UnsupportedOperation,
 )
 
-__all__ = ["PROBLEM_TYPE", "Problem"]
+__all__ = ["PROBLEM_TYPE", "RETRY_AFTER", "Problem"]
 
 PROBLEM_TYPE = "application/problem+json"
+
+#: A caller who is refused for load, or too early or late, is asked to come back after a second.
+RETRY_AFTER = (b"retry-after", b"1")
 
 _MAX_DETAIL = 400
 

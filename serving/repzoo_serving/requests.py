@@ -86,6 +86,14 @@ class Request(Generic[OptionsT]):
     pixels: NDArray[np.uint8] | None = None
     latents: NDArray[np.float32] | None = None
 
+    @property
+    def items(self) -> int:
+        """How many images or latents it has, or asks for."""
+        for payload in (self.files, self.pixels, self.latents):
+            if payload is not None:
+                return len(payload)
+        return self.options.n if isinstance(self.options, GenerateOptions) else 0
+
 
 @dataclass
 class _Parts:

@@ -1,8 +1,7 @@
-"""The BentoML service: its workers, lifecycle, readiness and builds; the wire is our own.
+"""The BentoML service: its workers, lifecycle and builds; every request is our own.
 
 ``zoo serve`` runs it; so does ``bentoml serve repzoo_serving.service:RepzooService`` with the
-variables of `repzoo_serving.settings`. BentoML's own endpoints stay beside ours: ``/livez``,
-``/healthz``, ``/readyz`` and ``/schema.json``.
+variables of `repzoo_serving.settings`. Of BentoML's own endpoints ``/schema.json`` stays.
 """
 
 from __future__ import annotations
@@ -12,13 +11,18 @@ import os
 import signal
 import threading
 import time
+from typing import Any
 
 import bentoml
 import click
 import repzoo
+from _bentoml_sdk import Service  # type: ignore[import-untyped]
+from bentoml import server_context
 from repzoo.errors import RepzooError
 
 from repzoo_serving.app import App
+from repzoo_serving.exchange import Message, Receive, Send
+from repzoo_serving.logs import log_as_json
 from repzoo_serving.settings import Settings
 
 __all__ = ["RepzooService"]
@@ -26,17 +30,36 @@ __all__ = ["RepzooService"]
 _logger = logging.getLogger("repzoo_serving")
 
 _settings = Settings.from_environ(os.environ)
-_app = App(_settings.limits)
+_app = App(_settings, worker=str(server_context.worker_index or 1))
+
+#: Seconds that a run which hangs is given, after everything accepted has been answered.
+_LAST_SECONDS = 5.0
 
 
-@bentoml.asgi_app(_app, path="/", name="wire")
+class _WithOurWire(Service[Any]):  # type: ignore[misc]
+    """A service whose requests meet our application before any of BentoML's.
+
+    Its middlewares take 64 µs of every request even where they are told to do nothing, and its
+    timeout leaves a timer behind each, which piles up: p99 of 100 ms against p50 of 11. Lifespan
+    and schema stay its own.
+    """
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        beneath: Any = super().to_asgi(is_main)
+
+        async def front(scope: Message, receive: Receive, send: Send) -> None:
+            ours = scope["type"] != "lifespan" and scope["path"] != "/schema.json"
+            await (_app if ours else beneath)(scope, receive, send)
+
+        return front
+
+
 @bentoml.service(
     name="repzoo",
-    # BentoML's own timeout answers with no problem document, and leaves a timer of its length
-    # behind every request. It comes after ours, but not long after.
+    service_class=_WithOurWire,
+    # For gateways before it: a little more than our own deadline.
     traffic={"timeout": _settings.deadline_seconds + 5},
-    # What BentoML does to every request besides, each several times the cost of our own handling:
-    # its metrics, its access log, and a span.
+    # For /schema.json, the one endpoint that it answers by itself.
     metrics={"enabled": False, "namespace": "repzoo"},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
@@ -45,7 +68,9 @@ class RepzooService:
     """A representation API over a zoo of pretrained image encoders."""
 
     def __init__(self) -> None:
-        """Load the models; BentoML takes no connection before this is done."""
+        """Load the models; the server takes no connection before this is done."""
+        if _settings.log == "json":
+            log_as_json()
         if _settings.supervisor is not None:
             _follow(_settings.supervisor)
         try:
@@ -58,14 +83,17 @@ class RepzooService:
             click.echo(f"zoo: {error}", err=True)
             os._exit(1)
 
-    async def __is_ready__(self) -> bool:
-        """What ``/readyz`` says."""
-        return _app.ready
+    @bentoml.on_startup  # type: ignore[untyped-decorator]
+    async def start(self) -> None:
+        """From now on SIGTERM drains."""
+        _app.drain.handle_signals(_settings.drain_seconds, _settings.deadline_seconds + 1)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
-        """Let the threads end."""
-        _app.close()
+        """Let the threads end; one that hangs would keep the process alive for ever."""
+        if not _app.close(_LAST_SECONDS):
+            _logger.error("a model hangs; the process ends without it")
+            os._exit(1)
 
 
 def _follow(supervisor: int) -> None:

@@ -16,6 +16,9 @@ same ones:
     REPZOO_SERVE_MAX_BATCH         256         images in one run of a model
     REPZOO_SERVE_MAX_QUEUED        4096        images waiting, per model and operation
     REPZOO_SERVE_DEADLINE_SECONDS  30          a request is answered by then, or with a 504
+    REPZOO_SERVE_DRAIN_SECONDS     0           after SIGTERM, refuse at least so long before the end
+    REPZOO_SERVE_HANG_SECONDS      10          a run that takes longer turns ``/readyz`` red
+    REPZOO_SERVE_LOG               none        json: a line for each request
     =============================  ==========  ==================================================
 """
 
@@ -70,6 +73,9 @@ class Settings(Limits):
     models: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
     hub: str | None = None
     provider: Literal["cpu", "cuda"] | None = None
+    drain_seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
+    hang_seconds: float = Field(10.0, gt=0, allow_inf_nan=False)
+    log: Literal["none", "json"] = "none"
     #: The process that started this one and without which it shall not live on.
     supervisor: int | None = None
 

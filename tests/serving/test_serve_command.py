@@ -102,21 +102,55 @@ def test_it_says_where_it_serves_and_what(
         assert len(list(home.iterdir())) == 4
 
 
-def test_sigterm_ends_it_and_lets_a_request_finish(serve: Serve, tiny_package: Path) -> None:
-    with serve("--models", tiny_package, "--port", 0) as server:
+def test_sigterm_drains(serve: Serve, tiny_package: Path, eventually: Any) -> None:
+    with serve("--models", tiny_package, "--port", 0, "--log", "json") as server:
         url = httpx.URL(server.wait_until_ready())
         workers = server.workers()
         body = b'{"model": "tiny", "n": 3}'
         with socket.create_connection((url.host, url.port), timeout=30) as connection:
             head = "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
-            time.sleep(0.3)
+            head += f"Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode())
+            # The server has taken the request, and waits for its body.
+            assert connection.recv(100).startswith(b"HTTP/1.1 100 ")
             server.process.send_signal(signal.SIGTERM)
-            time.sleep(0.5)
+            # Readiness is red, and everybody else is told to go, on new connections too.
+            eventually(lambda: httpx.get(url.join("/readyz")).status_code == 503)
+            refused = httpx.post(url.join("/generate"), json={"model": "tiny"})
+            assert refused.status_code == 503
+            assert refused.headers["retry-after"] == "1"
+            assert refused.headers["content-type"] == "application/problem+json"
+            # What was accepted is answered.
             connection.sendall(body)
-            assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+            answer = connection.recv(100)
+            assert answer.startswith(b"HTTP/1.1 200 ")
         assert server.process.wait(30) == 0
         wait_until_gone(workers)
+        lines = [json.loads(line) for line in server.output().splitlines() if line[0] == "{"]
+    requests = [line for line in lines if line["event"] == "request"]
+    (good,) = [line for line in requests if line["path"] == "/generate" and line["status"] == 200]
+    assert good["model"] == "tiny"
+    assert good["images"] == 3
+    assert good["client"] == "127.0.0.1"
+    assert 0 < good["run_seconds"] <= good["seconds"]
+    (late,) = [line for line in requests if line["request_id"] == refused.headers["x-request-id"]]
+    assert late["status"] == 503
+    assert late["problem"] == "unavailable"
+
+
+def test_after_sigterm_it_refuses_for_as_long_as_it_is_told_to(
+    serve: Serve, tiny_package: Path, eventually: Any
+) -> None:
+    env = {"REPZOO_SERVE_DRAIN_SECONDS": "60"}
+    with serve("--models", tiny_package, "--port", 0, env=env) as server:
+        url = server.wait_until_ready()
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: httpx.get(f"{url}/readyz").status_code == 503)
+        # Nothing was accepted, and still it is there, until Ctrl-C in the terminal of all.
+        assert httpx.get(f"{url}/models").status_code == 503
+        (worker,) = server.workers()
+        worker.send_signal(signal.SIGINT)
+        assert server.process.wait(30) == 0
 
 
 def test_a_killed_worker_is_replaced_and_a_killed_supervisor_followed(

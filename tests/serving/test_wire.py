@@ -251,9 +251,14 @@ def test_head_is_get_without_a_body(http: httpx.Client) -> None:
     assert int(response.headers["content-length"]) == len(http.get("/models").content)
 
 
-def test_bentoml_answers_for_health(http: httpx.Client) -> None:
-    assert http.get("/livez").status_code == 200
-    assert http.get("/readyz").status_code == 200
+def test_health(http: httpx.Client) -> None:
+    for path, status in (("/livez", "alive"), ("/healthz", "alive"), ("/readyz", "ready")):
+        assert http.get(path).json() == {"status": status}
+        assert http.head(path).content == b""
+
+
+def test_bentoml_describes_itself(http: httpx.Client) -> None:
+    assert http.get("/schema.json").json()["name"] == "repzoo"
 
 
 def test_a_model_without_more_embeds(http: httpx.Client, plain_package: Path, pixels: Any) -> None:

@@ -1,0 +1,126 @@
+"""POST requests of the operations: read, parsed, run and written, within the deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, TypeVar
+
+from repzoo.errors import RepzooError
+
+from repzoo_serving import requests
+from repzoo_serving.batching import QueueFull
+from repzoo_serving.engine import Operation, ServedModel
+from repzoo_serving.exchange import Exchange, Gone, Reply
+from repzoo_serving.hangups import Hangups, Watched
+from repzoo_serving.metrics import Metrics
+from repzoo_serving.problems import RETRY_AFTER, Problem
+from repzoo_serving.responses import Answer, choose
+from repzoo_serving.settings import Limits
+
+__all__ = ["Operations"]
+
+T = TypeVar("T")
+
+#: Bodies of more bytes than this are read, and answers of more numbers or pixels written, in a
+#: thread. Below it, handing them over takes longer than doing it.
+_LARGE_BODY = 65536
+_LARGE_ANSWER = 4096
+
+
+class Operations:
+    """Answers the requests of all operations.
+
+    Args:
+        model: finds a model by its name, or raises a problem.
+        limits: what a request may take.
+        pool: where bodies are parsed and written.
+        metrics: told how long requests waited.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[str], ServedModel],
+        limits: Limits,
+        pool: Executor,
+        metrics: Metrics,
+    ) -> None:
+        self._model = model
+        self._limits = limits
+        self._pool = pool
+        self._metrics = metrics
+        self._hangups = Hangups()
+
+    async def answer(self, operation: Operation, exchange: Exchange) -> Reply:
+        """The reply to one request.
+
+        When the deadline passes, or the caller hangs up, its rows leave the queue at once.
+
+        Raises:
+            Problem: whatever is wrong with it, or 504.
+            Gone: if the caller hung up.
+        """
+        seconds = self._limits.deadline_seconds
+        caller: Watched | None = None
+        try:
+            async with asyncio.timeout(seconds) as deadline:
+                media_type = choose(exchange.header(b"accept"), tensors_too=True)
+                body = await exchange.read(self._limits.max_bytes)
+                # A hang-up is a deadline that passes now.
+                gone = partial(deadline.reschedule, 0.0)
+                with self._hangups.watch(exchange.receive, gone) as caller:
+                    answer = await self._run(operation, exchange, body)
+                    start = time.perf_counter()
+                    body = await self._write(answer, media_type)
+                    exchange.timing.write = time.perf_counter() - start
+                return Reply(200, media_type, body)
+        except TimeoutError:
+            if caller is not None and caller.gone:
+                raise Gone from None
+            if not deadline.expired():
+                raise
+            # The connection ends too: the rest of a body that is not read must not be taken for
+            # another request.
+            raise Problem(
+                "deadline-exceeded",
+                f"the request was not complete and answered after {seconds:g} seconds",
+                headers=[(b"connection", b"close")],
+            ) from None
+
+    async def _run(self, operation: Operation, exchange: Exchange, body: bytes) -> Answer:
+        start = time.perf_counter()
+        parse = partial(
+            requests.parse,
+            body,
+            exchange.headers.get(b"content-type", b""),
+            operation.options,
+            operation.payload,
+            max_items=self._limits.max_images,
+        )
+        request: requests.Request[Any] = (
+            parse() if len(body) <= _LARGE_BODY else await self._in_pool(parse)
+        )
+        exchange.timing.decode = time.perf_counter() - start
+        model = self._model(request.options.model)
+        exchange.model = model.name
+        exchange.images = request.items
+        try:
+            answer: Answer = await operation.answer(model, request, exchange.timing)
+        except QueueFull as full:
+            raise Problem("overloaded", f"{full}; try again later", headers=[RETRY_AFTER]) from None
+        except RepzooError as error:
+            raise Problem.of(error) from error
+        key = (exchange.operation, model.name)
+        self._metrics.queue_seconds[key].observe(exchange.timing.queue)
+        return Answer({**answer.facts, "request_id": exchange.request_id}, answer.arrays)
+
+    async def _write(self, answer: Answer, media_type: str) -> bytes:
+        if sum(array.size for array in answer.arrays.values()) <= _LARGE_ANSWER:
+            return answer.body(media_type)
+        return await self._in_pool(partial(answer.body, media_type))
+
+    async def _in_pool(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function)

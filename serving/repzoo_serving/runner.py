@@ -1,0 +1,81 @@
+"""The thread in which one model runs, and whether it still does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+__all__ = ["Runner"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_logger = logging.getLogger("repzoo_serving")
+
+
+class Runner(ThreadPoolExecutor):
+    """An executor of one thread: runs of a model happen one after another.
+
+    One of them uses all the cores, or the device, already.
+
+    Args:
+        name: the model's.
+        canary: a smallest run, to see whether the model runs.
+        hang_seconds: a run that takes longer is taken to hang.
+    """
+
+    def __init__(self, name: str, canary: Callable[[], object], hang_seconds: float) -> None:
+        super().__init__(1, thread_name_prefix=f"run-{name}")
+        self._name = name
+        self._canary = canary
+        self._hang_seconds = hang_seconds
+        self._busy_since: float | None = None
+        self._pending: asyncio.Future[object] | None = None
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the run in progress takes too long."""
+        since = self._busy_since
+        return since is not None and time.monotonic() - since > self._hang_seconds
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Queue a run."""
+        return super().submit(self._run, partial(fn, *args, **kwargs))
+
+    def _run(self, call: Callable[[], T]) -> T:
+        self._busy_since = time.monotonic()
+        try:
+            return call()
+        finally:
+            self._busy_since = None
+
+    async def runs(self) -> bool:
+        """Whether the model runs: the run in progress does not hang, or a smallest one succeeds.
+
+        A busy model so answers at once, and a canary never stands in line behind large batches.
+        """
+        if self._busy_since is not None:
+            return not self.hangs
+        if self._pending is None or self._pending.done():
+            self._pending = asyncio.get_running_loop().run_in_executor(self, self._canary)
+        try:
+            # Shielded: one canary for all who ask, and it cannot be stopped in any case.
+            await asyncio.wait_for(asyncio.shield(self._pending), self._hang_seconds)
+        except TimeoutError:
+            return False
+        except Exception:
+            _logger.exception("%s does not run", self._name)
+            return False
+        return True
+
+    def end(self, seconds: float) -> bool:
+        """Take no more, and wait for the run in progress; whether it ended in time."""
+        self.shutdown(wait=False, cancel_futures=True)
+        for thread in self._threads:
+            thread.join(seconds)
+        return not any(thread.is_alive() for thread in self._threads)

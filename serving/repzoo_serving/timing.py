@@ -1,0 +1,31 @@
+"""How long the stages of one request took; what ``Server-Timing`` says and the log repeats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Timing"]
+
+
+@dataclass(slots=True)
+class Timing:
+    """Seconds, by stage. What is filled in by whom stands beside it."""
+
+    #: until the body was complete; by the application, as ``write``.
+    read: float = 0.0
+    #: parsing, decoding and resizing, with the wait for a thread; by the model.
+    decode: float = 0.0
+    #: waiting for batches; by the batcher, as ``run``.
+    queue: float = 0.0
+    #: in batches that had rows of the request.
+    run: float = 0.0
+    #: making the answer's body.
+    write: float = 0.0
+
+    def header(self, total: float) -> bytes:
+        """The value of ``Server-Timing``, in milliseconds."""
+        return (
+            f"read;dur={1e3 * self.read:.2f}, decode;dur={1e3 * self.decode:.2f}, "
+            f"queue;dur={1e3 * self.queue:.2f}, run;dur={1e3 * self.run:.2f}, "
+            f"write;dur={1e3 * self.write:.2f}, total;dur={1e3 * total:.2f}"
+        ).encode()

@@ -1,0 +1,130 @@
+"""The application in a thread of this process, over real sockets, with a model that can be held.
+
+For what a test must bring about at a chosen moment; everything else talks to ``zoo serve``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import repzoo
+import uvicorn
+from repzoo_serving.app import App
+from repzoo_serving.settings import Settings
+
+
+class Gate:
+    """Holds the runs of an encoder while it is shut."""
+
+    def __init__(self, encoder: repzoo.Encoder) -> None:
+        self._open = threading.Event()
+        self._open.set()
+        self._entered = threading.Semaphore(0)
+        self._embed = encoder.embed
+        encoder.embed = self._held  # type: ignore[method-assign]
+
+    def _held(self, *args: Any, **options: Any) -> Any:
+        if not self._open.is_set():
+            self._entered.release()
+            assert self._open.wait(30)
+        return self._embed(*args, **options)
+
+    def shut(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    def wait_for_a_run(self) -> None:
+        """Return once a run is held."""
+        assert self._entered.acquire(timeout=30)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, app: App) -> None:
+        super().__init__(uvicorn.Config(app, log_config=None, lifespan="off"))  # type: ignore[arg-type]
+        self.up = threading.Event()
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+
+class Live:
+    """A running application: its ``url``, the ``app``, the ``gate`` of its model and a client."""
+
+    def __init__(self, app: App, gate: Gate, url: str, http: httpx.Client) -> None:
+        self.app = app
+        self.gate = gate
+        self.url = url
+        self.http = http
+
+    def connect(self) -> socket.socket:
+        url = httpx.URL(self.url)
+        return socket.create_connection((url.host, url.port or 80), timeout=30)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        text = self.http.get("/metrics").text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[[Callable[[], object]], None]:
+    """``eventually(condition)``: return once it is true; fail if it never is."""
+
+    def wait(condition: Callable[[], object], seconds: float = 20) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "it did not come about"
+            time.sleep(0.01)
+
+    return wait
+
+
+@contextmanager
+def run(package: Path, settings: dict[str, Any]) -> Iterator[Live]:
+    encoder = repzoo.load(package, provider="cpu", threads=1)
+    gate = Gate(encoder)
+    app = App(Settings(**settings))
+    app.load([encoder])
+    server = _Server(app)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        main = server.serve(sockets=[listener])
+        thread = threading.Thread(target=asyncio.run, args=(main,))
+        thread.start()
+        try:
+            assert server.up.wait(30)
+            with httpx.Client(base_url=url, timeout=30) as http:
+                yield Live(app, gate, url, http)
+        finally:
+            gate.open()
+            server.should_exit = True
+            thread.join(30)
+            app.close()
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def live(tiny_package: Path) -> Iterator[Callable[..., Live]]:
+    """``live(**settings)``: the application with the model "tiny" and these settings."""
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(run(tiny_package, settings))
