@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -132,11 +133,19 @@ def heavy_package(
     """The package "heavy": long enough to copy that it can be interrupted."""
     path = make_package(tmp_path_factory.mktemp("packages"), "heavy", probes=())
     (path / "figures").mkdir()
-    (path / "figures" / "noise.png").write_bytes(os.urandom(2**20) * 48)
+    noise = os.urandom(2**20) * 48
+    # A chunk that programs may skip, so that it is a PNG file.
+    (path / "figures" / "noise.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + _png_chunk(b"noIs", noise) + _png_chunk(b"IEND", b"")
+    )
     from repzoo.package import write_manifest
 
     write_manifest(path)
     return path
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + b"\0\0\0\0"
 
 
 def flip_byte(path: Path, place: int = 300) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import repzoo
-from repzoo.cache import Cache, copy_out, default_cache
+from repzoo.cache import Cache, default_cache
+from repzoo.copies import copy_out
 from repzoo.hubs.store import Store
 from repzoo.package import Package, write_manifest
 from repzoo.reference import Reference

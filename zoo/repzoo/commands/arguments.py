@@ -9,13 +9,20 @@ from repzoo.errors import InvalidInput
 from repzoo.package import Package
 from repzoo.reference import Reference, is_path
 
-__all__ = ["hub_option", "local_package", "name_or_path_argument", "reference_argument"]
+__all__ = [
+    "hub_option",
+    "local_package",
+    "name_or_path_argument",
+    "reference_argument",
+    "references_argument",
+]
 
 hub_option = click.option(
     "--hub",
     "hub_spec",
     metavar="HUB",
-    help="A folder of packages or a store. Default: $REPZOO_HUB, else the bundled packages.",
+    help="A folder of packages, a store, hf://ORG or https://HOST/ORG. Default: $REPZOO_HUB, else "
+    "the bundled packages.",
 )
 
 
@@ -26,7 +33,16 @@ def _parse_reference(_ctx: click.Context, _param: click.Parameter, value: str) -
         raise click.BadParameter(str(error)) from None
 
 
+def _parse_references(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[Reference, ...]:
+    return tuple(_parse_reference(ctx, param, value) for value in values)
+
+
 reference_argument = click.argument("reference", metavar="NAME[@REV]", callback=_parse_reference)
+references_argument = click.argument(
+    "references", metavar="NAME[@REV]...", nargs=-1, required=True, callback=_parse_references
+)
 name_or_path_argument = click.argument("name_or_path", metavar="NAME[@REV]|PATH")
 
 

@@ -1,21 +1,28 @@
-"""`zoo pull`: a package of a hub into the cache."""
+"""`zoo pull`: packages of a hub into the cache."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
-from repzoo.cache import Cache, copy_out
-from repzoo.commands.arguments import hub_option, reference_argument
+from repzoo.cache import Cache, Plan, Pulled
+from repzoo.commands.arguments import hub_option, references_argument
+from repzoo.copies import copy_out
+from repzoo.errors import HubError, ModelNotFound, Offline, RepzooError
 from repzoo.reference import Reference
 from repzoo.report import Report, format_bytes, reporting
 
 __all__ = ["pull"]
 
+_log = logging.getLogger("repzoo")
+
 
 @click.command()
-@reference_argument
+@references_argument
 @hub_option
 @click.option(
     "--out",
@@ -23,15 +30,76 @@ __all__ = ["pull"]
     type=click.Path(path_type=Path),
     help="Also write a copy to DIR/NAME.",
 )
+@click.option("--dry-run", is_flag=True, help="Say what would be fetched; write nothing.")
+@click.option("--offline", is_flag=True, help="Ask no hub: verify what is in the cache.")
+@click.option(
+    "--accept-change",
+    is_flag=True,
+    help="Take a tag or commit that is not what it was at the first pull.",
+)
 @reporting
-def pull(reference: Reference, hub_spec: str | None, out: Path | None) -> Report:
-    """Bring a package into the cache, verified.
+def pull(
+    references: tuple[Reference, ...],
+    hub_spec: str | None,
+    out: Path | None,
+    dry_run: bool,
+    offline: bool,
+    accept_change: bool,
+) -> Report:
+    """Bring packages into the cache, verified.
 
-    What is damaged there is replaced. Nothing becomes visible before all of it is right.
+    What is damaged there is replaced. Nothing becomes visible before all of it is right, and what
+    was fetched by a pull that was cut short is not fetched again.
+
+    With REPZOO_OFFLINE=1 or HF_HUB_OFFLINE=1, the cache answers for hubs that are not folders.
     """
-    pulled = Cache().pull(reference, hub_spec)
+    if dry_run and (offline or out is not None):
+        raise click.UsageError("--dry-run writes nothing and asks the hub")
+    cache = Cache()
+
+    def one(reference: Reference) -> Report:
+        if dry_run:
+            return _planned(cache.plan(reference, hub_spec))
+        if offline:
+            return _done(reference, _cached(cache, reference, hub_spec), out)
+        try:
+            pulled = cache.pull(reference, hub_spec, accept_change=accept_change)
+        except Offline as error:
+            try:
+                pulled = _cached(cache, reference, hub_spec)
+            except ModelNotFound:
+                raise error from None
+        return _done(reference, pulled, out)
+
+    return _each(references, one)
+
+
+def _cached(cache: Cache, reference: Reference, hub_spec: str | None) -> Pulled:
+    package = cache.find(reference, hub_spec)
+    package.verify()
+    return Pulled(package, None)
+
+
+def _each(references: tuple[Reference, ...], one: Callable[[Reference], Report]) -> Report:
+    """Do all, even if some fail; one reference's report is an object, several ones' are a list."""
+    if len(references) == 1:
+        return one(references[0])
+    reports, failed = [], []
+    for reference in references:
+        try:
+            reports.append(one(reference))
+        except (RepzooError, OSError) as error:
+            _log.error("%s: %s", reference, error)
+            failed.append(str(reference))
+    if failed:
+        done = ", ".join(report.data["name"] for report in reports) or "nothing else"
+        raise HubError(f"not pulled: {', '.join(failed)}; pulled: {done}")
+    return Report([report.data for report in reports], "\n".join(each.text for each in reports))
+
+
+def _done(reference: Reference, pulled: Pulled, out: Path | None) -> Report:
     package = pulled.package if out is None else copy_out(pulled.package, out)
-    data = {
+    data: dict[str, Any] = {
         "name": reference.name,
         "revision": package.revision,
         "path": str(package.path),
@@ -39,12 +107,38 @@ def pull(reference: Reference, hub_spec: str | None, out: Path | None) -> Report
         "size": package.size,
         "fetched": list(pulled.fetched),
         "repaired": list(pulled.repaired),
+        "skipped": list(pulled.skipped),
     }
     done = "pulled" if pulled.fetched else "already in the cache"
     if pulled.repaired:
         done = f"repaired ({', '.join(pulled.repaired)})"
+    if pulled.skipped:
+        done += f", without {', '.join(pulled.skipped)}, which the hub does not have"
     text = (
         f"{reference.name} {package.revision[:12]}, {format_bytes(package.size)}: {done}\n"
         f"{package.path}"
     )
     return Report(data, text)
+
+
+def _planned(plan: Plan) -> Report:
+    size, there = sum(plan.files.values()), sum(plan.there.values())
+    data = {
+        "name": plan.name,
+        "revision": plan.revision,
+        "hub": plan.hub,
+        "files": plan.files,
+        "there": plan.there,
+        "size": size,
+        "to_fetch": size - there,
+    }
+    lines = [
+        f"{plan.name} {plan.revision[:12]} from {plan.hub}: {format_bytes(size - there)} of "
+        f"{format_bytes(size)} to fetch"
+    ]
+    for file, whole in plan.files.items():
+        lack = whole - plan.there.get(file, 0)
+        if lack:
+            part = f" of {format_bytes(whole)}" if lack < whole else ""
+            lines.append(f"  {file}  {format_bytes(lack)}{part}")
+    return Report(data, "\n".join(lines))

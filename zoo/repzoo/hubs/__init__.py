@@ -22,7 +22,7 @@ from repzoo.errors import HubError
 from repzoo.package import Package, is_package
 from repzoo.reference import is_url
 
-__all__ = ["Hub", "Published", "WritableHub", "default_hub", "open_hub"]
+__all__ = ["Hub", "Published", "WritableHub", "default_hub", "hub_spec", "open_hub"]
 
 
 class Hub(Protocol):
@@ -129,6 +129,18 @@ def open_hub(spec: str | os.PathLike[str] | None = None) -> Hub:
     if is_package(path):
         raise HubError(f"{text} is a package; a hub is the folder that packages lie in")
     return FlatHub(path)
+
+
+def hub_spec(spec: str | os.PathLike[str] | None = None) -> str:
+    """The `Hub.spec` that the hub ``spec`` has, or had: nothing is opened.
+
+    Raises:
+        HubError: if it looks like an address, and is none of a hub.
+    """
+    from repzoo.hubs.huggingface import HuggingFaceHub
+
+    text = os.fspath(default_hub() if spec is None else spec)
+    return HuggingFaceHub.parse(text).spec if is_url(text) else str(Path(text).absolute())
 
 
 def default_hub() -> str:

@@ -1,0 +1,102 @@
+"""A file that is coming in: what of it has come so far, and what that hashes to."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+from pathlib import Path
+from types import TracebackType
+
+from repzoo.errors import NoSpace
+from repzoo.retries import Interrupted
+
+__all__ = ["CHUNK", "Part", "is_no_space"]
+
+#: Bytes that are read at a time; a process that is killed loses no more than these.
+CHUNK = 2**20
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Part:
+    """The beginning of a file, on disk; what is written goes to its end.
+
+    What an earlier process left is gone on with: it is read once, for the hash.
+    """
+
+    def __init__(self, path: Path, size: int, stop: threading.Event) -> None:
+        """Open or make the file ``path``.
+
+        Args:
+            path: where the part lies; a link is refused.
+            size: what the whole file has; what is longer already is no beginning of it, and goes.
+            stop: when it is set, reading ends with `Interrupted`.
+        """
+        self.path = path
+        self.length = 0
+        self._sha256 = hashlib.sha256()
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(path, flags, 0o666)
+        try:
+            there = os.fstat(self._descriptor)
+            if not stat.S_ISREG(there.st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+            if there.st_size > size:
+                os.ftruncate(self._descriptor, 0)
+            while piece := os.read(self._descriptor, CHUNK):
+                if stop.is_set():
+                    raise Interrupted
+                self._sha256.update(piece)
+                self.length += len(piece)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def __enter__(self) -> Part:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._descriptor)
+
+    def write(self, piece: bytes) -> None:
+        """Add to the end.
+
+        Raises:
+            NoSpace: if the disk is full; what was written until then stays.
+        """
+        self._sha256.update(piece)
+        left = memoryview(piece)
+        try:
+            while left:
+                written = os.write(self._descriptor, left)
+                self.length += written
+                left = left[written:]
+        except OSError as error:
+            if is_no_space(error):
+                raise NoSpace(
+                    f"{self.path}: {error.strerror}; free some space (zoo cache prune) or set "
+                    "REPZOO_CACHE, and pull again: what was fetched is kept"
+                ) from error
+            raise
+
+    def sha256(self) -> str:
+        """The hash of all that is there, in hex."""
+        return self._sha256.hexdigest()
+
+    def keep_as(self, path: Path) -> None:
+        """Make it the file ``path``, whole and on the disk."""
+        os.fsync(self._descriptor)
+        self.path.rename(path)
+
+
+def is_no_space(error: OSError) -> bool:
+    """Whether an error means that a disk, a quota or a limit is full."""
+    return error.errno in _NO_SPACE
