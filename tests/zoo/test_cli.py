@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repzoo.package import Package
 
 COMMANDS = [
     "compare",
@@ -96,7 +97,8 @@ def test_publishing(
     info = zoo_here.json("info", "tiny", "--hub", store)
     assert len(info["revisions"]) == 2
     older = info["revisions"][1]
-    assert older[:12] in zoo_here("pull", f"tiny@{older[:10]}", "--hub", store)
+    pulled = zoo_here.json("pull", f"tiny@{older[:10]}", "--hub", store)
+    assert pulled["revision"] == Package.open(tiny_package).revision
     assert "read-only" in zoo_here("publish", tiny_package, "--hub", flat_hub, status=1)
     assert "no such folder" in zoo_here("publish", tiny_package, "--hub", tmp_path / "no", status=1)
     assert "not a model package" in zoo_here("publish", tmp_path, "--hub", store, status=1)
@@ -165,7 +167,7 @@ def test_one_bad_package_does_not_hide_the_others(zoo_here: Any, flat_hub: Path)
 def test_wrong_usage_exits_with_2(zoo_here: Any, flat_hub: Path) -> None:
     wrong = {
         ("nonsense",): "No such command 'nonsense'; see zoo --help",
-        ("pull",): "Missing argument 'NAME[@REV]'; see zoo pull --help",
+        ("pull",): "Missing argument 'NAME[@REV]...'; see zoo pull --help",
         ("pull", "../tiny"): "'../tiny' is not a model's name",
         ("pull", "tiny@"): "is not a revision",
         ("pull", "tiny", "--fast"): "No such option",
@@ -183,7 +185,8 @@ def test_errors_are_one_line(zoo_here: Any, flat_hub: Path, tmp_path: Path) -> N
     wrong = {
         ("pull", "nothing"): "no package 'nothing'",
         ("pull", "tiny@0123456789"): "no revision '0123456789'",
-        ("pull", "tiny", "--hub", "hf://someone"): "folders only",
+        ("pull", "tiny", "--hub", "ftp://someone"): "ftp://someone",
+        ("pull", "hf://someone/tiny", "--hub", flat_hub): "names its hub",
         ("list", "--hub", tmp_path / "nowhere"): "no such folder",
         ("info", "nothing"): "no package 'nothing'",
         ("info", tmp_path / "nowhere"): "not a model package",

@@ -292,7 +292,7 @@ def test_mutated_graphs_are_let_pass_or_refused(tiny_package: Path, tmp_path: Pa
         (ROOT / "zoo/bundled/simvae-mnist/probes/class.mlp.onnx").read_bytes(),
     ]
     passed = 0
-    for _ in range(3000):
+    for _ in range(1500):
         data = bytearray(rng.choice(originals))
         for _ in range(rng.randint(1, 4)):
             at = rng.randrange(len(data) + 1)
@@ -320,7 +320,7 @@ def test_mutated_graphs_are_let_pass_or_refused(tiny_package: Path, tmp_path: Pa
         assert _tensors_with_external_data(model) == []
         assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
         assert not model.functions
-    assert 100 < passed < 2900
+    assert 50 < passed < 1450
 
 
 def _tensors_with_external_data(model: onnx.ModelProto) -> list[str]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 
+from repzoo.admission import admit
 from repzoo.cache import Cache
 from repzoo.encoder import Encoder, Provider
-from repzoo.errors import HubError, InvalidInput, ModelNotFound
+from repzoo.errors import HubError, InvalidInput, ModelNotFound, Offline, RepzooError
 from repzoo.package import Package
 from repzoo.reference import Reference, is_path
+from repzoo.retries import Patience
 
 __all__ = ["find", "load"]
 
 _log = logging.getLogger("repzoo")
+
+_BRIEF = Patience(attempts=2, first=0.5, limit=5.0)
 
 
 def load(
@@ -27,16 +30,19 @@ def load(
 ) -> Encoder:
     """Load a model: by name, pulled into the cache if it is not there, or from a package's folder.
 
-    Every file is verified before it is used. If the hub cannot be reached, or is the default one
+    Every file is verified before it is used, and what is loaded for the first time is run in a
+    process with limits before, see `repzoo.admission`. If the hub cannot be reached, or is the default one
     and does not have the model, the revision that was pulled last is taken from the cache.
 
         >>> encoder = repzoo.load("simvae-mnist")
+        >>> encoder = repzoo.load("hf://org/simvae-celeba@v2")
         >>> encoder = repzoo.load("runs/mine/package", provider="cpu")
 
     Args:
-        name_or_path: ``NAME`` or ``NAME@REVISION``; or a path, which has a separator in it or is a
-            folder with a ``manifest.json``.
-        hub: a hub's folder; by default the one of ``REPZOO_HUB`` or the bundled one.
+        name_or_path: ``NAME``, ``NAME@REVISION`` or ``hf://ORG/NAME@REVISION``; or a path, which
+            has a separator in it or is a folder with a ``manifest.json``.
+        hub: a hub's folder, ``hf://ORG`` or ``https://HOST/ORG``; by default the one of
+            ``REPZOO_HUB`` or the bundled one.
         revision: another way to say ``@REVISION``.
         provider: "cpu" or "cuda"; by default CUDA where a GPU and its libraries work.
         threads: threads that one call may use; by default as many as the machine has cores.
@@ -67,29 +73,38 @@ def find(
             raise InvalidInput(f"{os.fspath(name_or_path)} is a path: it has no hub or revision")
         package = Package.open(name_or_path)
         package.verify()
-        return package
-    return _pull_or_find(Reference.parse(os.fspath(name_or_path), revision), hub)
+    else:
+        package = _pull_or_find(Reference.parse(os.fspath(name_or_path), revision), hub)
+    admit(package)
+    return package
 
 
 def _pull_or_find(reference: Reference, hub: str | None) -> Package:
     cache = Cache()
+    named = hub or reference.hub
     try:
-        return cache.pull(reference, hub).package
+        # With something to fall back on, a hub that is gone is not waited for.
+        patience = _BRIEF if _is_cached(cache, reference, named) else None
+        return cache.pull(reference, hub, asking=patience).package
     except (HubError, ModelNotFound) as error:
-        last = cache.last_pull(reference.name)
-        if last is None:
+        if named is not None and isinstance(error, ModelNotFound):
             raise
-        if hub is not None:
-            # Another hub's package is not what was asked for.
-            same_hub = last.hub in (hub, str(Path(hub).absolute()))
-            if isinstance(error, ModelNotFound) or not same_hub:
-                raise
         try:
-            package = cache.find(reference)
-        except ModelNotFound:
+            # From another hub it would not be what was asked for.
+            package = cache.find(reference, hub)
+        except (ModelNotFound, HubError):
             raise error from None
         package.verify()
         # Not in the default hub is how models pulled from another hub always are.
-        level = logging.INFO if isinstance(error, ModelNotFound) else logging.WARNING
+        expected = isinstance(error, (ModelNotFound, Offline))
+        level = logging.INFO if expected else logging.WARNING
         _log.log(level, "%s; using the cached revision %s", error, package.revision[:12])
         return package
+
+
+def _is_cached(cache: Cache, reference: Reference, hub: str | None) -> bool:
+    try:
+        cache.find(reference, hub)
+    except (RepzooError, OSError):
+        return False
+    return True

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import click
 
+from repzoo.admission import admit
 from repzoo.commands.arguments import local_package, name_or_path_argument
 from repzoo.report import Report, format_table, reporting
 
@@ -40,6 +41,9 @@ def verify(name_or_path: str, files_only: bool, provider: Literal["cpu", "cuda"]
     text = f"{name} {package.revision[:12]}: {files} files are right"
     if files_only:
         return Report(data, text)
+
+    # Before this process loads its graphs.
+    admit(package)
 
     from repzoo.encoder import Encoder
     from repzoo.golden import check_golden
