@@ -1,0 +1,99 @@
+"""The application: which path is answered by what."""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from repzoo.errors import RepzooError
+from repzoo.hub_server import changes, models, pages, trees, uploads
+from repzoo.hub_server.context import Server
+from repzoo.hub_server.downloads import download
+from repzoo.hub_server.problems import Problem, as_problem, problem_response
+
+__all__ = ["create_app"]
+
+_log = logging.getLogger("repzoo.hub_server")
+
+_MODEL = "/api/models/{org}/{name}"
+
+
+def create_app(server: Server) -> Starlette:
+    """The application of one server."""
+    routes = [
+        Route("/health", _health),
+        Route("/api/whoami-v2", models.whoami),
+        Route("/api/models", models.list_models),
+        Route(_MODEL, models.model_info),
+        Route(f"{_MODEL}/revision/{{revision}}", models.model_info),
+        Route(f"{_MODEL}/tree/{{revision}}", trees.list_tree),
+        Route(f"{_MODEL}/tree/{{revision}}/{{path:path}}", trees.list_tree),
+        Route(f"{_MODEL}/paths-info/{{revision}}", trees.paths_info, methods=["POST"]),
+        Route(f"{_MODEL}/refs", trees.list_refs),
+        Route(f"{_MODEL}/commits/{{revision}}", trees.list_commits),
+        Route("/api/validate-yaml", changes.validate_card, methods=["POST"]),
+        Route("/api/repos/create", changes.create_repository, methods=["POST"]),
+        Route("/api/repos/delete", changes.delete_repository, methods=["DELETE"]),
+        Route(f"{_MODEL}/settings", changes.set_visibility, methods=["PUT"]),
+        Route(f"{_MODEL}/branch/{{branch}}", changes.no_branches, methods=["POST", "DELETE"]),
+        Route(f"{_MODEL}/tag/{{revision}}", changes.create_tag, methods=["POST"]),
+        Route(f"{_MODEL}/tag/{{revision}}", changes.delete_tag, methods=["DELETE"]),
+        Route(f"{_MODEL}/preupload/{{revision}}", changes.preupload, methods=["POST"]),
+        Route(f"{_MODEL}/commit/{{revision}}", changes.commit, methods=["POST"]),
+        Route(f"{_MODEL}/xet-{{kind}}-token/{{revision:path}}", _no_xet),
+        Route("/{org}/{name}.git/info/lfs/objects/batch", uploads.lfs_batch, methods=["POST"]),
+        Route("/api/lfs/{name}/{oid}", uploads.receive, methods=["PUT"]),
+        Route("/api/{rest:path}", _nothing, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
+        Route("/{org}/{name}/resolve/{revision}/{path:path}", download),
+        Route("/", pages.index),
+        Route("/login", pages.login),
+        Route("/{org}", pages.index),
+        Route("/{org}/{name}", pages.model),
+        Route("/{org}/{name}/tree/{revision}", pages.model),
+        Route("/{org}/{name}/commit/{revision}", pages.model),
+    ]
+    handlers = {
+        Problem: _answer,
+        RepzooError: _answer,
+        HTTPException: _answer,
+        ClientDisconnect: _answer,
+        Exception: _answer,
+    }
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.state.server = server
+    return app
+
+
+def _health(_: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+def _nothing(_: Request) -> Response:
+    raise HTTPException(404)
+
+
+def _no_xet(_: Request) -> Response:
+    raise Problem(404, "this hub takes uploads without Xet: set HF_HUB_DISABLE_XET=1")
+
+
+def _answer(request: Request, error: Exception) -> Response:
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=400)  # to nobody
+    if isinstance(error, HTTPException):
+        what = "there is nothing at" if error.status_code == 404 else f"{request.method} is not for"
+        path = request.url.path[:200]
+        error = Problem(error.status_code, f"{what} {path} on this hub", None, error.headers)
+    elif isinstance(error, RepzooError):
+        error = as_problem(error)
+    elif not isinstance(error, Problem):
+        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        error = Problem(500, "the hub made a mistake; its log says which")
+    for_people = not request.url.path.startswith("/api/") and request.method == "GET"
+    if for_people and "text/html" in request.headers.get("accept", ""):
+        return pages.problem_page(error)
+    return problem_response(error)

@@ -1,0 +1,103 @@
+"""Request bodies, read no further than they may go."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.requests import Request
+
+from repzoo.hub_server.limits import IDLE_SECONDS, JSON_BYTES
+from repzoo.hub_server.problems import Problem
+
+__all__ = ["lines", "pieces", "read_form", "read_json"]
+
+# The rest of the body is not waited for, so the connection cannot be used again.
+_CLOSE = {"Connection": "close"}
+
+
+async def pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """A body as it arrives.
+
+    Raises:
+        Problem: 413 at the first byte that is too many, before any if it is announced; 408 if
+            nothing comes for a while.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > limit:
+        raise _too_large(limit)
+    stream = request.stream()
+    size = 0
+    while True:
+        try:
+            piece = await asyncio.wait_for(anext(stream, None), IDLE_SECONDS)
+        except TimeoutError:
+            message = f"the body stood still for {IDLE_SECONDS:.0f} seconds"
+            raise Problem(408, message, headers=_CLOSE) from None
+        if piece is None:
+            return
+        size += len(piece)
+        if size > limit:
+            raise _too_large(limit)
+        if piece:
+            yield piece
+
+
+async def lines(request: Request, limit: int, line_limit: int) -> AsyncIterator[bytes]:
+    """The lines of a body as they arrive, of which only one is held at a time."""
+    line = bytearray()
+    async for piece in pieces(request, limit):
+        start = 0
+        while (end := piece.find(b"\n", start)) >= 0:
+            line += piece[start:end]
+            _check_line(line, line_limit)
+            yield bytes(line)
+            line.clear()
+            start = end + 1
+        line += piece[start:]
+        _check_line(line, line_limit)
+    if line:
+        yield bytes(line)
+
+
+async def read_json(request: Request, limit: int = JSON_BYTES) -> dict[str, Any]:
+    """A body that is one JSON object.
+
+    Raises:
+        Problem: if it is something else, or too large.
+    """
+    body = b"".join([piece async for piece in pieces(request, limit)])
+    try:
+        content = json.loads(body)
+    except (RecursionError, ValueError) as error:
+        raise Problem(400, f"the body is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise Problem(400, "the body is not a JSON object")
+    return content
+
+
+async def read_form(request: Request) -> dict[str, list[str]]:
+    """A body that is an HTML form, or a JSON object of strings and lists of them."""
+    if request.headers.get("content-type", "").startswith("application/json"):
+        content = await read_json(request)
+        return {
+            key: value if isinstance(value, list) else [value] for key, value in content.items()
+        }
+    body = b"".join([piece async for piece in pieces(request, JSON_BYTES)])
+    try:
+        return parse_qs(body.decode(), keep_blank_values=True, max_num_fields=10_000)
+    except ValueError as error:
+        raise Problem(400, f"the body is not a form: {error}") from None
+
+
+def _check_line(line: bytearray, limit: int) -> None:
+    if len(line) > limit:
+        message = f"a line of more than {limit} bytes: larger files come as LFS"
+        raise Problem(413, message, headers=_CLOSE)
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, f"the body is larger than the {limit} bytes that it may be", headers=_CLOSE)
