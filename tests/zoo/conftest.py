@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -118,6 +120,43 @@ def store(tmp_path: Path) -> Path:
     from repzoo.hubs.store import Store
 
     return Path(Store.create(tmp_path / "store").spec)
+
+
+@pytest.fixture(scope="session")
+def faults() -> ModuleType:
+    """The module ``tests/faulty_hub.py``: what a `FaultyHub` can be told to do."""
+    path = Path(__file__).parents[1] / "faulty_hub.py"
+    spec = importlib.util.spec_from_file_location("faulty_hub", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["faulty_hub"] = module  # data classes look for their module there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def faulty_hub(faults: ModuleType, no_network_settings: None) -> Iterator[Any]:
+    """A running `FaultyHub` with no packages."""
+    with faults.FaultyHub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def no_network_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the user's decides how hubs are asked."""
+    for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "REPZOO_OFFLINE", "REPZOO_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits between attempts are a hundredth of what they are."""
+    import functools
+
+    from repzoo.retries import Patience
+
+    monkeypatch.setattr("repzoo.cache.Patience", functools.partial(Patience, first=0.01))
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,6 @@ class Patience:
             raise HubUnavailable(f"{error}; it asks to try again in {asked:.0f} s", asked)
         delay = min(self.longest, self.first * 2 ** (failures - 1)) * random.uniform(0.75, 1.25)
         delay = max(delay, asked)
-        say("waiting %.3g s: %s", delay, error)
+        say("waiting %.*f s: %s", 1 if delay < 10 else 0, delay, error)
         if self.stop.wait(delay):
             raise Interrupted
