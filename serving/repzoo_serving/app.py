@@ -17,8 +17,9 @@ import psutil  # type: ignore[import-untyped]
 from repzoo.encoder import Encoder
 from repzoo.errors import InvalidInput
 
+from repzoo_serving import openai
 from repzoo_serving.drain import Drain
-from repzoo_serving.engine import OPERATIONS, ServedModel
+from repzoo_serving.engine import PATHS, ServedModel
 from repzoo_serving.exchange import Exchange, Gone, Message, Receive, Reply, RequestIds, Send
 from repzoo_serving.logs import RequestLog
 from repzoo_serving.metrics import METRICS_TYPE, Gauge, Metrics
@@ -113,8 +114,7 @@ class App:
         request_id = self._ids.make(headers.get(b"x-request-id"))
         exchange = Exchange(scope, receive, headers, request_id)
         if self.drain.begun and exchange.path not in _HEALTH:
-            exchange.problem = _DRAINING.kind
-            await self._finish(exchange, send, Reply.of(_DRAINING, request_id))
+            await self._finish(exchange, send, _refusal(exchange, _DRAINING))
             return
         self.drain.enter()
         try:
@@ -133,12 +133,10 @@ class App:
             self._log_request(exchange, 499)  # as nginx has it
             return None
         except Problem as problem:
-            exchange.problem = problem.kind
-            return Reply.of(problem, exchange.request_id)
+            return _refusal(exchange, problem)
         except Exception:
             _logger.exception("request %s failed", exchange.request_id)
-            exchange.problem = _INTERNAL.kind
-            return Reply.of(_INTERNAL, exchange.request_id)
+            return _refusal(exchange, _INTERNAL)
 
     async def _finish(self, exchange: Exchange, send: Send, reply: Reply) -> None:
         self.metrics.answered(exchange, reply.status)
@@ -167,7 +165,7 @@ class App:
 
     async def _reply(self, exchange: Exchange) -> Reply:
         path = exchange.path
-        operation = OPERATIONS.get(path[1:]) if path.startswith("/") else None
+        operation = PATHS.get(path)
         if operation is not None:
             exchange.operation = path[1:]
             _require_method(exchange.method, ("POST",))
@@ -176,10 +174,13 @@ class App:
             _require_method(exchange.method, ("GET", "HEAD"))
             choose(exchange.header(b"accept"), tensors_too=False)
             return Reply(200, JSON_TYPE, self._describe(path.removeprefix("/models")))
+        if path == "/v1/models":
+            _require_method(exchange.method, ("GET", "HEAD"))
+            return Reply(200, JSON_TYPE, openai.listing(self._models))
         if path in _HEALTH:
             _require_method(exchange.method, ("GET", "HEAD"))
             return await self._health(path)
-        there = ", ".join(f"POST /{name}" for name in OPERATIONS)
+        there = ", ".join(f"POST {name}" for name in PATHS)
         raise Problem("not-found", f"{path} is not known; there are {there}, GET /models")
 
     def _describe(self, name: str) -> bytes:
@@ -227,6 +228,12 @@ class App:
             "1 for each model that is served.",
             [({**model.facts, "provider": model.encoder.provider}, 1.0) for model in models],
         )
+
+
+def _refusal(exchange: Exchange, problem: Problem) -> Reply:
+    exchange.problem = problem.kind
+    more = {"error": openai.error_member(problem)} if exchange.path.startswith("/v1/") else {}
+    return Reply.of(problem, exchange.request_id, **more)
 
 
 def _require_method(method: str, allowed: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +16,24 @@ from repzoo.encoder import Encoder
 from repzoo.errors import UnknownTask, UnsupportedOperation
 from repzoo.images import as_pixels
 
+from repzoo_serving import openai
 from repzoo_serving.batching import Batcher, Results
 from repzoo_serving.metrics import Metrics
 from repzoo_serving.problems import Problem
-from repzoo_serving.requests import EmbedOptions, GenerateOptions, Options, ProbeOptions, Request
+from repzoo_serving.requests import (
+    EmbedOptions,
+    GenerateOptions,
+    Options,
+    ProbeOptions,
+    Request,
+    parse,
+)
 from repzoo_serving.responses import Answer
 from repzoo_serving.runner import Runner
 from repzoo_serving.settings import Limits
 from repzoo_serving.timing import Timing
 
-__all__ = ["OPERATIONS", "Operation", "ServedModel"]
+__all__ = ["OPERATIONS", "PATHS", "Operation", "ServedModel"]
 
 
 class ServedModel:
@@ -100,6 +108,9 @@ class ServedModel:
         return rows
 
     async def embed(self, request: Request[EmbedOptions], timing: Timing) -> Answer:
+        dimensions, there = request.options.dimensions, self.encoder.config.latent_dim
+        if dimensions not in (None, there):
+            raise Problem("malformed-request", f"dimensions: {self.name} has {there} of them")
         pixels = await self._pixels(request, timing)
         normalize = request.options.normalize
         run = partial(_embed, self.encoder, normalize)
@@ -202,22 +213,39 @@ class ServedModel:
         return await batcher(rows, timing)
 
 
+class Parse(Protocol):
+    """Checks one body, of a content type."""
+
+    def __call__(self, body: bytes, content_type: bytes, *, max_items: int) -> Request[Any]: ...
+
+
 @dataclass(frozen=True)
 class Operation:
-    """One POST endpoint: its options, its payload, and what answers it."""
+    """One POST endpoint: what reads its requests, answers them, and writes the answers."""
 
-    options: type[Options]
-    payload: str
+    parse: Parse
     answer: Callable[[ServedModel, Request[Any], Timing], Any]
+    write: Callable[[Answer, str], bytes] = Answer.body
+    #: whether the answer can be safetensors too.
+    tensors_too: bool = True
 
 
-#: By name, which is the path too.
+def _operation(options: type[Options], payload: str, answer: Any) -> Operation:
+    return Operation(partial(parse, options=options, payload=payload), answer)
+
+
+#: By name, which is the path too: what a model can do.
 OPERATIONS = {
-    "embed": Operation(EmbedOptions, "images", ServedModel.embed),
-    "posterior": Operation(Options, "images", ServedModel.posterior),
-    "reconstruct": Operation(Options, "images", ServedModel.reconstruct),
-    "generate": Operation(GenerateOptions, "latents", ServedModel.generate),
-    "probe": Operation(ProbeOptions, "images", ServedModel.probe),
+    "embed": _operation(EmbedOptions, "images", ServedModel.embed),
+    "posterior": _operation(Options, "images", ServedModel.posterior),
+    "reconstruct": _operation(Options, "images", ServedModel.reconstruct),
+    "generate": _operation(GenerateOptions, "latents", ServedModel.generate),
+    "probe": _operation(ProbeOptions, "images", ServedModel.probe),
+}
+
+#: What is served at which path.
+PATHS = {f"/{name}": operation for name, operation in OPERATIONS.items()} | {
+    "/v1/embeddings": Operation(openai.parse, ServedModel.embed, openai.document, False)
 }
 
 

@@ -51,9 +51,9 @@ class Reply:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
     @classmethod
-    def of(cls, problem: Problem, request_id: str) -> Reply:
-        """The reply that a problem is."""
-        body = problem.body(request_id)
+    def of(cls, problem: Problem, request_id: str, **members: Any) -> Reply:
+        """The reply that a problem is, with ``members`` besides its own."""
+        body = problem.body(request_id, **members)
         return cls(problem.status, PROBLEM_TYPE, body, tuple(problem.headers))
 
 

@@ -67,14 +67,14 @@ class Operations:
         caller: Watched | None = None
         try:
             async with asyncio.timeout(seconds) as deadline:
-                media_type = choose(exchange.header(b"accept"), tensors_too=True)
+                media_type = choose(exchange.header(b"accept"), tensors_too=operation.tensors_too)
                 body = await exchange.read(self._limits.max_bytes)
                 # A hang-up is a deadline that passes now.
                 gone = partial(deadline.reschedule, 0.0)
                 with self._hangups.watch(exchange.receive, gone) as caller:
                     answer = await self._run(operation, exchange, body)
                     start = time.perf_counter()
-                    body = await self._write(answer, media_type)
+                    body = await self._write(operation, answer, media_type)
                     exchange.timing.write = time.perf_counter() - start
                 return Reply(200, media_type, body)
         except TimeoutError:
@@ -93,11 +93,9 @@ class Operations:
     async def _run(self, operation: Operation, exchange: Exchange, body: bytes) -> Answer:
         start = time.perf_counter()
         parse = partial(
-            requests.parse,
+            operation.parse,
             body,
             exchange.headers.get(b"content-type", b""),
-            operation.options,
-            operation.payload,
             max_items=self._limits.max_images,
         )
         request: requests.Request[Any] = (
@@ -115,12 +113,14 @@ class Operations:
             raise Problem.of(error) from error
         key = (exchange.operation, model.name)
         self._metrics.queue_seconds[key].observe(exchange.timing.queue)
-        return Answer({**answer.facts, "request_id": exchange.request_id}, answer.arrays)
+        facts = {**answer.facts, "request_id": exchange.request_id}
+        return Answer(facts, answer.arrays, request.options.encoding_format)
 
-    async def _write(self, answer: Answer, media_type: str) -> bytes:
+    async def _write(self, operation: Operation, answer: Answer, media_type: str) -> bytes:
+        write = partial(operation.write, answer, media_type)
         if sum(array.size for array in answer.arrays.values()) <= _LARGE_ANSWER:
-            return answer.body(media_type)
-        return await self._in_pool(partial(answer.body, media_type))
+            return write()
+        return await self._in_pool(write)
 
     async def _in_pool(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function)

@@ -29,7 +29,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
+from PIL.Image import DecompressionBombError
 from repzoo.errors import (
     ImageTooLarge,
     InvalidImage,
@@ -90,8 +92,8 @@ class Problem(Exception):
         self.headers = headers
         self.members = members
 
-    def body(self, request_id: str) -> bytes:
-        """The document, as UTF-8 JSON."""
+    def body(self, request_id: str, **members: Any) -> bytes:
+        """The document, as UTF-8 JSON, with ``members`` besides its own."""
         document = {
             "type": f"urn:repzoo:problem:{self.kind}",
             "title": self.title,
@@ -99,6 +101,7 @@ class Problem(Exception):
             "detail": self.detail,
             "request_id": request_id,
             **self.members,
+            **members,
         }
         return json.dumps(document).encode()
 
@@ -106,6 +109,9 @@ class Problem(Exception):
     def of(cls, error: RepzooError) -> Problem:
         """The problem for an error that the model's own checks raised."""
         match error:
+            # Pillow has a limit of its own, far beyond any of ours, and comes first.
+            case InvalidImage() if isinstance(error.__cause__, DecompressionBombError):
+                return cls("too-many-pixels", str(error), index=error.index)
             case ImageTooLarge():
                 return cls("too-many-pixels", str(error), index=error.index)
             case InvalidImage():

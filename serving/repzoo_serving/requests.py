@@ -19,7 +19,7 @@ from __future__ import annotations
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import pydantic_core
@@ -36,24 +36,30 @@ __all__ = [
     "Options",
     "ProbeOptions",
     "Request",
+    "json_object",
+    "media_type",
     "parse",
+    "sentence",
+    "too_many",
 ]
 
 MEDIA_TYPES = ("application/json", "multipart/form-data", tensors.SAFETENSORS_TYPE)
 
 
 class Options(BaseModel):
-    """What every operation takes: the name of the model."""
+    """What every operation takes: the name of the model, and how JSON answers have vectors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     model: str
+    encoding_format: Literal["float", "base64"] = "float"
 
 
 class EmbedOptions(Options):
-    """Of ``/embed``."""
+    """Of ``/embed``. ``dimensions``, where it is given, must be the model's own."""
 
     normalize: bool = False
+    dimensions: int | None = Field(None, ge=1)
 
 
 class GenerateOptions(Options):
@@ -126,19 +132,18 @@ def parse(
     Raises:
         Problem: 400, 413, 415, or 422 for an image that is no base64.
     """
-    media_type = content_type.split(b";", 1)[0].strip().lower().decode("latin-1")
     try:
-        match media_type:
+        match media_type(content_type):
             case "application/json":
                 parts = _from_json(body, payload)
             case "multipart/form-data":
                 parts = _from_form(body, content_type, payload, max_items)
             case tensors.SAFETENSORS_TYPE:
                 parts = _from_safetensors(body)
-            case _:
+            case other:
                 raise Problem(
                     "unsupported-media-type",
-                    f"the body is {media_type or 'of no stated type'}; send one of "
+                    f"the body is {other or 'of no stated type'}; send one of "
                     + ", ".join(MEDIA_TYPES),
                 )
         checked = (
@@ -149,7 +154,7 @@ def parse(
         if unknown := sorted(parts.payload.keys() - {payload}):
             raise ValueError(f"{', '.join(unknown)}: not known to this operation")
     except ValidationError as error:
-        raise Problem("malformed-request", _sentence(error)) from None
+        raise Problem("malformed-request", sentence(error)) from None
     except ValueError as error:
         raise Problem("malformed-request", str(error)) from None
     if payload not in parts.payload:
@@ -159,11 +164,16 @@ def parse(
     return _with_payload(checked, payload, parts.payload[payload], max_items)
 
 
+def media_type(content_type: bytes) -> str:
+    """The type that a Content-Type header names, without its parameters."""
+    return content_type.split(b";", 1)[0].strip().lower().decode("latin-1")
+
+
 def _with_payload(options: OptionsT, payload: str, value: Any, max_items: int) -> Request[OptionsT]:
     if len(value) == 0:
         raise Problem("malformed-request", f"{payload}: at least one is needed")
     if len(value) > max_items:
-        raise _too_many(payload, str(len(value)), max_items)
+        raise too_many(payload, str(len(value)), max_items)
     if payload == "latents":
         return Request(options, latents=_latents(value))
     if isinstance(value, np.ndarray):
@@ -172,7 +182,7 @@ def _with_payload(options: OptionsT, payload: str, value: Any, max_items: int) -
 
 
 def _from_json(body: bytes, payload: str) -> _Parts:
-    document = _object(body, "the body")
+    document = json_object(body, "the body")
     value = document.pop(payload, None)
     parts = _Parts(document)
     if value is not None:
@@ -180,7 +190,7 @@ def _from_json(body: bytes, payload: str) -> _Parts:
         try:
             parts.payload[payload] = adapter.validate_python(value)
         except ValidationError as error:
-            raise ValueError(_sentence(error, payload)) from None
+            raise ValueError(sentence(error, payload)) from None
     return parts
 
 
@@ -188,7 +198,7 @@ def _from_form(body: bytes, content_type: bytes, payload: str, max_items: int) -
     try:
         form = multipart.parse(body, content_type, max_parts=max_items + _MAX_FIELDS)
     except multipart.TooManyParts:
-        raise _too_many(payload, "there", max_items) from None
+        raise too_many(payload, "there", max_items) from None
     options: dict[str, str] = {}
     for name, text in form.fields:
         if name in options:
@@ -208,7 +218,7 @@ def _from_safetensors(body: bytes) -> _Parts:
     arrays, metadata = tensors.parse(body)
     if unknown := sorted(metadata.keys() - {"request"}):
         raise ValueError(f"metadata {', '.join(unknown)}: only 'request' is known")
-    document = _object(metadata.get("request", "{}"), "metadata 'request'")
+    document = json_object(metadata.get("request", "{}"), "metadata 'request'")
     kinds = {"images": ("uint8", 4, "[N, H, W, C]"), "latents": ("float32", 2, "[N, D]")}
     for name, array in arrays.items():
         if name not in kinds:
@@ -221,7 +231,8 @@ def _from_safetensors(body: bytes) -> _Parts:
     return _Parts(document, dict(arrays))
 
 
-def _too_many(payload: str, found: str, max_items: int) -> Problem:
+def too_many(payload: str, found: str, max_items: int) -> Problem:
+    """The problem of a request with ``found`` items."""
     return Problem(
         "too-many-images",
         f"{payload}: {found} are more than the {max_items} that one request may have",
@@ -229,7 +240,8 @@ def _too_many(payload: str, found: str, max_items: int) -> Problem:
     )
 
 
-def _object(text: bytes | str, what: str) -> dict[str, Any]:
+def json_object(text: bytes | str, what: str) -> dict[str, Any]:
+    """A JSON object; ``what`` names it in the ValueError that is raised if it is none."""
     try:
         document = pydantic_core.from_json(text, allow_inf_nan=False)
     except ValueError as error:
@@ -263,7 +275,7 @@ def _latents(value: Any) -> NDArray[np.float32]:
     return latents
 
 
-def _sentence(error: ValidationError, prefix: str = "") -> str:
+def sentence(error: ValidationError, prefix: str = "") -> str:
     """The first few findings of pydantic, in one line."""
     findings = error.errors(include_url=False, include_input=False, include_context=False)
     lines = []

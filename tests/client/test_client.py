@@ -116,6 +116,40 @@ class TestCalls:
         assert tiny.config["latent_dim"] == 4
 
 
+class TestJsonAnswers:
+    """The same numbers and pixels, by another way."""
+
+    def test_every_call(self, client: Client, server_url: str, pixels: Any) -> None:
+        with Client(server_url, answers="json", batch_size=2) as other:
+            for images in (pixels, [png(seed=seed) for seed in range(3)]):
+                embeddings = other.embed(images, model="tiny")
+                assert embeddings.dtype == np.float32
+                np.testing.assert_allclose(
+                    embeddings, client.embed(images, model="tiny"), atol=1e-6
+                )
+                posterior = other.posterior(images, model="tiny")
+                expected = client.posterior(images, model="tiny")
+                np.testing.assert_allclose(posterior.mean, expected.mean, atol=1e-6)
+                np.testing.assert_allclose(posterior.variance, expected.variance, atol=1e-6)
+                assert posterior.uncertainty is None
+                reconstruction = other.reconstruct(images, model="tiny")
+                again = client.reconstruct(images, model="tiny")
+                assert np.array_equal(reconstruction.images, again.images)
+                np.testing.assert_allclose(reconstruction.error, again.error, atol=1e-6)
+            generated = other.generate(2, model="tiny", seed=3)
+            drawn = client.generate(2, model="tiny", seed=3)
+            assert np.array_equal(generated.images, drawn.images)
+            assert np.array_equal(generated.latents, drawn.latents)
+            probed = other.probe(pixels, "digit", model="tiny")
+            assert probed.labels == client.probe(pixels, "digit", model="tiny").labels
+            assert probed.probabilities.dtype == np.float32
+            assert other.models() == client.models()
+
+    def test_other_formats_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="answers"):
+            Client(answers="xml")  # type: ignore[arg-type]
+
+
 class TestImages:
     """What counts as images, and how it travels."""
 

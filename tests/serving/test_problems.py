@@ -163,6 +163,8 @@ def test_what_a_model_cannot_do(http: httpx.Client, operation: str) -> None:
         ({**GOOD, "normalize": "true"}, "normalize"),
         ({**GOOD, "normalize": 1}, "normalize"),
         ({**GOOD, "normalise": True}, "normalise"),
+        ({**GOOD, "encoding_format": "hex"}, "encoding_format"),
+        ({**GOOD, "dimensions": 5}, "dimensions"),
         ({**GOOD, "task": "digit"}, "task"),
         ({**GOOD, "latents": [[0, 0, 0, 0]]}, "latents"),
         ('{"model": "tiny", "images": [NaN]}', "JSON"),

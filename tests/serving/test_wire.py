@@ -230,6 +230,34 @@ def test_numbers_in_json_are_exactly_the_float32_ones(http: httpx.Client, pixels
     assert np.array_equal(np.float32(in_json), in_tensors)
 
 
+def test_base64_vectors_are_the_same_numbers(http: httpx.Client, pixels: Any) -> None:
+    """Rows of [N, D] become strings, and nothing else does; in every format of the request."""
+    vectors = {
+        "embed": ["embeddings"],
+        "posterior": ["mean", "variance"],
+        "reconstruct": [],
+        "probe": ["probabilities"],
+    }
+    for operation, names in vectors.items():
+        options = {"model": "tiny", **({"task": "digit"} if operation == "probe" else {})}
+        floats = post(http, f"/{operation}", body("json", options, pixels), "application/json")
+        options["encoding_format"] = "base64"
+        for kind in FORMATS:
+            texts = post(http, f"/{operation}", body(kind, options, pixels), "application/json")
+            assert texts.keys() == floats.keys()
+            for name in names:
+                rows = [base64.b64decode(row, validate=True) for row in texts[name]]
+                found = np.stack([np.frombuffer(row, "<f4") for row in rows])
+                np.testing.assert_allclose(found, floats[name], atol=1e-6)
+        in_tensors = post(http, f"/{operation}", body("json", options, pixels), SAFETENSORS)
+        for name in names:
+            assert in_tensors[name].dtype == np.float32
+    generate = {"json": {"model": "tiny", "n": 2, "seed": 1, "encoding_format": "base64"}}
+    answer = post(http, "/generate", generate, "application/json")
+    assert [len(base64.b64decode(row)) for row in answer["latents"]] == [16, 16]
+    assert from_png(answer["images"][0]).shape == (8, 8)
+
+
 def test_models_are_described(http: httpx.Client, tiny_package: Path, plain_package: Path) -> None:
     tiny, plain = http.get("/models").json()["models"]
     assert tiny["name"] == "tiny"

@@ -48,9 +48,11 @@ class Client:
             take, each; None for no limit.
         api_key: sent as a bearer token, where the server wants one.
         batch_size: images in one request; at most the server's ``max_images``.
+        answers: the format of answers. "json", with base64 vectors, is for what lies between and
+            lets nothing else through; reading images from it takes Pillow.
 
     Raises:
-        ValueError: if the URL is not one of http or https.
+        ValueError: if the URL is not one of http or https, or there is no such format.
     """
 
     def __init__(
@@ -60,12 +62,16 @@ class Client:
         timeout: float | None = 60.0,
         api_key: str | None = None,
         batch_size: int = 256,
+        answers: _wire.Answers = "safetensors",
     ) -> None:
         self.url = (url or os.environ.get("REPZOO_URL") or DEFAULT_URL).rstrip("/")
         if not _is_web_url(self.url):
             raise ValueError(f"{self.url!r} is not an http:// or https:// URL")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: expected 1 or more")
+        if answers not in ("safetensors", "json"):
+            raise ValueError(f"answers is {answers!r}: expected 'safetensors' or 'json'")
+        self._answers = answers
         self._batch_size = batch_size
         self._timeout = timeout
         self._http = httpx.Client(
@@ -156,7 +162,7 @@ class Client:
             options |= {"n": n, "seed": seed}
         else:
             payload = _wire.latents_payload(latents)
-        answer = self._send("POST", "generate", **payload.request(options))
+        answer = self._send("POST", "generate", **payload.request(options, self._answers))
         return Generation(answer["images"], answer["latents"])
 
     def probe(
@@ -191,7 +197,12 @@ class Client:
         self, operation: str, options: dict[str, Any], images: _wire.Images
     ) -> list[_wire.Answer]:
         return [
-            self._send("POST", operation, first=i * self._batch_size, **payload.request(options))
+            self._send(
+                "POST",
+                operation,
+                first=i * self._batch_size,
+                **payload.request(options, self._answers),
+            )
             for i, payload in enumerate(_wire.batches(images, self._batch_size))
         ]
 

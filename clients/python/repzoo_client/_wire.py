@@ -1,17 +1,19 @@
 """Version 1 of the wire, seen from the client: calls -> requests, and answers -> arrays or errors.
 
 Nothing here sends anything. Arrays travel as safetensors, files as multipart forms, and results as
-safetensors.
+safetensors, or as JSON with base64 vectors where that is asked for.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import httpx
 import numpy as np
@@ -20,7 +22,16 @@ from numpy.typing import NDArray
 
 from repzoo_client import errors
 
-__all__ = ["Answer", "ImageLike", "Images", "Payload", "batches", "latents_payload", "read"]
+__all__ = [
+    "Answer",
+    "Answers",
+    "ImageLike",
+    "Images",
+    "Payload",
+    "batches",
+    "latents_payload",
+    "read",
+]
 
 #: One image: a uint8 array ``[H, W]`` or ``[H, W, C]`` of the model's size, or an image file of any
 #: size, as a path or its bytes.
@@ -31,6 +42,9 @@ Images: TypeAlias = ImageLike | Iterable[ImageLike]
 
 SAFETENSORS_TYPE = "application/x-safetensors"
 
+#: The format of answers.
+Answers: TypeAlias = Literal["safetensors", "json"]
+
 
 @dataclass(frozen=True)
 class Payload:
@@ -39,9 +53,14 @@ class Payload:
     tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     files: tuple[bytes, ...] = ()
 
-    def request(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def request(
+        self, options: Mapping[str, Any], answers: Answers = "safetensors"
+    ) -> dict[str, Any]:
         """Keyword arguments for httpx."""
         headers = {"Accept": SAFETENSORS_TYPE}
+        if answers == "json":
+            headers = {"Accept": "application/json"}
+            options = {**options, "encoding_format": "base64"}
         if self.files:
             texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in options.items()}
             files = [("images", (str(i), content)) for i, content in enumerate(self.files)]
@@ -159,7 +178,8 @@ def read(response: httpx.Response, first: int = 0) -> Answer:
     media_type = response.headers.get("content-type", "").split(";")[0]
     try:
         if media_type == "application/json":
-            return Answer({}, response.json())
+            document = response.json()
+            return Answer(_from_json(document), document)
         if media_type == SAFETENSORS_TYPE:
             data = response.content
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -170,6 +190,33 @@ def read(response: httpx.Response, first: int = 0) -> Answer:
     raise errors.UnexpectedAnswer(
         f"{response.url} answered with {media_type or 'no type'}: is it a repzoo server?"
     )
+
+
+def _from_json(document: Any) -> dict[str, NDArray[Any]]:
+    """The arrays of a JSON answer, which are among its members."""
+    arrays = {
+        name: np.stack([np.frombuffer(base64.b64decode(row), "<f4") for row in document[name]])
+        for name in ("embeddings", "mean", "variance", "latents", "probabilities")
+        if name in document
+    }
+    for name in ("uncertainty", "error"):
+        if name in document:
+            arrays[name] = np.asarray(document[name], np.float32)
+    if "images" in document:
+        arrays["images"] = np.stack([_read_png(text) for text in document["images"]])
+    return arrays
+
+
+def _read_png(text: str) -> NDArray[np.uint8]:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(
+            "images in JSON answers are PNG files, which Pillow reads: pip install pillow, or do "
+            "without answers='json'"
+        ) from error
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
 _BY_TYPE: dict[str, type[errors.APIError]] = {

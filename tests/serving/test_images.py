@@ -1,0 +1,160 @@
+"""Image files of every kind over HTTP: what each is seen as, and which are refused."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import repzoo
+from PIL import ExifTags, Image
+
+RGB = np.random.default_rng(5).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+GREY = RGB[:, :, 0]
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def turned(kind: str) -> tuple[bytes, bytes]:
+    """A file whose EXIF says that it must be turned, and one that is upright."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # the stored rows run from top to bottom at the right
+    upright = Image.fromarray(np.rot90(RGB, -1))
+    return encoded(Image.fromarray(RGB), kind, exif=exif, lossless=True), encoded(upright)
+
+
+def sixteen_bit() -> tuple[bytes, bytes]:
+    deep = (GREY.astype(np.uint16) << 8) | 0x55
+    return encoded(Image.fromarray(deep)), encoded(Image.fromarray(GREY))
+
+
+def transparent() -> tuple[bytes, bytes]:
+    alpha = np.zeros((*GREY.shape, 4), np.uint8)
+    alpha[:, :, :3] = RGB
+    alpha[:, 12:, 3] = 255
+    shown = RGB.copy()
+    shown[:, :12] = 255
+    return encoded(Image.fromarray(alpha)), encoded(Image.fromarray(shown))
+
+
+def palette() -> tuple[bytes, bytes]:
+    image = Image.fromarray(RGB).quantize(16)
+    return encoded(image), encoded(image.convert("RGB"))
+
+
+def cmyk() -> tuple[bytes, bytes]:
+    image = Image.fromarray(RGB).convert("CMYK")
+    data = encoded(image, "JPEG", quality=95)
+    return data, encoded(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def animated(kind: str) -> tuple[bytes, bytes]:
+    frames = [Image.fromarray(np.full((8, 8), level, np.uint8)) for level in (0, 120, 240)]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    return data, encoded(frames[0])
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        lambda: turned("PNG"),
+        lambda: turned("WEBP"),
+        sixteen_bit,
+        transparent,
+        palette,
+        cmyk,
+        lambda: animated("GIF"),
+        lambda: animated("PNG"),
+        lambda: animated("WEBP"),
+        lambda: (encoded(Image.fromarray(GREY), "WEBP", lossless=True), encoded_grey()),
+        lambda: (encoded(Image.fromarray(GREY > 99)), encoded_bilevel()),
+    ],
+    ids=[
+        "exif-png", "exif-webp", "16-bit", "alpha", "palette", "cmyk", "gif", "apng",
+        "animated-webp", "grey-webp", "bilevel",
+    ],
+)  # fmt: skip
+def test_a_file_is_seen_as_the_plain_png_of_what_it_shows(
+    server_url: str, pair: Callable[[], tuple[bytes, bytes]]
+) -> None:
+    given, plain = pair()
+    images = [base64.b64encode(data).decode() for data in (given, plain)]
+    response = httpx.post(f"{server_url}/embed", json={"model": "tiny", "images": images})
+    assert response.status_code == 200, response.text
+    one, other = response.json()["embeddings"]
+    np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def encoded_grey() -> bytes:
+    return encoded(Image.fromarray(GREY))
+
+
+def encoded_bilevel() -> bytes:
+    return encoded(Image.fromarray(np.where(GREY > 99, 255, 0).astype(np.uint8)))
+
+
+def test_a_turned_jpeg_is_turned(server_url: str, tiny_package: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    data = encoded(Image.fromarray(RGB), "JPEG", exif=exif)
+    stored = np.asarray(Image.open(io.BytesIO(data)))
+    response = httpx.post(
+        f"{server_url}/embed", data={"model": "tiny"}, files=[("images", ("x.png", data))]
+    )
+    expected = repzoo.load(tiny_package, provider="cpu").embed([stored[::-1, ::-1]])
+    np.testing.assert_allclose(response.json()["embeddings"], expected, atol=1e-6)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    check = zlib.crc32(kind + data)
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+
+def png(width: int, height: int, *chunks: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+def large(kind: str) -> bytes:
+    return encoded(Image.new("L", (2000, 2000)), kind)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        *((encoded(Image.fromarray(RGB), kind)[:-40], 422) for kind in ("PNG", "JPEG", "WEBP")),
+        (large("PNG"), 413),
+        (large("JPEG"), 413),
+        (large("WEBP"), 413),
+        (large("GIF"), 413),
+        (png(2**31 - 1, 2**31 - 1), 413),
+        (png(0, 8), 422),
+        (png(8, 8, chunk(b"IDAT", b"not zlib")), 422),
+        # Text that inflates to 64 MB beside a harmless image.
+        (png(8, 8, chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(2**26), 9))), 422),
+        # More pixels than the header says.
+        (png(8, 8, chunk(b"IDAT", zlib.compress(bytes(2**24), 9))), 200),
+        (b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0), 422),
+    ],
+)
+def test_what_is_cut_off_or_blows_up_is_refused(server_url: str, data: bytes, status: int) -> None:
+    good = encoded_grey()
+    images = [base64.b64encode(each).decode() for each in (good, data)]
+    response = httpx.post(f"{server_url}/embed", json={"model": "tiny", "images": images})
+    assert response.status_code == status, response.text
+    if status != 200:
+        assert response.json()["index"] == 1
+    # And nobody else has noticed.
+    request = {"model": "tiny", "images": images[:1]}
+    assert httpx.post(f"{server_url}/embed", json=request).status_code == 200
