@@ -9,6 +9,8 @@ from repzoo.admission import admit
 from repzoo.cache import Cache
 from repzoo.encoder import Encoder, Provider
 from repzoo.errors import HubError, InvalidInput, ModelNotFound, Offline, RepzooError
+from repzoo.hubs import default_hub
+from repzoo.names import names
 from repzoo.package import Package
 from repzoo.reference import Reference, is_path
 from repzoo.retries import Patience
@@ -31,8 +33,9 @@ def load(
     """Load a model: by name, pulled into the cache if it is not there, or from a package's folder.
 
     Every file is verified before it is used, and what is loaded for the first time is run in a
-    process with limits before, see `repzoo.admission`. If the hub cannot be reached, or is the default one
-    and does not have the model, the revision that was pulled last is taken from the cache.
+    process with limits before, see `repzoo.admission`. If the hub cannot be reached, or is the
+    default one and does not have the model, the revision that was pulled last is taken from the
+    cache.
 
         >>> encoder = repzoo.load("simvae-mnist")
         >>> encoder = repzoo.load("hf://org/simvae-celeba@v2")
@@ -82,9 +85,15 @@ def find(
 def _pull_or_find(reference: Reference, hub: str | None) -> Package:
     cache = Cache()
     named = hub or reference.hub
+    there = _is_cached(cache, reference, named)
+    if there and named is None and default_hub(reference.name) == names().organisation:
+        # It is here, from whichever hub; the last resort is for names that nobody has.
+        package = cache.find(reference)
+        package.verify()
+        return package
     try:
         # With something to fall back on, a hub that is gone is not waited for.
-        patience = _BRIEF if _is_cached(cache, reference, named) else None
+        patience = _BRIEF if there else None
         return cache.pull(reference, hub, asking=patience).package
     except (HubError, ModelNotFound) as error:
         if named is not None and isinstance(error, ModelNotFound):

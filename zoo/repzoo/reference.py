@@ -7,6 +7,7 @@
 | ``NAME@sha256:DIGEST`` | exactly these bytes, whoever serves them |
 | ``hf://ORG/NAME[@REVISION]`` | the same on the Hugging Face Hub, or the endpoint in its place |
 | ``https://HOST[:PORT]/ORG/NAME[@REVISION]`` | the same on a hub of that address |
+| ``ALIAS[@REVISION]`` | what it stands for in ``catalogue.json``, see `repzoo.names` |
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from typing import NamedTuple
 
 from repzoo.config import NAME_PATTERN
 from repzoo.errors import InvalidInput, ModelNotFound
+from repzoo.names import names
 from repzoo.package import is_package
 
 __all__ = [
     "Reference",
+    "did_you_mean",
     "is_digest",
     "is_name",
     "is_path",
@@ -62,6 +65,9 @@ class Reference(NamedTuple):
     def parse(cls, text: str, revision: str | None = None) -> Reference:
         """Parse any of the forms above; ``NAME@sha256:DIGEST`` is ``NAME@DIGEST``.
 
+        An alias is replaced by what it stands for; a revision beside it is taken instead of its
+        own.
+
         Args:
             text: what to parse.
             revision: the revision, if it is said apart.
@@ -86,20 +92,23 @@ class Reference(NamedTuple):
             raise InvalidInput(f"two revisions: {text!r} and {revision!r}")
         if at:
             revision = given
-        if revision is None:
-            return cls(name, None, hub)
-        if _REVISION.fullmatch(revision) is None:
-            raise InvalidInput(f"{revision!r} is not a revision: a ref, or a sha256 in hex")
-        return cls(name, revision.removeprefix("sha256:"), hub)
+        if revision is not None:
+            if _REVISION.fullmatch(revision) is None:
+                raise InvalidInput(f"{revision!r} is not a revision: a ref, or a sha256 in hex")
+            revision = revision.removeprefix("sha256:")
+        if hub is None and name in names().aliases:
+            meant = cls.parse(names().aliases[name])
+            return meant if revision is None else meant._replace(revision=revision)
+        return cls(name, revision, hub)
 
     def hub_or(self, given: str | None) -> str | None:
-        """The hub to ask: the reference's own, or the one that was given apart, or None.
+        """The hub that is meant, said in the reference or beside it; None: whichever is in use.
 
         Raises:
-            InvalidInput: if there are both.
+            InvalidInput: if both are said and differ.
         """
-        if self.hub is not None and given is not None:
-            raise InvalidInput(f"two hubs: {self} names its own, and {given} is another")
+        if self.hub is not None and given not in (None, self.hub):
+            raise InvalidInput(f"{self} names its hub, and {given} is another")
         return self.hub or given
 
 
@@ -133,9 +142,15 @@ def no_such_package(where: str, name: str, known: Iterable[str]) -> ModelNotFoun
         name: what was asked for.
         known: the names that are there.
     """
-    alike = difflib.get_close_matches(name, known, n=3)
-    meant = f"did you mean {' or '.join(alike)}? " if alike else ""
-    return ModelNotFound(f"{where} has no package {name!r}; {meant}see zoo list")
+    return ModelNotFound(
+        f"{where} has no package {name!r}; {did_you_mean(name, known)}see zoo list"
+    )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question with the names that are spelt alike and a space behind it; empty without any."""
+    alike = difflib.get_close_matches(name, {*known}, n=3)
+    return f"did you mean {' or '.join(alike)}? " if alike else ""
 
 
 def match_revision(revision: str, known: Iterable[str], where: str) -> str:

@@ -72,7 +72,7 @@ def _look_up(
 ) -> tuple[Card, str, list[str]]:
     """A card, where it comes from, and the revisions that are there."""
     try:
-        hub = open_hub(hub_spec)
+        hub = open_hub(reference.hub_or(hub_spec), reference.name)
         return card_on_hub(hub, reference), hub.spec, hub.revisions(reference.name)
     except (HubError, ModelNotFound):
         # What was pulled from another hub is known without it.

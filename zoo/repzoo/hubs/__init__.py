@@ -18,9 +18,12 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from repzoo.bundled import bundled_folder
 from repzoo.errors import HubError
-from repzoo.package import Package, is_package
-from repzoo.reference import is_url
+from repzoo.names import names
+from repzoo.package import MANIFEST, Package, is_package
+from repzoo.progress import say
+from repzoo.reference import did_you_mean, is_url
 
 __all__ = ["Hub", "Published", "WritableHub", "default_hub", "hub_spec", "open_hub"]
 
@@ -105,8 +108,12 @@ class WritableHub(Hub, Protocol):
         """
 
 
-def open_hub(spec: str | os.PathLike[str] | None = None) -> Hub:
-    """Open the hub ``spec``; None opens the default one.
+def open_hub(spec: str | os.PathLike[str] | None = None, name: str | None = None) -> Hub:
+    """Open the hub ``spec``; None opens the default one, see `default_hub`.
+
+    Args:
+        spec: a folder, ``hf://ORG`` or ``https://HOST/ORG``.
+        name: the package that is wanted from it, where it is one.
 
     Raises:
         HubError: if there is no such hub, or this version cannot read it.
@@ -117,7 +124,10 @@ def open_hub(spec: str | os.PathLike[str] | None = None) -> Hub:
     from repzoo.hubs.store import Store, is_store
 
     if spec is None:
-        spec = default_hub()
+        spec = default_hub(name)
+        if name is not None and spec == names().organisation:
+            meant = did_you_mean(name, [*names().aliases, *_names_below(bundled_folder())])
+            say("%s is not among the bundled packages; %sasking %s", name, meant, spec)
     text = os.fspath(spec)
     if is_url(text):
         return HuggingFaceHub.parse(text)
@@ -143,23 +153,26 @@ def hub_spec(spec: str | os.PathLike[str] | None = None) -> str:
     return HuggingFaceHub.parse(text).spec if is_url(text) else str(Path(text).absolute())
 
 
-def default_hub() -> str:
-    """The hub for commands that name none.
+def default_hub(name: str | None = None) -> str:
+    """The hub for whoever names none: the first of these.
 
-    ``REPZOO_HUB``, then a checkout's ``zoo/bundled``, then the packages that the wheel carries.
+    1. ``REPZOO_HUB``;
+    2. a checkout's ``zoo/bundled``, or the packages that the wheel carries;
+    3. the catalogue's organisation, for the package ``name`` where the former does not have it.
 
     Raises:
-        HubError: if there is none of them.
+        HubError: if there is none.
     """
     named = os.environ.get("REPZOO_HUB")
     if named:
         return named
-    package = Path(__file__).parents[1]
-    area = package.parent
-    if area.name == "zoo" and (area.parent / "pyproject.toml").is_file():
-        bundled = area / "bundled"
-    else:
-        bundled = package / "bundled"
+    bundled = bundled_folder()
+    if name is not None and not is_package(bundled / name):
+        return names().organisation
     if not bundled.is_dir():
         raise HubError(f"there is no hub: {bundled} is not there; name one by --hub or REPZOO_HUB")
     return str(bundled)
+
+
+def _names_below(folder: Path) -> list[str]:
+    return [path.parent.name for path in folder.glob(f"*/{MANIFEST}")]

@@ -1,0 +1,161 @@
+"""How packages are named: references, aliases, and the order of hubs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import repzoo
+from repzoo.bundled import bundled_folder
+from repzoo.cache import Cache
+from repzoo.hubs import default_hub, open_hub
+from repzoo.names import Names, names
+from repzoo.reference import Reference, is_path, no_such_package
+from repzoo_training.recipe import list_recipes
+
+DIGEST = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("simvae-celeba", Reference("simvae-celeba")),
+        ("simvae-celeba@v2", Reference("simvae-celeba", "v2")),
+        (f"a@sha256:{DIGEST}", Reference("a", DIGEST)),
+        ("hf://org/a", Reference("a", None, "hf://org")),
+        ("hf://Some-Org.1/a@abc1234", Reference("a", "abc1234", "hf://Some-Org.1")),
+        (f"hf://org/a@sha256:{DIGEST}", Reference("a", DIGEST, "hf://org")),
+        ("http://127.0.0.1:8080/org/a@v1.0", Reference("a", "v1.0", "http://127.0.0.1:8080/org")),
+        ("https://hub.example.org/org/a", Reference("a", None, "https://hub.example.org/org")),
+        ("https://[::1]:80/org/a@main", Reference("a", "main", "https://[::1]:80/org")),
+    ],
+)
+def test_references(text: str, expected: Reference) -> None:
+    assert Reference.parse(text) == expected
+    assert not is_path(text)
+    # What is printed can be typed again.
+    assert Reference.parse(str(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf://a",
+        "hf:///a",
+        "hf://org/a/b",
+        "hf://org/../a",
+        "hf://org/A",
+        "hf://org/a@",
+        "hf://org/a@../x",
+        "hf://org/a?x=1",
+        "https://host/a",
+        "https://user:secret@host/org/a",
+        "https://host:port/org/a",
+        "https://host/org/extra/a",
+        "https:///org/a",
+        "ftp://host/org/a",
+        "file:///etc/passwd",
+        "HF://org/a",
+        "a@sha256:123",
+        "a@b@c",
+    ],
+)
+def test_what_is_no_reference(text: str) -> None:
+    with pytest.raises(repzoo.InvalidInput):
+        Reference.parse(text)
+
+
+def test_addresses_are_never_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hf:" / "org" / "a").mkdir(parents=True)
+    (tmp_path / "hf:" / "org" / "a" / "manifest.json").write_text("{}")
+    assert not is_path("hf://org/a")
+    assert is_path("hf:/org/a")
+    assert is_path("runs/mine")
+
+
+def test_one_hub_is_named_once() -> None:
+    reference = Reference.parse("hf://org/a")
+    assert reference.hub_or(None) == reference.hub_or("hf://org") == "hf://org"
+    assert Reference("a").hub_or("folder") == "folder"
+    assert Reference("a").hub_or(None) is None
+    with pytest.raises(repzoo.InvalidInput, match="hf://org/a names its hub, and hf://other is"):
+        reference.hub_or("hf://other")
+
+
+def test_the_catalogue_is_sound() -> None:
+    assert re.fullmatch(r"hf://[a-z0-9-]+", names().organisation)
+    recipes = {recipe.name for recipe in list_recipes()}
+    for alias, target in names().aliases.items():
+        reference = Reference.parse(alias)
+        assert str(reference) == target
+        assert reference.name not in names().aliases
+        # A package of an alias's name could not be asked for.
+        assert alias not in recipes
+        assert not (bundled_folder() / alias).exists()
+        if reference.hub is None:
+            assert (bundled_folder() / reference.name / "manifest.json").exists()
+
+
+def test_aliases_go_wherever_names_go(zoo_here: Any) -> None:
+    assert Reference.parse("simvae@v2") == Reference("simvae-mnist", "v2")
+    assert Reference.parse("hf://org/simvae") == Reference("simvae", None, "hf://org")
+    assert zoo_here.json("pull", "simvae")["name"] == "simvae-mnist"
+    assert "simvae-mnist" in zoo_here("path", "simvae")
+    assert zoo_here.json("info", "mnist")["name"] == "simvae-mnist"
+    assert "simvae-mnist" in zoo_here("verify", "simvae", "--files-only")
+    assert repzoo.load("vae").config.name == "vae-mnist"
+    assert zoo_here.json("rm", "simvae")["name"] == "simvae-mnist"
+
+
+def test_an_alias_may_name_a_revision_and_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    meant = Names("hf://repzoo", {"faces": "hf://org/simvae-celeba@v2"})
+    monkeypatch.setattr("repzoo.reference.names", lambda: meant)
+    assert Reference.parse("faces") == Reference("simvae-celeba", "v2", "hf://org")
+    assert Reference.parse("faces@main") == Reference("simvae-celeba", "main", "hf://org")
+
+
+def test_unknown_names_are_answered_with_those_spelt_alike(zoo_here: Any, flat_hub: Path) -> None:
+    known = ["simvae-mnist", "simvae-fashion-mnist", "vae-mnist"]
+    message = str(no_such_package("here", "simvae-mnits", known))
+    assert message.startswith("here has no package 'simvae-mnits'; did you mean simvae-mnist or ")
+    assert str(no_such_package("here", "x", known)) == "here has no package 'x'; see zoo list"
+    assert "did you mean tiny? see zoo list" in zoo_here("pull", "tinny", status=1)
+
+
+def test_the_order_of_hubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flat_hub: Path) -> None:
+    assert default_hub() == default_hub("simvae-celeba") == str(flat_hub)
+    monkeypatch.delenv("REPZOO_HUB")
+    assert default_hub() == default_hub("simvae-mnist") == str(bundled_folder())
+    assert default_hub("simvae-celeba") == names().organisation
+    assert open_hub(None, "simvae-celeba").spec == names().organisation
+
+
+def test_bundled_packages_need_no_network(
+    monkeypatch: pytest.MonkeyPatch, flat_hub: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import socket
+
+    def no_network(*_: object, **__: object) -> None:
+        raise AssertionError("somebody asked the network")
+
+    Cache().pull(Reference("tiny"))
+    monkeypatch.delenv("REPZOO_HUB")
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    assert repzoo.load("simvae-mnist").config.name == "simvae-mnist"
+    # What was pulled from another hub is here, and nobody else is asked for it.
+    assert repzoo.load("tiny").config.name == "tiny"
+    assert caplog.records == []
+
+
+def test_the_last_resort_is_named(
+    zoo_here: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("REPZOO_OFFLINE", "1")
+    error = zoo_here("pull", "simvae-mnits", status=1)
+    assert "is not asked" in error
+    assert "not among the bundled packages; did you mean simvae-mnist" in caplog.text
+    assert f"asking {names().organisation}" in caplog.text
