@@ -478,7 +478,7 @@ def test_a_disk_that_fills_up_keeps_what_came(
     faulty_hub.publish(large_package)
     # As if others had filled it after the look at it.
     plenty = shutil._ntuple_diskusage(2**40, 0, 2**40)
-    monkeypatch.setattr("repzoo.cache.shutil.disk_usage", lambda path: plenty)
+    monkeypatch.setattr("repzoo.installation.shutil.disk_usage", lambda path: plenty)
     with pytest.raises(repzoo.NoSpace, match="No space left on device"):
         Cache(small_disk).pull(Reference("large"), faulty_hub.spec)
     kept = part_of(small_disk, large_package, NOISE).stat().st_size

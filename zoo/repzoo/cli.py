@@ -6,37 +6,52 @@ warnings and errors go to stderr. Exit status: 0, 1 for errors, 2 for wrong usag
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
-from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
 import click
 
-from repzoo import commands
 from repzoo.errors import MissingExtra, RepzooError
 
 __all__ = ["main", "zoo"]
 
 
-class _Elsewhere(NamedTuple):
+class _Entry(NamedTuple):
     help: str
-    extra: str
+    #: ``module:name`` of the command; None: another package registers it as an entry point of the
+    #: group "repzoo.commands".
+    home: str | None = None
+    #: what to install where its imports are not there.
+    extra: str | None = None
 
 
-#: Commands that other packages register as entry points of the group "repzoo.commands". Their help
-#: stands here, so that ``zoo --help`` imports none of them.
-_ELSEWHERE = {
-    "compare": _Elsewhere("Set training runs beside each other and published numbers.", "training"),
-    "evaluate": _Elsewhere("Measure an encoder under the common protocol.", "training"),
-    "export": _Elsewhere("Write the model package of a training run.", "training"),
-    "serve": _Elsewhere("Serve models over HTTP.", "serving"),
-    "train": _Elsewhere("Train an encoder on unlabelled images.", "training"),
+#: All commands. Their help stands here, so that ``zoo --help`` imports none of them.
+_COMMANDS = {
+    "cache": _Entry("Look after the cache of packages.", "cached:cache"),
+    "compare": _Entry(
+        "Set training runs beside each other and published numbers.", extra="training"
+    ),
+    "diff": _Entry("Set the config and metrics of two packages side by side.", "finding:diff"),
+    "evaluate": _Entry("Measure an encoder under the common protocol.", extra="training"),
+    "export": _Entry("Write the model package of a training run.", extra="training"),
+    "find": _Entry("Find packages by what they are and how good they are.", "finding:find"),
+    "hub": _Entry("Make, serve and keep hubs.", "hub:hub"),
+    "info": _Entry("Show what is known about a package.", "listing:info"),
+    "list": _Entry("List the packages of a hub.", "listing:list_"),
+    "path": _Entry("Print where a package lies in the cache.", "cached:path"),
+    "publish": _Entry("Publish a package to a hub.", "publishing:publish"),
+    "pull": _Entry("Bring packages into the cache, verified.", "pulling:pull"),
+    "rm": _Entry("Remove a package from the cache.", "cached:rm"),
+    "serve": _Entry("Serve models over HTTP.", extra="serving"),
+    "train": _Entry("Train an encoder on unlabelled images.", extra="training"),
+    "verify": _Entry("Check a package in the cache or a folder.", "verifying:verify"),
 }
 
 
-class _CommandElsewhere(click.Command):
+class _Lazy(click.Command):
     """A command that is imported when it is called."""
 
     def make_context(
@@ -52,25 +67,24 @@ class _CommandElsewhere(click.Command):
 
 class _Zoo(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *_ELSEWHERE})
+        return sorted(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _ELSEWHERE:
-            return _CommandElsewhere(cmd_name, help=_ELSEWHERE[cmd_name].help)
-        return super().get_command(ctx, cmd_name)
+        entry = _COMMANDS.get(cmd_name)
+        return None if entry is None else _Lazy(cmd_name, help=entry.help)
 
     def invoke(self, ctx: click.Context) -> None:
         try:
             # What a command returns is no exit status.
             super().invoke(ctx)
         except (MissingExtra, ModuleNotFoundError) as error:
-            command = ctx.invoked_subcommand
-            if command not in _ELSEWHERE or (error.name or "").startswith("repzoo"):
+            entry = _COMMANDS.get(ctx.invoked_subcommand or "")
+            if entry is None or entry.extra is None or (error.name or "").startswith("repzoo"):
                 raise
             # The command's extra brings along what any part of it needs.
             cause = error.__cause__ if isinstance(error, MissingExtra) else error
             missing = cause if isinstance(cause, ImportError) else None
-            raise MissingExtra(f"zoo {command}", _ELSEWHERE[command].extra, missing) from error
+            raise MissingExtra(f"zoo {ctx.invoked_subcommand}", entry.extra, missing) from error
 
 
 @click.group(cls=_Zoo, context_settings={"help_option_names": ["-h", "--help"]})
@@ -78,21 +92,9 @@ class _Zoo(click.Group):
 def zoo() -> None:
     """Model packages of pretrained image encoders: find, pull, verify, publish, train and serve.
 
-    NAME may be NAME@REVISION, where the revision is a sha256 or the start of one.
+    NAME may be NAME@REVISION, where the revision is a tag, a commit or a sha256, or the start of
+    one of the last two, or NAME@sha256:DIGEST; and hf://ORG/NAME or https://HOST/ORG/NAME.
     """
-
-
-for _command in (
-    commands.list_,
-    commands.info,
-    commands.pull,
-    commands.verify,
-    commands.publish,
-    commands.rm,
-    commands.path,
-    commands.hub,
-):
-    zoo.add_command(_command)
 
 
 def main() -> None:
@@ -124,8 +126,15 @@ def _fail(message: str, status: int) -> int:
 
 
 def _import_command(name: str) -> click.Command:
-    (point,) = entry_points(group="repzoo.commands", name=name)
-    command = point.load()
+    home = _COMMANDS[name].home
+    if home is None:
+        from importlib.metadata import entry_points
+
+        (point,) = entry_points(group="repzoo.commands", name=name)
+        command = point.load()
+    else:
+        module, _, attribute = home.partition(":")
+        command = getattr(importlib.import_module(f"repzoo.commands.{module}"), attribute)
     if not isinstance(command, click.Command):
-        raise TypeError(f"the entry point of zoo {name} is {command!r}, not a click command")
+        raise TypeError(f"zoo {name} is {command!r}, not a click command")
     return command

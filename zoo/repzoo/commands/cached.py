@@ -1,4 +1,4 @@
-"""`zoo path` and `zoo rm`: what is in the cache."""
+"""`zoo cache`, `zoo path` and `zoo rm`: what is in the cache."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import click
 
 from repzoo.cache import Cache
 from repzoo.commands.arguments import reference_argument
+from repzoo.errors import IntegrityError
+from repzoo.progress import progress_bar
 from repzoo.reference import Reference
-from repzoo.report import Report, reporting
+from repzoo.report import Report, format_bytes, format_table, reporting
+from repzoo.upkeep import held, prune, verify_all, waste
 
-__all__ = ["path", "rm"]
+__all__ = ["cache", "path", "rm"]
 
 
 @click.command()
@@ -33,3 +36,94 @@ def path(reference: Reference) -> Report:
     package = Cache().find(reference)
     data = {"name": reference.name, "revision": package.revision, "path": str(package.path)}
     return Report(data, str(package.path))
+
+
+@click.group()
+def cache() -> None:
+    """Look after the cache of packages."""
+
+
+@cache.command("path")
+@reporting
+def cache_path() -> Report:
+    """Print where the cache is: $REPZOO_CACHE, or in the user's cache folder."""
+    where = str(Cache().path)
+    return Report({"path": where}, where)
+
+
+@cache.command("list")
+@reporting
+def cache_list() -> Report:
+    """List what is in the cache: sizes, revisions, last pulls."""
+    cache = Cache()
+    lines = held(cache)
+    data = [
+        {**line._asdict(), "pulled": line.pulled.isoformat() if line.pulled is not None else None}
+        for line in lines
+    ]
+    if not lines:
+        return Report(data, f"There are no packages in {cache.path}.")
+    rows = [
+        (
+            line.name,
+            line.revision[:12],
+            format_bytes(line.size),
+            f"{line.pulled.astimezone():%Y-%m-%d %H:%M}" if line.pulled is not None else "-",
+            "yes" if line.current else "no",
+            line.hub or "-",
+        )
+        for line in lines
+    ]
+    table = format_table(rows, ("NAME", "REVISION", "SIZE", "PULLED", "CURRENT", "FROM"))
+    total = format_bytes(sum(line.size for line in lines))
+    rest = sum(line.size for line in waste(cache))
+    more = f"; zoo cache prune frees {format_bytes(rest)}" if rest else ""
+    return Report(data, f"{table}\n{total} in {cache.path}{more}")
+
+
+@cache.command("verify")
+@reporting
+def cache_verify() -> Report:
+    """Check every byte of every package."""
+    cache = Cache()
+    lines = held(cache)
+    with progress_bar("verify", sum(line.size for line in lines)) as advance:
+        faults = verify_all(cache, advance)
+    if faults:
+        bad = "; ".join(
+            f"{name}@{revision[:12]}: {fault}" for (name, revision), fault in faults.items()
+        )
+        names = " ".join(sorted({name for name, _ in faults}))
+        raise IntegrityError(f"{bad}; zoo pull replaces what is bad: zoo pull {names}")
+    data = [{"name": line.name, "revision": line.revision} for line in lines]
+    size = format_bytes(sum(line.size for line in lines))
+    return Report(data, f"{len(lines)} packages are right, {size}")
+
+
+@cache.command("prune")
+@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@reporting
+def cache_prune(dry_run: bool, yes: bool) -> Report:
+    """Remove old revisions, leftovers of pulls that were cut short, and bad files.
+
+    The revision that was pulled last stays, from each hub that there was one from.
+    """
+    cache = Cache()
+    doomed = waste(cache)
+    size = format_bytes(sum(line.size for line in doomed))
+    if not doomed:
+        return Report({"removed": [], "size": 0}, "There is nothing to remove.")
+    listing = format_table(
+        (format_bytes(line.size), line.why, str(line.path.relative_to(cache.path)))
+        for line in doomed
+    )
+    if not dry_run:
+        if not yes:
+            click.echo(listing, err=True)
+            click.confirm(f"Remove these {size}?", abort=True, err=True)
+        doomed = list(prune(cache))
+    total = sum(line.size for line in doomed)
+    data = {"removed": [str(line.path) for line in doomed], "size": total}
+    said = "would go" if dry_run else "removed"
+    return Report(data, f"{listing}\n{format_bytes(total)} {said}")
