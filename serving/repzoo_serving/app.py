@@ -18,6 +18,7 @@ from repzoo.encoder import Encoder
 from repzoo.errors import InvalidInput
 
 from repzoo_serving import openai
+from repzoo_serving.decoding import Decoder
 from repzoo_serving.drain import Drain
 from repzoo_serving.engine import PATHS, ServedModel
 from repzoo_serving.exchange import Exchange, Gone, Message, Receive, Reply, RequestIds, Send
@@ -59,8 +60,14 @@ class App:
         self._log = RequestLog() if self.settings.log == "json" else None
         self._models: dict[str, ServedModel] = {}
         self._ids = RequestIds()
-        # Decoding lets go of the interpreter lock, so it gains from every core.
-        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+        threads = os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._decode = Decoder(
+            self._pool,
+            width=threads,
+            max_pixels=self._limits.max_pixels,
+            max_queued=self._limits.max_queued,
+        )
         self._operations = Operations(self.model, self._limits, self._pool, self.metrics)
 
     @property
@@ -77,7 +84,7 @@ class App:
         models: dict[str, ServedModel] = {}
         for encoder in encoders:
             model = ServedModel(
-                encoder, self._limits, self._pool, self.metrics, self.settings.hang_seconds
+                encoder, self._limits, self._decode, self.metrics, self.settings.hang_seconds
             )
             if model.name in models:
                 raise InvalidInput(f"two of the models are called {model.name}")

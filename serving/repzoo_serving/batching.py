@@ -36,9 +36,10 @@ class Batcher:
     """Runs one operation of one model on rows that many requests bring.
 
     A request of more rows than a batch takes is split and put together again. Requests take turns:
-    one that is not through after its turn goes to the end of the queue, so that a large one delays
-    a small one by no more than a batch. If a batch of several requests fails, each of them runs
-    again alone, so that only the one at fault fails.
+    one that is not through after its turn goes to the end of the queue. Half of a batch is kept for
+    small requests, of an eighth of a batch at most, so that they are in the next one whatever large
+    ones wait before them; what they do not need goes to the others. If a batch of several requests
+    fails, each of them runs again alone, so that only the one at fault fails.
 
     Use it from one event loop. The run itself happens in ``executor``.
 
@@ -118,22 +119,48 @@ class Batcher:
             self._worker = None
 
     def _take(self) -> list[tuple[_Job, NDArray[Any]]]:
-        """The next batch, off the queue: of each request in turn as many rows as there is room."""
-        batch: list[tuple[_Job, NDArray[Any]]] = []
-        room = self._max_rows
-        unfinished = []
-        while self._jobs and room:
-            job = self._jobs.popleft()
-            rows = job.take(room)
-            batch.append((job, rows))
-            room -= len(rows)
-            self._queued -= len(rows)
-            if job.waiting:
-                unfinished.append(job)
-            if not self._mix:
-                break
-        self._jobs.extend(unfinished)
+        """The next batch, off the queue; what is not through then goes to its end."""
+        if not self._mix or len(self._jobs) == 1:
+            shares = {self._jobs[0]: min(self._jobs[0].waiting, self._max_rows)}
+        else:
+            shares = self._shares()
+        batch = []
+        for job, share in shares.items():
+            batch.append((job, job.take(share)))
+            self._queued -= share
+        # Those that were served are not all at the front.
+        through = [job for job in shares if job.waiting]
+        self._jobs = deque(job for job in self._jobs if job not in shares)
+        self._jobs.extend(through)
         return batch
+
+    def _shares(self) -> dict[_Job, int]:
+        """How many rows of each request the next batch has."""
+        room = self._max_rows
+        shares: dict[_Job, int] = {}
+
+        def give(job: _Job, limit: int) -> None:
+            nonlocal room
+            share = min(job.waiting - shares.get(job, 0), limit, room)
+            if share:
+                shares[job] = shares.get(job, 0) + share
+                room -= share
+
+        half = max(1, self._max_rows // 2)
+        for job in self._jobs:  # in turn
+            give(job, half - (self._max_rows - room))
+            if self._max_rows - room == half:
+                break
+        for job in self._jobs:  # small ones
+            if not room:
+                break
+            if job.waiting <= max(1, self._max_rows // 8):
+                give(job, room)
+        for job in self._jobs:  # in turn
+            if not room:
+                break
+            give(job, room)
+        return shares
 
     async def _run_batch(self, batch: list[tuple[_Job, NDArray[Any]]]) -> None:
         loop = asyncio.get_running_loop()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -14,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from repzoo.encoder import Encoder
 from repzoo.errors import UnknownTask, UnsupportedOperation
-from repzoo.images import as_pixels
 
 from repzoo_serving import openai
 from repzoo_serving.batching import Batcher, Results
+from repzoo_serving.decoding import Decoder
 from repzoo_serving.metrics import Metrics
 from repzoo_serving.problems import Problem
 from repzoo_serving.requests import (
@@ -45,7 +43,7 @@ class ServedModel:
     Args:
         encoder: the model.
         limits: how many images a batch and a queue may have.
-        decoders: where images are decoded.
+        decode: decodes image files, for all models.
         metrics: told of every batch.
         hang_seconds: a run that takes longer is taken to hang.
     """
@@ -54,14 +52,14 @@ class ServedModel:
         self,
         encoder: Encoder,
         limits: Limits,
-        decoders: Executor,
+        decode: Decoder,
         metrics: Metrics,
         hang_seconds: float = 10.0,
     ) -> None:
         self.encoder = encoder
         self.name = encoder.config.name
         self._limits = limits
-        self._decoders = decoders
+        self._decode = decode
         self._metrics = metrics
         blank = np.zeros((1, *encoder.config.input.shape), np.uint8)
         self.runner = Runner(self.name, partial(encoder.embed, blank), hang_seconds)
@@ -182,9 +180,8 @@ class ServedModel:
                     f"{list(request.pixels.shape)} were sent; send files to have them resized",
                 )
             return request.pixels
-        decode = partial(as_pixels, request.files or [], spec, max_pixels=self._limits.max_pixels)
         start = time.perf_counter()
-        pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+        pixels = await self._decode(request.files or [], spec)
         timing.decode += time.perf_counter() - start
         return pixels
 

@@ -14,7 +14,8 @@ same ones:
     REPZOO_SERVE_MAX_IMAGES        1024        images, or latents, in one request
     REPZOO_SERVE_MAX_PIXELS        16777216    pixels in one encoded image, before it is decoded
     REPZOO_SERVE_MAX_BATCH         256         images in one run of a model
-    REPZOO_SERVE_MAX_QUEUED        4096        images waiting, per model and operation
+    REPZOO_SERVE_MAX_QUEUED        4096        images waiting, per model and operation; and files
+                                               waiting to be decoded, of all
     REPZOO_SERVE_DEADLINE_SECONDS  30          a request is answered by then, or with a 504
     REPZOO_SERVE_DRAIN_SECONDS     0           after SIGTERM, refuse at least so long before the end
     REPZOO_SERVE_HANG_SECONDS      10          a run that takes longer turns ``/readyz`` red

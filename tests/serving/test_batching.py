@@ -19,12 +19,14 @@ class Doubler:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        self.batches: list[Any] = []
         self.free = threading.Event()
         self.free.set()
 
     def __call__(self, rows: NDArray[Any]) -> Results:
         assert self.free.wait(10)
         self.sizes.append(len(rows))
+        self.batches.append(rows.tolist())
         if (rows == -1).any():
             raise ValueError("minus one")
         return {"twice": rows * 2, "names": [str(row) for row in rows]}
@@ -84,7 +86,7 @@ def test_a_large_request_is_split_and_put_together(executor: ThreadPoolExecutor)
     assert run.sizes == [4, 4, 2]
 
 
-def test_a_small_request_waits_for_one_batch_of_a_large_one(executor: ThreadPoolExecutor) -> None:
+def test_small_requests_are_in_the_next_batch_whatever_waits(executor: ThreadPoolExecutor) -> None:
     run = Doubler()
     done: list[str] = []
 
@@ -96,18 +98,42 @@ def test_a_small_request_waits_for_one_batch_of_a_large_one(executor: ThreadPool
             await call(values)
             done.append(name)
 
-        large = asyncio.create_task(named("large", np.arange(40)))
+        large = [asyncio.create_task(named("large", np.arange(100, 140))) for _ in range(2)]
         await turn()
-        small = asyncio.create_task(named("small", rows(7)))
+        small = [asyncio.create_task(named("small", rows(7))) for _ in range(2)]
         await turn()
         run.free.set()
-        await asyncio.gather(large, small)
+        await asyncio.gather(*small, *large)
 
     asyncio.run(main())
-    assert done == ["small", "large"]
-    # It comes after the part of the large one that was in line before it.
-    assert sum(run.sizes) == 41
-    assert max(run.sizes) == 4
+    assert done == ["small", "small", "large", "large"]
+    # One batch ran when they came, and they were in the next.
+    assert run.batches[1].count(7) == 2
+    # No batch has room left while rows wait.
+    assert run.sizes == [4] * 20 + [2]
+
+
+def test_more_requests_than_a_batch_has_rows_take_turns(executor: ThreadPoolExecutor) -> None:
+    run = Doubler()
+    done: list[int] = []
+
+    async def main() -> None:
+        run.free.clear()
+        call = batcher(run, executor)
+
+        async def numbered(number: int) -> None:
+            assert (await call(rows(number, number)))["twice"].tolist() == [2 * number] * 2
+            done.append(number)
+
+        tasks = [asyncio.create_task(numbered(number)) for number in range(8)]
+        await turn()
+        run.free.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    # Each is through after its turn; halves of all of them would help nobody.
+    assert run.sizes == [4, 4, 4, 4]
+    assert done == list(range(8))
 
 
 def test_requests_do_not_share_a_batch_that_must_not_mix(executor: ThreadPoolExecutor) -> None:

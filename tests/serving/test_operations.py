@@ -98,6 +98,30 @@ def test_the_deadline_frees_the_work(live: Any) -> None:
     assert server.metric("repzoo_batch_images_sum") == 2
 
 
+def test_one_image_does_not_wait_for_a_thousand(live: Any, eventually: Eventually) -> None:
+    server = live(max_batch=100)
+    server.gate.shut()
+    many = {**GOOD, "images": GOOD["images"] * 1000}
+    with ThreadPoolExecutor(2) as pool:
+        bulk = pool.submit(server.http.post, "/embed", json=many)
+        server.gate.wait_for_a_run()
+        single = pool.submit(ask, server.url)
+        eventually(lambda: server.metric("repzoo_queued_images") == 901)
+        # The batch that ran when it came, and the next, which has it and 99 of the many.
+        server.gate.let_one_through()
+        server.gate.wait_for_a_run()
+        server.gate.let_one_through()
+        assert single.result().status_code == 200
+        server.gate.wait_for_a_run()
+        assert server.metric("repzoo_queued_images") == 701
+        assert not bulk.done()
+        server.gate.open()
+        embeddings = bulk.result().json()["embeddings"]
+    # Split, and put together again.
+    assert len(embeddings) == 1000
+    np.testing.assert_allclose(embeddings, single.result().json()["embeddings"] * 1000, atol=1e-6)
+
+
 class TestReadiness:
     def test_it_runs_the_model(self, live: Any) -> None:
         server = live(hang_seconds=0.2)

@@ -381,6 +381,16 @@ def test_what_is_no_image_is_named_by_its_index(
         assert problem["detail"].startswith("image 2: ")
 
 
+def test_an_index_counts_over_the_whole_request(http: httpx.Client) -> None:
+    for index in (0, 37, 63):
+        images = [text(file())] * 64
+        images[index] = text(b"no image")
+        response = http.post("/embed", json={"model": "tiny", "images": images})
+        problem = assert_problem(response, 422, "invalid-image")
+        assert problem["index"] == index
+        assert problem["detail"].startswith(f"image {index}: ")
+
+
 @pytest.mark.parametrize("bad", ["?", "/etc/passwd", "http://127.0.0.1/x.png", "é", "aGk", "a\nb="])
 def test_text_that_is_no_base64_is_named_by_its_index(http: httpx.Client, bad: str) -> None:
     images = [text(file()), bad]

@@ -1,0 +1,145 @@
+"""The decoder on its own: fairness, cancellation and bounds, with a pool that is held."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from repzoo.config import InputSpec
+from repzoo.errors import ImageTooLarge, InvalidImage
+from repzoo_serving import decoding
+from repzoo_serving.batching import QueueFull
+from repzoo_serving.decoding import Decoder
+
+SPEC = InputSpec(height=4, width=4, channels=1)
+
+
+def png(level: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((4, 4), level, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class Held(ThreadPoolExecutor):
+    """One thread, held until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.free = threading.Event()
+        self.submit(self.free.wait, 10)
+
+
+@pytest.fixture
+def pool() -> Iterator[Held]:
+    with Held() as pool:
+        yield pool
+        pool.free.set()
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the number of files whenever some are decoded."""
+    counts: list[int] = []
+    as_pixels = decoding.as_pixels
+
+    def counted(files: Any, *args: Any, **options: Any) -> Any:
+        counts.append(len(files))
+        return as_pixels(files, *args, **options)
+
+    monkeypatch.setattr(decoding, "as_pixels", counted)
+    return counts
+
+
+def decoder(pool: Held, **options: Any) -> Decoder:
+    return Decoder(pool, **{"width": 1, "max_pixels": 1000, "max_queued": 1000, **options})
+
+
+async def turn() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_many_files_come_out_in_their_order(pool: Held) -> None:
+    pool.free.set()
+    files = [png(level) for level in range(100)]
+    for width in (1, 3):
+        pixels = asyncio.run(decoder(pool, width=width)(files, SPEC))
+        assert pixels.shape == (100, 4, 4, 1)
+        assert pixels[:, 0, 0, 0].tolist() == list(range(100))
+
+
+def test_one_file_waits_for_a_few_of_many(pool: Held, decoded: list[int]) -> None:
+    async def main() -> int:
+        decode = decoder(pool)
+        many = asyncio.create_task(decode([png(1)] * 100, SPEC))
+        await turn()
+        one = asyncio.create_task(decode([png(2)], SPEC))
+        await turn()
+        pool.free.set()
+        await one
+        before = len(decoded)
+        await many
+        return before
+
+    assert asyncio.run(main()) <= 3
+    assert sum(decoded) == 101
+
+
+def test_what_a_cancelled_request_had_waiting_is_not_decoded(
+    pool: Held, decoded: list[int]
+) -> None:
+    async def main() -> None:
+        decode = decoder(pool)
+        gone = asyncio.create_task(decode([png(1)] * 100, SPEC))
+        await turn()
+        assert decode.queued == 100
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        assert decode.queued == 0
+        pool.free.set()
+        await decode([png(2)], SPEC)
+
+    asyncio.run(main())
+    assert decoded == [1]
+
+
+def test_a_full_queue_refuses(pool: Held) -> None:
+    async def main() -> None:
+        decode = decoder(pool, max_queued=10)
+        waits = asyncio.create_task(decode([png(1)] * 8, SPEC))
+        await turn()
+        with pytest.raises(QueueFull):
+            await decode([png(1)] * 3, SPEC)
+        pool.free.set()
+        assert len(await waits) == 8
+        assert len(await decode([png(1)] * 3, SPEC)) == 3
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("index", [0, 7, 8, 50, 99])
+@pytest.mark.parametrize(("bad", "kind"), [(b"x", InvalidImage), (png(1), ImageTooLarge)])
+def test_the_first_bad_file_is_named_and_ends_it(
+    pool: Held, decoded: list[int], index: int, bad: bytes, kind: type[InvalidImage]
+) -> None:
+    pool.free.set()
+    buffer = io.BytesIO()
+    Image.new("L", (100, 100)).save(buffer, "PNG")
+    files = [png(1)] * 100
+    files[index] = buffer.getvalue() if kind is ImageTooLarge else bad
+    decode = decoder(pool)
+    with pytest.raises(kind) as caught:
+        asyncio.run(decode(files, SPEC))
+    assert type(caught.value) is kind
+    assert caught.value.index == index
+    assert f"image {index}: " in str(caught.value)
+    assert sum(decoded) <= index + 16
+    assert decode.queued == 0
