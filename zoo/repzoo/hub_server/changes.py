@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 _MAX_PREUPLOAD = 1000
+_NO_XET = (
+    f"xet; This hub takes files of more than {REGULAR_BYTES // 2**20} MiB as LFS, not through Xet:"
+    " if their upload fails at a xet-write-token, set HF_HUB_DISABLE_XET=1."
+)
 
 
 async def create_repository(request: Request) -> JSONResponse:
@@ -132,7 +136,12 @@ async def preupload(request: Request) -> JSONResponse:
         if entry is not None and entry.size == size:
             answer["oid"] = await run_in_threadpool(_oid, found, commit, path, entry)
         answers.append(answer)
-    return JSONResponse({"files": answers, "commitOid": commit})
+    headers = {}
+    if any(answer["uploadMode"] == "lfs" for answer in answers):
+        # A client with hf-xet asks for nothing more, and what it then says of the failure is no
+        # help. This it shows before.
+        headers["X-HF-Warning"] = _NO_XET
+    return JSONResponse({"files": answers, "commitOid": commit}, headers=headers)
 
 
 async def commit(request: Request) -> JSONResponse:

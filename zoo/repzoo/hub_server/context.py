@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from repzoo.errors import ModelNotFound
+from repzoo.errors import HubError, ModelNotFound
 from repzoo.hub_server.access import Access, Visitor
 from repzoo.hub_server.library import Library
 from repzoo.hub_server.problems import Problem
@@ -41,11 +42,22 @@ class Server:
 
     def visible(self, visitor: Visitor) -> list[str]:
         """The repositories that a visitor may see."""
-        return [name for name in self.library.names() if self.sees(visitor, name)]
+        visible = []
+        for name in self.library.names():
+            # One that is damaged is not shown, but does not hide the others.
+            with suppress(HubError, ModelNotFound):
+                if self.sees(visitor, name):
+                    visible.append(name)
+        return visible
 
     def sees(self, visitor: Visitor, name: str) -> bool:
-        """Whether a visitor may see a repository, which is there."""
-        return visitor.role is not None or not self.library.is_private(name)
+        """Whether a visitor may see a repository.
+
+        Raises:
+            ModelNotFound: if it is not there.
+        """
+        private = self.library.is_private(name)
+        return visitor.role is not None or not private
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def _row(server: Server, name: str) -> Sequence[str]:
         escape(config.method) if config is not None else "",
         str(config.latent_dim) if config is not None else "",
         "<br>".join(_metric(metric) for metric in metrics),
-        format_bytes(revision.size),
+        _size(revision.size),
         _time(revision.time),
     )
 
@@ -167,7 +167,7 @@ def _files(found: Found, revision: Revision) -> str:
         (
             f"<a href='{escape(base + quote(path))}'>{escape(path)}</a>",
             f"<code>{entry.sha256[:12]}</code>",
-            format_bytes(entry.size),
+            _size(entry.size),
         )
         for path, entry in revision.files.items()
     ]
@@ -181,6 +181,10 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = "".join(f"<th>{escape(name)}" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{cell}" for cell in row) for row in rows)
     return f"<table><thead><tr>{head}<tbody>{body}</table>"
+
+
+def _size(size: int) -> str:
+    return format_bytes(size).replace(" ", "&nbsp;")
 
 
 def _time(moment: datetime) -> str:
