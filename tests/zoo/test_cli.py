@@ -14,9 +14,12 @@ import pytest
 from repzoo.package import Package
 
 COMMANDS = [
+    "cache",
     "compare",
+    "diff",
     "evaluate",
     "export",
+    "find",
     "hub",
     "info",
     "list",
@@ -48,7 +51,8 @@ sys.argv = ["zoo", "--help"]
 try:
     main()
 finally:
-    print([name for name in ("onnxruntime", "torch", "PIL", "numpy") if name in sys.modules])
+    heavy = "onnxruntime torch PIL numpy pydantic huggingface_hub starlette uvicorn cryptography"
+    print([name for name in heavy.split() if name in sys.modules])
 """
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -57,9 +61,17 @@ finally:
     assert "Serve models over HTTP" in result.stdout
 
 
-@pytest.mark.parametrize("command", [each for each in COMMANDS if each != "hub"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(zoo_here: Any, command: str) -> None:
     assert f"Usage: zoo {command}" in zoo_here(command, "--help")
+
+
+def test_the_help_of_every_command_is_its_own() -> None:
+    from repzoo import cli
+
+    for name, entry in cli._COMMANDS.items():
+        if entry.home is not None:
+            assert cli._import_command(name).get_short_help_str(limit=200) == entry.help
 
 
 def test_a_session(zoo: Any, flat_hub: Path, tmp_path: Path, flip: Callable[..., None]) -> None:

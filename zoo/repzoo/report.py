@@ -51,12 +51,19 @@ def format_table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = N
         rows: of equal length.
         header: names of the columns.
     """
-    lines = [*([header] if header is not None else []), *rows]
+    lines = [[*map(_printable, row)] for row in rows]
+    if header is not None:
+        lines.insert(0, [*header])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
+
+
+def _printable(cell: str) -> str:
+    """What a card says must not move the cursor, nor break a table's lines."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell)
 
 
 def format_bytes(size: float) -> str:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from repzoo.cache import Cache
-from repzoo.catalogue import Card, Listing, card_of_package, card_on_hub, listings
+from repzoo.catalogue import Found, Listing, listings, listings_of_cache, look_up
 from repzoo.commands.arguments import hub_option, name_or_path_argument
 from repzoo.config import ModelConfig
-from repzoo.errors import HubError, ModelNotFound, PackageError
 from repzoo.hubs import open_hub
-from repzoo.package import Package
-from repzoo.reference import Reference, is_path
 from repzoo.report import Report, format_bytes, format_table, reporting
 
 __all__ = ["info", "list_"]
@@ -28,7 +23,7 @@ def list_(hub_spec: str | None, cached: bool) -> Report:
     cache = Cache()
     if cached:
         where = f"the cache {cache.path}"
-        lines = _cached_listings(cache)
+        lines = listings_of_cache(cache)
     else:
         hub = open_hub(hub_spec)
         where = hub.spec
@@ -36,7 +31,7 @@ def list_(hub_spec: str | None, cached: bool) -> Report:
     if not lines:
         return Report([], f"There are no packages in {where}.")
     header = ("NAME", "REVISION", "SIZE", "INPUT", "DIM", "HAS", "CACHED")
-    return Report([_listing_data(line) for line in lines], format_table(map(_row, lines), header))
+    return Report([line.data() for line in lines], format_table(map(_row, lines), header))
 
 
 @click.command()
@@ -46,71 +41,23 @@ def list_(hub_spec: str | None, cached: bool) -> Report:
 def info(name_or_path: str, hub_spec: str | None) -> Report:
     """Show what is known about a package."""
     cache = Cache()
-    if is_path(name_or_path):
-        card = card_of_package(Package.open(name_or_path))
-        where = name_or_path
-        revisions = [card.revision]
-    else:
-        card, where, revisions = _look_up(Reference.parse(name_or_path), hub_spec, cache)
+    found = look_up(name_or_path, hub_spec, cache)
+    card = found.card
     cached = card.revision in cache.revisions(card.config.name)
     data = {
         "name": card.config.name,
         "revision": card.revision,
-        "from": where,
+        "from": found.where,
+        "commit": found.commit,
         "cached": cached,
         "size": card.manifest.size,
-        "revisions": revisions,
+        "revisions": found.commits,
+        "tags": found.tags,
         "files": card.manifest.model_dump()["files"],
         "config": card.config.model_dump(mode="json"),
         "metrics": card.metrics,
     }
-    return Report(data, _describe(card, where, cached, revisions))
-
-
-def _look_up(
-    reference: Reference, hub_spec: str | None, cache: Cache
-) -> tuple[Card, str, list[str]]:
-    """A card, where it comes from, and the revisions that are there."""
-    try:
-        hub = open_hub(reference.hub_or(hub_spec), reference.name)
-        return card_on_hub(hub, reference), hub.spec, hub.revisions(reference.name)
-    except (HubError, ModelNotFound):
-        # What was pulled from another hub is known without it.
-        if hub_spec is not None or not cache.revisions(reference.name):
-            raise
-        card = card_of_package(cache.find(reference))
-        return card, f"the cache {cache.path}", cache.revisions(reference.name)
-
-
-def _cached_listings(cache: Cache) -> list[Listing]:
-    lines = []
-    for name in cache.names():
-        for revision in cache.revisions(name):
-            try:
-                card = card_of_package(cache.find(Reference(name, revision)))
-            except PackageError as error:
-                lines.append(Listing(name, None, str(error), cached=True))
-            else:
-                lines.append(Listing(name, card, None, cached=True))
-    return lines
-
-
-def _listing_data(line: Listing) -> dict[str, Any]:
-    data: dict[str, Any] = {"name": line.name, "cached": line.cached, "problem": line.problem}
-    if line.card is None:
-        return data
-    config = line.card.config
-    return data | {
-        "revision": line.card.revision,
-        "size": line.card.manifest.size,
-        "summary": config.summary,
-        "method": config.method,
-        "input": list(config.input.shape),
-        "latent_dim": config.latent_dim,
-        "has_posterior": config.has_posterior,
-        "has_decoder": config.has_decoder,
-        "probes": [f"{probe.task}.{probe.kind}" for probe in config.probes],
-    }
+    return Report(data, _describe(found, cached))
 
 
 def _row(line: Listing) -> tuple[str, ...]:
@@ -124,7 +71,7 @@ def _row(line: Listing) -> tuple[str, ...]:
         format_bytes(line.card.manifest.size),
         _input(config),
         str(config.latent_dim),
-        _abilities(config),
+        line.card.abilities or "-",
         cached,
     )
 
@@ -134,26 +81,20 @@ def _input(config: ModelConfig) -> str:
     return f"{width}x{height} {'grey' if channels == 1 else 'colour'}"
 
 
-def _abilities(config: ModelConfig) -> str:
-    abilities = []
-    if config.has_posterior:
-        abilities.append("posterior")
-    if config.has_decoder:
-        abilities.append("decoder")
-    if config.probes:
-        abilities.append("probes")
-    return ", ".join(abilities) or "-"
-
-
-def _describe(card: Card, where: str, cached: bool, revisions: list[str]) -> str:
+def _describe(found: Found, cached: bool) -> str:
+    card = found.card
     config, training = card.config, card.config.training
+    tags = [tag for tag, commit in found.tags.items() if commit == found.commit]
+    others = [_with_tags(each, found.tags) for each in found.commits if each != found.commit]
     probes = [f"{p.task} ({p.kind}, {len(p.classes)} classes)" for p in config.probes]
     facts = [
         ("name", config.name),
         ("summary", config.summary),
         ("revision", card.revision),
-        ("others", ", ".join(each[:12] for each in revisions if each != card.revision)),
-        ("from", where),
+        ("commit", found.commit if found.commit != card.revision else ""),
+        ("tags", ", ".join(sorted(tags))),
+        ("others", ", ".join(others)),
+        ("from", found.where),
         ("cached", "yes" if cached else "no"),
         ("size", f"{format_bytes(card.manifest.size)} in {len(card.manifest.files)} files"),
         ("method", config.method),
@@ -162,7 +103,7 @@ def _describe(card: Card, where: str, cached: bool, revisions: list[str]) -> str
             "latents",
             f"{config.latent_dim}, {config.precision}, compare by {config.metric} distance",
         ),
-        ("has", _abilities(config)),
+        ("has", card.abilities or "-"),
         ("probes", ", ".join(probes)),
         ("data", training.dataset),
         ("training", f"{training.recipe}: {training.views:,} views, seed {training.seed}"),
@@ -171,3 +112,8 @@ def _describe(card: Card, where: str, cached: bool, revisions: list[str]) -> str
         ("paper", config.paper or ""),
     ]
     return format_table((key, value) for key, value in facts if value)
+
+
+def _with_tags(commit: str, tags: dict[str, str]) -> str:
+    names = sorted(tag for tag, each in tags.items() if each == commit)
+    return commit[:12] + (f" ({', '.join(names)})" if names else "")

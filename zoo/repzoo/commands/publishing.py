@@ -21,7 +21,7 @@ __all__ = ["publish"]
 @click.option("--files-only", is_flag=True, help="Check the files, do not run the model first.")
 @reporting
 def publish(folder: Path, hub_spec: str, files_only: bool) -> Report:
-    """Publish a package to a store.
+    """Publish a package to a hub.
 
     It becomes the newest revision of its name; older ones stay.
     """

@@ -1,0 +1,104 @@
+"""The numbers of a package's ``metrics.json``, one by one.
+
+The file is written by ``zoo export`` and read from anyone, so whatever in it does not have the
+shape of a measure is passed over.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+__all__ = ["Measure", "measures"]
+
+#: Units of which more is better, and less.
+_MORE = {"accuracy", "normalised mutual information", "adjusted Rand index", "R²"}
+_LESS = {"mean squared error", "squared Fréchet distance", "absolute difference"}
+#: What the data is like, not the model.
+_BASELINES = {"majority"}
+
+
+class Measure(NamedTuple):
+    """One number of a card."""
+
+    #: ``TASK.NAME``, or ``NAME`` where there is no task.
+    key: str
+    name: str
+    task: str | None
+    value: float
+    #: of the mean over the test images; None if it is not stated.
+    standard_error: float | None
+    unit: str | None
+    #: how it came about; two numbers can be compared if this is the same.
+    protocol: Any
+
+    @property
+    def better(self) -> Literal["more", "less"] | None:
+        """Whether more of it is better, or less; None if that is not known."""
+        if self.name in _BASELINES:
+            return None
+        return "more" if self.unit in _MORE else "less" if self.unit in _LESS else None
+
+
+def measures(metrics: Any) -> dict[str, Measure]:
+    """All measures in the content of a ``metrics.json``, by key, in its order."""
+    found: dict[str, Measure] = {}
+    for measure in (*_evaluation(metrics), *_parity(metrics)):
+        found.setdefault(measure.key, measure)
+    return found
+
+
+def _evaluation(metrics: Any) -> list[Measure]:
+    report = _member(metrics, "evaluation", dict)
+    data = {key: _member(report, key, str) for key in ("dataset", "test_sha256")}
+    found = []
+    for each in _member(report, "measures", list) or []:
+        name, task = _member(each, "name", str), _member(each, "task", str)
+        value = _number(each, "value")
+        if name is None or value is None:
+            continue
+        found.append(
+            Measure(
+                key=name if task is None else f"{task}.{name}",
+                name=name,
+                task=task,
+                value=value,
+                standard_error=_number(each, "standard_error"),
+                unit=_member(each, "unit", str),
+                protocol=[data, each.get("protocol")],
+            )
+        )
+    return found
+
+
+def _parity(metrics: Any) -> list[Measure]:
+    block = _member(metrics, "onnx_against_torch", dict) or {}
+    return [
+        Measure(
+            key=f"onnx_against_torch.{name}",
+            name=name,
+            task="onnx_against_torch",
+            value=value,
+            standard_error=None,
+            unit="absolute difference",
+            protocol=None,
+        )
+        for name in block
+        if (value := _number(block, name)) is not None
+    ]
+
+
+def _member(record: Any, key: str, kind: type[Any]) -> Any:
+    value = record.get(key) if isinstance(record, dict) else None
+    return value if isinstance(value, kind) else None
+
+
+def _number(record: Any, key: str) -> float | None:
+    value = record.get(key) if isinstance(record, dict) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        value = float(value)
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
