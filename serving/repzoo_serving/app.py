@@ -18,6 +18,7 @@ from repzoo.encoder import Encoder
 from repzoo.errors import InvalidInput
 
 from repzoo_serving import openai
+from repzoo_serving.access import Access
 from repzoo_serving.decoding import Decoder
 from repzoo_serving.drain import Drain
 from repzoo_serving.engine import PATHS, ServedModel
@@ -50,6 +51,9 @@ class App:
     Args:
         settings: or the limits alone.
         worker: the number of this worker, for its metrics.
+
+    Raises:
+        InvalidInput: if the file of keys cannot be used.
     """
 
     def __init__(self, settings: Limits, *, worker: str = "1") -> None:
@@ -59,6 +63,7 @@ class App:
         self._limits = self.settings.limits
         self._log = RequestLog() if self.settings.log == "json" else None
         self._models: dict[str, ServedModel] = {}
+        self._access = Access(self.settings)
         self._ids = RequestIds()
         threads = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
@@ -149,7 +154,7 @@ class App:
         self.metrics.answered(exchange, reply.status)
         if self._log is not None:
             self._log_request(exchange, reply.status)
-        await exchange.send(send, reply)
+        await exchange.send(send, reply, self._access.cors_headers(exchange))
 
     def _log_request(self, exchange: Exchange, status: int) -> None:
         if self._log is None:
@@ -161,6 +166,7 @@ class App:
             client=client[0] if client else None,
             method=exchange.method,
             path=exchange.path,
+            key=exchange.key,
             status=status,
             problem=exchange.problem,
             model=exchange.model or None,
@@ -171,6 +177,10 @@ class App:
         )
 
     async def _reply(self, exchange: Exchange) -> Reply:
+        preflight = self._access.preflight(exchange)
+        if preflight is not None:
+            return preflight
+        self._access.admit(exchange)
         path = exchange.path
         operation = PATHS.get(path)
         if operation is not None:

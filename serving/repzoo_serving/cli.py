@@ -11,15 +11,19 @@ import http.client
 import ipaddress
 import json
 import os
+import secrets
 import signal
 import socket
 import tempfile
 import threading
+from pathlib import Path
 from typing import Any
 
 import click
 from repzoo.errors import HubError, InvalidInput, MissingExtra, RepzooError
 
+from repzoo_serving.keys import KeyFile
+from repzoo_serving.keys import new_key as make_key
 from repzoo_serving.settings import Settings
 
 __all__ = ["serve"]
@@ -34,7 +38,6 @@ _SEVEN = (
 @click.command()
 @click.option(
     "--models",
-    required=True,
     metavar="NAME[,NAME...]",
     help="Models to serve: names, NAME@REVISION, or folders of packages.",
 )
@@ -57,14 +60,38 @@ _SEVEN = (
     type=click.Choice(["none", "json"]),
     help="Log requests to stdout, a JSON object a line.  [default: none]",
 )
+@click.option(
+    "--keys",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File of API keys; with it, requests need one.",
+)
+@click.option("--new-key", metavar="NAME", help="Add a key to the file, print it once, and end.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    help="Requests a second for each key, or for the new one.",
+)
 def serve(
-    models: str, host: str, port: int, hub: str | None, provider: str | None, log: str | None
+    models: str | None,
+    host: str,
+    port: int,
+    hub: str | None,
+    provider: str | None,
+    log: str | None,
+    keys: Path | None,
+    new_key: str | None,
+    rate: float | None,
 ) -> None:
     """Serve models over HTTP until Ctrl-C.
 
     Models that are not in the cache are pulled; every file is verified before the server starts.
     """
-    names = [name for name in (part.strip() for part in models.split(",")) if name]
+    if new_key is not None:
+        if keys is None:
+            raise click.UsageError("--new-key needs --keys")
+        click.echo(make_key(keys, new_key, rate=rate))
+        return
+    names = [name for name in (part.strip() for part in (models or "").split(",")) if name]
     if not names:
         raise click.UsageError("--models names no model")
     address = _address(host)
@@ -84,7 +111,17 @@ def serve(
 
     with tempfile.TemporaryDirectory(prefix="zoo-serve-") as scratch:
         paths = [str(package.path.absolute()) for package in packages]
-        settings = _settings(models=paths, provider=provider, log=log)
+        settings = _settings(
+            models=paths,
+            provider=provider,
+            log=log,
+            keys=_absolute(keys or os.environ.get("REPZOO_SERVE_KEYS")),
+            rate=rate,
+        )
+        if settings.keys is not None:
+            KeyFile(Path(settings.keys))  # whether it can be used shows here, not in a worker
+        elif not ipaddress.ip_address(address).is_loopback:
+            click.echo(f"whoever reaches {address} can use the server; see --keys", err=True)
         os.environ |= settings.to_environ() | {
             # Of its own for every server: BentoML keeps files here that two would take from each
             # other, and creates folders in the user's home if it is not told otherwise.
@@ -99,7 +136,7 @@ def serve(
         service: Any = module.RepzooService
         # Workers put the folder they start in on the import path; nothing of the user's shall be.
         service.working_dir = scratch
-        herald = _Herald(address, port)
+        herald = _Herald(address, port, settings.supervisor_key)
         herald.start()
         try:
             service.serve_http(host=address, port=port)
@@ -118,8 +155,13 @@ def _settings(**options: Any) -> Settings:
     """
     given = Settings.from_environ(os.environ).model_dump()
     told = {name: value for name, value in options.items() if value is not None}
-    told |= {"hub": None, "supervisor": os.getpid()}
+    told |= {"hub": None, "supervisor": os.getpid(), "supervisor_key": secrets.token_urlsafe(32)}
     return Settings.model_validate(given | told)
+
+
+def _absolute(path: str | Path | None) -> str | None:
+    # Workers run in another folder.
+    return str(Path(path).absolute()) if path else None
 
 
 def _address(host: str) -> str:
@@ -173,8 +215,9 @@ class _Herald(threading.Thread):
     has answered, the herald ends the server instead, and ``failed`` is true.
     """
 
-    def __init__(self, address: str, port: int) -> None:
+    def __init__(self, address: str, port: int, key: str | None) -> None:
         super().__init__(name="herald", daemon=True)
+        self._key = key
         self.url = _url(address, port)
         self.failed = False
         self._stopped = threading.Event()
@@ -188,7 +231,7 @@ class _Herald(threading.Thread):
         supervisor = psutil.Process()
         worker: psutil.Process | None = None
         while not self._stopped.wait(0.1):
-            models = _get_models(self.url)
+            models = _get_models(self.url, self._key)
             if models is not None:
                 click.echo(_announcement(self.url, models))
                 return
@@ -200,11 +243,11 @@ class _Herald(threading.Thread):
                 return
 
 
-def _get_models(url: str) -> list[dict[str, Any]] | None:
+def _get_models(url: str, key: str | None) -> list[dict[str, Any]] | None:
     """What ``/models`` says, or None as long as nobody answers."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=1)
     try:
-        connection.request("GET", "/models")
+        connection.request("GET", "/models", headers={"Authorization": f"Bearer {key}"})
         models: list[dict[str, Any]] = json.loads(connection.getresponse().read())["models"]
     except (OSError, http.client.HTTPException):
         return None

@@ -6,7 +6,7 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -73,6 +73,8 @@ class Exchange:
     model: str = ""
     #: images, or latents.
     images: int = 0
+    #: name of the key that it came with.
+    key: str | None = None
     #: kind of the problem that it was answered with.
     problem: str | None = None
 
@@ -118,14 +120,16 @@ class Exchange:
                 self.timing.read = time.perf_counter() - self.started
                 return bytes(body)
 
-    async def send(self, send: Send, reply: Reply) -> None:
+    async def send(
+        self, send: Send, reply: Reply, more_headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
         """Send the answer."""
-        headers = [
-            (b"content-type", reply.media_type.encode()),
-            (b"content-length", str(len(reply.body)).encode()),
-            (b"x-request-id", self.request_id.encode()),
-            *reply.headers,
-        ]
+        headers = [(b"x-request-id", self.request_id.encode()), *reply.headers, *more_headers]
+        if reply.status != 204:
+            headers += [
+                (b"content-type", reply.media_type.encode()),
+                (b"content-length", str(len(reply.body)).encode()),
+            ]
         if self.model:
             total = time.perf_counter() - self.started
             headers.append((b"server-timing", self.timing.header(total)))

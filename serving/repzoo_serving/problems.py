@@ -6,6 +6,7 @@ The ``type`` of a problem is stable and is what a client should look at:
     status  type (after ``urn:repzoo:problem:``)  meaning
     ======  ====================================  ============================================
     400     malformed-request                     the body is not what the operation takes
+    401     unauthorized                          the key is missing or not known
     404     not-found, unknown-model,             no such path, model or probe
             unknown-task
     405     method-not-allowed                    the path is there, the method is not
@@ -16,6 +17,7 @@ The ``type`` of a problem is stable and is what a client should look at:
     415     unsupported-media-type                the body's format is not known
     422     invalid-image                         image ``index`` of the request is none
     429     overloaded                            the queue is full; ``Retry-After`` seconds
+            rate-limited                          the key has used up its rate; as above
     500     internal                              a fault of the server; its log says more
     503     unavailable                           starting, or going down; ``Retry-After``
     504     deadline-exceeded                     not answered in time; the work is dropped
@@ -52,6 +54,7 @@ _MAX_DETAIL = 400
 
 _TITLES = {
     "malformed-request": (400, "The request is malformed"),
+    "unauthorized": (401, "The request needs a key"),
     "not-found": (404, "There is nothing at this path"),
     "unknown-model": (404, "No such model is served here"),
     "unknown-task": (404, "The model has no such probe"),
@@ -64,6 +67,7 @@ _TITLES = {
     "unsupported-media-type": (415, "The format of the request is not known"),
     "invalid-image": (422, "An image of the request is not an image"),
     "overloaded": (429, "The server has too much to do"),
+    "rate-limited": (429, "The key is used too often"),
     "internal": (500, "The server failed"),
     "unavailable": (503, "The server is not ready"),
     "deadline-exceeded": (504, "The request was not answered in time"),

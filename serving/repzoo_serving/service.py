@@ -30,7 +30,10 @@ __all__ = ["RepzooService"]
 _logger = logging.getLogger("repzoo_serving")
 
 _settings = Settings.from_environ(os.environ)
-_app = App(_settings, worker=str(server_context.worker_index or 1))
+try:
+    _app = App(_settings, worker=str(server_context.worker_index or 1))
+except RepzooError as error:
+    raise SystemExit(f"zoo: {error}") from None
 
 #: Seconds that a run which hangs is given, after everything accepted has been answered.
 _LAST_SECONDS = 5.0
@@ -57,6 +60,7 @@ class _WithOurWire(Service[Any]):  # type: ignore[misc]
 @bentoml.service(
     name="repzoo",
     service_class=_WithOurWire,
+    workers=_settings.workers,
     # For gateways before it: a little more than our own deadline.
     traffic={"timeout": _settings.deadline_seconds + 5},
     # For /schema.json, the one endpoint that it answers by itself.

@@ -20,7 +20,16 @@ same ones:
     REPZOO_SERVE_DRAIN_SECONDS     0           after SIGTERM, refuse at least so long before the end
     REPZOO_SERVE_HANG_SECONDS      10          a run that takes longer turns ``/readyz`` red
     REPZOO_SERVE_LOG               none        json: a line for each request
+    REPZOO_SERVE_KEYS              (none)      file of API keys; without one nobody needs a key
+    REPZOO_SERVE_RATE              0           requests a second for each key; 0: any number
+    REPZOO_SERVE_PUBLIC            health,     of health, metrics and pages, what needs no key
+                                   pages
+    REPZOO_SERVE_CORS_ORIGINS      (none)      origins of web pages that may ask, by commas, or *
+    REPZOO_SERVE_WORKERS           1           processes on the port, each with all models
     =============================  ==========  ==================================================
+
+Of several workers each has its own models in memory, queues, limits, rates and metrics: what a
+request meets is what its worker has. They share the port, the settings, and the file of keys.
 """
 
 from __future__ import annotations
@@ -77,6 +86,15 @@ class Settings(Limits):
     drain_seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
     hang_seconds: float = Field(10.0, gt=0, allow_inf_nan=False)
     log: Literal["none", "json"] = "none"
+    keys: str | None = None
+    rate: float = Field(0.0, ge=0, allow_inf_nan=False)
+    public: Annotated[
+        tuple[Literal["health", "metrics", "pages"], ...], BeforeValidator(_split)
+    ] = ("health", "pages")
+    cors_origins: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
+    workers: int = Field(1, ge=1, le=256)
+    #: With it the one who started the server asks whether it is up.
+    supervisor_key: str | None = None
     #: The process that started this one and without which it shall not live on.
     supervisor: int | None = None
 

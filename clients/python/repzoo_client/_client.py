@@ -46,7 +46,7 @@ class Client:
         url: the server's; by default ``REPZOO_URL``, else ``http://127.0.0.1:3000``.
         timeout: seconds that connecting, sending and waiting for the next bytes of the answer may
             take, each; None for no limit.
-        api_key: sent as a bearer token, where the server wants one.
+        api_key: sent as a bearer token; by default ``REPZOO_API_KEY``, else none.
         batch_size: images in one request; at most the server's ``max_images``.
         answers: the format of answers. "json", with base64 vectors, is for what lies between and
             lets nothing else through; reading images from it takes Pillow.
@@ -74,6 +74,7 @@ class Client:
         self._answers = answers
         self._batch_size = batch_size
         self._timeout = timeout
+        api_key = api_key or os.environ.get("REPZOO_API_KEY")
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=timeout,

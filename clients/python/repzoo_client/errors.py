@@ -13,7 +13,7 @@
         │   ├── ModelNotFound                        no such model is served
         │   └── UnknownTask                          the model has no such probe
         ├── UnsupportedOperation  (TypeError)        409: no posterior, no decoder, ...
-        ├── Overloaded                               429: try again after ``retry_after`` seconds
+        ├── Overloaded                               429: too much to do, or the rate used up
         └── ServerError                              5xx
             ├── Unavailable                          503: starting, draining
             └── DeadlineExceeded  (TimeoutError)     504: the server gave up
@@ -125,7 +125,10 @@ class UnsupportedOperation(APIError, TypeError):
 
 
 class Overloaded(APIError):
-    """The server has too much to do; ``retry_after`` says when to come back."""
+    """The server has too much to do, or the key has used up its rate (see ``type``).
+
+    ``retry_after`` says when to come back.
+    """
 
 
 class ServerError(APIError):
