@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 
 from repzoo.admission import admit
 from repzoo.cache import Cache
 from repzoo.encoder import Encoder, Provider
-from repzoo.errors import HubError, InvalidInput, ModelNotFound, Offline, RepzooError
+from repzoo.errors import (
+    HubError,
+    IntegrityError,
+    InvalidInput,
+    ModelNotFound,
+    Offline,
+    RepzooError,
+)
 from repzoo.hubs import default_hub
 from repzoo.names import names
 from repzoo.package import Package
@@ -89,8 +97,9 @@ def _pull_or_find(reference: Reference, hub: str | None) -> Package:
     if there and named is None and default_hub(reference.name) == names().organisation:
         # It is here, from whichever hub; the last resort is for names that nobody has.
         package = cache.find(reference)
-        package.verify()
-        return package
+        with suppress(IntegrityError):  # which the hub that it came from can mend
+            package.verify()
+            return package
     try:
         # With something to fall back on, a hub that is gone is not waited for.
         patience = _BRIEF if there else None

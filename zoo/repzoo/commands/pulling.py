@@ -67,8 +67,8 @@ def pull(
         except Offline as error:
             try:
                 pulled = _cached(cache, reference, hub_spec)
-            except ModelNotFound:
-                raise error from None
+            except ModelNotFound as missing:
+                raise Offline(f"{missing}; {error}") from None
         return _done(reference, pulled, out)
 
     return _each(references, one)

@@ -64,17 +64,13 @@ class HuggingFaceHub:
         Raises:
             HubError: if it is neither.
         """
-        if spec.startswith("hf://"):
+        endpoint, _, org = spec.rstrip("/").rpartition("/")
+        if endpoint == "hf:/":
             endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUGGINGFACE
-            path = spec.removeprefix("hf:/").rstrip("/")
-        else:
-            parts = urlsplit(spec)
-            endpoint, path = f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
-        org = path.removeprefix("/")
         if _ORG.fullmatch(org) is None or not _is_endpoint(endpoint):
-            more = "; a package of it is hf://ORG/NAME" if "/" in org else ""
             raise HubError(
-                f"{spec} is not a hub: a folder, hf://ORG or http[s]://HOST[:PORT]/ORG{more}"
+                f"{spec} is not a hub: a folder, hf://ORG or http[s]://HOST[:PORT]/ORG; packages "
+                "are hf://ORG/NAME"
             )
         return cls(endpoint, org)
 
@@ -256,13 +252,12 @@ class HuggingFaceHub:
 
 
 def _is_endpoint(text: str) -> bool:
+    # No user name, password, path or query: what is named here is shown, remembered and logged.
+    host = r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
     try:
-        parts = urlsplit(text)
-        _ = parts.port
+        return re.fullmatch(host, text) is not None and (urlsplit(text).port or 0) >= 0
     except ValueError:
         return False
-    plain = re.fullmatch(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", text)
-    return plain is not None
 
 
 def _is_package(facts: Mapping[str, Any]) -> bool:

@@ -222,7 +222,10 @@ class Transport:
         url = response.links.get("next", {}).get("url")
         if url is None:
             return None
-        url = urljoin(str(response.url), url)
+        try:
+            url = urljoin(str(response.url), url)
+        except ValueError as error:
+            raise HubError(f"{self.endpoint}: {printable(url)} is not an address") from error
         if _origin(url) != _origin(self.endpoint):
             raise HubError(f"{self.endpoint}: the next page is on another host, {printable(url)}")
         parts = urlsplit(url)
@@ -306,7 +309,10 @@ def network_errors(where: str) -> Iterator[None]:
 
 def _follow(url: str, location: str, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
     """Where a redirect leads, and the headers to send there."""
-    target = urljoin(url, location)
+    try:
+        target = urljoin(url, location)
+    except ValueError:
+        target = location
     before, after = _origin(url), _origin(target)
     if after[0] not in ("http", "https") or (before[0], after[0]) == ("https", "http"):
         raise HubError(f"{url} redirects to {printable(target)}, which is not safe to follow")

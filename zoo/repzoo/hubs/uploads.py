@@ -42,7 +42,6 @@ __all__ = ["upload"]
 _ATTEMPTS = 5
 
 _CARD = "README.md"
-_XET_LOGGER = "huggingface_hub._commit_api"
 
 
 def upload(
@@ -166,7 +165,9 @@ def _additions(
     with ExitStack() as stack:
         # The client sends paths through Xet without asking, which other servers do not speak, but
         # open files through LFS, with a warning.
-        stack.enter_context(_unlogged(_XET_LOGGER, "binary IO buffer"))
+        stack.enter_context(_unlogged("huggingface_hub._commit_api", "binary IO buffer"))
+        # What a server of ours tells those who do not know that.
+        stack.enter_context(_unlogged("huggingface_hub.utils._http", "not through Xet"))
         additions, streams = [], []
         for file, sha256 in files.items():
             stream = stack.enter_context(_Watched(open_regular(package.path / file).detach()))
