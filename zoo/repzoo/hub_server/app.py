@@ -86,12 +86,12 @@ def _answer(request: Request, error: Exception) -> Response:
         return Response(status_code=400)  # to nobody
     if isinstance(error, HTTPException):
         what = "there is nothing at" if error.status_code == 404 else f"{request.method} is not for"
-        path = request.url.path[:200]
-        error = Problem(error.status_code, f"{what} {path} on this hub", None, error.headers)
+        message = f"{what} {request.url.path[:200]!a} on this hub"
+        error = Problem(error.status_code, message, None, error.headers)
     elif isinstance(error, RepzooError):
         error = as_problem(error)
     elif not isinstance(error, Problem):
-        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        _log.error("%s %a failed", request.method, request.url.path[:200], exc_info=error)
         error = Problem(500, "the hub made a mistake; its log says which")
     for_people = not request.url.path.startswith("/api/") and request.method == "GET"
     if for_people and "text/html" in request.headers.get("accept", ""):

@@ -114,7 +114,7 @@ def find(request: Request) -> Found:
         visible = False
     if visible:
         return Found(server, visitor, name)
-    message = f"there is no repository {org[:64]}/{name[:96]} on this hub"
+    message = f"there is no repository {f'{org}/{name}'[:160]!a} on this hub"
     if org != server.org:
         message += f", which has those of {server.org} only"
     # The Hub's own way: without a token it may be that one is all that is missing.

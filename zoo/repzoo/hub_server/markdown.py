@@ -13,7 +13,7 @@ from markdown_it.token import Token
 __all__ = ["render"]
 
 #: a longer card is shown as it is: nobody reads it, and to render it takes seconds.
-_MAX_LENGTH = 2**17
+_MAX_LENGTH = 2**16
 _SCHEMES = frozenset({"http", "https", "mailto"})
 
 # "html": False shows HTML as text.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Literal
 
 from starlette.responses import JSONResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from repzoo.errors import (
     Conflict,
@@ -23,6 +26,9 @@ from repzoo.errors import (
 __all__ = ["Problem", "as_problem", "problem_response"]
 
 _log = logging.getLogger("repzoo.hub_server")
+
+_LINGER_BYTES = 2**24
+_LINGER_SECONDS = 2.0
 
 Code = Literal["RepoNotFound", "RevisionNotFound", "EntryNotFound"]
 
@@ -76,10 +82,33 @@ def as_problem(error: RepzooError) -> Problem:
 
 
 def problem_response(problem: Problem) -> JSONResponse:
-    """The answer for a program."""
-    # A header is one line of ASCII.
-    line = " ".join(problem.message.split()).encode("ascii", "backslashreplace").decode()
+    """The answer for a program.
+
+    One that closes the connection before its request has come in whole still listens for a moment:
+    otherwise the reset that follows could overtake it.
+    """
+    # A header is one line of ASCII that shows.
+    shown = "".join(each if each.isprintable() else "?" for each in problem.message)
+    line = shown.encode("ascii", "backslashreplace").decode()
     headers = {"X-Error-Message": line[:1000], **problem.headers}
     if problem.code is not None:
         headers["X-Error-Code"] = problem.code
-    return JSONResponse({"error": problem.message}, problem.status, headers)
+    kind = _ClosingResponse if "Connection" in headers else JSONResponse
+    return kind({"error": problem.message}, problem.status, headers)
+
+
+class _ClosingResponse(JSONResponse):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_open(message: Message) -> None:
+            await send({**message, "more_body": True} if "body" in message else message)
+
+        await super().__call__(scope, receive, send_open)
+        left = _LINGER_BYTES
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while left > 0:
+                    message = await receive()
+                    if not message.get("more_body"):
+                        break
+                    left -= len(message["body"])
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

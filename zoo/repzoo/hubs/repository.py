@@ -181,7 +181,7 @@ class Repository:
         Raises:
             Conflict: if the newest commit is not ``parent``, or the tag is taken.
             EntryNotFound: if something to delete is not there.
-            InvalidInput: if the result is not what a repository may hold.
+            InvalidInput: if the result is not what a repository may hold, or content is missing.
         """
         with as_hub_error(self._where), self._lock():
             head = self.head() if self.exists else None
@@ -194,7 +194,7 @@ class Repository:
             files = apply(before, changes)
             for change in changes:
                 if isinstance(change, Add) and not self._blobs.has(change.entry):
-                    raise HubError(f"the content of {change.path!a} has not been uploaded")
+                    raise InvalidInput(f"the content of {change.path!a} has not been uploaded")
             if head is not None and files == before:
                 if tag is not None:
                     self._write_tag(tag, head)
