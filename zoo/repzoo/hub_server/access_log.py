@@ -15,7 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from repzoo.report import format_bytes
 
-__all__ = ["AccessLog", "configure_log"]
+__all__ = ["GONE", "AccessLog", "configure_log"]
+
+#: the status of a request whose sender has gone.
+GONE = 499
 
 _log = logging.getLogger("repzoo.hub_server")
 
@@ -94,7 +97,7 @@ class AccessLog:
             path = scope["path"].encode("unicode_escape").decode()
             _log.info(
                 "%s  %7.3f s  %14s  %-12s  %s %s  [%s]",
-                status or "cut",
+                "cut" if status in (0, GONE) else status,
                 seconds,
                 moved,
                 visitor,

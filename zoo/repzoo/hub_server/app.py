@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from repzoo.errors import RepzooError
 from repzoo.hub_server import changes, models, pages, trees, uploads
+from repzoo.hub_server.access_log import GONE
 from repzoo.hub_server.context import Server
 from repzoo.hub_server.downloads import download
 from repzoo.hub_server.problems import Problem, as_problem, problem_response
@@ -83,7 +84,7 @@ def _no_xet(_: Request) -> Response:
 
 def _answer(request: Request, error: Exception) -> Response:
     if isinstance(error, ClientDisconnect):
-        return Response(status_code=400)  # to nobody
+        return Response(status_code=GONE)  # to nobody
     if isinstance(error, HTTPException):
         what = "there is nothing at" if error.status_code == 404 else f"{request.method} is not for"
         message = f"{what} {request.url.path[:200]!a} on this hub"
