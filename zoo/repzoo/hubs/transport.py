@@ -130,12 +130,11 @@ class Transport:
         hub must not get the token of another.
         """
         own = os.environ.get("REPZOO_HUB_TOKEN")
-        home = os.environ.get("HF_ENDPOINT") or HUGGINGFACE
-        same = _origin(self.endpoint) in {_origin(HUGGINGFACE), _origin(home)}
-        if not same and own:
-            return own
-        if not same and not _is_this_machine(self.endpoint):
-            return None
+        if not self._is_home():
+            if own:
+                return own
+            if not _is_this_machine(self.endpoint):
+                return None
         from huggingface_hub import constants, get_token
 
         return None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
@@ -199,16 +198,26 @@ class Transport:
         if code == "GatedRepo":
             raise AccessDenied(f"{answer}; ask for access to it on its page, with the same account")
         if code == "RepoNotFound" or (status == 401 and self._hides(said, with_token)):
-            raise ModelNotFound(f"{where}: {_NO_REPOSITORY[with_token]}")
+            hint = "the token may not read it" if with_token else f"it wants {self._a_token()}"
+            raise ModelNotFound(f"{where}: there is no such package, or it is private and {hint}")
         if code == "RevisionNotFound":
             raise ModelNotFound(f"{where}: there is no such revision")
         if status in (401, 403):
-            raise AccessDenied(f"{answer}; {_ACCESS[with_token]}")
+            hint = "the token is not allowed to" if with_token else f"it wants {self._a_token()}"
+            raise AccessDenied(f"{answer}; {hint}")
         if status == 404 and "/resolve/" in path:
             raise FileMissing(f"{where}: there is no such file")
         if status == 404:
             raise ModelNotFound(f"{where}: there is nothing there")
         raise HubError(answer)
+
+    def _a_token(self) -> str:
+        home = _is_this_machine(self.endpoint) or self._is_home()
+        return "a token: " + ("HF_TOKEN, or hf auth login" if home else "REPZOO_HUB_TOKEN")
+
+    def _is_home(self) -> bool:
+        home = os.environ.get("HF_ENDPOINT") or HUGGINGFACE
+        return _origin(self.endpoint) in {_origin(HUGGINGFACE), _origin(home)}
 
     def _hides(self, said: str, with_token: bool) -> bool:
         # Without a token huggingface.co answers 401 for what does not exist, too.
@@ -230,17 +239,6 @@ class Transport:
             raise HubError(f"{self.endpoint}: the next page is on another host, {printable(url)}")
         parts = urlsplit(url)
         return f"{parts.path}?{parts.query}"
-
-
-_NO_REPOSITORY = {
-    False: "there is no such package, or it is private: set HF_TOKEN, or log in by hf auth login",
-    True: "there is no such package, or it is private and the token may not read it",
-}
-_ACCESS = {
-    False: "it wants a token: set HF_TOKEN (for hosts other than huggingface.co and HF_ENDPOINT: "
-    "REPZOO_HUB_TOKEN), or log in by hf auth login",
-    True: "the token that was sent is not allowed to do this",
-}
 
 
 class _PastTheEnd(Exception):
