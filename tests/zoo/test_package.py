@@ -102,7 +102,10 @@ def test_a_card_is_a_small_real_file(package: Path, tmp_path: Path) -> None:
 
 
 def test_signatures_and_git_attributes_stand_outside(package: Path) -> None:
-    for name in (".gitattributes", "manifest.json.sig", ".DS_Store"):
+    for folder in (".git", ".cache/huggingface"):
+        (package / folder).mkdir(parents=True)
+    beside = (".gitattributes", "manifest.json.sig", ".DS_Store", ".git/HEAD")
+    for name in (*beside, ".cache/huggingface/encoder.onnx.metadata"):
         (package / name).write_text("beside")
     Package.open(package).verify()
     assert write_manifest(package).revision == Package.open(package).revision

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         PackageError,
         RepzooError,
         RevisionChanged,
+        SignatureError,
         UnknownTask,
         UnsupportedOperation,
     )
@@ -64,6 +65,7 @@ __all__ = [
     "Reconstruction",
     "RepzooError",
     "RevisionChanged",
+    "SignatureError",
     "UnknownTask",
     "UnsupportedOperation",
     "__version__",
@@ -89,6 +91,7 @@ _HOMES = {
         "PackageError",
         "RepzooError",
         "RevisionChanged",
+        "SignatureError",
         "UnknownTask",
         "UnsupportedOperation",
     ),

@@ -9,6 +9,7 @@
     ├── PackageError          (ValueError)        a folder that is not a valid model package
     │   ├── IntegrityError                        a file's size or sha256 is not the manifest's
     │   │   └── RevisionChanged                   a tag or commit that means something else by now
+    │   ├── SignatureError                        not signed, by another key, or not as it was
     │   └── GoldenMismatch                        a model that does not give its golden outputs
     ├── ModelNotFound         (LookupError)       no package of that name (or revision) in the hub
     ├── HubError              (OSError)           a hub that cannot be read or written
@@ -46,6 +47,7 @@ __all__ = [
     "PackageError",
     "RepzooError",
     "RevisionChanged",
+    "SignatureError",
     "UnknownTask",
     "UnsupportedOperation",
     "UploadTooLarge",
@@ -95,6 +97,10 @@ class IntegrityError(PackageError):
 
 class RevisionChanged(IntegrityError):
     """A tag or a commit of a hub has another manifest than when it was first pulled from there."""
+
+
+class SignatureError(PackageError):
+    """A package is not signed, or its signature is not one of this key over this content."""
 
 
 class GoldenMismatch(PackageError):

@@ -81,8 +81,11 @@ def check_file_name(name: str) -> str:
 
 
 def _stands_outside(name: str) -> bool:
-    # Signatures are called manifest.json.SOMETHING; the others are left by git and by macOS.
-    return name in (MANIFEST, ".gitattributes", ".DS_Store") or name.startswith(MANIFEST + ".")
+    # Signatures are called manifest.json.SOMETHING; the others are left by git, by macOS, and by
+    # `hf download --local-dir`.
+    return name in (MANIFEST, ".gitattributes", ".DS_Store") or name.startswith(
+        (MANIFEST + ".", ".git/", ".cache/")
+    )
 
 
 class FileEntry(BaseModel):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import click
 
 from repzoo.admission import admit
 from repzoo.commands.arguments import local_package, name_or_path_argument
+from repzoo.content import check_content
 from repzoo.report import Report, format_table, reporting
+from repzoo.signatures import verify_signature
 
 __all__ = ["verify"]
 
@@ -21,15 +24,28 @@ __all__ = ["verify"]
     type=click.Choice(["cpu", "cuda"]),
     help="What to run on. Default: CUDA where it works.",
 )
+@click.option(
+    "--key",
+    metavar="PUB",
+    type=click.Path(path_type=Path),
+    help="It must be signed with this key (PEM, elliptic curve).",
+)
 @reporting
-def verify(name_or_path: str, files_only: bool, provider: Literal["cpu", "cuda"] | None) -> Report:
+def verify(
+    name_or_path: str,
+    files_only: bool,
+    provider: Literal["cpu", "cuda"] | None,
+    key: Path | None,
+) -> Report:
     """Check a package in the cache or a folder.
 
-    Size and sha256 of every file must be the manifest's, and there must be no other files. Then
-    the model runs on this machine, and must give its golden outputs.
+    Size and sha256 of every file must be the manifest's, and there must be no other files; only the
+    card may have been edited. Its graphs must be ones that a package may hold. Then the model runs
+    on this machine, and must give its golden outputs.
     """
     package = local_package(name_or_path)
     package.verify()
+    check_content(package)
     name, files = package.config.name, len(package.manifest.files)
     data: dict[str, Any] = {
         "ok": True,
@@ -37,8 +53,15 @@ def verify(name_or_path: str, files_only: bool, provider: Literal["cpu", "cuda"]
         "revision": package.revision,
         "path": str(package.path),
         "files": files,
+        "notes": package.notes(),
+        "signed_by": None,
     }
     text = f"{name} {package.revision[:12]}: {files} files are right"
+    if package.notes():
+        text += f" ({', '.join(f'{file} {note}' for file, note in package.notes().items())})"
+    if key is not None:
+        data["signed_by"] = verify_signature(package, key)
+        text += f", signed with {data['signed_by'][:16]}"
     if files_only:
         return Report(data, text)
 

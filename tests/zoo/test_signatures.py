@@ -1,0 +1,313 @@
+"""Signatures: made and checked here, and by the command of the format's own library."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import repzoo
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from repzoo.hubs.store import Store
+from repzoo.package import Package, write_manifest
+from repzoo.signatures import check_signature, require_signature_of, sign_package, verify_signature
+
+SIGNATURE = "manifest.json.sig"
+
+
+def write_keys(folder: Path, name: str, key: Any = None, password: str = "") -> tuple[Path, Path]:
+    """Write a private and a public key, as openssl would."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    secret = BestAvailableEncryption(password.encode()) if password else NoEncryption()
+    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, secret))
+    public.write_bytes(
+        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    return private, public
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[Path, Path]:
+    return write_keys(tmp_path, "mine")
+
+
+@pytest.fixture
+def package(tiny_package: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(tiny_package, tmp_path / "tiny")
+
+
+@pytest.fixture
+def signed(package: Path, keys: tuple[Path, Path]) -> Path:
+    sign_package(Package.open(package), keys[0])
+    return package
+
+
+def model_signing(*arguments: str | Path) -> tuple[int, str]:
+    """The command of the library that the format comes from."""
+    result = subprocess.run(
+        [sys.executable, "-m", "model_signing", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return result.returncode, result.stdout + result.stderr
+
+
+def test_its_own_command_accepts_what_is_signed_here(
+    signed: Path, keys: tuple[Path, Path], flip: Callable[..., None]
+) -> None:
+    # What may lie beside a package does not count.
+    (signed / "README.md").write_text("Edited.\n")
+    (signed / ".gitattributes").write_text("*.onnx filter=lfs\n")
+    (signed / ".cache" / "huggingface").mkdir(parents=True)
+    (signed / ".cache" / "huggingface" / "x.metadata").write_text("x")
+    command = ["verify", "key", "--public_key", keys[1], "--signature", signed / SIGNATURE, signed]
+    assert model_signing(*command) == (0, "Verification succeeded\n")
+    flip(signed / "encoder.onnx")
+    status, output = model_signing(*command)
+    assert status != 0
+    assert "Signature mismatch" in output
+    assert "encoder.onnx" in output
+
+
+def test_what_its_own_command_signs_is_accepted_here(
+    package: Path, keys: tuple[Path, Path]
+) -> None:
+    status, output = model_signing(
+        "sign", "key", "--private_key", keys[0], "--signature", package / SIGNATURE, package
+    )
+    assert status == 0, output
+    assert verify_signature(Package.open(package), keys[1])
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
+def test_the_curves(package: Path, tmp_path: Path, curve: ec.EllipticCurve) -> None:
+    private, public = write_keys(tmp_path, "key", ec.generate_private_key(curve))
+    opened = Package.open(package)
+    signature = sign_package(opened, private)
+    fingerprint = verify_signature(opened, public)
+    assert len(fingerprint) == 64
+    manifest = (package / "manifest.json").read_bytes()
+    check_signature(manifest, signature, public, "here")
+    with pytest.raises(repzoo.SignatureError, match="here is not signed"):
+        check_signature(manifest, None, public, "here")
+    with pytest.raises(repzoo.SignatureError, match=r"here: .* is of another manifest\.json"):
+        check_signature(manifest + b" ", signature, public, "here")
+
+
+def test_signing_again_changes_nothing(signed: Path, keys: tuple[Path, Path]) -> None:
+    before = (signed / SIGNATURE).read_bytes()
+    assert sign_package(Package.open(signed), keys[0]) == before
+    other, _ = write_keys(signed.parent, "other")
+    assert sign_package(Package.open(signed), other) != before
+
+
+def test_a_session(
+    zoo: Any, package: Path, keys: tuple[Path, Path], store: Path, cache: Path
+) -> None:
+    private, public = keys
+    assert ", signed" in zoo("publish", package, "--hub", store, "--sign", private)
+    assert (package / SIGNATURE).is_file()
+    zoo("pull", "tiny", "--hub", store)
+    fingerprint = zoo.json("verify", "tiny", "--files-only", "--key", public)["signed_by"]
+    assert f"signed with {fingerprint[:16]}" in zoo("verify", "tiny", "--key", public)
+    _, other = write_keys(package.parent, "other")
+    assert "was made with another key" in zoo("verify", "tiny", "--key", other, status=1)
+    # Without a key nothing is asked of signatures.
+    assert "signed" not in zoo("verify", "tiny", "--files-only")
+
+
+def test_an_unsigned_package(zoo_here: Any, package: Path, keys: tuple[Path, Path]) -> None:
+    assert "is not signed: there is no manifest.json.sig" in zoo_here(
+        "verify", package, "--key", keys[1], status=1
+    )
+    error = zoo_here.json("verify", package, "--key", keys[1], status=1)["error"]
+    assert error["type"] == "SignatureError"
+
+
+def test_a_changed_file(
+    zoo_here: Any, signed: Path, keys: tuple[Path, Path], other_tiny: Path
+) -> None:
+    shutil.copy(other_tiny / "metrics.json", signed)
+    shutil.copy(other_tiny / "encoder.onnx", signed)
+    message = zoo_here("verify", signed, "--key", keys[1], status=1)
+    assert "encoder.onnx does not have the manifest's sha256" in message
+    # Whoever changes the manifest too, has no key to sign it with.
+    package = write_manifest(signed)
+    message = zoo_here("verify", signed, "--key", keys[1], "--files-only", status=1)
+    assert "manifest.json.sig is of another manifest.json" in message
+    assert package.revision[:12] in message
+
+
+def damage(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
+    def damaged(signature: bytes) -> bytes:
+        bundle = json.loads(signature)
+        change(bundle)
+        return json.dumps(bundle).encode()
+
+    return damaged
+
+
+def change_payload(bundle: dict[str, Any]) -> None:
+    payload = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
+    payload["subject"][0]["name"] = "other"
+    bundle["dsseEnvelope"]["payload"] = base64.b64encode(json.dumps(payload).encode()).decode()
+
+
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "cut": (lambda data: data[:-20], "cannot be read"),
+    "empty": (lambda _: b"", "cannot be read"),
+    "not json": (lambda _: b"\xff\xfe", "cannot be read"),
+    "a list": (lambda _: b"[]", "cannot be read"),
+    "deep": (lambda _: b"[" * 200_000, "cannot be read"),
+    "large": (lambda data: data + b" " * 2**20, "more than 1048576 bytes"),
+    "another kind": (damage(lambda b: b.update(mediaType="x")), "it is a 'x'"),
+    "no envelope": (damage(lambda b: b.pop("dsseEnvelope")), "there is no 'dsseEnvelope'"),
+    "a certificate": (
+        damage(lambda b: b.update(verificationMaterial={"certificate": {}})),
+        "not made with a pair of keys",
+    ),
+    "not base64": (damage(lambda b: b["dsseEnvelope"].update(payload="?")), "not base64"),
+    "no signature": (damage(lambda b: b["dsseEnvelope"].update(signatures=[])), "cannot be read"),
+    "another signature": (
+        damage(lambda b: b["dsseEnvelope"]["signatures"][0].update(sig="AAAA")),
+        "not made with this key, or was changed",
+    ),
+    "changed content": (damage(change_payload), "not made with this key, or was changed"),
+    "no hint and changed": (
+        damage(lambda b: (b["verificationMaterial"]["publicKey"].clear(), change_payload(b))),
+        "not made with this key, or was changed",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_a_damaged_signature(case: str, signed: Path, keys: tuple[Path, Path]) -> None:
+    change, message = DAMAGES[case]
+    path = signed / SIGNATURE
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(repzoo.SignatureError, match=message):
+        verify_signature(Package.open(signed), keys[1])
+
+
+def test_a_signature_of_something_else(
+    package: Path, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A good signature by the right key, over a folder that has nothing of a manifest."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    shutil.copy(package / "config.json", folder)
+    status, output = model_signing(
+        "sign", "key", "--private_key", keys[0], "--signature", package / SIGNATURE, folder
+    )
+    assert status == 0, output
+    with pytest.raises(repzoo.SignatureError, match=r"of another manifest\.json \(none at all\)"):
+        verify_signature(Package.open(package), keys[1])
+
+
+def test_a_link_is_no_signature(signed: Path, keys: tuple[Path, Path]) -> None:
+    (signed / SIGNATURE).rename(signed.parent / "aside")
+    (signed / SIGNATURE).symlink_to(signed.parent / "aside")
+    with pytest.raises(OSError, match="symbolic link"):
+        verify_signature(Package.open(signed), keys[1])
+
+
+def test_a_signature_of_an_older_revision_is_not_published(
+    zoo_here: Any, signed: Path, keys: tuple[Path, Path], store: Path
+) -> None:
+    (signed / "metrics.json").write_text("{}\n")
+    write_manifest(signed)
+    message = zoo_here("publish", signed, "--hub", store, "--files-only", status=1)
+    assert "is of another manifest.json" in message
+    assert Store(store).names() == []
+    (signed / SIGNATURE).rename(signed.parent / "aside")
+    require_signature_of(Package.open(signed))
+    publish = ["publish", signed, "--hub", store, "--files-only"]
+    assert "signed" not in zoo_here(*publish)
+    (signed.parent / "aside").rename(signed / SIGNATURE)
+    assert ", signed" in zoo_here(*publish, "--sign", keys[0])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not a private key in PEM form"),
+        (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "is not a private key"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_keys_that_are_none(
+    zoo_here: Any, package: Path, store: Path, tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    key = tmp_path / "key"
+    if content is not None:
+        key.write_bytes(content)
+    options = ["--hub", store, "--files-only", "--sign", key]
+    assert message in zoo_here("publish", package, *options, status=1)
+    assert not (package / SIGNATURE).exists()
+    assert Store(store).names() == []
+
+
+def test_keys_of_other_kinds(package: Path, tmp_path: Path) -> None:
+    opened = Package.open(package)
+    edwards = write_keys(tmp_path, "edwards", ed25519.Ed25519PrivateKey.generate())
+    for action, key in [(sign_package, edwards[0]), (verify_signature, edwards[1])]:
+        with pytest.raises(repzoo.InvalidInput, match="not a key of an elliptic curve"):
+            action(opened, key)
+    bitcoin = write_keys(tmp_path, "bitcoin", ec.generate_private_key(ec.SECP256K1()))
+    with pytest.raises(repzoo.InvalidInput, match="curve secp256k1; expected P-256"):
+        sign_package(opened, bitcoin[0])
+    # Mixing them up is said, and leaks nothing.
+    for action, key in [(sign_package, edwards[1]), (verify_signature, edwards[0])]:
+        with pytest.raises(repzoo.InvalidInput, match=r"not a (private|public) key in PEM form"):
+            action(opened, key)
+
+
+def test_a_key_with_a_password(
+    zoo_here: Any, package: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, public = write_keys(tmp_path, "locked", password="sesame")
+    publish = ["publish", package, "--hub", store, "--files-only", "--sign", private]
+    monkeypatch.setenv("REPZOO_KEY_PASSWORD", "wrong")
+    assert "or this is not its password" in zoo_here(*publish, status=1)
+    monkeypatch.setenv("REPZOO_KEY_PASSWORD", "sesame")
+    assert ", signed" in zoo_here(*publish)
+    assert verify_signature(Package.open(package), public)
+    # A key without one is opened without one.
+    plain, _ = write_keys(tmp_path, "plain")
+    sign_package(Package.open(package), plain)
+
+
+def test_without_the_extra(signed: Path, keys: tuple[Path, Path]) -> None:
+    code = """
+import importlib.abc, sys
+class NotInstalled(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"cryptography", "model_signing"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, NotInstalled())
+from repzoo.cli import main
+main()
+"""
+    command = [sys.executable, "-c", code, "verify", str(signed), "--files-only"]
+    assert subprocess.run(command, check=False).returncode == 0
+    result = subprocess.run(
+        [*command, "--key", str(keys[1])], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert "signatures needs the 'signing' extra" in result.stderr
+    assert "pip install 'repzoo[signing]'" in result.stderr
