@@ -329,6 +329,23 @@ def test_processes_that_pull_at_once_fetch_once(
     assert files_below(cache / "staging") == set()
 
 
+def test_a_damaged_memory_is_an_empty_one(
+    flat_hub: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    revision = Cache().pull(TINY).package.revision
+    record = Cache().last_pull("tiny")
+    assert record is not None
+    assert (record.hub, record.revision) == (str(flat_hub), revision)
+    (cache / "pulled" / "tiny.json").write_text('{"records": [{}]}')
+    assert Cache().last_pull("tiny") is None
+    assert "damaged" in caplog.text
+    with pytest.raises(repzoo.ModelNotFound):
+        Cache().find(TINY)
+    assert Cache().find(Reference("tiny", revision)).revision == revision
+    Cache().pull(TINY)
+    assert Cache().find(TINY).revision == revision
+
+
 def test_a_read_only_cache_serves_what_is_in_it(
     zoo_as_anyone: Any, flat_hub: Path, cache: Path, read_only: Callable[[Path], None]
 ) -> None:

@@ -150,7 +150,7 @@ def test_a_killed_server_is_waited_for(
 ) -> None:
     from repzoo.retries import Patience
 
-    monkeypatch.setattr("repzoo.cache.Patience", lambda: Patience(first=0.2, attempts=9))
+    monkeypatch.setattr("repzoo.cache.Patience", lambda **_: Patience(first=0.2, attempts=9))
     script = Path(__file__).parents[1] / "faulty_hub.py"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

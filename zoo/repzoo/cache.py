@@ -22,9 +22,13 @@ from repzoo.package import MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE, Manifest, Pa
 from repzoo.places import Places
 from repzoo.reference import Reference, is_digest, is_name, is_url, match_revision
 from repzoo.retries import Patience
+from repzoo.signatures import check_signature
 from repzoo.trust import MOVES, Memory, Record
 
 __all__ = ["Cache", "Plan", "Pulled", "default_cache"]
+
+#: How often a hub is asked what a package is; with no hub in reach one should soon know.
+_QUESTIONS = 4
 
 #: A commit or a manifest's sha256, or their beginning; anything else is a tag.
 _DIGITS = re.compile(r"[0-9a-f]{7,64}")
@@ -55,6 +59,7 @@ class Cache:
         *,
         accept_change: bool = False,
         asking: Patience | None = None,
+        key: Path | None = None,
     ) -> Pulled:
         """Bring a package of a hub into the cache, or find it there, and verify it.
 
@@ -64,6 +69,7 @@ class Cache:
                 asked for a revision that is given by its full sha256 and is there.
             accept_change: take a tag or commit that is not what it was as what it is now.
             asking: how patiently to ask what a revision is; files are waited for in any case.
+            key: a public key that the package must be signed with, see `repzoo.signatures`.
 
         Raises:
             ModelNotFound: if the hub has no such package or revision.
@@ -71,18 +77,21 @@ class Cache:
             IntegrityError: if the hub's own files are bad, even when fetched again.
             RevisionChanged: if a tag or commit has another manifest than when it was first pulled.
             PackageError: if the hub's package is not a valid one.
+            SignatureError: if a key is given and the package is not signed with it.
             NoSpace: if the disk is too full.
             OSError: if the cache cannot be written.
         """
         places = Places(self.path, reference.name)
-        if reference.revision is not None and is_digest(reference.revision):
+        if key is None and reference.revision is not None and is_digest(reference.revision):
             there = places.intact(reference.revision)
             if there is not None:
                 return Pulled(there, None)
 
-        asking = asking or Patience()
+        asking = asking or Patience(attempts=_QUESTIONS)
         found = self._look_up(reference, hub, asking, accept_change=accept_change)
-        signature = self._new_signature(found, asking)
+        signature = self._new_signature(found, asking, always=key is not None)
+        if key is not None:
+            check_signature(found.data, signature, key, f"{found.name} in {found.hub.spec}")
         there = places.intact(found.revision)
         pulled = Pulled(there, found.hub.spec) if there is not None else None
         if pulled is None:
@@ -102,7 +111,7 @@ class Cache:
         Raises:
             As `pull` does for what it finds out before it fetches files.
         """
-        found = self._look_up(reference, hub, Patience())
+        found = self._look_up(reference, hub, Patience(attempts=_QUESTIONS))
         places = Places(self.path, found.name)
         place, staging = places.packages / found.revision, places.staging / found.revision
         files = {file: entry.size for file, entry in found.manifest.files.items()}
@@ -245,12 +254,13 @@ class Cache:
             return newest.hub
         return default
 
-    def _new_signature(self, found: Found, patience: Patience) -> bytes | None:
-        """The signature of a commit that was not pulled before.
+    def _new_signature(self, found: Found, patience: Patience, *, always: bool) -> bytes | None:
+        """The signature of a commit that was not pulled before, or of any.
 
         A package may be signed long after it was made: the same manifest, another commit.
         """
-        if self.memory(found.name).meaning(found.hub.spec, found.commit) == found.revision:
+        known = self.memory(found.name).meaning(found.hub.spec, found.commit) == found.revision
+        if known and not always:
             return None
         return patience(lambda: found.hub.signature(found.name, found.commit))
 
