@@ -19,7 +19,7 @@ from repzoo_serving.settings import Settings
 __all__ = ["Access", "Bucket"]
 
 _HEALTH = frozenset({"/livez", "/healthz", "/readyz"})
-_PAGES = frozenset({"/", "/docs", "/openapi.json", "/explorer.js", "/explorer.css", "/docs.js"})
+_PAGES = frozenset({"/", "/docs", "/openapi.json", "/explorer.js", "/style.css"})
 
 _METHODS = b"GET, HEAD, POST"
 _HEADERS = b"authorization, content-type, accept, x-request-id"

@@ -26,6 +26,7 @@ from repzoo_serving.exchange import Exchange, Gone, Message, Receive, Reply, Req
 from repzoo_serving.logs import RequestLog
 from repzoo_serving.metrics import METRICS_TYPE, Gauge, Metrics
 from repzoo_serving.operations import Operations
+from repzoo_serving.pages import Pages
 from repzoo_serving.problems import RETRY_AFTER, Problem
 from repzoo_serving.responses import JSON_TYPE, choose
 from repzoo_serving.settings import Limits, Settings
@@ -64,6 +65,7 @@ class App:
         self._log = RequestLog() if self.settings.log == "json" else None
         self._models: dict[str, ServedModel] = {}
         self._access = Access(self.settings)
+        self._pages = Pages.make(self._limits)
         self._ids = RequestIds()
         threads = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
@@ -194,6 +196,10 @@ class App:
         if path == "/v1/models":
             _require_method(exchange.method, ("GET", "HEAD"))
             return Reply(200, JSON_TYPE, openai.listing(self._models))
+        page = self._pages.replies.get(path)
+        if page is not None:
+            _require_method(exchange.method, ("GET", "HEAD"))
+            return page
         if path in _HEALTH:
             _require_method(exchange.method, ("GET", "HEAD"))
             return await self._health(path)

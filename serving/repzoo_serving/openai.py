@@ -30,6 +30,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from repzoo_serving import requests
 from repzoo_serving.problems import Problem
@@ -40,44 +41,57 @@ __all__ = ["EmbeddingsRequest", "document", "error_member", "listing", "parse"]
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class _Url(BaseModel):
+def _no_default(schema: dict[str, Any]) -> None:
+    del schema["default"]
+
+
+#: None by default, but not to be sent as null.
+_ABSENT: Any = Field(None, json_schema_extra=_no_default)
+
+
+class ImageUrl(BaseModel):
     model_config = _STRICT
 
     url: str
     detail: Literal["auto", "low", "high"] | None = None
 
 
-class _ImageUrlPart(BaseModel):
+class ImageUrlPart(BaseModel):
     model_config = _STRICT
 
     type: Literal["image_url"]
-    image_url: _Url
+    image_url: ImageUrl
 
 
-class _ImageObject(BaseModel):
+class ImageObject(BaseModel):
     model_config = _STRICT
 
     image: str
 
 
-class _Message(BaseModel):
+class Message(BaseModel):
     model_config = _STRICT
 
     role: Literal["user"]
-    content: Annotated[list[_ImageUrlPart], Field(min_length=1, max_length=1)]
+    content: Annotated[list[ImageUrlPart], Field(min_length=1, max_length=1)]
 
 
-_Image: TypeAlias = str | _ImageObject | _ImageUrlPart
+_Image: TypeAlias = str | ImageObject | ImageUrlPart
 
 
 class EmbeddingsRequest(BaseModel):
     """The body."""
 
-    model_config = _STRICT
+    model_config = ConfigDict(
+        **_STRICT,
+        json_schema_extra={"oneOf": [{"required": ["input"]}, {"required": ["messages"]}]},
+    )
 
     model: str
-    input: str | Annotated[list[_Image], Field(min_length=1)] | None = None
-    messages: Annotated[list[_Message], Field(min_length=1, max_length=1)] | None = None
+    input: str | Annotated[list[_Image], Field(min_length=1)] | SkipJsonSchema[None] = _ABSENT
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1)] | SkipJsonSchema[None] = (
+        _ABSENT
+    )
     modality: Literal["image"] = "image"
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1)
@@ -86,7 +100,8 @@ class EmbeddingsRequest(BaseModel):
 
     @model_validator(mode="after")
     def _one_of_both(self) -> EmbeddingsRequest:
-        if (self.input is None) == (self.messages is None):
+        sent = [name for name in ("input", "messages") if name in self.model_fields_set]
+        if len(sent) != 1 or getattr(self, sent[0]) is None:
             raise ValueError("send either input or messages")
         return self
 
@@ -169,7 +184,7 @@ def error_member(problem: Problem) -> dict[str, Any]:
 def _text(item: _Image) -> str:
     if isinstance(item, str):
         return item
-    return item.image if isinstance(item, _ImageObject) else item.image_url.url
+    return item.image if isinstance(item, ImageObject) else item.image_url.url
 
 
 def _file(text: str, index: int) -> bytes:

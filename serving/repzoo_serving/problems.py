@@ -43,7 +43,7 @@ from repzoo.errors import (
     UnsupportedOperation,
 )
 
-__all__ = ["PROBLEM_TYPE", "RETRY_AFTER", "Problem"]
+__all__ = ["PROBLEM_TYPE", "RETRY_AFTER", "Problem", "kinds"]
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -72,6 +72,11 @@ _TITLES = {
     "unavailable": (503, "The server is not ready"),
     "deadline-exceeded": (504, "The request was not answered in time"),
 }
+
+
+def kinds() -> dict[str, int]:
+    """The status of every kind of problem."""
+    return {kind: status for kind, (status, _) in _TITLES.items()}
 
 
 class Problem(Exception):

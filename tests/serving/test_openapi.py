@@ -1,0 +1,192 @@
+"""The OpenAPI document is true: whatever is sent, every answer is one that it describes.
+
+Schemathesis makes requests from the document, good and bad, and holds every answer against it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import struct
+import warnings
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from PIL import Image
+from repzoo_serving.engine import PATHS
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import schemathesis
+    from schemathesis import GenerationMode
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi import checks
+
+CHECKS = [
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
+    checks.response_headers_conformance,
+    checks.negative_data_rejection,
+]
+
+
+def files() -> list[bytes]:
+    made = []
+    rng = np.random.default_rng(0)
+    for kind, shape in (("PNG", (8, 8)), ("JPEG", (9, 5, 3)), ("WEBP", (3, 30, 3))):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(buffer, kind)
+        made.append(buffer.getvalue())
+    return made
+
+
+def tensors() -> st.SearchStrategy[bytes]:
+    """Safetensors bodies: right, nearly right, and anything."""
+    pixels = np.zeros((2, 8, 8, 1), np.uint8)
+    arrays = st.sampled_from(
+        [{"images": pixels}, {"images": pixels[:, :4]}, {"latents": np.zeros((1, 4), np.float32)}]
+    )
+    options = st.sampled_from(
+        [{}, {"model": "tiny"}, {"model": "tiny", "task": "digit"}, {"model": "plain", "x": 1}]
+    )
+    made = st.builds(
+        lambda arrays, options: safetensors.numpy.save(arrays, {"request": json.dumps(options)}),
+        arrays,
+        options,
+    )
+    header = st.binary(max_size=64).map(lambda data: struct.pack("<Q", len(data)) + data)
+    return st.one_of(made, header, st.binary(max_size=64))
+
+
+@pytest.fixture(scope="module")
+def api(server_url: str) -> Any:
+    images = st.sampled_from(files())
+    # Mostly images: what is none is refused before anything else can go wrong.
+    schemathesis.openapi.format(
+        "byte",
+        st.one_of(images, images, images, st.binary(max_size=20)).map(
+            lambda data: base64.b64encode(data).decode()
+        ),
+    )
+    schemathesis.openapi.format("binary", st.one_of(images, images, st.binary(max_size=20)))
+    schemathesis.openapi.media_type("application/x-safetensors", tensors())
+    return schemathesis.openapi.from_url(f"{server_url}/openapi.json")
+
+
+#: Of what the document cannot know: which models there are, and what they have.
+KNOWN = {"model": ("tiny", "tiny", "tiny", "plain"), "task": ("digit", "attributes")}
+
+
+def run(api: Any, cases: int) -> Counter[str]:
+    """Send ``cases`` requests to each operation, half of them made to be refused."""
+    outcomes: Counter[str] = Counter()
+    for found in api.get_all_operations():
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+            send(found.ok(), mode, cases // 2, outcomes)
+    return outcomes
+
+
+def send(operation: Any, mode: GenerationMode, cases: int, outcomes: Counter[str]) -> None:
+    @settings(
+        max_examples=cases,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(operation.as_strategy(generation_mode=mode), st.data())
+    def one(case: Any, data: Any) -> None:
+        if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
+            for name, values in KNOWN.items():
+                if name in case.body:
+                    case.body[name] = data.draw(st.sampled_from(values))
+        response = case.call()
+        case.validate_response(response, checks=CHECKS)
+        outcomes[f"{operation.label} {response.status_code}"] += 1
+
+    # Nothing can be wrong with a GET that has no parameters.
+    with suppress(Unsatisfiable):
+        one()
+
+
+def test_a_few_hundred_requests(api: Any) -> None:
+    outcomes = run(api, cases=60)
+    assert sum(outcomes.values()) >= 300
+    # They get through to the models, and to the refusals.
+    for path in PATHS:
+        assert outcomes[f"POST {path} 200"], outcomes
+        assert outcomes[f"POST {path} 400"], outcomes
+    assert outcomes["POST /embed 422"], outcomes
+
+
+@pytest.mark.slow
+def test_ten_thousand_requests(api: Any) -> None:
+    outcomes = run(api, cases=1500)
+    print()
+    for outcome, count in sorted(outcomes.items()):
+        print(f"{count:>7} {outcome}")
+    assert sum(outcomes.values()) >= 10_000
+
+
+def test_it_has_every_path_and_no_other(server_url: str) -> None:
+    document = httpx.get(f"{server_url}/openapi.json").json()
+    assert document["openapi"] == "3.1.0"
+    posts = {path for path, methods in document["paths"].items() if "post" in methods}
+    assert posts == set(PATHS)
+    for path, methods in document["paths"].items():
+        if "get" in methods:
+            response = httpx.get(server_url + path.replace("{name}", "tiny"))
+            assert response.status_code == 200, path
+            assert (
+                response.headers["content-type"].split(";")[0]
+                in (methods["get"]["responses"]["200"]["content"])
+            )
+    ids = [operation["operationId"] for m in document["paths"].values() for operation in m.values()]
+    assert len(ids) == len(set(ids))
+
+
+def test_every_reference_leads_somewhere(server_url: str) -> None:
+    text = httpx.get(f"{server_url}/openapi.json").text
+    document = json.loads(text)
+    references = set(re.findall(r'"\$ref": "#/([^"]+)"', text))
+    assert len(references) > 10
+    for reference in references:
+        there: Any = document
+        for part in reference.split("/"):
+            there = there[part]
+
+
+def test_it_says_the_limits_of_this_server(server_url: str) -> None:
+    document = httpx.get(f"{server_url}/openapi.json").json()
+    body = document["paths"]["/embed"]["post"]["requestBody"]["content"]["application/json"]
+    assert body["schema"]["properties"]["images"]["maxItems"] == 64
+
+
+def test_the_docs_page_has_every_operation_and_loads_nothing_from_elsewhere(
+    server_url: str,
+) -> None:
+    response = httpx.get(f"{server_url}/docs")
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    for path in httpx.get(f"{server_url}/openapi.json").json()["paths"]:
+        assert f" {path}</code>" in response.text
+    loaded = re.findall(r"(?:src|href)=[\"']?([^\"' >]+)", response.text)
+    for target in loaded:
+        if not target.startswith("#"):
+            assert httpx.get(f"{server_url}/{target}").status_code in (200, 404)
+            assert "//" not in target
+    assert "<script" not in response.text
+    assert " style=" not in response.text
