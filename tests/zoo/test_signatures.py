@@ -131,6 +131,28 @@ def test_a_session(
     assert "signed" not in zoo("verify", "tiny", "--files-only")
 
 
+def test_pull_takes_only_what_is_signed(
+    zoo_here: Any, package: Path, keys: tuple[Path, Path], store: Path, cache: Path
+) -> None:
+    private, public = keys
+    _, other = write_keys(package.parent, "other")
+    pull = ["pull", "tiny", "--hub", store, "--key"]
+    zoo_here("publish", package, "--hub", store, "--files-only")
+    assert "is not signed" in zoo_here(*pull, public, status=1)
+    zoo_here("publish", package, "--hub", store, "--files-only", "--sign", private)
+    assert "another key" in zoo_here(*pull, other, status=1)
+    # Nothing was fetched before the signature was right.
+    assert not (cache / "packages").exists()
+    assert zoo_here.json(*pull, public)["fetched"]
+    assert zoo_here.json(*pull, public, "--offline")["fetched"] == []
+    for options in ([], ["--offline"]):
+        assert "another key" in zoo_here(*pull, other, *options, status=1)
+    revision = Package.open(package).revision
+    pinned = ["pull", f"tiny@sha256:{revision}", "--hub", store, "--key"]
+    assert zoo_here.json(*pinned, public)["revision"] == revision
+    assert "another key" in zoo_here(*pinned, other, status=1)
+
+
 def test_an_unsigned_package(zoo_here: Any, package: Path, keys: tuple[Path, Path]) -> None:
     assert "is not signed: there is no manifest.json.sig" in zoo_here(
         "verify", package, "--key", keys[1], status=1

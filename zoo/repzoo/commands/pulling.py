@@ -15,6 +15,7 @@ from repzoo.copies import copy_out
 from repzoo.errors import HubError, ModelNotFound, Offline, RepzooError
 from repzoo.reference import Reference
 from repzoo.report import Report, format_bytes, reporting
+from repzoo.signatures import verify_signature
 
 __all__ = ["pull"]
 
@@ -37,6 +38,12 @@ _log = logging.getLogger("repzoo")
     is_flag=True,
     help="Take a tag or commit that is not what it was at the first pull.",
 )
+@click.option(
+    "--key",
+    metavar="PUB",
+    type=click.Path(path_type=Path),
+    help="Take only what is signed with this key (PEM, elliptic curve).",
+)
 @reporting
 def pull(
     references: tuple[Reference, ...],
@@ -45,6 +52,7 @@ def pull(
     dry_run: bool,
     offline: bool,
     accept_change: bool,
+    key: Path | None,
 ) -> Report:
     """Bring packages into the cache, verified.
 
@@ -61,12 +69,12 @@ def pull(
         if dry_run:
             return _planned(cache.plan(reference, hub_spec))
         if offline:
-            return _done(reference, _cached(cache, reference, hub_spec), out)
+            return _done(reference, _cached(cache, reference, hub_spec, key), out)
         try:
-            pulled = cache.pull(reference, hub_spec, accept_change=accept_change)
+            pulled = cache.pull(reference, hub_spec, accept_change=accept_change, key=key)
         except Offline as error:
             try:
-                pulled = _cached(cache, reference, hub_spec)
+                pulled = _cached(cache, reference, hub_spec, key)
             except ModelNotFound as missing:
                 raise Offline(f"{missing}; {error}") from None
         return _done(reference, pulled, out)
@@ -74,9 +82,11 @@ def pull(
     return _each(references, one)
 
 
-def _cached(cache: Cache, reference: Reference, hub_spec: str | None) -> Pulled:
+def _cached(cache: Cache, reference: Reference, hub_spec: str | None, key: Path | None) -> Pulled:
     package = cache.find(reference, hub_spec)
     package.verify()
+    if key is not None:
+        verify_signature(package, key)
     return Pulled(package, None)
 
 
