@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Self
 
 import pytest
 import torch
+from repzoo.hubs.fsck import check
+from repzoo.hubs.store import Store
+from repzoo.package import Package, write_manifest
 from repzoo_training.run import Run
 
 ZOO = Path(sys.executable).with_name("zoo")
@@ -64,29 +70,127 @@ def test_training_killed_at_random_moments(tmp_path: Path) -> None:
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
-def test_publish_and_pull_killed_at_random_moments(
-    make_package: Callable[..., Path], tmp_path: Path
-) -> None:
-    """The hub always has a whole revision, and a pull after any kill gets one that verifies."""
-    hub = tmp_path / "hub"
-    zoo("hub", "init", hub)
-    versions = [make_package(tmp_path / f"v{seed}", "tiny", seed=seed) for seed in range(20)]
-    zoo("publish", versions[0], "--hub", hub)
-    revisions = [zoo("info", version, "--json") for version in versions]
-    known = {json.loads(text)["revision"] for text in revisions}
-    clock = random.Random(0)
-    finished = {"publish": 0, "pull": 0}
-    for attempt in range(100):
-        finished["publish"] += killed_after(
-            clock.uniform(0.1, 1.2), ZOO, "publish", versions[attempt % 20], "--hub", hub
+def make_versions(make_package: Callable[..., Path], folder: Path, number: int) -> list[Path]:
+    """Revisions of "tiny" with a file that takes a while to send, and too large for one request."""
+    versions = []
+    for seed in range(number):
+        version = make_package(folder / f"v{seed}", "tiny", seed=seed)
+        (version / "figures").mkdir()
+        noise = random.Random(seed).randbytes(11 * 2**20)
+        (version / "figures" / "noise.png").write_bytes(b"\x89PNG\r\n\x1a\n" + noise)
+        write_manifest(version)
+        versions.append(version)
+    return versions
+
+
+class Server:
+    """``zoo hub serve --open`` on a store, which one may kill and start again."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._port = "0"
+        self.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        words = [ZOO, "hub", "serve", self._store, "--open", "--port", self._port]
+        self._process = subprocess.Popen(
+            [str(word) for word in words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
-        assert json.loads(zoo("info", "tiny", "--hub", hub, "--json"))["revision"] in known
-        finished["pull"] += killed_after(clock.uniform(0.1, 1.0), ZOO, "pull", "tiny", "--hub", hub)
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().split()[-1]
+        self._port = self.url.rpartition(":")[2].partition("/")[0]
+
+    @property
+    def exited(self) -> bool:
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@pytest.mark.parametrize("way", ["folder", "http"])
+def test_publish_killed_at_random_moments(
+    way: str, make_package: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The hub has the previous revision or the new one, whole; what was acknowledged, it has."""
+    store = Path(Store.create(tmp_path / "store").spec)
+    versions = make_versions(make_package, tmp_path, 5)
+    with Server(store) if way == "http" else nullcontext() as server:
+        interrupt_publish(way, store, versions, server)
+
+
+def interrupt_publish(way: str, store: Path, versions: list[Path], server: Server | None) -> None:
+    hub = server.url if server is not None else str(store)
+    revisions = [Package.open(version).revision for version in versions]
+
+    def newest() -> str:
+        hub = Store(store)
+        return hashlib.sha256(hub.manifest("tiny", hub.resolve("tiny"))).hexdigest()
+
+    begin = time.monotonic()
+    zoo("publish", versions[0], "--hub", hub, "--files-only")
+    undisturbed = time.monotonic() - begin
+    clock = random.Random(way)
+    before = revisions[0]
+    ended = servers = 0
+    for attempt in range(1, 101):
+        number = attempt % len(versions)
+        words = [ZOO, "publish", versions[number], "--hub", hub, "--files-only"]
+        process = subprocess.Popen(
+            [str(word) for word in words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(clock.uniform(0, 1.2 * undisturbed))
+        except subprocess.TimeoutExpired:
+            if server is not None and attempt % 4 == 0:
+                server.kill()
+                servers += 1
+            process.kill()
+        status = process.wait()
+        ended += status == 0
+        assert check(Store(store)).faults == [], f"after attempt {attempt}"
+        assert newest() in ([revisions[number]] if status == 0 else [before, revisions[number]])
+        if server is not None and server.exited:
+            server.start()
+        if clock.random() < 0.3:
+            # What was sent is not sent again, unless it is pruned.
+            assert check(Store(store), prune=True, grace=0).faults == []
+        before = newest()
+    print(f"{way}: 100 interruptions, {ended} ended before theirs, {servers} of the server")
+    assert ended < 60
+    if server is not None:
+        assert servers > 10
+    zoo("publish", versions[0], "--hub", hub, "--files-only")
+    assert newest() == revisions[0]
+    findings = check(Store(store), prune=True, grace=0)
+    assert (findings.faults, list((store / "incoming").iterdir())) == ([], [])
+
+
+def test_pull_killed_at_random_moments(make_package: Callable[..., Path], tmp_path: Path) -> None:
+    """A pull after any kill gets a package that verifies."""
+    store = Store.create(tmp_path / "store")
+    versions = make_versions(make_package, tmp_path, 4)
+    clock = random.Random(0)
+    finished = 0
+    for attempt in range(100):
+        store.publish(Package.open(versions[attempt % 4]))
+        finished += killed_after(clock.uniform(0.1, 1.0), ZOO, "pull", "tiny", "--hub", store.spec)
         if attempt % 10 == 9:
-            zoo("pull", "tiny", "--hub", hub)
+            zoo("pull", "tiny", "--hub", store.spec)
             zoo("verify", "tiny")
-    print(f"of 100 each, ended before their kill: {finished}")
-    assert 0 < finished["publish"] < 100
-    assert 0 < finished["pull"] < 100
-    shutil.rmtree(hub)
+    print(f"of 100 pulls, ended before their kill: {finished}")
+    assert 0 < finished < 100
+    shutil.rmtree(store.path)
     zoo("verify", "tiny")  # the cache stands on its own

@@ -61,6 +61,7 @@ def create_app(server: Server) -> Starlette:
     handlers = {
         Problem: _answer,
         RepzooError: _answer,
+        OSError: _answer,
         HTTPException: _answer,
         ClientDisconnect: _answer,
         Exception: _answer,
@@ -89,7 +90,7 @@ def _answer(request: Request, error: Exception) -> Response:
         what = "there is nothing at" if error.status_code == 404 else f"{request.method} is not for"
         message = f"{what} {request.url.path[:200]!a} on this hub"
         error = Problem(error.status_code, message, None, error.headers)
-    elif isinstance(error, RepzooError):
+    elif isinstance(error, RepzooError | OSError):
         error = as_problem(error)
     elif not isinstance(error, Problem):
         _log.error("%s %a failed", request.method, request.url.path[:200], exc_info=error)
@@ -97,4 +98,4 @@ def _answer(request: Request, error: Exception) -> Response:
     for_people = not request.url.path.startswith("/api/") and request.method == "GET"
     if for_people and "text/html" in request.headers.get("accept", ""):
         return pages.problem_page(error)
-    return problem_response(error)
+    return problem_response(error, unread=getattr(request.state, "unread", False))

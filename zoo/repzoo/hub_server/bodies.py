@@ -15,9 +15,6 @@ from repzoo.hub_server.problems import Problem
 
 __all__ = ["lines", "pieces", "read_form", "read_json"]
 
-# The rest of the body is not waited for, so the connection cannot be used again.
-_CLOSE = {"Connection": "close"}
-
 
 async def pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
     """A body as it arrives.
@@ -26,6 +23,8 @@ async def pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
         Problem: 413 at the first byte that is too many, before any if it is announced; 408 if
             nothing comes for a while.
     """
+    # Whoever answers before the end has to close the connection, see `problem_response`.
+    request.state.unread = True
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > limit:
         raise _too_large(limit)
@@ -36,8 +35,9 @@ async def pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
             piece = await asyncio.wait_for(anext(stream, None), IDLE_SECONDS)
         except TimeoutError:
             message = f"the body stood still for {IDLE_SECONDS:.0f} seconds"
-            raise Problem(408, message, headers=_CLOSE) from None
+            raise Problem(408, message) from None
         if piece is None:
+            request.state.unread = False
             return
         size += len(piece)
         if size > limit:
@@ -96,8 +96,8 @@ async def read_form(request: Request) -> dict[str, list[str]]:
 def _check_line(line: bytearray, limit: int) -> None:
     if len(line) > limit:
         message = f"a line of more than {limit} bytes: larger files come as LFS"
-        raise Problem(413, message, headers=_CLOSE)
+        raise Problem(413, message)
 
 
 def _too_large(limit: int) -> Problem:
-    return Problem(413, f"the body is larger than the {limit} bytes that it may be", headers=_CLOSE)
+    return Problem(413, f"the body is larger than the {limit} bytes that it may be")

@@ -58,7 +58,7 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
-def as_problem(error: RepzooError) -> Problem:
+def as_problem(error: RepzooError | OSError) -> Problem:
     """What an error of the store means to whoever sent the request."""
     message = str(error)
     match error:
@@ -72,7 +72,10 @@ def as_problem(error: RepzooError) -> Problem:
             return Problem(400, message)
         case Conflict():
             return Problem(409, message)
-        case HubError(__cause__=OSError(errno=errno.ENOSPC | errno.EDQUOT)):
+        case (
+            OSError(errno=errno.ENOSPC | errno.EDQUOT)
+            | HubError(__cause__=OSError(errno=errno.ENOSPC | errno.EDQUOT))
+        ):
             _log.error("%s", message)
             return Problem(507, "the hub's disk is full")
         case _:
@@ -81,11 +84,13 @@ def as_problem(error: RepzooError) -> Problem:
             return Problem(500, "the hub cannot read or write its store; its log says why")
 
 
-def problem_response(problem: Problem) -> JSONResponse:
+def problem_response(problem: Problem, *, unread: bool = False) -> JSONResponse:
     """The answer for a program.
 
-    One that closes the connection before its request has come in whole still listens for a moment:
-    otherwise the reset that follows could overtake it.
+    Args:
+        problem: what is wrong.
+        unread: whether the request is still arriving. Then the connection is closed, but not
+            before a moment of listening on: the reset that follows could overtake the answer.
     """
     # A header is one line of ASCII that shows.
     shown = "".join(each if each.isprintable() else "?" for each in problem.message)
@@ -93,7 +98,9 @@ def problem_response(problem: Problem) -> JSONResponse:
     headers = {"X-Error-Message": line[:1000], **problem.headers}
     if problem.code is not None:
         headers["X-Error-Code"] = problem.code
-    kind = _ClosingResponse if "Connection" in headers else JSONResponse
+    if unread:
+        headers["Connection"] = "close"
+    kind = _ClosingResponse if unread else JSONResponse
     return kind({"error": problem.message}, problem.status, headers)
 
 

@@ -97,7 +97,8 @@ class Store:
         return names
 
     def revisions(self, name: str) -> list[str]:
-        return [commit for commit, _ in self.repository(name).history()]
+        history = self.repository(name).history()
+        return [name for name, commit in history if MANIFEST in commit.files]
 
     def resolve(self, name: str, revision: str | None = None) -> str:
         return self.repository(name).resolve(revision)
