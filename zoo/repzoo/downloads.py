@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from repzoo.errors import AccessDenied, HubError, HubUnavailable, IntegrityError
@@ -47,6 +47,11 @@ class Download:
     #: moves a bad file out of the way and says where to.
     put_aside: Callable[[Path], Path]
     patience: Patience
+    _left: list[tuple[str, FileEntry]] = field(init=False)
+    _errors: list[BaseException] = field(init=False)
+    _skipped: list[str] = field(init=False)
+    #: tells the progress bar of bytes.
+    _advance: Callable[[int], None] = field(init=False)
 
     def fetch(self, files: Mapping[str, FileEntry]) -> list[str]:
         """Fetch files, until all are there or one cannot be had.
@@ -67,8 +72,7 @@ class Download:
         total = sum(entry.size for entry in files.values())
         # The largest first, so that none is left for last, alone.
         self._left = sorted(files.items(), key=lambda item: item[1].size)
-        self._errors: list[BaseException] = []
-        self._skipped: list[str] = []
+        self._errors, self._skipped = [], []
         with progress_bar(self.name, total, sum(there.values())) as self._advance:
             count = min(_THREADS, len(files))
             # Daemons, because one that waits for a hub must not keep a process from ending.

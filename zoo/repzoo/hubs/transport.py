@@ -249,7 +249,7 @@ class _Body(io.BufferedIOBase):
     """The body of a response, as a stream."""
 
     def __init__(self, response: httpx2.Response) -> None:
-        self._pieces = response.iter_raw()
+        self._pieces = filter(None, response.iter_raw())
         self._rest = b""
         self._where = f"{response.url.scheme}://{response.url.netloc.decode('ascii', 'replace')}"
 
@@ -259,8 +259,11 @@ class _Body(io.BufferedIOBase):
     def read1(self, size: int = -1) -> bytes:
         """What has come, at most ``size`` bytes; nothing only at the end."""
         if not self._rest:
-            with network_errors(self._where):
-                self._rest = next((piece for piece in self._pieces if piece), b"")
+            try:
+                self._rest = next(self._pieces, b"")
+            except Exception:
+                with network_errors(self._where):
+                    raise
         if 0 <= size < len(self._rest):
             piece, self._rest = self._rest[:size], self._rest[size:]
         else:
