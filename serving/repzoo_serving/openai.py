@@ -49,10 +49,20 @@ def _no_default(schema: dict[str, Any]) -> None:
 _ABSENT: Any = Field(None, json_schema_extra=_no_default)
 
 
+#: An image as text.
+_Text: TypeAlias = Annotated[
+    str,
+    Field(
+        description="A data: URL of base64, or plain base64, of an image file.",
+        json_schema_extra={"format": "image"},
+    ),
+]
+
+
 class ImageUrl(BaseModel):
     model_config = _STRICT
 
-    url: str
+    url: _Text
     detail: Literal["auto", "low", "high"] | None = None
 
 
@@ -66,7 +76,7 @@ class ImageUrlPart(BaseModel):
 class ImageObject(BaseModel):
     model_config = _STRICT
 
-    image: str
+    image: _Text
 
 
 class Message(BaseModel):
@@ -76,7 +86,7 @@ class Message(BaseModel):
     content: Annotated[list[ImageUrlPart], Field(min_length=1, max_length=1)]
 
 
-_Image: TypeAlias = str | ImageObject | ImageUrlPart
+_Image: TypeAlias = _Text | ImageObject | ImageUrlPart
 
 
 class EmbeddingsRequest(BaseModel):
@@ -88,7 +98,7 @@ class EmbeddingsRequest(BaseModel):
     )
 
     model: str
-    input: str | Annotated[list[_Image], Field(min_length=1)] | SkipJsonSchema[None] = _ABSENT
+    input: _Text | Annotated[list[_Image], Field(min_length=1)] | SkipJsonSchema[None] = _ABSENT
     messages: Annotated[list[Message], Field(min_length=1, max_length=1)] | SkipJsonSchema[None] = (
         _ABSENT
     )

@@ -72,21 +72,27 @@ def tensors() -> st.SearchStrategy[bytes]:
 
 @pytest.fixture(scope="module")
 def api(server_url: str) -> Any:
-    images = st.sampled_from(files())
     # Mostly images: what is none is refused before anything else can go wrong.
-    schemathesis.openapi.format(
-        "byte",
-        st.one_of(images, images, images, st.binary(max_size=20)).map(
-            lambda data: base64.b64encode(data).decode()
-        ),
-    )
-    schemathesis.openapi.format("binary", st.one_of(images, images, st.binary(max_size=20)))
+    images = st.one_of(*[st.sampled_from(files())] * 9, st.binary(max_size=20))
+    texts = images.map(lambda data: base64.b64encode(data).decode())
+    schemathesis.openapi.format("byte", texts)
+    urls = texts.map(lambda text: f"data:image/png;base64,{text}")
+    schemathesis.openapi.format("image", st.one_of(texts, urls))
+    schemathesis.openapi.format("binary", images)
     schemathesis.openapi.media_type("application/x-safetensors", tensors())
-    return schemathesis.openapi.from_url(f"{server_url}/openapi.json")
+    config = schemathesis.Config()
+    # A limit is a refusal too.
+    config.projects.default.checks.negative_data_rejection.expected_statuses += ["413"]
+    return schemathesis.openapi.from_url(f"{server_url}/openapi.json", config=config)
 
 
 #: Of what the document cannot know: which models there are, and what they have.
-KNOWN = {"model": ("tiny", "tiny", "tiny", "plain"), "task": ("digit", "attributes")}
+KNOWN = {
+    "model": ("tiny", "tiny", "tiny", "plain"),
+    "task": ("digit", "attributes"),
+    "kind": ("linear",),
+    "dimensions": (4, 4, 5),
+}
 
 
 def run(api: Any, cases: int) -> Counter[str]:
