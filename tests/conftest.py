@@ -25,22 +25,23 @@ def _import_beside(name: str) -> ModuleType:
     return module
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the user's cache or hub, and neither do the processes it starts."""
+    monkeypatch.setenv("REPZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("REPZOO_HUB", raising=False)
+
+
 @pytest.fixture(scope="session")
 def _admitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("admitted")
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, _admitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the user's cache or hub, and neither do the processes it starts.
-
-    Which packages were run for the first time is all that these caches share.
-    """
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    (cache / "admitted").symlink_to(_admitted)
-    monkeypatch.setenv("REPZOO_CACHE", str(cache))
-    monkeypatch.delenv("REPZOO_HUB", raising=False)
+@pytest.fixture
+def shared_admissions(_own_cache: None, _admitted: Path, tmp_path: Path) -> None:
+    """Which packages were run for the first time is known to the caches of all tests."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "admitted").symlink_to(_admitted)
 
 
 @pytest.fixture(scope="session")

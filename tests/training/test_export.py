@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import repzoo
 import repzoo_client
 import yaml
+from huggingface_hub import ModelCard
 from PIL import Image
 from repzoo.arrays import read_arrays
 from repzoo.errors import PackageError, UnsupportedOperation
@@ -291,10 +293,50 @@ def test_the_card_says_what_was_measured(package: Path) -> None:
         (r["task"]["name"], m["name"]): m["value"] for r in entry["results"] for m in r["metrics"]
     }
     for measure in measures:
-        if measure["unit"] == "accuracy":
+        if measure["unit"] == "accuracy" and measure["name"] != "majority":
             assert values[measure["task"], measure["name"]] == round(100 * measure["value"], 2)
             assert f"{100 * measure['value']:.2f}" in card
     assert front["license"] == "apache-2.0"
+
+
+def test_the_hub_reads_the_numbers_of_the_card(package: Path) -> None:
+    """With huggingface_hub's own reader: what it makes of the card is what was measured."""
+    card = ModelCard.load(package / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert card.data.library_name == "repzoo"
+    assert card.data.pipeline_tag == "image-feature-extraction"
+    assert card.data.datasets == ["ylecun/mnist"]
+    assert {"onnx", "simvae", "posterior", "arxiv:2402.01399"} <= set(card.data.tags)
+    assert card.data.model_name == "simvae-mnist"
+
+    measures = json.loads((package / "metrics.json").read_text())["evaluation"]["measures"]
+    measured = {(m["task"], m["name"]): m for m in measures if m["name"] != "majority"}
+    assert len(card.data.eval_results) == len(measured) > 4
+    for result in card.data.eval_results:
+        task = None if result.task_name == "representation" else result.task_name
+        measure = measured[task, result.metric_name]
+        scale, digits = (100, 2) if measure["unit"] == "accuracy" else (1, 6)
+        assert result.metric_value == round(scale * measure["value"], digits)
+        assert result.metric_args == measure["protocol"]
+        assert (result.dataset_type, result.dataset_split) == ("ylecun/mnist", "test")
+    assert set(card.data.metrics) == {result.metric_type for result in card.data.eval_results}
+    # What it writes of that has the same numbers.
+    again = ModelCard(str(card)).data.eval_results
+    numbers = [
+        sorted((each.metric_name, each.metric_value, str(each.metric_args)) for each in results)
+        for results in (again, card.data.eval_results)
+    ]
+    assert numbers[0] == numbers[1]
+
+
+def test_the_card_links_what_is_there_and_says_how_to_pin(package: Path) -> None:
+    card = (package / "README.md").read_text()
+    links = re.findall(r"!\[[^]]*\]\(([^)]+)\)", card)
+    assert links
+    for link in links:
+        assert (package / link).is_file()
+    assert '`repzoo.load("simvae-mnist@sha256:REVISION")`' in card
+    assert "| networks | mlp, widths 256-64, linear head and its mirror |" in card
 
 
 def test_a_vae_has_a_standard_normal_prior(

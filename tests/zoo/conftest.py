@@ -30,6 +30,11 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
+@pytest.fixture(autouse=True)
+def _run_once(shared_admissions: None) -> None:
+    """Tests load the same few packages again and again."""
+
+
 class Zoo:
     """The command ``zoo`` as a process of its own, with this test's cache and hub."""
 

@@ -1,7 +1,13 @@
-"""``README.md`` of a package: its card, with the YAML that makes a hub show the numbers."""
+"""``README.md`` of a package: its card, with the YAML that makes a hub show the numbers.
+
+The Hugging Face Hub reads the front matter: ``model-index`` becomes the table of results beside the
+card, ``license`` and ``datasets`` become links, ``pipeline_tag`` and ``tags`` filters. It knows
+licences and data sets by identifiers of its own.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +18,43 @@ from repzoo.config import ModelConfig, TrainingFacts
 from repzoo_training.evaluation.report import EvaluationReport, Measure
 from repzoo_training.export.parity import Parity
 from repzoo_training.frozen_decoder import BATCH, STEPS
+from repzoo_training.networks import NetworkSpec
 from repzoo_training.objectives import LikelihoodSpec, find_method
 from repzoo_training.recipe import Recipe
 from repzoo_training.trained import TrainedModel
 
 __all__ = ["write_card"]
+
+#: What the Hub calls the data sets that recipes are for. Others are named in the text only.
+_HUB_DATASETS = {
+    "mnist": "ylecun/mnist",
+    "fashion-mnist": "zalando-datasets/fashion_mnist",
+    "cifar10": "uoft-cs/cifar10",
+}
+#: Of the licences that the Hub knows, those that weights and images come under.
+_HUB_LICENCES = frozenset(
+    {
+        *("afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bsd-2-clause", "bsd-3-clause"),
+        *("bsd-3-clause-clear", "bsl-1.0", "cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0"),
+        *("cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0"),
+        *("cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0"),
+        *("cc-by-sa-3.0", "cc-by-sa-4.0", "ecl-2.0", "epl-2.0", "eupl-1.1", "eupl-1.2", "gpl-2.0"),
+        *("gpl-3.0", "isc", "lgpl-2.1", "lgpl-3.0", "mit", "mpl-2.0", "ms-pl", "ncsa", "odbl"),
+        *("odc-by", "ofl-1.1", "openrail", "osl-3.0", "other", "pddl", "postgresql", "unknown"),
+        *("unlicense", "wtfpl", "zlib"),
+    }
+)
+#: The Hub's identifiers of metrics, by unit.
+_HUB_METRICS = {
+    "accuracy": "accuracy",
+    "mean squared error": "mse",
+    "normalised mutual information": "nmi",
+    "adjusted Rand index": "ari",
+    "R²": "r_squared",
+    "squared Fréchet distance": "fid",
+}
+#: What says something about the data, and nothing about the model.
+_BASELINES = {"majority"}
 
 
 def write_card(
@@ -30,7 +68,7 @@ def write_card(
 
     The pictures that lie in the folder's ``figures/`` are shown, so they must be there before.
     """
-    front = yaml.safe_dump(_metadata(config, report), sort_keys=False, allow_unicode=True)
+    front = yaml.safe_dump(_metadata(config, report, folder), sort_keys=False, allow_unicode=True)
     summary = config.summary or f"{find_method(config.method).title} on {config.training.dataset}"
     sections = [
         f"---\n{front}---\n",
@@ -44,35 +82,88 @@ def write_card(
     (folder / "README.md").write_text("\n".join(filter(None, sections)))
 
 
-def _metadata(config: ModelConfig, report: EvaluationReport | None) -> dict[str, Any]:
+def _metadata(config: ModelConfig, report: EvaluationReport | None, folder: Path) -> dict[str, Any]:
+    dataset = _HUB_DATASETS.get(_plain(config.training.dataset))
     metadata: dict[str, Any] = {
-        "license": config.licence,
+        **_licence(config.licence, folder),
         "library_name": "repzoo",
         "pipeline_tag": "image-feature-extraction",
-        "tags": ["onnx", config.method, "representation-learning", "self-supervised"],
-        "datasets": [config.training.dataset],
+        "tags": _tags(config),
     }
-    if report is None:
-        return metadata
-    results = [
-        {
-            "task": {"type": "image-classification", "name": m.task},
-            "dataset": {"name": report.dataset, "type": report.dataset, "split": "test"},
-            "metrics": [{"type": "accuracy", "name": m.name, "value": round(100 * m.value, 2)}],
-        }
-        for m in report.measures
-        if m.unit == "accuracy" and m.task is not None
-    ]
+    if dataset is not None:
+        metadata["datasets"] = [dataset]
+    results = [] if report is None else _results(report)
     if results:
+        units = {metric["type"]: None for result in results for metric in result["metrics"]}
+        metadata["metrics"] = list(units)
         metadata["model-index"] = [{"name": config.name, "results": results}]
     return metadata
+
+
+def _licence(licence: str, folder: Path) -> dict[str, str]:
+    """The Hub takes its own identifiers, or ``other`` with a name and a link."""
+    identifier = licence.lower()
+    if identifier in _HUB_LICENCES - {"other"}:
+        return {"license": identifier}
+    named = {"license": "other"}
+    if identifier != "other":
+        named["license_name"] = re.sub(r"[^a-z0-9.]+", "-", identifier).strip("-")
+    if (folder / "LICENSE").is_file():
+        named["license_link"] = "LICENSE"
+    return named
+
+
+def _tags(config: ModelConfig) -> list[str]:
+    tags = ["onnx", config.method, "representation-learning", "self-supervised"]
+    tags += [name for name in ("posterior", "decoder") if getattr(config, f"has_{name}")]
+    if config.paper is not None and config.paper.lower().startswith("arxiv:"):
+        tags.append(config.paper.lower())
+    return tags
+
+
+def _results(report: EvaluationReport) -> list[dict[str, Any]]:
+    """The measures of each task, in the form of the Hub's ``model-index``."""
+    by_task: dict[str | None, list[Measure]] = {}
+    for measure in report.measures:
+        if measure.name not in _BASELINES:
+            by_task.setdefault(measure.task, []).append(measure)
+    dataset = {
+        "name": report.dataset,
+        "type": _HUB_DATASETS.get(_plain(report.dataset), report.dataset),
+        "split": "test",
+    }
+    return [
+        {
+            "task": {
+                "type": "image-feature-extraction" if task is None else "image-classification",
+                "name": task or "representation",
+            },
+            "dataset": dict(dataset),
+            "metrics": [
+                {
+                    "type": _HUB_METRICS[measure.unit],
+                    "name": measure.name,
+                    # In per cent, as the Hub's tables have it.
+                    "value": round(100 * measure.value, 2)
+                    if measure.unit == "accuracy"
+                    else round(measure.value, 6),
+                    "args": dict(measure.protocol),
+                }
+                for measure in measures
+            ],
+        }
+        for task, measures in by_task.items()
+    ]
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 def _use(config: ModelConfig) -> str:
     lines = [
         "```python",
-        "import repzoo",
-        "",
+        "import repzoo  # pip install 'repzoo[runtime]'",
         f'encoder = repzoo.load("{config.name}")',
         f'encoder.embed("image.png")        # float32 [1, {config.latent_dim}]',
     ]
@@ -80,7 +171,12 @@ def _use(config: ModelConfig) -> str:
         lines.append('encoder.posterior("image.png")    # mean and variance')
     if config.has_decoder:
         lines.append("encoder.generate(16, seed=0)      # images in [0, 1]")
-    return "\n".join([*lines, "```\n"])
+    pin = (
+        f"`zoo info {config.name}` prints its revision, the sha256 of its manifest. "
+        f'`repzoo.load("{config.name}@sha256:REVISION")` loads exactly that one, whichever hub '
+        "serves it; `zoo verify` runs it against its golden outputs.\n"
+    )
+    return "\n".join([*lines, "```\n", pin])
 
 
 def _facts(config: ModelConfig, model: TrainedModel) -> str:
@@ -121,12 +217,24 @@ def _representation(config: ModelConfig) -> str:
 
 
 def _networks(config: ModelConfig, model: TrainedModel) -> str:
-    spec = model.recipe.network
-    networks = f"{spec.kind}, widths {'-'.join(map(str, spec.widths))}"
+    networks = _network(model.recipe.network)
     if model.has_added_decoder:
         training = f"{STEPS} steps of Adam, {BATCH} images each"
         return f"{networks}; as decoder its mirror, trained on the frozen encoder ({training})"
     return f"{networks} and its mirror" if config.has_decoder else networks
+
+
+def _network(spec: NetworkSpec) -> str:
+    """All that is said of an encoder, in words."""
+    parts = [spec.kind, f"widths {'-'.join(map(str, spec.widths))}"]
+    if spec.kind.startswith("resnet"):
+        small = spec.stem == "small"
+        parts.append("stem 3×3 of stride 1" if small else "stem 7×7 of stride 2 and max-pooling")
+    if spec.kind == "vit":
+        patch, depth, heads = spec.transformer
+        parts.append(f"patches {patch}×{patch}, depth {depth}, {heads} heads")
+    parts.append("linear head" if spec.head == "linear" else "no head: the backbone's features")
+    return ", ".join(parts)
 
 
 def _unfinished(facts: TrainingFacts, recipe: Recipe) -> str:
