@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 import click
-from tqdm import tqdm
 
 from repzoo.errors import IntegrityError, MissingExtra
 from repzoo.report import Report, format_bytes, format_table, reporting
@@ -50,6 +49,8 @@ def hub_fsck(folder: Path, prune: bool, grace: float) -> Report:
 
     Others may go on reading and publishing. The exit status is 1 if anything is wrong.
     """
+    from tqdm import tqdm
+
     from repzoo.hubs.fsck import check
     from repzoo.hubs.store import Store
 

@@ -7,13 +7,13 @@ The unmodified huggingface_hub client and the command ``hf`` work against it; so
 | `tokens` | the file of hashed tokens: who may read and write |
 | `limits` | how much of anything a request may bring |
 | `library` | a store or a flat folder, as the routes below see it |
-| `access` | who sent a request, and what they may do |
+| `access`, `context` | who sent a request, what they may do, and which repository it is about |
 | `problems` | errors in the Hub's form, which its client turns into its exceptions |
 | `bodies` | request bodies, read no further than they may go |
-| `models`, `revisions` | the reading half of the API |
-| `changes`, `uploads` | its writing half: repositories, tags, commits; bytes of large files |
+| `models`, `trees`, `paging` | the reading half of the API |
+| `changes`, `commit_lines`, `uploads` | its writing half |
 | `downloads` | the bytes of files, with ranges |
-| `cards`, `pages` | for people: the plain pages |
+| `cards`, `markdown`, `pages` | what is in a card, and the plain pages for people |
 | `access_log` | a line on stderr for each request |
-| `app`, `serve` | all of it put together, and run |
+| `app`, `protocol`, `serve` | all of it put together, and run |
 """

@@ -163,6 +163,8 @@ class FlatLibrary:
         if entry is None:
             raise EntryNotFound(f"{name} has no file {path!a}")
         file = self._path / name / path
+        if file.parent.is_symlink():
+            raise HubError(f"{file} lies behind a symbolic link")
         try:
             stream = open_regular(file)
         except OSError as error:

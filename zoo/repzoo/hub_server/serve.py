@@ -16,6 +16,7 @@ from repzoo.hub_server.access_log import AccessLog, configure_log
 from repzoo.hub_server.app import create_app
 from repzoo.hub_server.context import ORG, Server
 from repzoo.hub_server.library import open_library
+from repzoo.hub_server.protocol import ImpatientProtocol
 from repzoo.hub_server.tokens import TokenFile
 
 __all__ = ["serve"]
@@ -75,7 +76,7 @@ def serve(
     configure_log()
     config = uvicorn.Config(
         log,
-        http="h11",
+        http=ImpatientProtocol,
         ws="none",
         lifespan="off",
         log_level="warning",
