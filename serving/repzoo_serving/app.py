@@ -6,7 +6,6 @@ several times as much as this one and answers with errors of its own, stays besi
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -15,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil  # type: ignore[import-untyped]
 from repzoo.encoder import Encoder
-from repzoo.errors import InvalidInput
 
 from repzoo_serving import openai
 from repzoo_serving.access import Access
@@ -25,6 +23,7 @@ from repzoo_serving.engine import PATHS, ServedModel
 from repzoo_serving.exchange import Exchange, Gone, Message, Receive, Reply, RequestIds, Send
 from repzoo_serving.logs import RequestLog
 from repzoo_serving.metrics import METRICS_TYPE, Gauge, Metrics
+from repzoo_serving.models import Models
 from repzoo_serving.operations import Operations
 from repzoo_serving.pages import Pages
 from repzoo_serving.problems import RETRY_AFTER, Problem
@@ -63,7 +62,7 @@ class App:
         self.metrics = Metrics(worker)
         self._limits = self.settings.limits
         self._log = RequestLog() if self.settings.log == "json" else None
-        self._models: dict[str, ServedModel] = {}
+        self.models = Models()
         self._access = Access(self.settings)
         self._pages = Pages.make(self._limits)
         self._ids = RequestIds()
@@ -75,12 +74,12 @@ class App:
             max_pixels=self._limits.max_pixels,
             max_queued=self._limits.max_queued,
         )
-        self._operations = Operations(self.model, self._limits, self._pool, self.metrics)
+        self._operations = Operations(self.models, self._limits, self._pool, self.metrics)
 
     @property
     def ready(self) -> bool:
         """Whether requests would be taken, as far as can be said without running a model."""
-        return bool(self._models) and not self.drain.begun
+        return bool(self.models) and not self.drain.begun
 
     def load(self, encoders: Iterable[Encoder]) -> None:
         """Serve these models, each under its name, once it has run.
@@ -88,36 +87,21 @@ class App:
         Raises:
             InvalidInput: if two have the same name.
         """
-        models: dict[str, ServedModel] = {}
-        for encoder in encoders:
-            model = ServedModel(
-                encoder, self._limits, self._decode, self.metrics, self.settings.hang_seconds
-            )
-            if model.name in models:
-                raise InvalidInput(f"two of the models are called {model.name}")
+        models = [self.served(encoder) for encoder in encoders]
+        for model in models:
             model.warm_up()
-            models[model.name] = model
-        self._models = models
+        self.models.serve(models)
 
-    def model(self, name: str) -> ServedModel:
-        """The model of this name.
-
-        Raises:
-            Problem: 404, or 503 before there is any.
-        """
-        if not self._models:
-            raise Problem("unavailable", "no model is loaded yet", headers=[RETRY_AFTER])
-        if name not in self._models:
-            raise Problem(
-                "unknown-model", f"{name!r} is not served here; there: {', '.join(self._models)}"
-            )
-        return self._models[name]
+    def served(self, encoder: Encoder) -> ServedModel:
+        """A model that can be served by this application."""
+        return ServedModel(
+            encoder, self._limits, self._decode, self.metrics, self.settings.hang_seconds
+        )
 
     def close(self, seconds: float = 5.0) -> bool:
         """Stop the threads, once what they do is done; whether it was within ``seconds``."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        ended = [model.runner.end(seconds) for model in self._models.values()]
-        return all(ended)
+        return self.models.close(seconds)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one ASGI scope."""
@@ -192,10 +176,10 @@ class App:
         if path == "/models" or path.startswith("/models/"):
             _require_method(exchange.method, ("GET", "HEAD"))
             choose(exchange.header(b"accept"), tensors_too=False)
-            return Reply(200, JSON_TYPE, self._describe(path.removeprefix("/models")))
+            return Reply(200, JSON_TYPE, self.models.describe(_name(path)))
         if path == "/v1/models":
             _require_method(exchange.method, ("GET", "HEAD"))
-            return Reply(200, JSON_TYPE, openai.listing(self._models))
+            return Reply(200, JSON_TYPE, openai.listing(self.models.names))
         page = self._pages.replies.get(path)
         if page is not None:
             _require_method(exchange.method, ("GET", "HEAD"))
@@ -205,11 +189,6 @@ class App:
             return await self._health(path)
         there = ", ".join(f"POST {name}" for name in PATHS)
         raise Problem("not-found", f"{path} is not known; there are {there}, GET /models")
-
-    def _describe(self, name: str) -> bytes:
-        if name:
-            return json.dumps(self.model(name.removeprefix("/")).describe()).encode()
-        return json.dumps({"models": [m.describe() for m in self._models.values()]}).encode()
 
     async def _health(self, path: str) -> Reply:
         if path == "/metrics":
@@ -222,16 +201,16 @@ class App:
     async def _require_ready(self) -> None:
         if self.drain.begun:
             raise _DRAINING
-        if not self._models:
+        if not self.models:
             raise Problem("unavailable", "no model is loaded yet", headers=[RETRY_AFTER])
-        for model in list(self._models.values()):
+        for model in self.models:
             if not await model.runner.runs():
                 raise Problem(
                     "unavailable", f"{model.name} does not run any more", headers=[RETRY_AFTER]
                 )
 
     def _gauges(self) -> Iterable[Gauge]:
-        models = self._models.values()
+        models = list(self.models)
         resident = psutil.Process().memory_info().rss
         yield "repzoo_process_resident_bytes", "Memory of the process.", [({}, resident)]
         in_flight = self.drain.active
@@ -251,12 +230,22 @@ class App:
             "1 for each model that is served.",
             [({**model.facts, "provider": model.encoder.provider}, 1.0) for model in models],
         )
+        memory = [({"model": model.name}, float(model.memory_bytes)) for model in models]
+        yield "repzoo_model_memory_bytes", "What a model takes, about.", memory
+        failed = float(len(self.models.failed))
+        yield "repzoo_models_failed", "Models that are wanted and not loaded.", [({}, failed)]
 
 
 def _refusal(exchange: Exchange, problem: Problem) -> Reply:
     exchange.problem = problem.kind
     more = {"error": openai.error_member(problem)} if exchange.path.startswith("/v1/") else {}
     return Reply.of(problem, exchange.request_id, **more)
+
+
+def _name(path: str) -> str | None:
+    """The name in ``/models/NAME``."""
+    _, slash, name = path.removeprefix("/models").partition("/")
+    return name if slash else None
 
 
 def _require_method(method: str, allowed: tuple[str, ...]) -> None:

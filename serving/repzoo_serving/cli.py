@@ -41,6 +41,12 @@ _SEVEN = (
     metavar="NAME[,NAME...]",
     help="Models to serve: names, NAME@REVISION, or folders of packages.",
 )
+@click.option(
+    "--watch",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A file of such, one a line; what it says is served, also when it changes.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
@@ -73,6 +79,7 @@ _SEVEN = (
 )
 def serve(
     models: str | None,
+    watch: Path | None,
     host: str,
     port: int,
     hub: str | None,
@@ -92,8 +99,8 @@ def serve(
         click.echo(make_key(keys, new_key, rate=rate))
         return
     names = [name for name in (part.strip() for part in (models or "").split(",")) if name]
-    if not names:
-        raise click.UsageError("--models names no model")
+    if bool(names) == (watch is not None):
+        raise click.UsageError("name models by --models, or a file of them by --watch")
     address = _address(host)
     port = _free_port(address, port)
     try:
@@ -101,18 +108,12 @@ def serve(
         import psutil  # type: ignore[import-untyped]  # noqa: F401
     except ImportError as error:
         raise MissingExtra("zoo serve", "serving", error) from error
-    from repzoo.loading import find
-    from repzoo.reference import is_path
-
-    packages = [find(name, hub=None if is_path(name) else hub) for name in names]
-    called = [package.config.name for package in packages]
-    if twice := sorted({name for name in called if called.count(name) > 1}):
-        raise InvalidInput(f"two of the models are called {', '.join(twice)}")
-
+    paths = _packages(names, hub)
     with tempfile.TemporaryDirectory(prefix="zoo-serve-") as scratch:
-        paths = [str(package.path.absolute()) for package in packages]
         settings = _settings(
             models=paths,
+            watch=_absolute(watch),
+            hub=_where(hub),
             provider=provider,
             log=log,
             keys=_absolute(keys or os.environ.get("REPZOO_SERVE_KEYS")),
@@ -148,6 +149,18 @@ def serve(
         raise RepzooError("the server did not start: its worker ended; the lines above say why")
 
 
+def _packages(names: list[str], hub: str | None) -> list[str]:
+    """The folders of verified packages of these names."""
+    from repzoo.loading import find
+    from repzoo.reference import is_path
+
+    packages = [find(name, hub=None if is_path(name) else hub) for name in names]
+    called = [package.config.name for package in packages]
+    if twice := sorted({name for name in called if called.count(name) > 1}):
+        raise InvalidInput(f"two of the models are called {', '.join(twice)}")
+    return [str(package.path.absolute()) for package in packages]
+
+
 def _settings(**options: Any) -> Settings:
     """The workers' settings: those of the environment, and what the command line says.
 
@@ -155,13 +168,19 @@ def _settings(**options: Any) -> Settings:
     """
     given = Settings.from_environ(os.environ).model_dump()
     told = {name: value for name, value in options.items() if value is not None}
-    told |= {"hub": None, "supervisor": os.getpid(), "supervisor_key": secrets.token_urlsafe(32)}
+    told |= {"supervisor": os.getpid(), "supervisor_key": secrets.token_urlsafe(32)}
     return Settings.model_validate(given | told)
 
 
 def _absolute(path: str | Path | None) -> str | None:
     # Workers run in another folder.
     return str(Path(path).absolute()) if path else None
+
+
+def _where(hub: str | None) -> str | None:
+    """A hub that means the same in another folder."""
+    hub = hub or os.environ.get("REPZOO_HUB")
+    return hub if hub is None or "://" in hub else _absolute(hub)
 
 
 def _address(host: str) -> str:
@@ -257,6 +276,8 @@ def _get_models(url: str, key: str | None) -> list[dict[str, Any]] | None:
 
 
 def _announcement(url: str, models: list[dict[str, Any]]) -> str:
+    if not models:
+        return f"Serving at {url}\n  no model yet; the log says why\nCtrl-C ends it."
     width = max(len(model["name"]) for model in models)
     lines = [f"  {m['name']:{width}}  {m['provider']}  {m['revision'][:12]}" for m in models]
     body = json.dumps({"model": models[0]["name"], "images": [_SEVEN]}, separators=(",", ":"))

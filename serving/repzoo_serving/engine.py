@@ -58,6 +58,8 @@ class ServedModel:
     ) -> None:
         self.encoder = encoder
         self.name = encoder.config.name
+        #: what the process gained when it was loaded and run; about, and 0 where nobody looked.
+        self.memory_bytes = 0
         self._limits = limits
         self._decode = decode
         self._metrics = metrics
@@ -83,6 +85,7 @@ class ServedModel:
             "name": self.name,
             "revision": self.encoder.revision,
             "provider": self.encoder.provider,
+            "memory_bytes": self.memory_bytes,
             "capabilities": [name for name in OPERATIONS if has.get(name, True)],
             "limits": self._limits.model_dump(),
             "config": config.model_dump(mode="json"),

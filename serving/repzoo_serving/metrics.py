@@ -19,6 +19,8 @@ together when somebody asks. The numbers are of this worker alone and carry its 
     repzoo_requests_in_flight            gauge
     repzoo_draining                      gauge      1 from SIGTERM on
     repzoo_model_info                    gauge      model, revision, provider: 1
+    repzoo_model_memory_bytes            gauge      model
+    repzoo_models_failed                 gauge      wanted, and not loaded
     repzoo_process_resident_bytes        gauge
     ===================================  =========  ==============================================
 

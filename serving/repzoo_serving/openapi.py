@@ -203,10 +203,24 @@ def _openai() -> dict[str, Any]:
 
 
 def _models() -> dict[str, Any]:
+    text = {"type": "string"}
+    failure = {
+        "type": "object",
+        "required": ["reference", "reason"],
+        "properties": {"reference": text, "reason": text},
+        "additionalProperties": False,
+    }
     listing = {
         "type": "object",
-        "required": ["models"],
-        "properties": {"models": {"type": "array", "items": ref("Model")}},
+        "required": ["models", "failed"],
+        "properties": {
+            "models": {"type": "array", "items": ref("Model")},
+            "failed": {
+                "description": "What is wanted and could not be loaded.",
+                "type": "array",
+                "items": failure,
+            },
+        },
         "additionalProperties": False,
     }
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}

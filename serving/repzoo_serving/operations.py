@@ -13,10 +13,11 @@ from repzoo.errors import RepzooError
 
 from repzoo_serving import requests
 from repzoo_serving.batching import QueueFull
-from repzoo_serving.engine import Operation, ServedModel
+from repzoo_serving.engine import Operation
 from repzoo_serving.exchange import Exchange, Gone, Reply
 from repzoo_serving.hangups import Hangups, Watched
 from repzoo_serving.metrics import Metrics
+from repzoo_serving.models import Models
 from repzoo_serving.problems import RETRY_AFTER, Problem
 from repzoo_serving.responses import Answer, choose
 from repzoo_serving.settings import Limits
@@ -35,7 +36,7 @@ class Operations:
     """Answers the requests of all operations.
 
     Args:
-        model: finds a model by its name, or raises a problem.
+        models: what is served.
         limits: what a request may take.
         pool: where bodies are parsed and written.
         metrics: told how long requests waited.
@@ -43,12 +44,12 @@ class Operations:
 
     def __init__(
         self,
-        model: Callable[[str], ServedModel],
+        models: Models,
         limits: Limits,
         pool: Executor,
         metrics: Metrics,
     ) -> None:
-        self._model = model
+        self._models = models
         self._limits = limits
         self._pool = pool
         self._metrics = metrics
@@ -102,15 +103,17 @@ class Operations:
             parse() if len(body) <= _LARGE_BODY else await self._in_pool(parse)
         )
         exchange.timing.decode = time.perf_counter() - start
-        model = self._model(request.options.model)
-        exchange.model = model.name
-        exchange.images = request.items
-        try:
-            answer: Answer = await operation.answer(model, request, exchange.timing)
-        except QueueFull as full:
-            raise Problem("overloaded", f"{full}; try again later", headers=[RETRY_AFTER]) from None
-        except RepzooError as error:
-            raise Problem.of(error) from error
+        with self._models.use(request.options.model) as model:
+            exchange.model = model.name
+            exchange.images = request.items
+            try:
+                answer: Answer = await operation.answer(model, request, exchange.timing)
+            except QueueFull as full:
+                raise Problem(
+                    "overloaded", f"{full}; try again later", headers=[RETRY_AFTER]
+                ) from None
+            except RepzooError as error:
+                raise Problem.of(error) from error
         key = (exchange.operation, model.name)
         self._metrics.queue_seconds[key].observe(exchange.timing.queue)
         facts = {**answer.facts, "request_id": exchange.request_id}

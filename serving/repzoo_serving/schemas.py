@@ -64,6 +64,7 @@ def schemas() -> dict[str, Any]:
         "name": {"type": "string"},
         "revision": ref("Revision"),
         "provider": {"type": "string"},
+        "memory_bytes": {"type": "integer", "minimum": 0},
         "capabilities": {**strings, "items": {"enum": list(OPERATIONS)}},
         "limits": ref("Limits"),
         "config": ref("ModelConfig"),

@@ -6,24 +6,27 @@ variables of `repzoo_serving.settings`. Of BentoML's own endpoints ``/schema.jso
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import bentoml
 import click
-import repzoo
 from _bentoml_sdk import Service  # type: ignore[import-untyped]
 from bentoml import server_context
 from repzoo.errors import RepzooError
 
 from repzoo_serving.app import App
 from repzoo_serving.exchange import Message, Receive, Send
+from repzoo_serving.loading import Loader
 from repzoo_serving.logs import log_as_json
 from repzoo_serving.settings import Settings
+from repzoo_serving.watch import Watcher
 
 __all__ = ["RepzooService"]
 
@@ -77,11 +80,13 @@ class RepzooService:
             log_as_json()
         if _settings.supervisor is not None:
             _follow(_settings.supervisor)
+        loader = Loader(_app.served, hub=_settings.hub, provider=_settings.provider)
+        self._watcher: Watcher | None = None
         try:
-            _app.load(
-                repzoo.load(name, hub=_settings.hub, provider=_settings.provider)
-                for name in _settings.models
-            )
+            if _settings.watch is not None:
+                self._watcher = Watcher(Path(_settings.watch), _app.models, loader)
+            else:
+                _app.models.serve(map(loader.load, _settings.models))
         except RepzooError as error:
             # One line, where BentoML, Starlette and uvicorn would print a traceback each.
             click.echo(f"zoo: {error}", err=True)
@@ -89,12 +94,18 @@ class RepzooService:
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
-        """From now on SIGTERM drains."""
+        """Load what the file of wanted models says; from now on SIGTERM drains."""
+        if self._watcher is not None:
+            await self._watcher.converge()
+            self._watching = asyncio.create_task(self._watcher.run())
         _app.drain.handle_signals(_settings.drain_seconds, _settings.deadline_seconds + 1)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
         """Let the threads end; one that hangs would keep the process alive for ever."""
+        if self._watcher is not None:
+            self._watching.cancel()
+            self._watcher.close()
         if not _app.close(_LAST_SECONDS):
             _logger.error("a model hangs; the process ends without it")
             os._exit(1)

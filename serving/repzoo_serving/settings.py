@@ -8,6 +8,8 @@ same ones:
     variable                       default     meaning
     =============================  ==========  ==================================================
     REPZOO_SERVE_MODELS            (none)      names, NAME@REVISION or package folders, by commas
+    REPZOO_SERVE_WATCH             (none)      file of such, one a line, in their place; the worker
+                                               serves what it says, also when it changes
     REPZOO_SERVE_HUB               (none)      where names are looked up; as ``--hub``
     REPZOO_SERVE_PROVIDER          (best)      cpu or cuda
     REPZOO_SERVE_MAX_BYTES         33554432    bytes in the body of one request
@@ -81,6 +83,7 @@ class Settings(Limits):
     """The limits, and what to serve."""
 
     models: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
+    watch: str | None = None
     hub: str | None = None
     provider: Literal["cpu", "cuda"] | None = None
     drain_seconds: float = Field(0.0, ge=0, allow_inf_nan=False)

@@ -9,10 +9,10 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -20,6 +20,8 @@ import repzoo
 import uvicorn
 from repzoo_serving.app import App
 from repzoo_serving.settings import Settings
+
+T = TypeVar("T")
 
 
 class Gate:
@@ -62,17 +64,25 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
+        self.loop = asyncio.get_running_loop()
         self.up.set()
 
 
 class Live:
     """A running application: its ``url``, the ``app``, the ``gate`` of its model and a client."""
 
-    def __init__(self, app: App, gate: Gate, url: str, http: httpx.Client) -> None:
+    def __init__(
+        self, app: App, gate: Gate, url: str, http: httpx.Client, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.app = app
+        self._loop = loop
         self.gate = gate
         self.url = url
         self.http = http
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run something in the application's event loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     def connect(self) -> socket.socket:
         url = httpx.URL(self.url)
@@ -120,7 +130,7 @@ def run(package: Path, settings: dict[str, Any]) -> Iterator[Live]:
         try:
             assert server.up.wait(30)
             with httpx.Client(base_url=url, timeout=30) as http:
-                yield Live(app, gate, url, http)
+                yield Live(app, gate, url, http, server.loop)
         finally:
             gate.open()
             server.should_exit = True

@@ -140,7 +140,7 @@ def test_a_few_hundred_requests(api: Any) -> None:
 
 @pytest.mark.slow
 def test_ten_thousand_requests(api: Any) -> None:
-    outcomes = run(api, cases=1500)
+    outcomes = run(api, cases=1700)
     print()
     for outcome, count in sorted(outcomes.items()):
         print(f"{count:>7} {outcome}")

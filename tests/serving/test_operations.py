@@ -162,7 +162,7 @@ class TestReadiness:
         self, live: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         server = live()
-        runner = server.app.model("tiny").runner
+        runner = server.app.models.get("tiny").runner
         runner._canary = lambda: 1 / 0
         assert server.http.get("/readyz").status_code == 503
         assert "ZeroDivisionError" in caplog.text
