@@ -25,6 +25,15 @@ def _import_beside(name: str) -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The same for what all tests share, such as a server that is started once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("REPZOO_HUB", raising=False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the user's cache or hub, and neither do the processes it starts."""

@@ -222,7 +222,7 @@ class Cache:
         """Ask a hub what a reference means, and whether it still is what it was."""
         name, asked = reference.name, reference.revision
         memory = self.memory(name)
-        source = open_hub(reference.hub_or(hub) or self._usual_hub(name, memory))
+        source = open_hub(reference.hub_or(hub) or self._usual_hub(name, memory), name)
         commit = patience(lambda: source.resolve(name, asked))
         meant = memory.meaning(source.spec, commit)
         data = Places(self.path, name).manifest(meant) if meant is not None else None
@@ -242,17 +242,17 @@ class Cache:
                 memory.check(name, source.spec, each, found.revision)
         return found
 
-    def _usual_hub(self, name: str, memory: Memory) -> str:
+    def _usual_hub(self, name: str, memory: Memory) -> str | None:
         """The hub of who names none.
 
-        That is the default one; but what it does not have here, and was pulled from another, is
+        That is the default one, None; but what it does not have here, and was pulled from another, is
         not looked for among the packages of everybody.
         """
         default = default_hub(name)
         newest = memory.newest()
         if is_url(default) and not os.environ.get("REPZOO_HUB") and newest is not None:
             return newest.hub
-        return default
+        return None
 
     def _new_signature(self, found: Found, patience: Patience, *, always: bool) -> bytes | None:
         """The signature of a commit that was not pulled before, or of any.
