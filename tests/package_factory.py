@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from repzoo.arrays import write_arrays
-from repzoo.config import InputSpec, ModelConfig, ProbeSpec, TrainingFacts
+from repzoo.config import InputSpec, ModelConfig, ProbeSpec, TrainingFacts, UncertaintySpec
 from repzoo.golden import write_golden
 from repzoo.package import write_manifest
 
@@ -34,6 +34,7 @@ def make_package(
     *,
     posterior: bool = True,
     decoder: bool = True,
+    uncertainty: bool = False,
     probes: Sequence[ProbeSpec] = (DIGITS,),
     input_spec: InputSpec | None = None,
     latent_dim: int = 4,
@@ -42,8 +43,9 @@ def make_package(
     """Write the package ``directory/name`` and return its folder.
 
     embedding = images/255 @ A, log_variance = -|embedding @ B| - 1 (so variances are below 0.37),
-    images = sigmoid(latents @ A'), logits = embedding @ P. ``seed`` chooses the matrices, so
-    another seed is another revision.
+    images = sigmoid(latents @ A'), logits = embedding @ P; of a package with an uncertainty it is
+    sigmoid(sum of the embedding), whatever the variance. ``seed`` chooses the matrices, so another
+    seed is another revision.
     """
     spec = input_spec or InputSpec(height=8, width=8, channels=1)
     rng = np.random.default_rng(seed)
@@ -92,6 +94,18 @@ def make_package(
         }
         write_arrays(path / "prior.npz", prior)
 
+    if uncertainty:
+        _write_graph(
+            path / "uncertainty.onnx",
+            [
+                helper.make_node("ReduceSum", ["embedding", "axis"], ["sum"], keepdims=0),
+                helper.make_node("Sigmoid", ["sum"], ["uncertainty"]),
+            ],
+            [_floats("embedding", latent_dim)],
+            [_floats("uncertainty")],
+            {"axis": np.array([1])},
+        )
+
     for probe in probes:
         (path / "probes").mkdir(exist_ok=True)
         head = rng.normal(size=(latent_dim, len(probe.classes))).astype(np.float32)
@@ -104,7 +118,8 @@ def make_package(
         )
 
     names = ["embedding", *(["log_variance"] if posterior else [])]
-    tolerances = {each: {"cpu": 1e-4, "cuda": 1e-3} for each in [*names, "images"]}
+    measured = [*names, "images", "uncertainty"]
+    tolerances = {each: {"cpu": 1e-4, "cuda": 1e-3} for each in measured}
     ModelConfig(
         name=name,
         summary="A random linear model for tests",
@@ -116,6 +131,11 @@ def make_package(
         has_posterior=posterior,
         has_decoder=decoder,
         probes=tuple(probes),
+        uncertainty=UncertaintySpec(
+            probability_of="nothing", fitted_on="nothing", inputs=("embedding",)
+        )
+        if uncertainty
+        else None,
         tolerances=tolerances,
         training=TrainingFacts(
             dataset="none",

@@ -234,9 +234,7 @@ def test_the_graph_equals_torch(spec: NetworkSpec, shape: Shape, tmp_path: Path)
         pair(torch.rand(8, *shape))  # running statistics that are not the initial ones
     pair.eval()
     path = tmp_path / "pair.onnx"
-    write_graph(
-        pair, path, torch.rand(2, *shape), input_name="x", output_names=["embedding", "logits"]
-    )
+    write_graph(pair, path, {"x": torch.rand(2, *shape)}, output_names=["embedding", "logits"])
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for rows in (1, 3, 9):
         x = torch.rand(rows, *shape)

@@ -1,15 +1,20 @@
-"""``zoo`` train, evaluate, export and compare; heavy imports wait until they are needed."""
+"""``zoo`` train, evaluate, export, calibrate, compare; heavy imports wait for their use."""
 
 from __future__ import annotations
 
 import re
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-__all__ = ["compare", "evaluate", "export", "train"]
+if TYPE_CHECKING:
+    from repzoo_training.data import ImageDataset
+    from repzoo_training.evaluation import EvaluationReport
+    from repzoo_training.uncertainty import UncertaintyReport
+
+__all__ = ["calibrate", "compare", "evaluate", "export", "train"]
 
 
 class Duration(click.ParamType[float]):
@@ -142,6 +147,20 @@ def train(
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write the report as JSON there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option(
+    "--uncertainty",
+    is_flag=True,
+    help="Measure the uncertainty of a PACKAGE instead, beside simpler scores.",
+)
+@click.option(
+    "--outside",
+    multiple=True,
+    metavar="SOURCE",
+    help="Other images, to be told from the data's. May be given again.",
+)
+@click.option(
+    "--figure", type=click.Path(path_type=Path), help="With --uncertainty: draw it there, as PNG."
+)
 def evaluate(
     model: str,
     data: str | None,
@@ -149,6 +168,9 @@ def evaluate(
     inception: Path | None,
     out: Path | None,
     as_json: bool,
+    uncertainty: bool,
+    outside: tuple[str, ...],
+    figure: Path | None,
 ) -> None:
     """Measure the representation of a run or package: k-NN, probes, clusters, style, pixels.
 
@@ -161,8 +183,13 @@ def evaluate(
     from repzoo_training.evaluation import DEFAULT_GROUPS, evaluate_dataset, evaluate_run
     from repzoo_training.evaluation.protocol import check_groups
 
+    if (outside or figure) and not uncertainty:
+        raise click.UsageError("--outside and --figure go with --uncertainty")
     groups = DEFAULT_GROUPS if measures is None else check_groups(measures.split(","))
+    report: EvaluationReport | UncertaintyReport
     if (Path(model) / "run.json").exists():
+        if uncertainty:
+            raise click.UsageError("--uncertainty measures a package: zoo export the run first")
         report = evaluate_run(model, data, groups, inception=inception)
     else:
         encoder = repzoo.load(model)
@@ -170,9 +197,19 @@ def evaluate(
             raise click.UsageError("--data is needed: the images to measure on")
         size = encoder.config.input.shape
         train_set, test_set = (load(data, split, size=size) for split in ("train", "test"))
-        report = evaluate_dataset(
-            encoder, train_set, test_set, measures=groups, inception=inception
-        ).report
+        if uncertainty:
+            from repzoo_training.uncertainty import measure_uncertainty
+
+            others = _outside(outside, size)
+            report = measure_uncertainty(encoder, train_set, test_set, others)
+            if figure is not None:
+                from repzoo_training.uncertainty.figures import uncertainty_figure
+
+                figure.write_bytes(uncertainty_figure(report))
+        else:
+            report = evaluate_dataset(
+                encoder, train_set, test_set, measures=groups, inception=inception
+            ).report
     if out is not None:
         out.write_text(report.model_dump_json(indent=2) + "\n")
     click.echo(report.model_dump_json(indent=2) if as_json else report.table())
@@ -211,6 +248,65 @@ def export(
     config = export_run(run, out, train_set, test_set, name=name, half=half, decoder=decoder)
     click.echo(f"exported: {out} ({config.name}, {config.precision})")
     click.echo(f"next: zoo verify {out}, zoo publish {out} --hub HUB")
+
+
+@click.command(epilog="Example: zoo calibrate simvae-mnist --data mnist --out packages/mine")
+@click.argument("package", metavar="PACKAGE")
+@click.option(
+    "--data",
+    metavar="SOURCE",
+    required=True,
+    help="The gallery: what the encoder was trained on, or your own images. Its test split, where "
+    "it has one with labels, is what the card's numbers are measured on.",
+)
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), required=True)
+@click.option("--recipe", help="Whose views make harder queries. By default the package's own.")
+@click.option(
+    "--outside",
+    multiple=True,
+    metavar="SOURCE",
+    help="Other images, to be told from the data's on the card. May be given again.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def calibrate(
+    package: str, data: str, out: Path, recipe: str | None, outside: tuple[str, ...], seed: int
+) -> None:
+    """Write a copy of PACKAGE with a calibrated uncertainty to DIR.
+
+    It is the probability that the nearest neighbour in the gallery has another label; without
+    labels, that it shows another image than a view of the query.
+    """
+    from repzoo.loading import find
+
+    from repzoo_training.data import load
+    from repzoo_training.errors import DataError
+    from repzoo_training.recipe import find_recipe
+    from repzoo_training.uncertainty.package import calibrate_package
+
+    found = find(package)
+    config, size = found.config, found.config.input.shape
+    views = find_recipe(recipe or config.training.recipe).augmentation
+    train_set = load(data, "train", size=size)
+    try:
+        test_set = load(data, "test", size=size)
+    except DataError as error:
+        click.echo(f"no test split, so the card has no numbers: {error}", err=True)
+        test_set = None
+    _, report = calibrate_package(
+        found, out, train_set, test_set, views, outside=_outside(outside, size), seed=seed
+    )
+    if report is not None:
+        click.echo(report.table())
+    click.echo(f"calibrated: {out} ({config.name})")
+    click.echo(f"next: zoo verify {out}, zoo publish {out} --hub HUB")
+
+
+def _outside(sources: tuple[str, ...], size: tuple[int, int, int]) -> dict[str, ImageDataset]:
+    """The test images of other sources, by their name."""
+    from repzoo_training.data import load
+
+    sets = [load(source, "test", size=size) for source in sources]
+    return {dataset.name: dataset for dataset in sets}
 
 
 @click.command(epilog="Example: zoo compare runs/* --format markdown --no-figures")

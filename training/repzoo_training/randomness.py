@@ -16,8 +16,15 @@ from torch import Tensor
 __all__ = ["Purpose", "generator", "image_indices"]
 
 #: Independent streams of one seed.
-Purpose = Literal["initialisation", "order", "step", "figures", "measurement"]
-_STREAM = {"initialisation": 0, "order": 1, "step": 2, "figures": 3, "measurement": 4}
+Purpose = Literal["initialisation", "order", "step", "figures", "measurement", "uncertainty"]
+_STREAM = {
+    "initialisation": 0,
+    "order": 1,
+    "step": 2,
+    "figures": 3,
+    "measurement": 4,
+    "uncertainty": 5,
+}
 
 
 def generator(

@@ -31,6 +31,9 @@ class _Entry(NamedTuple):
 #: All commands. Their help stands here, so that ``zoo --help`` imports none of them.
 _COMMANDS = {
     "cache": _Entry("Look after the cache of packages.", "cached:cache"),
+    "calibrate": _Entry(
+        "Give a package an uncertainty, and measure what it is worth.", extra="training"
+    ),
     "compare": _Entry(
         "Set training runs beside each other and published numbers.", extra="training"
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
@@ -56,7 +56,7 @@ class Posterior(NamedTuple):
     mean: Floats
     #: float32 ``[N, D]``, in the units of ``mean`` squared.
     variance: Floats
-    #: float32 ``[N]`` in [0, 1], a calibrated probability; None if the model has none.
+    #: float32 ``[N]`` in [0, 1], see `Encoder.uncertainty`; None if the model has none.
     uncertainty: Floats | None
 
 
@@ -160,6 +160,13 @@ class Encoder:
             logits: _Tensor = "tensor(float)", (None, len(spec.classes))
             head = graph(spec.file, {"embedding": latent}, {"logits": logits})
             self._probes[spec.task, spec.kind] = head
+        self._uncertainty = None
+        if config.uncertainty is not None:
+            self._uncertainty = graph(
+                "uncertainty.onnx",
+                dict.fromkeys(config.uncertainty.inputs, latent),
+                {"uncertainty": ("tensor(float)", (None,))},
+            )
         self._prior = _Prior.read(path / "prior.npz", config.latent_dim)
         self.provider = self._encoder.provider
 
@@ -175,7 +182,7 @@ class Encoder:
         return as_pixels(images, self.config.input)
 
     def embed(self, images: Images, *, normalize: bool = False, batch_size: int = 256) -> Floats:
-        """Embed images; with a posterior, its mean.
+        """Embed images; with a posterior, its mean. See `uncertainty` for how sure it is.
 
         Args:
             images: one image or many.
@@ -204,8 +211,35 @@ class Encoder:
         """
         if not self.config.has_posterior:
             raise UnsupportedOperation(f"{self.config.name} has no posterior")
-        mean, log_variance = self._encode(images, ("embedding", "log_variance"), batch_size)
-        return Posterior(mean, np.exp(log_variance), None)
+        outputs = self.outputs(images, batch_size=batch_size)
+        calibrated = None if self._uncertainty is None else self.uncertainty_of(outputs)
+        return Posterior(outputs["embedding"], np.exp(outputs["log_variance"]), calibrated)
+
+    def uncertainty(self, images: Images, *, batch_size: int = 256) -> Floats:
+        """How likely each image's nearest neighbour is a wrong one: a calibrated probability.
+
+        ``config.uncertainty`` says in which gallery, and what wrong is.
+
+        Returns:
+            float32 ``[N]`` in [0, 1].
+
+        Raises:
+            UnsupportedOperation: if the model has no calibrated uncertainty.
+            InvalidImage: if an image cannot be used; its ``index`` is its place in ``images``.
+        """
+        return self.uncertainty_of(self.outputs(images, batch_size=batch_size))
+
+    def uncertainty_of(self, outputs: Mapping[str, Floats]) -> Floats:
+        """The same for images whose `outputs` are at hand.
+
+        Raises:
+            UnsupportedOperation: if the model has no calibrated uncertainty.
+        """
+        if self._uncertainty is None or self.config.uncertainty is None:
+            raise UnsupportedOperation(f"{self.config.name} has no calibrated uncertainty")
+        rows: dict[str, Floats] = {name: outputs[name] for name in self.config.uncertainty.inputs}
+        (probability,) = self._uncertainty.run_all(rows)
+        return np.clip(probability, 0, 1)
 
     def reconstruct(self, images: Images, *, batch_size: int = 256) -> Reconstruction:
         """Encode images and decode them again.
@@ -336,7 +370,7 @@ _Tensor: TypeAlias = tuple[str, tuple[int | None, ...]]
 
 
 class _Graph:
-    """One ONNX graph with one input, checked to be what the config says."""
+    """One ONNX graph, checked to be what the config says."""
 
     def __init__(
         self,
@@ -359,12 +393,19 @@ class _Graph:
                 )
         self.provider: str = session.get_providers()[0]
         self._session = session
-        (self._input,) = inputs
+        self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
 
     def run(self, rows: NDArray[Any], names: tuple[str, ...] | None = None) -> list[Floats]:
-        """The named outputs, by default all of them, for ``rows`` of the input."""
-        outputs: list[Floats] = self._session.run(names or self._outputs, {self._input: rows})
+        """The named outputs, by default all of them, for ``rows`` of the one input."""
+        (name,) = self._inputs
+        return self.run_all({name: rows}, names)
+
+    def run_all(
+        self, rows: Mapping[str, NDArray[Any]], names: tuple[str, ...] | None = None
+    ) -> list[Floats]:
+        """The same for rows of every input, by its name."""
+        outputs: list[Floats] = self._session.run(names or self._outputs, dict(rows))
         return outputs
 
 

@@ -9,6 +9,7 @@
 | ``files.0.pixels`` ... | uint8 ``[H, W, C]``, what preprocessing must make of each, exactly |
 | ``outputs.embedding`` | float32 ``[N + F, D]``, for the inputs and then for the F files |
 | ``outputs.log_variance`` | the same, of a model with a posterior |
+| ``outputs.uncertainty`` | float32 ``[N + F]``, of a model with a calibrated uncertainty |
 | ``latents`` | float32 ``[M, D]``, of a model with a decoder |
 | ``outputs.images`` | float32 ``[M, H, W, C]``, what they are decoded to |
 """
@@ -144,6 +145,8 @@ def _outputs(encoder: Encoder, arrays: dict[str, NDArray[Any]]) -> dict[str, Flo
     from_files = [arrays[f"files.{number}.pixels"] for number in _file_numbers(arrays)]
     pixels = np.concatenate([arrays["inputs"], *(each[None] for each in from_files)])
     outputs = encoder.outputs(pixels)
+    if encoder.config.uncertainty is not None:
+        outputs["uncertainty"] = encoder.uncertainty_of(outputs)
     if encoder.config.has_decoder:
         outputs["images"] = encoder.generate(latents=arrays["latents"]).images
     return outputs

@@ -99,7 +99,8 @@ def format_estimate(estimate: Estimate | None) -> str:
     scale, digits = {"accuracy": (100, 1), "mean squared error": (1000, 1)}.get(
         estimate.unit, (1, 2)
     )
-    return f"{scale * estimate.value:.{digits}f} ± {scale * estimate.error:.{digits}f}"
+    value = round(scale * estimate.value, digits) + 0.0  # no -0.00
+    return f"{value:.{digits}f} ± {scale * estimate.error:.{digits}f}"
 
 
 def _row_data(row: Row) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +26,8 @@ HALVED_FROM = 1024
 def write_graph(
     module: nn.Module,
     path: Path,
-    example: Tensor,
+    examples: Mapping[str, Tensor],
     *,
-    input_name: str,
     output_names: list[str],
     keep_float32: tuple[str, ...] = (),
     half: bool = False,
@@ -36,10 +35,9 @@ def write_graph(
     """Export ``module`` to ``path``, with any number of rows.
 
     Args:
-        module: on the CPU and in evaluation mode, one tensor in.
+        module: on the CPU and in evaluation mode, tensors of equally many rows in.
         path: the ``.onnx`` file; its folder must exist.
-        example: an input of at least two rows.
-        input_name: of the graph.
+        examples: an input of at least two rows for each argument, by its name in the graph.
         output_names: of the graph.
         keep_float32: prefixes of parameters that stay float32 where the others are halved.
         half: store large weights as float16; everything still computes in float32.
@@ -48,10 +46,10 @@ def write_graph(
     with _quiet():
         program = torch.onnx.export(
             module,
-            (example,),
-            input_names=[input_name],
+            (*examples.values(),),
+            input_names=list(examples),
             output_names=output_names,
-            dynamic_shapes=({0: rows},),
+            dynamic_shapes=tuple({0: rows} for _ in examples),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,

@@ -163,8 +163,7 @@ def _write_networks(folder: Path, model: TrainedModel, half: bool) -> None:
     write_graph(
         model.encoder,
         folder / "encoder.onnx",
-        torch.zeros(2, height, width, channels, dtype=torch.uint8),
-        input_name="images",
+        {"images": torch.zeros(2, height, width, channels, dtype=torch.uint8)},
         output_names=list(model.output_names),
         keep_float32=("encoder.head.",),
         half=half,
@@ -174,8 +173,7 @@ def _write_networks(folder: Path, model: TrainedModel, half: bool) -> None:
     write_graph(
         model.decoder,
         folder / "decoder.onnx",
-        torch.zeros(2, model.recipe.latent_dim),
-        input_name="latents",
+        {"latents": torch.zeros(2, model.recipe.latent_dim)},
         output_names=["images"],
         keep_float32=("decoder.stem.",),
         half=half,
@@ -189,8 +187,7 @@ def _write_head(folder: Path, head: Head) -> ProbeSpec:
     write_graph(
         head.module.eval(),
         path,
-        torch.zeros(2, dim),
-        input_name="embedding",
+        {"embedding": torch.zeros(2, dim)},
         output_names=["logits"],
     )
     return head.spec

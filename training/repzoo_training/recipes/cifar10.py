@@ -9,7 +9,10 @@ VAE 25.6 and 30.3.
 Generative recipes have the authors' narrow ResNet-18 (about 1 GFLOP a view); discriminative ones
 the full one, with its 512 pooled features as the representation, and 200 epochs, as the field's
 benchmarks do. That is work for a GPU, and none of them has been trained with this code yet. The
-``-mlp`` recipes see weaker colour jitter, the same for all methods.
+``-mlp`` recipes see weaker colour jitter, the same for all methods. There SimVAE has 4 views of
+more images and the content prior N(0, I): at 180,000 views k-NN was 37.5, with a flat prior 36.2,
+and 33.0 with 10 views of fewer images as well. It stays behind a VAE (41.8 at as many), which sees
+whole images only.
 """
 
 from __future__ import annotations
@@ -85,6 +88,9 @@ cr_vae = simvae.model_copy(
 generative = (simvae, vae, beta_vae, cr_vae)
 
 #: The same with an MLP pair, for a CPU.
+few_views = simvae.model_copy(
+    update={"views_per_image": 4, "options": {"scatter": 0.15, "prior": "normal"}}
+)
 small = [
     recipe.model_copy(
         update={
@@ -94,11 +100,11 @@ small = [
             "augmentation": recipe.augmentation
             if recipe.augmentation.jitter is None
             else recipe.augmentation.model_copy(update={"jitter": (0.4, 0.4, 0.4, 0.1)}),
-            "images_per_step": {10: 16, 1: 64, 2: 64}[recipe.views_per_image],
+            "images_per_step": {4: 32, 1: 64, 2: 64}[recipe.views_per_image],
             "views": 2_000_000,
         }
     )
-    for recipe in generative
+    for recipe in (few_views, vae, beta_vae, cr_vae)
 ]
 
 RECIPES = [

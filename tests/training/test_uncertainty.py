@@ -1,0 +1,271 @@
+"""Uncertainty: its parts against independent references, and the whole on real digits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import repzoo
+import torch
+from repzoo.golden import check_golden
+from repzoo.package import Package
+from repzoo_training.data import ImageDataset, load
+from repzoo_training.evaluation.knn import Distance
+from repzoo_training.recipe import find_recipe
+from repzoo_training.uncertainty.benchmark import BASELINES, measure_uncertainty
+from repzoo_training.uncertainty.corruptions import CORRUPTIONS, LEVELS, corrupt
+from repzoo_training.uncertainty.examples import (
+    make_views,
+    nearest_is_wrong,
+    other_images,
+    other_labels,
+)
+from repzoo_training.uncertainty.fitting import FittedUncertainty, fit_uncertainty
+from repzoo_training.uncertainty.head import TAIL_SCALE, UncertaintyHead, mixture_log_density
+from repzoo_training.uncertainty.package import calibrate_package
+from repzoo_training.uncertainty.scores import (
+    aurc,
+    auroc,
+    bootstrap,
+    calibration_error,
+    gain,
+    risk_coverage,
+)
+from sklearn.metrics import roc_auc_score
+from sklearn.mixture import GaussianMixture
+
+DATA = Path(__file__).parents[1] / "data"
+BUNDLED = Path(__file__).parents[2] / "zoo" / "bundled"
+VIEWS = find_recipe("simvae-mnist").augmentation
+
+
+@pytest.fixture(scope="module")
+def train() -> ImageDataset:
+    return load(str(DATA / "mnist"), "train", progress=False)
+
+
+@pytest.fixture(scope="module")
+def test() -> ImageDataset:
+    return load(str(DATA / "mnist"), "test", progress=False)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> repzoo.Encoder:
+    return repzoo.load(BUNDLED / "simvae-mnist", provider="cpu", threads=1)
+
+
+def test_the_density_is_that_of_a_mixture() -> None:
+    random = np.random.default_rng(0)
+    sample = random.normal(size=(500, 3)) * [1, 5, 0.2] + [0, 40, -3]
+    mixture = GaussianMixture(4, covariance_type="diag", random_state=0).fit(sample)
+    z = random.normal(size=(20, 3)) * 10
+    ours = mixture_log_density(
+        *(
+            torch.from_numpy(array)
+            for array in (z, mixture.weights_, mixture.means_, np.sqrt(mixture.covariances_))
+        )
+    )
+    np.testing.assert_allclose(ours, mixture.score_samples(z), rtol=1e-9)
+
+
+def test_far_from_the_distribution_the_tail_decides() -> None:
+    head = UncertaintyHead(2, 1, has_posterior=True)
+    head.tail.copy_(torch.tensor([-5.0, 2.0]))
+    head.calibration.copy_(torch.tensor([1.0, -30.0]))  # inside, no error ever
+    z = torch.tensor([[0.0, 0.0], [1.0, 2.0], [4.0, 3.0], [1e3, 1e3]])
+    with torch.no_grad():
+        uncertainty = head(z, torch.zeros(4, 2))
+        log_density = mixture_log_density(z, head.weights, head.means, head.scales)
+    assert uncertainty[:2].max() < 1e-6  # log densities of -1.8 and -4.3: above the threshold
+    t = (-5 - float(log_density[2])) / 2
+    assert uncertainty[2] == pytest.approx(1 - np.exp(-((t / TAIL_SCALE) ** 2)), rel=1e-5)
+    assert uncertainty[3] == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auroc_is_scikit_learns_ties_included(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    score = random.integers(0, 6, 200).astype(float)
+    positive = random.random(200) < 0.3
+    assert auroc(score, positive) == pytest.approx(roc_auc_score(positive, score))
+
+
+def test_risk_over_coverage() -> None:
+    wrong = np.array([True, False, False, True])
+    coverage, risk = risk_coverage(np.array([0.9, 0.1, 0.5, 0.2]), wrong)
+    assert coverage.tolist() == [0.25, 0.5, 0.75, 1]
+    assert risk.tolist() == pytest.approx([0, 1 / 2, 1 / 3, 2 / 4])
+    assert aurc(wrong.astype(float), wrong) < aurc(np.arange(4.0), wrong)
+
+
+def test_calibration_error() -> None:
+    random = np.random.default_rng(0)
+    probability = random.random(30_000)
+    wrong = random.random(30_000) < probability
+    assert calibration_error(probability, wrong) < 0.02
+    assert calibration_error(probability / 2, wrong) == pytest.approx(0.25, abs=0.02)
+
+
+def test_gain_of_abstaining() -> None:
+    quality = np.random.default_rng(0).random(1000)
+    assert gain(-quality, quality) == pytest.approx(1)
+    assert abs(gain(np.random.default_rng(1).random(1000), quality)) < 0.2
+    assert gain(quality, quality) < -0.9
+    assert np.isnan(gain(quality, np.ones(1000)))
+
+
+def test_the_interval_covers_and_shrinks() -> None:
+    random = np.random.default_rng(0)
+    few, many = random.normal(size=50), random.normal(size=5000)
+    mean = lambda values: float(values.mean())  # noqa: E731
+    assert bootstrap(mean, few).low < bootstrap(mean, few).value < bootstrap(mean, few).high
+    wide, narrow = bootstrap(mean, few), bootstrap(mean, many)
+    assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
+    assert narrow.high - narrow.low == pytest.approx(2 * 1.96 / np.sqrt(5000), rel=0.2)
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+@pytest.mark.parametrize("data", ["mnist", "cifar10"])
+def test_corruptions_get_worse_and_repeat(kind: str, data: str) -> None:
+    images = load(str(DATA / data), "test", progress=False).images[:50]
+    levels = [corrupt(images, kind, level) for level in range(LEVELS + 1)]
+    assert (levels[0] == images).all()
+    for level in levels:
+        assert (level.shape, level.dtype) == (images.shape, np.uint8)
+    away = [np.square(level.astype(float) - images).mean() for level in levels]
+    assert away == sorted(away)
+    assert away[1] > 0
+    assert (corrupt(images, kind, 3) == levels[3]).all()
+
+
+def test_an_unknown_corruption_is_refused(test: ImageDataset) -> None:
+    with pytest.raises(ValueError, match="blur"):
+        corrupt(test.images, "fog", 1)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_the_nearest_is_never_the_image_itself(distance: Distance) -> None:
+    z = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    labels = np.arange(60) % 2
+    found = other_labels({"embedding": z}, labels, z, labels, distance, own=np.arange(60))
+    unit = z / np.linalg.norm(z, axis=1, keepdims=True) if distance == "cosine" else z
+    apart = np.square(unit[:, None] - unit[None]).sum(2)
+    np.fill_diagonal(apart, np.inf)
+    assert (found.wrong == (labels[apart.argmin(1)] != labels)).all()
+
+
+def test_without_labels_another_image_is_wrong() -> None:
+    gallery = np.eye(4, dtype=np.float32)
+    query = gallery[[0, 1, 3, 2]] + 0.01
+    found = other_images({"embedding": query}, np.arange(4), gallery, "euclidean")
+    assert found.wrong.tolist() == [False, False, True, True]
+
+
+def test_views_are_other_images_every_time(train: ImageDataset) -> None:
+    rows = np.arange(20)
+    first, again, other = (make_views(train, rows, VIEWS, 0, number) for number in (0, 0, 1))
+    assert first.shape == (20, 28, 28, 1)
+    assert (first == again).all()
+    assert (first != other).any(axis=(1, 2, 3)).all()
+
+
+def answers(fitted: FittedUncertainty, outputs: dict[str, np.ndarray]) -> np.ndarray:
+    tensors = (torch.from_numpy(outputs[name]) for name in fitted.spec.inputs)
+    probability: np.ndarray = fitted.head(*tensors).numpy().astype(float)
+    assert ((probability >= 0) & (probability <= 1)).all()
+    return probability
+
+
+def test_it_tells_errors_and_foreign_images(
+    encoder: repzoo.Encoder, train: ImageDataset, test: ImageDataset
+) -> None:
+    fitted = fit_uncertainty(encoder, train, VIEWS, progress=False)
+    assert "another label" in fitted.spec.probability_of
+    errors = nearest_is_wrong(encoder, train, test)
+    clean = answers(fitted, errors.outputs)
+    # 22 errors among 500 digits: a standard error of 0.06.
+    assert auroc(clean, errors.wrong) > 0.65
+    assert calibration_error(clean, errors.wrong) < 0.04
+    clothes = load(str(DATA / "fashion_mnist"), "test", progress=False).images
+    assert answers(fitted, encoder.outputs(clothes)).mean() > clean.mean() + 0.2
+
+
+def test_without_labels_it_is_about_views(
+    encoder: repzoo.Encoder, train: ImageDataset, test: ImageDataset
+) -> None:
+    bare = ImageDataset(train.name, train.images)
+    fitted = fit_uncertainty(encoder, bare, VIEWS, progress=False)
+    assert "another image" in fitted.spec.probability_of
+    # Images that it has not seen, in a gallery of about the size that it was fitted to.
+    rows = np.arange(len(test))
+    one, other = (make_views(test, rows, VIEWS, 1, number) for number in (0, 1))
+    gallery = encoder.embed(np.concatenate([train.images[len(test) :], other]))
+    own = len(train) - len(test) + rows
+    errors = other_images(encoder.outputs(one), own, gallery, "euclidean")
+    found = answers(fitted, errors.outputs)
+    assert 0.2 < errors.wrong.mean() < 0.98
+    assert auroc(found, errors.wrong) > 0.6
+    assert found.mean() == pytest.approx(errors.wrong.mean(), abs=0.12)
+
+
+def test_nothing_to_fit_is_refused(encoder: repzoo.Encoder, train: ImageDataset) -> None:
+    few = ImageDataset("few", train.images[:50])
+    with pytest.raises(repzoo.InvalidInput, match="needs 100"):
+        fit_uncertainty(encoder, few, VIEWS, progress=False)
+    alike = ImageDataset("alike", train.images[:200], np.zeros(200, np.int64), ("zero",))
+    with pytest.raises(repzoo.InvalidInput, match="nothing to tell apart"):
+        fit_uncertainty(encoder, alike, VIEWS, progress=False)
+
+
+def test_a_package_gets_one_and_keeps_the_rest(
+    train: ImageDataset, test: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repzoo_training.uncertainty.scores.RESAMPLES", 20)
+    monkeypatch.setattr("repzoo_training.uncertainty.benchmark.CORRUPTED", 50)
+    before = Package.open(BUNDLED / "simvae-mnist")
+    out = tmp_path / "first"
+    config, report = calibrate_package(before, out, train, test, VIEWS, progress=False)
+    after = Package.open(out)
+    after.verify()
+    changed = {"README.md", "config.json", "golden.npz", "metrics.json"}
+    added = {"uncertainty.onnx", "figures/uncertainty.png"}
+    assert after.manifest.files.keys() - before.manifest.files.keys() == added
+    same = before.manifest.files.keys() - changed
+    assert all(after.manifest.files[file] == before.manifest.files[file] for file in same)
+
+    encoder = repzoo.load(out, provider="cpu")
+    check_golden(encoder)
+    posterior = encoder.posterior(test.images[:20])
+    assert posterior.uncertainty is not None
+    assert config.uncertainty is not None
+    assert report is not None
+    assert [score.name for score in report.scores] == list(BASELINES)
+    low, high = report.permuted[1:]
+    assert low < 0.5 < high
+    kept = json.loads((out / "metrics.json").read_text())
+    assert kept["uncertainty"]["wrong"] == report.wrong
+    assert (
+        kept["evaluation"] == json.loads((before.path / "metrics.json").read_text())["evaluation"]
+    )
+    card = (out / "README.md").read_text()
+    assert card.count("## Uncertainty") == 1
+    assert "no calibrated" not in card
+
+    # Again, for another gallery: it is replaced, not added.
+    second = tmp_path / "second"
+    fewer = ImageDataset("mine", train.images[:1000], train.labels[:1000], train.classes)  # type: ignore[index]
+    calibrate_package(after, second, fewer, None, VIEWS, progress=False)
+    card = (second / "README.md").read_text()
+    assert card.count("## Uncertainty") == 1
+    assert "1,000 training images of mine" in card
+    with pytest.raises(repzoo.PackageError, match="exists already"):
+        calibrate_package(after, second, fewer, None, VIEWS, progress=False)
+
+
+def test_scores_without_labels_are_refused(encoder: repzoo.Encoder, train: ImageDataset) -> None:
+    from repzoo_training.errors import DataError
+
+    with pytest.raises(DataError, match="no labels"):
+        measure_uncertainty(encoder, ImageDataset("bare", train.images), train)

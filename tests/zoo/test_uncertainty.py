@@ -1,0 +1,61 @@
+"""A package with a calibrated uncertainty, run locally."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import repzoo
+from repzoo.golden import check_golden
+from repzoo.package import write_manifest
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1), dtype=np.uint8)
+
+
+@pytest.fixture
+def package(make_package: Callable[..., Path], tmp_path: Path) -> Path:
+    return make_package(tmp_path, uncertainty=True)
+
+
+def test_it_is_what_the_graph_says(package: Path) -> None:
+    encoder = repzoo.load(package)
+    embedding = encoder.embed(PIXELS).astype(float)
+    expected = 1 / (1 + np.exp(-embedding.sum(1)))
+    uncertainty = encoder.uncertainty(PIXELS, batch_size=3)
+    assert uncertainty.dtype == np.float32
+    np.testing.assert_allclose(uncertainty, expected, atol=1e-5)
+    posterior = encoder.posterior(PIXELS)
+    assert posterior.uncertainty is not None
+    np.testing.assert_allclose(posterior.uncertainty, expected, atol=1e-5)
+
+
+def test_an_encoder_without_a_posterior_can_have_one(
+    make_package: Callable[..., Path], tmp_path: Path
+) -> None:
+    encoder = repzoo.load(make_package(tmp_path, posterior=False, uncertainty=True))
+    assert encoder.uncertainty(PIXELS[0]).shape == (1,)
+
+
+def test_without_one_it_is_refused(tiny_package: Path) -> None:
+    encoder = repzoo.load(tiny_package)
+    with pytest.raises(repzoo.UnsupportedOperation, match="no calibrated uncertainty"):
+        encoder.uncertainty(PIXELS)
+
+
+def test_golden_vectors_hold_it(package: Path) -> None:
+    deviations = check_golden(repzoo.load(package))
+    assert "uncertainty" in {deviation.output for deviation in deviations}
+
+
+def test_it_takes_only_what_the_encoder_gives(
+    make_package: Callable[..., Path], tmp_path: Path
+) -> None:
+    package = make_package(tmp_path, posterior=False, uncertainty=True)
+    config = json.loads((package / "config.json").read_text())
+    config["uncertainty"]["inputs"] = ["embedding", "log_variance"]
+    (package / "config.json").write_text(json.dumps(config))
+    with pytest.raises(repzoo.PackageError, match="uncertainty takes"):
+        write_manifest(package)

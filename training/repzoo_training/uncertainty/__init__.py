@@ -1,0 +1,20 @@
+"""Calibrated uncertainty: how likely the nearest neighbour of an embedding is a wrong one.
+
+>>> from repzoo_training.uncertainty import fit_uncertainty, measure_uncertainty
+>>> fitted = fit_uncertainty(encoder, train, augmentation)   # fitted.head becomes uncertainty.onnx
+>>> report = measure_uncertainty(encoder, train, test)       # beside the baselines, with intervals
+"""
+
+from __future__ import annotations
+
+from repzoo_training.uncertainty.benchmark import UncertaintyReport, measure_uncertainty
+from repzoo_training.uncertainty.fitting import FittedUncertainty, fit_uncertainty
+from repzoo_training.uncertainty.head import UncertaintyHead
+
+__all__ = [
+    "FittedUncertainty",
+    "UncertaintyHead",
+    "UncertaintyReport",
+    "fit_uncertainty",
+    "measure_uncertainty",
+]
