@@ -245,8 +245,8 @@ class Cache:
     def _usual_hub(self, name: str, memory: Memory) -> str | None:
         """The hub of who names none.
 
-        That is the default one, None; but what it does not have here, and was pulled from another, is
-        not looked for among the packages of everybody.
+        That is the default one, None; but what it does not have here, and was pulled from another,
+        is not looked for among the packages of everybody.
         """
         default = default_hub(name)
         newest = memory.newest()
