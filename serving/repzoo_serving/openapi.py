@@ -24,6 +24,7 @@ from repzoo_serving.schemas import (
     images,
     labels,
     latents,
+    models_answer,
     openai_models,
     options_schema,
     problem,
@@ -203,26 +204,6 @@ def _openai() -> dict[str, Any]:
 
 
 def _models() -> dict[str, Any]:
-    text = {"type": "string"}
-    failure = {
-        "type": "object",
-        "required": ["reference", "reason"],
-        "properties": {"reference": text, "reason": text},
-        "additionalProperties": False,
-    }
-    listing = {
-        "type": "object",
-        "required": ["models", "failed"],
-        "properties": {
-            "models": {"type": "array", "items": ref("Model")},
-            "failed": {
-                "description": "What is wanted and could not be loaded.",
-                "type": "array",
-                "items": failure,
-            },
-        },
-        "additionalProperties": False,
-    }
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
         "/models": {
@@ -230,7 +211,7 @@ def _models() -> dict[str, Any]:
                 "operationId": "models",
                 "tags": ["models"],
                 "summary": "The models that are served",
-                "responses": {"200": _good(listing), **_errors((*_ALWAYS, 406))},
+                "responses": {"200": _good(models_answer()), **_errors((*_ALWAYS, 406))},
             }
         },
         "/models/{name}": {
@@ -270,6 +251,7 @@ def _server() -> dict[str, Any]:
             "readyz", "Whether every model runs, and requests are taken", status("ready")
         ),
         "/metrics": get("metrics", "Numbers for Prometheus, of this worker", {"text/plain": text}),
+        "/": get("explorer", "A page that shows what models say of an image", {"text/html": text}),
         "/openapi.json": get(
             "openapi", "This document", {"application/json": {"schema": {"type": "object"}}}
         ),

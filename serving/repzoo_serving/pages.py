@@ -46,6 +46,8 @@ class Pages:
         """The pages of a server with these limits."""
         described = document(limits)
         files = {
+            "/": (_HTML, _read("index.html")),
+            "/explorer.js": ("text/javascript; charset=utf-8", _read("explorer.js")),
             "/openapi.json": ("application/json", json.dumps(described)),
             "/docs": (_HTML, _docs(described)),
             "/style.css": (_CSS, _read("style.css")),

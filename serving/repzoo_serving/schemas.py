@@ -21,6 +21,7 @@ __all__ = [
     "images",
     "labels",
     "latents",
+    "models_answer",
     "openai_models",
     "options_schema",
     "problem",
@@ -185,6 +186,17 @@ def embeddings_answer() -> dict[str, Any]:
             "request_id": {"type": "string"},
         }
     )
+
+
+def models_answer() -> dict[str, Any]:
+    """Of ``/models``."""
+    text = {"type": "string"}
+    failed = {
+        "description": "What is wanted and could not be loaded.",
+        "type": "array",
+        "items": _object({"reference": text, "reason": text}),
+    }
+    return _object({"models": {"type": "array", "items": ref("Model")}, "failed": failed})
 
 
 def openai_models() -> dict[str, Any]:

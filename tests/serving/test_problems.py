@@ -63,7 +63,7 @@ def assert_well(http: httpx.Client) -> None:
 # Paths, methods, media types.
 
 
-@pytest.mark.parametrize("path", ["/", "/embed/", "/Embed", "/metrics/", "/docs.json", "/v1/embed"])
+@pytest.mark.parametrize("path", ["/embed/", "/Embed", "/metrics/", "/docs.json", "/v1/embed"])
 def test_unknown_paths(http: httpx.Client, path: str) -> None:
     assert_problem(http.get(path), 404, "not-found")
     assert_problem(http.post(path, json=GOOD), 404, "not-found")

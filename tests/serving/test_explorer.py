@@ -1,0 +1,214 @@
+"""The explorer page in a real browser, driven over WebDriver, which is a few requests of JSON."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import repzoo
+from PIL import Image
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER) and "REPZOO_REQUIRE_BROWSER" not in os.environ,
+    reason="NO BROWSER: the explorer page is not tested; Debian has chromium and chromium-driver",
+)
+
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # what WebDriver calls a reference to an element
+
+
+class Browser:
+    """One window of a headless Chromium."""
+
+    def __init__(self, driver_url: str, profile: Path) -> None:
+        self._http = httpx.Client(timeout=60)
+        options = {
+            "binary": CHROMIUM,
+            "args": ["--headless=new", "--no-sandbox", f"--user-data-dir={profile}"],
+        }
+        capabilities = {
+            "goog:chromeOptions": options,
+            "goog:loggingPrefs": {"browser": "ALL"},
+        }
+        body = {"capabilities": {"alwaysMatch": capabilities}}
+        answer = self._http.post(f"{driver_url}/session", json=body).json()["value"]
+        self._url = f"{driver_url}/session/{answer['sessionId']}"
+
+    def post(self, command: str, **body: Any) -> Any:
+        answer = self._http.post(f"{self._url}/{command}", json=body).json()["value"]
+        assert not (isinstance(answer, dict) and "error" in answer), answer
+        return answer
+
+    def open(self, url: str) -> None:
+        self.post("url", url=url)
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """What a script returns; it has the arguments as ``arguments``."""
+        return self.post("execute/sync", script=script, args=list(arguments))
+
+    def type(self, selector: str, text: str) -> None:
+        found = self.post("element", using="css selector", value=selector)
+        self.post(f"element/{found[ELEMENT]}/value", text=text)
+
+    def click(self, selector: str) -> None:
+        found = self.post("element", using="css selector", value=selector)
+        self.post(f"element/{found[ELEMENT]}/click")
+
+    def complaints(self) -> list[str]:
+        """What the console has: errors, and what the policy forbids."""
+        return [entry["message"] for entry in self.post("se/log", type="browser")]
+
+    def close(self) -> None:
+        self._http.delete(self._url)
+        self._http.close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with ExitStack() as stack:
+        driver = stack.enter_context(
+            subprocess.Popen([str(DRIVER), "--port=0"], stdout=subprocess.PIPE, text=True)
+        )
+        stack.callback(driver.terminate)
+        port = _port(driver)
+        opened = Browser(f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("profile"))
+        stack.callback(opened.close)
+        yield opened
+
+
+def _port(driver: subprocess.Popen[str]) -> str:
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        if found := re.search(r"started successfully on port (\d+)", line):
+            return found[1]
+    raise AssertionError("chromedriver did not start")
+
+
+@pytest.fixture
+def page(browser: Browser, server_url: str, eventually: Callable[..., None]) -> Iterator[Browser]:
+    """The explorer, with its models; the console must stay empty."""
+    browser.open(server_url)
+    eventually(lambda: browser.run("return document.querySelectorAll('#model option').length") == 2)
+    yield browser
+    assert browser.complaints() == []
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(2).integers(0, 256, (20, 14, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
+
+
+def status(page: Browser) -> str:
+    return str(page.run("return document.querySelector('#status').textContent"))
+
+
+def shown(page: Browser, selector: str) -> Any:
+    """uint8 pixels of an ``img`` that came from the API."""
+    source = page.run("return document.querySelector(arguments[0]).src", selector)
+    head, text = source.split(",")
+    assert head == "data:image/png;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def test_an_image_is_shown_with_all_that_the_model_says(
+    page: Browser, image: Path, tiny_package: Path, eventually: Callable[..., None]
+) -> None:
+    encoder = repzoo.load(tiny_package, provider="cpu", threads=1)
+    page.type("#file", str(image))
+    eventually(lambda: "Answered" in status(page))
+    # Each mean with its error bar, and the number in the bar's title.
+    titles = page.run(
+        "return [...document.querySelectorAll('#means title')].map(t => t.textContent)"
+    )
+    posterior = encoder.posterior([image])
+    for i, title in enumerate(titles):
+        mean, deviation = (float(part) for part in title.split(": ")[1].split(" ± "))
+        assert mean == pytest.approx(posterior.mean[0, i], rel=1e-3)
+        assert deviation == pytest.approx(np.sqrt(posterior.variance[0, i]), rel=1e-3)
+    assert len(titles) == 4
+    assert page.run("return document.querySelectorAll('#means path').length") == 4
+    # The reconstruction.
+    expected = encoder.reconstruct([image]).images[0, :, :, 0]
+    assert np.abs(shown(page, "#reconstruction img") / 255 - expected).max() < 0.51 / 255
+    # The probes.
+    headings = page.run(
+        "return [...document.querySelectorAll('#probes h2')].map(h => h.textContent)"
+    )
+    assert headings[0] == f"digit (linear): {encoder.probe([image], 'digit').labels[0]}"
+    assert len(headings) == 2
+    assert page.run("return document.querySelectorAll('#probes meter').length") == 13
+    # The sliders stand at the means.
+    sliders = page.run("return [...document.querySelectorAll('#sliders input')].map(i => i.value)")
+    np.testing.assert_allclose(np.float32(sliders), posterior.mean[0], atol=1e-3)
+
+
+def test_a_slider_makes_another_image(
+    page: Browser, tiny_package: Path, eventually: Callable[..., None]
+) -> None:
+    encoder = repzoo.load(tiny_package, provider="cpu", threads=1)
+    zeros = encoder.generate(latents=np.zeros(4)).images[0, :, :, 0]
+    eventually(lambda: page.run("return document.querySelector('#generated').naturalWidth") == 8)
+    assert np.abs(shown(page, "#generated") / 255 - zeros).max() < 0.51 / 255
+    page.run(
+        "const s = document.querySelectorAll('#sliders input')[2]; s.value = 3;"
+        "s.dispatchEvent(new Event('input'))"
+    )
+    moved = encoder.generate(latents=np.float32([0, 0, 3, 0])).images[0, :, :, 0]
+    eventually(lambda: np.abs(shown(page, "#generated") / 255 - moved).max() < 0.51 / 255)
+
+
+def test_a_sample_can_be_drawn_and_a_model_may_have_less(
+    page: Browser, image: Path, eventually: Callable[..., None]
+) -> None:
+    page.click("#sample")
+    eventually(lambda: "Answered" in status(page))
+    page.run(
+        "const m = document.querySelector('#model'); m.value = 'plain';"
+        "m.dispatchEvent(new Event('change'))"
+    )
+    hidden = (
+        "return ['#sample', '#latents', '#reconstruction', '#probes'].every("
+        "s => document.querySelector(s).hidden)"
+    )
+    eventually(lambda: page.run(hidden))
+    page.type("#file", str(image))
+    eventually(lambda: "Answered" in status(page))
+    assert page.run(hidden)
+    assert page.run("return document.querySelectorAll('#means rect').length") == 4
+    assert page.run("return document.querySelectorAll('#means path').length") == 0
+
+
+def test_what_is_no_image_is_said(
+    page: Browser, tmp_path: Path, eventually: Callable[..., None]
+) -> None:
+    (tmp_path / "x.png").write_text("no image")
+    page.type("#file", str(tmp_path / "x.png"))
+    eventually(lambda: status(page).startswith("Sorry: image 0: "))
+    # The browser notes refused requests in its console, and that it cannot show the file.
+    assert all("422" in message or "blob:" in message for message in page.complaints())
+
+
+def test_it_loads_nothing_from_elsewhere(page: Browser, server_url: str) -> None:
+    loaded = page.run("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert {name.removeprefix(server_url) for name in loaded if not name.startswith("data:")} >= {
+        "/style.css",
+        "/explorer.js",
+    }
+    assert all(name.startswith((server_url, "data:", "blob:")) for name in loaded)
+    # And could not.
+    page.run("fetch('http://127.0.0.2:9/').catch(() => { document.title = 'refused' })")
+    assert any("Content Security Policy" in message for message in page.complaints())
