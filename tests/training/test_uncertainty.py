@@ -28,6 +28,7 @@ from repzoo_training.uncertainty.package import calibrate_package
 from repzoo_training.uncertainty.scores import (
     aurc,
     auroc,
+    auroc_interval,
     bootstrap,
     calibration_error,
     gain,
@@ -90,6 +91,14 @@ def test_auroc_is_scikit_learns_ties_included(seed: int) -> None:
     score = random.integers(0, 6, 200).astype(float)
     positive = random.random(200) < 0.3
     assert auroc(score, positive) == pytest.approx(roc_auc_score(positive, score))
+
+
+def test_the_interval_of_auroc_is_that_of_the_bootstrap() -> None:
+    random = np.random.default_rng(0)
+    score = random.integers(0, 40, 400).astype(float)
+    positive = random.random(400) < score / 40
+    ours, plain = auroc_interval(score, positive, 0), bootstrap(auroc, score, positive, seed=0)
+    assert ours == pytest.approx(plain)
 
 
 def test_risk_over_coverage() -> None:

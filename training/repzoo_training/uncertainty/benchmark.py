@@ -24,6 +24,7 @@ from repzoo_training.uncertainty.scores import (
     Interval,
     aurc,
     auroc,
+    auroc_interval,
     bootstrap,
     calibration_error,
     gain,
@@ -225,7 +226,7 @@ def measure_uncertainty(
         scores.append(
             Score(
                 name=name,
-                r_auroc=bootstrap(auroc, values, wrong, seed=seed),
+                r_auroc=auroc_interval(values, wrong, seed),
                 aurc=bootstrap(aurc, values, wrong, seed=seed),
                 gain=bootstrap(_gain, values, precision, seed=seed),
                 gain_corrupted=bootstrap(_gain, corrupted, all_precision, seed=seed),
@@ -302,7 +303,7 @@ def _gain(score: Floats, quality: Floats) -> float:
 
 def _outside(inside: Floats, outside: Floats, seed: int) -> Interval:
     both = np.concatenate([inside, outside])
-    return bootstrap(auroc, both, np.arange(len(both)) >= len(inside), seed=seed)
+    return auroc_interval(both, np.arange(len(both)) >= len(inside), seed)
 
 
 def _at_percents(values: Floats, wrong: NDArray[np.bool_]) -> tuple[float, ...]:

@@ -8,7 +8,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Interval", "aurc", "auroc", "bootstrap", "calibration_error", "gain", "risk_coverage"]
+__all__ = [
+    "Interval",
+    "aurc",
+    "auroc",
+    "auroc_interval",
+    "bootstrap",
+    "calibration_error",
+    "gain",
+    "risk_coverage",
+]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -30,19 +39,42 @@ class Interval(NamedTuple):
 def auroc(score: Floats, positive: Flags) -> float:
     """Probability that a positive scores above a negative, ties counting half; NaN without both.
 
-    The Mann-Whitney statistic, from ranks.
+    The Mann-Whitney statistic.
     """
-    positives = int(positive.sum())
-    negatives = len(positive) - positives
-    if not positives or not negatives:
-        return float("nan")
+    order, starts = _by_score(score)
+    ranked = positive[order].astype(np.int64)
+    return _mann_whitney(ranked, 1 - ranked, starts)
+
+
+def auroc_interval(score: Floats, positive: Flags, seed: int = 0) -> Interval:
+    """`auroc` with its interval: as of `bootstrap`, but sorted once for all resamples."""
+    order, starts = _by_score(score)
+    ranked = positive[order].astype(np.int64)
+    random = np.random.default_rng(seed)
+    values = []
+    for _ in range(RESAMPLES):
+        rows = random.integers(0, len(score), len(score))
+        times = np.bincount(rows, minlength=len(score))[order]
+        values.append(_mann_whitney(times * ranked, times * (1 - ranked), starts))
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return Interval(auroc(score, positive), float(low), float(high))
+
+
+def _by_score(score: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The order of the scores, and where each new score begins in it."""
     order = np.argsort(score, kind="stable")
-    ranked = score[order]
-    # Ties share the mean of their ranks.
-    _, first, count = np.unique(ranked, return_index=True, return_counts=True)
-    ranks = np.empty(len(score))
-    ranks[order] = np.repeat(first + (count + 1) / 2, count)
-    return float((ranks[positive].sum() - positives * (positives + 1) / 2) / positives / negatives)
+    _, starts = np.unique(score[order], return_index=True)
+    return order, starts
+
+
+def _mann_whitney(
+    positive: NDArray[np.int64], negative: NDArray[np.int64], starts: NDArray[np.int64]
+) -> float:
+    """From how often each row counts as a positive and as a negative, in the order of scores."""
+    ours, theirs = np.add.reduceat(positive, starts), np.add.reduceat(negative, starts)
+    below = np.cumsum(theirs) - theirs  # negatives with a lower score
+    pairs = int(ours.sum()) * int(theirs.sum())
+    return float(ours @ (below + theirs / 2) / pairs) if pairs else float("nan")
 
 
 def risk_coverage(score: Floats, wrong: Flags) -> tuple[Floats, Floats]:
