@@ -1,0 +1,47 @@
+"""What our server is held against: a LitServe server, which batches as its documentation says.
+
+python serving/benchmarks/lit_server.py simvae-mnist 8002
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from typing import Any
+
+import litserve
+import numpy as np
+import repzoo
+from repzoo.images import as_pixels
+
+
+class Embed(litserve.LitAPI):  # type: ignore[misc]
+    def __init__(self, model: str) -> None:
+        super().__init__(max_batch_size=256, batch_timeout=0.001, api_path="/embed")
+        self.model = model
+
+    def setup(self, device: str) -> None:
+        self.encoder = repzoo.load(self.model)
+
+    # It reads annotations; with none, the body is a dictionary.
+    def decode_request(self, request):  # type: ignore[no-untyped-def]
+        files = [base64.b64decode(text) for text in request["images"]]
+        return as_pixels(files, self.encoder.config.input)[0]
+
+    def batch(self, inputs: list[Any]) -> Any:
+        return np.stack(inputs)
+
+    def predict(self, x: Any) -> Any:
+        return self.encoder.embed(x)
+
+    def unbatch(self, output: Any) -> list[Any]:
+        return list(output)
+
+    def encode_response(self, output: Any) -> dict[str, Any]:
+        return {"embeddings": [output.tolist()]}
+
+
+if __name__ == "__main__":
+    server = litserve.LitServer(Embed(sys.argv[1]), accelerator="cpu", workers_per_device=1)
+    port = int(sys.argv[2])
+    server.run(host="127.0.0.1", port=port, log_level="warning", generate_client_file=False)
