@@ -3,6 +3,9 @@
 A request's files are decoded a few at a time, and no more of them are handed to the pool than it
 has threads: a request of one image waits for a few of a large one, not for all of them, and what a
 caller who hangs up had still waiting is never decoded. The queue refuses rather than grows.
+
+A lone file of few bytes and few pixels is the exception: it is decoded at once and in place, which
+takes less than handing it over would.
 """
 
 from __future__ import annotations
@@ -11,12 +14,13 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from repzoo.config import InputSpec
-from repzoo.errors import InvalidImage
+from repzoo.errors import ImageTooLarge, InvalidImage
 from repzoo.images import as_pixels
 
 from repzoo_serving.batching import QueueFull
@@ -24,6 +28,9 @@ from repzoo_serving.batching import QueueFull
 __all__ = ["Decoder"]
 
 _FILES_AT_ONCE = 8
+
+_SMALL_BYTES = 8192
+_SMALL_PIXELS = 96 * 96
 
 
 class Decoder:
@@ -50,6 +57,10 @@ class Decoder:
             QueueFull: at once, if there is no room.
             InvalidImage: for the first file that is none, with its ``index``.
         """
+        if len(files) == 1 and len(files[0]) <= _SMALL_BYTES:
+            # By its header, before anything is decoded, it may turn out to be large.
+            with suppress(ImageTooLarge):
+                return _decode(files, 0, spec, min(_SMALL_PIXELS, self._max_pixels))
         if self.queued + len(files) > self._max_queued:
             raise QueueFull(self.queued)
         self.queued += len(files)

@@ -29,6 +29,7 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeAlias
 
+import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
@@ -164,7 +165,7 @@ def document(answer: Answer, media_type: str) -> bytes:
     usage = {"prompt_tokens": 0, "total_tokens": 0}
     facts = {"object": "list", "data": data, "model": answer.facts["model"], "usage": usage}
     more = {name: answer.facts[name] for name in ("revision", "request_id")}
-    return json.dumps({**facts, **more}, allow_nan=False).encode()
+    return pydantic_core.to_json({**facts, **more})
 
 
 def listing(names: Iterable[str]) -> bytes:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pydantic_core
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -52,7 +53,7 @@ class Answer:
             name: _pngs(array) if name == "images" else vectors(array, self.encoding)
             for name, array in arrays.items()
         }
-        return json.dumps({**self.facts, **lists}, allow_nan=False).encode()
+        return pydantic_core.to_json({**self.facts, **lists})
 
     def finite(self, name: str) -> NDArray[Any]:
         """One of the arrays.
