@@ -35,11 +35,6 @@ __all__ = ["App"]
 _logger = logging.getLogger("repzoo_serving")
 
 _INTERNAL = Problem("internal", "the log of the server says more, under the request_id")
-_DRAINING = Problem(
-    "unavailable",
-    "the server is going down; try again, another one may answer",
-    headers=[RETRY_AFTER, (b"connection", b"close")],
-)
 
 #: Paths that go on answering while the server drains.
 _HEALTH = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
@@ -76,11 +71,6 @@ class App:
         )
         self._operations = Operations(self.models, self._limits, self._pool, self.metrics)
 
-    @property
-    def ready(self) -> bool:
-        """Whether requests would be taken, as far as can be said without running a model."""
-        return bool(self.models) and not self.drain.begun
-
     def load(self, encoders: Iterable[Encoder]) -> None:
         """Serve these models, each under its name, once it has run.
 
@@ -112,7 +102,7 @@ class App:
         request_id = self._ids.make(headers.get(b"x-request-id"))
         exchange = Exchange(scope, receive, headers, request_id)
         if self.drain.begun and exchange.path not in _HEALTH:
-            await self._finish(exchange, send, _refusal(exchange, _DRAINING))
+            await self._finish(exchange, send, _refusal(exchange, _draining()))
             return
         self.drain.enter()
         try:
@@ -200,11 +190,13 @@ class App:
 
     async def _require_ready(self) -> None:
         if self.drain.begun:
-            raise _DRAINING
+            raise _draining()
         if not self.models:
             raise Problem("unavailable", "no model is loaded yet", headers=[RETRY_AFTER])
         for model in self.models:
-            if not await model.runner.runs():
+            with self.models.hold(model):
+                runs = await model.runner.runs()
+            if not runs:
                 raise Problem(
                     "unavailable", f"{model.name} does not run any more", headers=[RETRY_AFTER]
                 )
@@ -234,6 +226,14 @@ class App:
         yield "repzoo_model_memory_bytes", "What a model takes, about.", memory
         failed = float(len(self.models.failed))
         yield "repzoo_models_failed", "Models that are wanted and not loaded.", [({}, failed)]
+
+
+def _draining() -> Problem:
+    return Problem(
+        "unavailable",
+        "the server is going down; try again, another one may answer",
+        headers=[RETRY_AFTER, (b"connection", b"close")],
+    )
 
 
 def _refusal(exchange: Exchange, problem: Problem) -> Reply:

@@ -111,8 +111,8 @@ def serve(
     paths = _packages(names, hub)
     with tempfile.TemporaryDirectory(prefix="zoo-serve-") as scratch:
         settings = _settings(
-            models=paths,
             watch=_absolute(watch),
+            models=paths,
             hub=_where(hub),
             provider=provider,
             log=log,
@@ -161,14 +161,14 @@ def _packages(names: list[str], hub: str | None) -> list[str]:
     return [str(package.path.absolute()) for package in packages]
 
 
-def _settings(**options: Any) -> Settings:
+def _settings(*, watch: str | None, **options: Any) -> Settings:
     """The workers' settings: those of the environment, and what the command line says.
 
     Options that are None were not given.
     """
     given = Settings.from_environ(os.environ).model_dump()
     told = {name: value for name, value in options.items() if value is not None}
-    told |= {"supervisor": os.getpid(), "supervisor_key": secrets.token_urlsafe(32)}
+    told |= {"watch": watch, "supervisor": os.getpid(), "supervisor_key": secrets.token_urlsafe(32)}
     return Settings.model_validate(given | told)
 
 

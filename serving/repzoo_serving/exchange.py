@@ -139,5 +139,4 @@ class Exchange:
 
 
 def _too_many_bytes(limit: int) -> Problem:
-    # What is not read must not be taken for the next request.
     return Problem("too-many-bytes", f"the body has more than {limit} bytes", limit=limit)

@@ -58,12 +58,11 @@ class Models:
         )
 
     @contextmanager
-    def use(self, name: str) -> Iterator[ServedModel]:
-        """The model of this name, which is not let go within the block."""
-        model = self.get(name)
+    def hold(self, model: ServedModel) -> Iterator[None]:
+        """Do not let a model go within the block."""
         self._users[model] = self._users.get(model, 0) + 1
         try:
-            yield model
+            yield
         finally:
             self._users[model] -= 1
             self._let_go(model)

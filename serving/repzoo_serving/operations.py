@@ -103,9 +103,10 @@ class Operations:
             parse() if len(body) <= _LARGE_BODY else await self._in_pool(parse)
         )
         exchange.timing.decode = time.perf_counter() - start
-        with self._models.use(request.options.model) as model:
-            exchange.model = model.name
-            exchange.images = request.items
+        model = self._models.get(request.options.model)
+        exchange.model = model.name
+        exchange.images = request.items
+        with self._models.hold(model):
             try:
                 answer: Answer = await operation.answer(model, request, exchange.timing)
             except QueueFull as full:

@@ -1,7 +1,7 @@
 """The BentoML service: its workers, lifecycle and builds; every request is our own.
 
 ``zoo serve`` runs it; so does ``bentoml serve repzoo_serving.service:RepzooService`` with the
-variables of `repzoo_serving.settings`. Of BentoML's own endpoints ``/schema.json`` stays.
+variables of `repzoo_serving.settings`.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ class _WithOurWire(Service[Any]):  # type: ignore[misc]
     """A service whose requests meet our application before any of BentoML's.
 
     Its middlewares take 64 µs of every request even where they are told to do nothing, and its
-    timeout leaves a timer behind each, which piles up: p99 of 100 ms against p50 of 11. Lifespan
-    and schema stay its own.
+    timeout leaves a timer behind each, which piles up: p99 of 100 ms against p50 of 11. Its own
+    endpoints answer with errors that are no problem documents. The lifespan stays its own.
     """
 
     def to_asgi(self, is_main: bool = True) -> Any:
         beneath: Any = super().to_asgi(is_main)
 
         async def front(scope: Message, receive: Receive, send: Send) -> None:
-            ours = scope["type"] != "lifespan" and scope["path"] != "/schema.json"
-            await (_app if ours else beneath)(scope, receive, send)
+            app = beneath if scope["type"] == "lifespan" else _app
+            await app(scope, receive, send)
 
         return front
 
@@ -66,10 +66,8 @@ class _WithOurWire(Service[Any]):  # type: ignore[misc]
     workers=_settings.workers,
     # For gateways before it: a little more than our own deadline.
     traffic={"timeout": _settings.deadline_seconds + 5},
-    # For /schema.json, the one endpoint that it answers by itself.
     metrics={"enabled": False, "namespace": "repzoo"},
     logging={"access": {"enabled": False}},
-    tracing={"excluded_urls": ".*"},
 )
 class RepzooService:
     """A representation API over a zoo of pretrained image encoders."""

@@ -63,7 +63,7 @@ def test_a_fault_of_ours_is_a_problem_too_and_is_logged(
 
 
 def test_before_a_model_is_loaded_the_server_is_unavailable(app: App) -> None:
-    assert not app.ready
+    assert not app.models
     status, headers, problem = call(app, nothing, headers=JSON)
     assert status == 503
     assert headers[b"retry-after"] == b"1"
@@ -72,7 +72,7 @@ def test_before_a_model_is_loaded_the_server_is_unavailable(app: App) -> None:
 
 def test_loading_makes_it_ready(app: App, tiny_package: Path) -> None:
     app.load([repzoo.load(tiny_package, provider="cpu", threads=1)])
-    assert app.ready
+    assert app.models
     status, _, problem = call(app, nothing, headers=JSON)
     assert status == 422
     assert problem["index"] == 0
@@ -82,7 +82,7 @@ def test_two_models_of_one_name_are_refused(app: App, tiny_package: Path) -> Non
     encoder = repzoo.load(tiny_package, provider="cpu", threads=1)
     with pytest.raises(InvalidInput, match="called tiny"):
         app.load([encoder, encoder])
-    assert not app.ready
+    assert not app.models
 
 
 def test_websockets_are_closed(app: App) -> None:

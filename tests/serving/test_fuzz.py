@@ -1,17 +1,20 @@
-"""Bodies mutated at random: what parses them gives a request or a problem, and nothing else."""
+"""Bodies and images mutated at random give an answer or a problem, and nothing else."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 
+import httpx
 import numpy as np
 import pytest
 import safetensors.numpy
 from PIL import Image
+from repzoo.images import FORMATS
 from repzoo_serving import requests
 from repzoo_serving.problems import Problem
 
@@ -77,3 +80,54 @@ def test_mutated_bodies(content_type: str) -> None:
     assert outcomes.keys() <= {200, 400, 413, 422}
     # The mutations are neither all harmless nor all fatal.
     assert 50 < outcomes[200] < 1950, outcomes
+
+
+def image_files() -> list[bytes]:
+    """A small file of every format that is read and that this Pillow can write."""
+    Image.init()
+    files = []
+    rng = np.random.default_rng(1)
+    for kind in FORMATS:
+        if kind in Image.SAVE:
+            buffer = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (12, 9, 3), dtype=np.uint8)).save(buffer, kind)
+            files.append(buffer.getvalue())
+    return files
+
+
+def send_mutated_images(url: str, count: int) -> Counter[int]:
+    """How many answers of each status ``count`` mutated files get, one request each."""
+    files = image_files()
+    statuses: Counter[int] = Counter()
+    with httpx.Client(base_url=url, timeout=30) as http:
+        for file in files:
+            for image in mutations(file, count // len(files)):
+                text = base64.b64encode(image).decode()
+                response = http.post("/embed", json={"model": "tiny", "images": [text]})
+                assert response.status_code in (200, 413, 422), (response.text, text)
+                statuses[response.status_code] += 1
+    return statuses
+
+
+def resident_bytes(url: str) -> int:
+    text = httpx.get(f"{url}/metrics").text
+    (found,) = re.findall(r"^repzoo_process_resident_bytes{.*} (\d+)$", text, re.MULTILINE)
+    return int(found)
+
+
+def test_mutated_images(server_url: str) -> None:
+    statuses = send_mutated_images(server_url, 900)
+    assert statuses[200] > 50
+    assert statuses[422] > 50
+
+
+@pytest.mark.slow
+def test_twenty_thousand_mutated_images(server_url: str) -> None:
+    send_mutated_images(server_url, 2000)  # memory of decoders that are used for the first time
+    before = resident_bytes(server_url)
+    statuses = send_mutated_images(server_url, 20_700)
+    after = resident_bytes(server_url)
+    print(f"\n{sum(statuses.values())} mutated images: {dict(statuses)}")
+    print(f"memory: {before / 1e6:.0f} MB before, {after / 1e6:.0f} MB after")
+    assert sum(statuses.values()) >= 20_000
+    assert after < before * 1.05

@@ -285,8 +285,11 @@ def test_health(http: httpx.Client) -> None:
         assert http.head(path).content == b""
 
 
-def test_bentoml_describes_itself(http: httpx.Client) -> None:
-    assert http.get("/schema.json").json()["name"] == "repzoo"
+@pytest.mark.parametrize("path", ["/schema.json", "/static_content/x", "/docs.json", "/status"])
+def test_nothing_of_bentoml_answers(http: httpx.Client, path: str) -> None:
+    response = http.get(path)
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
 
 
 def test_a_model_without_more_embeds(http: httpx.Client, plain_package: Path, pixels: Any) -> None:
