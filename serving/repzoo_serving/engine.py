@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from repzoo.encoder import Encoder
+from repzoo.encoder import Encoder, unit_length
 from repzoo.errors import UnknownTask, UnsupportedOperation
 
 from repzoo_serving import openai
@@ -253,7 +253,12 @@ PATHS = {f"/{name}": operation for name, operation in OPERATIONS.items()} | {
 
 
 def _embed(encoder: Encoder, normalize: bool, pixels: NDArray[Any]) -> Results:
-    return {"embeddings": encoder.embed(pixels, normalize=normalize, batch_size=len(pixels))}
+    outputs = encoder.outputs(pixels, batch_size=len(pixels))
+    embedding = outputs["embedding"]
+    results = {"embeddings": unit_length(embedding) if normalize else embedding}
+    if encoder.config.uncertainty is not None:
+        results["uncertainty"] = encoder.uncertainty_of(outputs)
+    return results
 
 
 def _posterior(encoder: Encoder, pixels: NDArray[Any]) -> Results:

@@ -138,7 +138,8 @@ def _operations(limits: Limits) -> dict[str, Any]:
             "embed",
             "Embed images; with a posterior, its mean",
             EmbedOptions,
-            {"embeddings": vectors()},
+            {"embeddings": vectors(), **uncertainty},
+            optional=("uncertainty",),
         ),
         **post(
             "posterior",

@@ -78,6 +78,7 @@ class TestCalls:
         np.testing.assert_allclose(posterior.mean, expected.mean, atol=1e-6)
         np.testing.assert_allclose(posterior.variance, expected.variance, atol=1e-6)
         assert posterior.uncertainty is None
+        assert client.uncertainty(pixels, model="tiny") is None
 
     def test_reconstruct(self, client: Client, encoder: repzoo.Encoder, pixels: Any) -> None:
         reconstruction = client.reconstruct(pixels, model="tiny")

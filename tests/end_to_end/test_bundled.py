@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import repzoo
+import repzoo_client
 from repzoo.golden import check_golden
 from repzoo.package import Package
 from repzoo_training.data import load
@@ -69,3 +70,30 @@ def test_samples_are_images_of_its_kind(package: Path) -> None:
         return float(np.square(rows[:, None] - real[None]).mean(2).min(1).mean())
 
     assert nearest(drawn) < 0.3 * nearest(noise)
+
+
+def test_it_knows_what_it_does_not_know(package: Path) -> None:
+    """Noise is unlike any image that it was trained on; the sample is like them."""
+    encoder = repzoo.load(package)
+    images = load(str(ROOT / "tests" / "data" / encoder.config.training.dataset), "test").images
+    noise = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
+    measured = json.loads((package / "metrics.json").read_text())["uncertainty"]
+    uncertainty = encoder.uncertainty(images)
+    stated = np.mean([predicted for predicted, _ in measured["reliability"]])
+    assert abs(uncertainty.mean() - stated) < 4 * uncertainty.std() / np.sqrt(len(images))
+    assert encoder.uncertainty(noise).mean() > uncertainty.mean()
+
+
+def test_a_server_answers_it(server_process: type, tmp_path: Path) -> None:
+    encoder = repzoo.load(ROOT / "zoo" / "bundled" / "simvae-mnist", provider="cpu")
+    images = load(str(ROOT / "tests" / "data" / "mnist"), "test").images[:30]
+    expected = encoder.uncertainty(images)
+    log = tmp_path / "log"
+    with (
+        server_process("--models", "simvae-mnist", "--port", "0", log=log) as server,
+        repzoo_client.Client(server.wait_until_ready()) as client,
+    ):
+        found = client.uncertainty(images, model="simvae-mnist")
+        posterior = client.posterior(images, model="simvae-mnist")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(posterior.uncertainty, expected, atol=1e-5)

@@ -41,6 +41,7 @@ __all__ = [
     "Provider",
     "Reconstruction",
     "provider_class",
+    "unit_length",
 ]
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -196,11 +197,7 @@ class Encoder:
             InvalidImage: if an image cannot be used; its ``index`` is its place in ``images``.
         """
         (embedding,) = self._encode(images, ("embedding",), batch_size)
-        if normalize:
-            length = np.sqrt(np.square(embedding).sum(axis=1, keepdims=True))
-            length[length == 0] = 1
-            embedding = embedding / length
-        return embedding
+        return unit_length(embedding) if normalize else embedding
 
     def posterior(self, images: Images, *, batch_size: int = 256) -> Posterior:
         """The posterior over the latents of each image.
@@ -358,6 +355,14 @@ class Encoder:
         if not np.isfinite(array).all():
             raise InvalidInput("latents must be finite")
         return array
+
+
+def unit_length(embedding: Floats) -> Floats:
+    """Each embedding of ``[N, D]`` divided by its Euclidean length, unless that is zero."""
+    length = np.sqrt(np.square(embedding).sum(axis=1, keepdims=True))
+    length[length == 0] = 1
+    unit: Floats = embedding / length
+    return unit
 
 
 def provider_class(provider: str) -> Provider:

@@ -115,6 +115,16 @@ class Client:
         answers = self._send_images("embed", options, images)
         return _join(answers, "embeddings")
 
+    def uncertainty(self, images: _wire.Images, *, model: str) -> NDArray[np.float32] | None:
+        """How likely each image's nearest neighbour is a wrong one: a calibrated probability.
+
+        The config of `model` says in which gallery, and what wrong is.
+
+        Returns:
+            float32 ``[N]`` in [0, 1]; None if the model has no calibrated uncertainty.
+        """
+        return _calibrated(self._send_images("embed", {"model": model}, images))
+
     def posterior(self, images: _wire.Images, *, model: str) -> Posterior:
         """The posterior over the latents of each image.
 
@@ -122,12 +132,7 @@ class Client:
             UnsupportedOperation: if the model has no posterior.
         """
         answers = self._send_images("posterior", {"model": model}, images)
-        calibrated = "uncertainty" in answers[0].tensors
-        return Posterior(
-            _join(answers, "mean"),
-            _join(answers, "variance"),
-            _join(answers, "uncertainty") if calibrated else None,
-        )
+        return Posterior(_join(answers, "mean"), _join(answers, "variance"), _calibrated(answers))
 
     def reconstruct(self, images: _wire.Images, *, model: str) -> Reconstruction:
         """Encode images and decode them again.
@@ -231,6 +236,11 @@ def _is_web_url(text: str) -> bool:
     except httpx.InvalidURL:
         return False
     return url.scheme in ("http", "https") and bool(url.host)
+
+
+def _calibrated(answers: list[_wire.Answer]) -> NDArray[np.float32] | None:
+    """Float32 ``[N]`` of all answers, if the model has an uncertainty."""
+    return _join(answers, "uncertainty") if "uncertainty" in answers[0].tensors else None
 
 
 def _join(answers: list[_wire.Answer], name: str) -> NDArray[Any]:
