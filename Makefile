@@ -12,7 +12,7 @@ serve: .venv-serving/.installed
 install: .venv/.installed
 
 test: .venv/.installed
-	.venv/bin/pytest -m "not slow"
+	.venv/bin/pytest -m "not slow" -n auto --dist loadfile
 
 check: .venv/.installed
 	.venv/bin/ruff check .
@@ -28,6 +28,9 @@ soak: .venv/.installed
 
 bench: .venv/.installed
 	.venv/bin/python training/benchmarks/step.py
+	.venv/bin/python zoo/benchmarks/startup.py
+	.venv/bin/python zoo/benchmarks/pull.py
+	.venv/bin/python serving/benchmarks/requests.py
 
 clean:
 	rm -rf .venv .venv-serving
