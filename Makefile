@@ -30,7 +30,7 @@ bench: .venv/.installed
 	.venv/bin/python training/benchmarks/step.py
 	.venv/bin/python zoo/benchmarks/startup.py
 	.venv/bin/python zoo/benchmarks/pull.py
-	.venv/bin/python serving/benchmarks/requests.py
+	.venv/bin/python serving/benchmarks/wire.py
 
 clean:
 	rm -rf .venv .venv-serving
