@@ -1,8 +1,11 @@
 """A server under mixed load for a while: ``make soak``.
 
-Callers in threads send real images in every format at once, one request in a hundred of them bad.
-Every good answer is compared with the local runtime's, every bad request must get its 4xx. Prints
-what was sent, what came back and how much memory the worker had, and exits 1 if anything was wrong.
+Callers in threads send real images in every format at once, one request in a hundred of them bad,
+to a server of two workers. A quarter and three quarters through, the model is swapped for another
+revision; half way, one worker is killed. Every good answer is compared with the local runtime's,
+every bad request must get its 4xx, and only what was in flight in the killed worker may be lost.
+Prints what was sent, what came back and how much memory the other worker had, and exits 1 if
+anything was wrong or, in 10 minutes or more, its memory grew by 5% after the first third.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import random
+import shutil
 import statistics
 import sys
 import threading
@@ -23,12 +27,14 @@ import psutil
 import repzoo
 import repzoo_client
 from PIL import Image
+from repzoo.package import write_manifest
 from repzoo_training.data import load
 
 sys.path.insert(0, str(Path(__file__).parent))
 from server_process import ServerProcess
 
 CALLERS = 6
+LOST = "lost with the killed worker"
 PAUSE = 0.02  # seconds between a caller's requests: load, not overload
 
 
@@ -45,7 +51,8 @@ def main() -> None:
     counts: Counter[str] = Counter()
     latencies: list[float] = []
     lock = threading.Lock()
-    until = time.monotonic() + 60 * arguments.minutes
+    seconds = 60 * arguments.minutes
+    killed: list[float] = []  # when
 
     def caller(number: int, url: str) -> None:
         chance = random.Random(number)
@@ -56,6 +63,9 @@ def main() -> None:
                 start = time.monotonic()
                 try:
                     outcome = _ask(client, arguments.model, kind, rows)
+                except repzoo_client.ServerUnreachable as error:
+                    soon = any(0 <= time.monotonic() - moment < 2 for moment in killed)
+                    outcome = LOST if soon else f"{kind}: {error}"
                 except Exception as error:
                     outcome = f"{kind}: {type(error).__name__}: {error}"
                 with lock:
@@ -80,17 +90,33 @@ def main() -> None:
 
     with TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        with ServerProcess("--models", arguments.model, "--port", "0", log=log) as server:
+        package, wanted = Path(folder) / "model", Path(folder) / "wanted"
+        shutil.copytree(encoder.path, package)
+        wanted.write_text(f"{package}\n")
+        env = {"REPZOO_SERVE_WORKERS": "2"}
+        with ServerProcess("--watch", str(wanted), "--port", "0", log=log, env=env) as server:
             url = server.wait_until_ready()
+            doomed, survivor = _main_workers(server)
+            start = time.monotonic()
+            until = start + seconds
             threads = [threading.Thread(target=caller, args=(n, url)) for n in range(CALLERS)]
             for thread in threads:
                 thread.start()
+            events = [(0.25, "swap"), (0.5, "kill"), (0.75, "swap")]
+            revisions = {encoder.revision}
             memory = []
             while any(thread.is_alive() for thread in threads):
-                time.sleep(5)
-                memory.append(_megabytes(server.workers()))
+                time.sleep(min(5, seconds / 30))
+                memory.append(survivor.memory_info().rss / 1e6)
+                if events and time.monotonic() - start > events[0][0] * seconds:
+                    if events.pop(0)[1] == "swap":
+                        revisions.add(_swap(package, len(revisions)))
+                    else:
+                        killed.append(time.monotonic())
+                        doomed.kill()
             for thread in threads:
                 thread.join()
+            served = _revisions(url, arguments.model)
 
     latencies.sort()
     total = sum(counts.values())
@@ -102,24 +128,51 @@ def main() -> None:
     )
     third = len(memory) // 3
     print(
-        f"worker memory: {memory[0]:.0f} MB at first, {memory[third]:.0f} MB after a third, "
-        f"{memory[-1]:.0f} MB at the end, {max(memory):.0f} MB at most"
+        f"memory of the worker that stayed: {memory[0]:.0f} MB at first, {memory[third]:.0f} MB "
+        f"after a third, {memory[-1]:.0f} MB at the end, {max(memory):.0f} MB at most"
     )
+    print(f"2 swaps, and one worker killed; both have the last of {len(revisions)} revisions")
     for outcome, number in counts.most_common():
         print(f"  {number:>8} {outcome}")
-    expected = {"arrays: right", "files: right", "bad: refused by index"}
-    if counts.keys() - expected:
-        sys.exit(1)
+    expected = {"arrays: right", "files: right", "bad: refused by index", LOST}
+    if counts.keys() - expected or counts[LOST] > CALLERS:
+        sys.exit("something was answered wrongly, or lost")
+    if len(served) != 1 or len(revisions) != 3:
+        sys.exit(f"the workers serve {served}")
+    if arguments.minutes >= 10 and memory[-1] > 1.05 * memory[third]:
+        sys.exit("memory grows")
+
+
+def _main_workers(server: ServerProcess) -> list[psutil.Process]:
+    """The two workers; of their children, if any, none."""
+    return [worker for worker in server.workers() if worker.ppid() == server.process.pid]
+
+
+def _swap(package: Path, number: int) -> str:
+    """Put another revision in a package's place: its card changes, its answers do not."""
+    fresh, old = package.with_name(f"fresh-{number}"), package.with_name(f"old-{number}")
+    shutil.copytree(package, fresh)
+    with (fresh / "README.md").open("a") as card:
+        card.write(f"\nSoak {number}.\n")
+    write_manifest(fresh)
+    package.rename(old)
+    fresh.rename(package)
+    return repzoo.Package.open(package).revision
+
+
+def _revisions(url: str, model: str) -> set[str]:
+    """What the workers serve, asked until both are likely to have answered."""
+    found = set()
+    for _ in range(20):
+        with repzoo_client.Client(url) as client:
+            found.add(client.model(model).revision)
+    return found
 
 
 def _png(pixels: np.ndarray) -> bytes:  # type: ignore[type-arg]
     buffer = io.BytesIO()
     Image.fromarray(pixels.squeeze()).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _megabytes(processes: list[psutil.Process]) -> float:
-    return sum(process.memory_info().rss for process in processes) / 1e6
 
 
 if __name__ == "__main__":

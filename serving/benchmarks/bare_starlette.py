@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from work import work
 
 MAX_BATCH = 256
 
@@ -32,14 +33,14 @@ def main(model: str, port: int) -> None:
     waiting: list[tuple[np.ndarray[Any, Any], asyncio.Future[Any]]] = []
     workers: set[asyncio.Task[None]] = set()
 
-    async def work() -> None:
+    async def run() -> None:
         loop = asyncio.get_running_loop()
         while waiting:
             batch, waiting[:] = waiting[:MAX_BATCH], waiting[MAX_BATCH:]
             rows = np.concatenate([pixels for pixels, _ in batch])
-            embeddings = await loop.run_in_executor(executor, encoder.embed, rows)
-            for (_, future), embedding in zip(batch, embeddings, strict=True):
-                future.set_result(embedding)
+            answers = await loop.run_in_executor(executor, work, encoder, rows)
+            for (_, future), answer in zip(batch, answers, strict=True):
+                future.set_result(answer)
         workers.clear()
 
     async def embed(request: Request) -> JSONResponse:
@@ -48,9 +49,8 @@ def main(model: str, port: int) -> None:
         future = asyncio.get_running_loop().create_future()
         waiting.append((as_pixels(files, encoder.config.input), future))
         if not workers:
-            workers.add(asyncio.create_task(work()))
-        embedding = await future
-        return JSONResponse({"embeddings": [embedding.tolist()]})
+            workers.add(asyncio.create_task(run()))
+        return JSONResponse(await future)
 
     app = Starlette(routes=[Route("/embed", embed, methods=["POST"])])
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)

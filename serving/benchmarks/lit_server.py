@@ -13,6 +13,7 @@ import litserve
 import numpy as np
 import repzoo
 from repzoo.images import as_pixels
+from work import work
 
 
 class Embed(litserve.LitAPI):  # type: ignore[misc]
@@ -32,13 +33,13 @@ class Embed(litserve.LitAPI):  # type: ignore[misc]
         return np.stack(inputs)
 
     def predict(self, x: Any) -> Any:
-        return self.encoder.embed(x)
+        return work(self.encoder, x)
 
-    def unbatch(self, output: Any) -> list[Any]:
-        return list(output)
+    def unbatch(self, output: Any) -> Any:
+        return output
 
-    def encode_response(self, output: Any) -> dict[str, Any]:
-        return {"embeddings": [output.tolist()]}
+    def encode_response(self, output: Any) -> Any:
+        return output
 
 
 if __name__ == "__main__":

@@ -32,14 +32,14 @@ class Gate:
         self._open.set()
         self._entered = threading.Semaphore(0)
         self._permits = threading.Semaphore(0)
-        self._embed = encoder.embed
-        encoder.embed = self._held  # type: ignore[method-assign]
+        self._encode = encoder._encode
+        encoder._encode = self._held  # type: ignore[method-assign]
 
     def _held(self, *args: Any, **options: Any) -> Any:
         if not self._open.is_set():
             self._entered.release()
             assert self._permits.acquire(timeout=30)
-        return self._embed(*args, **options)
+        return self._encode(*args, **options)
 
     def shut(self) -> None:
         self._open.clear()

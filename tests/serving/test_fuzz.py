@@ -42,8 +42,8 @@ BODIES = {
 }
 
 
-def mutations(body: bytes, count: int) -> Iterator[bytes]:
-    rng = np.random.default_rng(len(body))
+def mutations(body: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
+    rng = np.random.default_rng([len(body), seed])
     for _ in range(count):
         data = bytearray(body)
         for _ in range(rng.integers(1, 4)):
@@ -95,13 +95,13 @@ def image_files() -> list[bytes]:
     return files
 
 
-def send_mutated_images(url: str, count: int) -> Counter[int]:
+def send_mutated_images(url: str, count: int, seed: int = 0) -> Counter[int]:
     """How many answers of each status ``count`` mutated files get, one request each."""
     files = image_files()
     statuses: Counter[int] = Counter()
     with httpx.Client(base_url=url, timeout=30) as http:
         for file in files:
-            for image in mutations(file, count // len(files)):
+            for image in mutations(file, count // len(files), seed):
                 text = base64.b64encode(image).decode()
                 response = http.post("/embed", json={"model": "tiny", "images": [text]})
                 assert response.status_code in (200, 413, 422), (response.text, text)
@@ -123,11 +123,14 @@ def test_mutated_images(server_url: str) -> None:
 
 @pytest.mark.slow
 def test_twenty_thousand_mutated_images(server_url: str) -> None:
-    send_mutated_images(server_url, 2000)  # memory of decoders that are used for the first time
-    before = resident_bytes(server_url)
-    statuses = send_mutated_images(server_url, 20_700)
-    after = resident_bytes(server_url)
+    statuses: Counter[int] = Counter()
+    memory = []
+    for seed in range(18):
+        statuses += send_mutated_images(server_url, 2700, seed)
+        memory.append(resident_bytes(server_url))
     print(f"\n{sum(statuses.values())} mutated images: {dict(statuses)}")
-    print(f"memory: {before / 1e6:.0f} MB before, {after / 1e6:.0f} MB after")
+    print("memory in MB:", *(round(each / 1e6) for each in memory))
     assert sum(statuses.values()) >= 20_000
-    assert after < before * 1.05
+    # Odd headers make a decoder ask for 30 MB, which the allocator keeps for a while, in each of
+    # the threads that decode: a leak is what the least of several looks shows after that.
+    assert min(memory[12:]) < 1.05 * min(memory[6:12])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import shutil
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -110,9 +112,13 @@ def test_a_swap_loses_no_request_and_ends_each_with_the_model_it_found(
         for request in early:
             assert request.result().status_code == 200
             assert request.result().json()["revision"] == old
-    # It takes nothing any more, and its thread ends.
+    # It takes nothing any more, and nobody keeps it.
     with pytest.raises(RuntimeError):
         model.runner.submit(print)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 def test_swaps_under_load(
