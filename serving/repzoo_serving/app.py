@@ -47,6 +47,11 @@ class App:
         settings: or the limits alone.
         worker: the number of this worker, for its metrics.
 
+    Attributes:
+        models: what is served.
+        drain: counts requests, and refuses them from SIGTERM on.
+        metrics: what Prometheus is told.
+
     Raises:
         InvalidInput: if the file of keys cannot be used.
     """
@@ -71,19 +76,8 @@ class App:
         )
         self._operations = Operations(self.models, self._limits, self._pool, self.metrics)
 
-    def load(self, encoders: Iterable[Encoder]) -> None:
-        """Serve these models, each under its name, once it has run.
-
-        Raises:
-            InvalidInput: if two have the same name.
-        """
-        models = [self.served(encoder) for encoder in encoders]
-        for model in models:
-            model.warm_up()
-        self.models.serve(models)
-
     def served(self, encoder: Encoder) -> ServedModel:
-        """A model that can be served by this application."""
+        """A model that this application can serve: see `models`."""
         return ServedModel(
             encoder, self._limits, self._decode, self.metrics, self.settings.hang_seconds
         )

@@ -70,9 +70,7 @@ class Operations:
             async with asyncio.timeout(seconds) as deadline:
                 media_type = choose(exchange.header(b"accept"), tensors_too=operation.tensors_too)
                 body = await exchange.read(self._limits.max_bytes)
-                # A hang-up is a deadline that passes now.
-                gone = partial(deadline.reschedule, 0.0)
-                with self._hangups.watch(exchange.receive, gone) as caller:
+                with self._hangups.watch(exchange.receive, partial(_pass, deadline)) as caller:
                     answer = await self._run(operation, exchange, body)
                     start = time.perf_counter()
                     body = await self._write(operation, answer, media_type)
@@ -128,3 +126,9 @@ class Operations:
 
     async def _in_pool(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+
+
+def _pass(deadline: asyncio.Timeout) -> None:
+    """Let a deadline pass now, which is what a hang-up is."""
+    if not deadline.expired():
+        deadline.reschedule(0.0)

@@ -119,7 +119,7 @@ def run(package: Path, settings: dict[str, Any]) -> Iterator[Live]:
     encoder = repzoo.load(package, provider="cpu", threads=1)
     gate = Gate(encoder)
     app = App(Settings(**settings))
-    app.load([encoder])
+    app.models.serve([app.served(encoder)])
     server = _Server(app)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -71,7 +71,7 @@ def test_before_a_model_is_loaded_the_server_is_unavailable(app: App) -> None:
 
 
 def test_loading_makes_it_ready(app: App, tiny_package: Path) -> None:
-    app.load([repzoo.load(tiny_package, provider="cpu", threads=1)])
+    app.models.serve([app.served(repzoo.load(tiny_package, provider="cpu", threads=1))])
     assert app.models
     status, _, problem = call(app, nothing, headers=JSON)
     assert status == 422
@@ -81,7 +81,7 @@ def test_loading_makes_it_ready(app: App, tiny_package: Path) -> None:
 def test_two_models_of_one_name_are_refused(app: App, tiny_package: Path) -> None:
     encoder = repzoo.load(tiny_package, provider="cpu", threads=1)
     with pytest.raises(InvalidInput, match="called tiny"):
-        app.load([encoder, encoder])
+        app.models.serve([app.served(encoder), app.served(encoder)])
     assert not app.models
 
 

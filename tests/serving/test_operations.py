@@ -168,6 +168,18 @@ class TestReadiness:
         assert "ZeroDivisionError" in caplog.text
 
 
+def test_a_model_that_hangs_does_not_keep_the_end_waiting(live: Any) -> None:
+    server = live()
+    server.gate.shut()
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(ask, server.url)
+        server.gate.wait_for_a_run()
+        assert server.app.close(0.1) is False
+        server.gate.open()
+        assert server.app.close(30) is True
+        assert hanging.result().status_code == 200
+
+
 def test_while_it_drains_accepted_requests_finish_and_new_ones_are_refused(live: Any) -> None:
     server = live()
     server.gate.shut()
