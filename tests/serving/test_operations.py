@@ -123,9 +123,9 @@ def test_one_image_does_not_wait_for_a_thousand(live: Any, eventually: Eventuall
 
 
 class TestReadiness:
-    def test_it_runs_the_model(self, live: Any) -> None:
-        server = live(hang_seconds=0.2)
-        assert server.http.get("/readyz").status_code == 200
+    def test_it_runs_the_model(self, live: Any, eventually: Eventually) -> None:
+        server = live(hang_seconds=0.5)
+        eventually(lambda: server.http.get("/readyz").status_code == 200)
         server.gate.shut()
         # Nobody has asked for anything: the canary hangs.
         for _ in range(2):
@@ -135,7 +135,7 @@ class TestReadiness:
             assert "tiny does not run" in problem.json()["detail"]
         assert server.http.get("/livez").status_code == 200
         server.gate.open()
-        assert server.http.get("/readyz").status_code == 200
+        eventually(lambda: server.http.get("/readyz").status_code == 200)
 
     def test_it_turns_red_when_a_request_hangs(self, live: Any, eventually: Eventually) -> None:
         server = live(hang_seconds=0.2)
@@ -146,7 +146,7 @@ class TestReadiness:
             eventually(lambda: server.http.get("/readyz").status_code == 503)
             server.gate.open()
             assert hanging.result().status_code == 200
-        assert server.http.get("/readyz").status_code == 200
+        eventually(lambda: server.http.get("/readyz").status_code == 200)
 
     def test_a_busy_model_is_ready(self, live: Any) -> None:
         server = live(hang_seconds=30)
