@@ -82,7 +82,7 @@ class TestHangups:
 
 
 def test_the_deadline_frees_the_work(live: Any) -> None:
-    server = live(deadline_seconds=0.3)
+    server = live(deadline_seconds=1)
     server.gate.shut()
     with ThreadPoolExecutor(2) as pool:
         running = pool.submit(ask, server.url)
