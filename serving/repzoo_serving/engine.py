@@ -64,7 +64,7 @@ class ServedModel:
         self._decode = decode
         self._metrics = metrics
         blank = np.zeros((1, *encoder.config.input.shape), np.uint8)
-        self.runner = Runner(self.name, partial(encoder.embed, blank), hang_seconds)
+        self.runner = Runner(self.name, partial(_embed, encoder, False, blank), hang_seconds)
         self._batchers: dict[tuple[str, ...], Batcher] = {}
 
     @property
@@ -95,7 +95,7 @@ class ServedModel:
         """Run every graph once, so that the first request does not wait for it."""
         encoder = self.encoder
         pixels = np.zeros((1, *encoder.config.input.shape), np.uint8)
-        encoder.embed(pixels)
+        _embed(encoder, False, pixels)
         if encoder.config.has_decoder:
             encoder.reconstruct(pixels)
         for probe in encoder.config.probes:
