@@ -27,6 +27,12 @@ def test_every_bundled_package_is_in_the_readme() -> None:
 def test_the_table_has_the_numbers_of_the_package(name: str) -> None:
     metrics = json.loads((ROOT / "zoo" / "bundled" / name / "metrics.json").read_text())
     values = {m["name"]: 100 * m["value"] for m in metrics["evaluation"]["measures"]}
-    (row,) = re.findall(rf"^\| `{name}` \|.*$", README, re.MULTILINE)
+    first, second = re.findall(rf"^\| `{name}` \|.*$", README, re.MULTILINE)
+    accuracy, uncertainty = (second, first) if "%" in first else (first, second)
     for measure in ("knn_euclidean", "knn_cosine", "linear", "mlp"):
-        assert f"{values[measure]:.2f}" in row
+        assert f"{values[measure]:.2f}" in accuracy
+    report = metrics["uncertainty"]
+    assert f"{100 * report['wrong']:.1f} %" in uncertainty
+    scores = {score["name"]: score for score in report["scores"]}
+    for score in ("uncertainty", "variance", "reconstruction"):
+        assert f"{scores[score]['r_auroc'][0]:.3f}".removeprefix("0") in uncertainty
