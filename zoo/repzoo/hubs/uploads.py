@@ -231,7 +231,9 @@ def _as_ours(hub: HuggingFaceHub, name: str) -> Iterator[None]:
         raise ModelNotFound(f"{where}: {printable(str(error))}") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        said = f"{where}: HTTP {status}: {printable(error.server_message or str(error))}"
+        # The server's header and its body, a line each.
+        message = "; ".join((error.server_message or str(error)).splitlines())
+        said = f"{where}: HTTP {status}: {printable(message)}"
         if status in (401, 403):
             raise AccessDenied(
                 f"{said}; set HF_TOKEN or REPZOO_HUB_TOKEN to a token that may write"
