@@ -19,7 +19,6 @@ from repzoo_training.uncertainty.benchmark import BASELINES, measure_uncertainty
 from repzoo_training.uncertainty.corruptions import CORRUPTIONS, LEVELS, corrupt
 from repzoo_training.uncertainty.examples import (
     make_views,
-    nearest_is_wrong,
     other_images,
     other_labels,
 )
@@ -193,7 +192,15 @@ def test_it_tells_errors_and_foreign_images(
 ) -> None:
     fitted = fit_uncertainty(encoder, train, VIEWS, progress=False)
     assert "another label" in fitted.spec.probability_of
-    errors = nearest_is_wrong(encoder, train, test)
+    assert train.labels is not None
+    assert test.labels is not None
+    errors = other_labels(
+        encoder.outputs(test.images),
+        test.labels,
+        encoder.embed(train.images),
+        train.labels,
+        "euclidean",
+    )
     clean = answers(fitted, errors.outputs)
     # 22 errors among 500 digits: a standard error of 0.06.
     assert auroc(clean, errors.wrong) > 0.65

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from repzoo.encoder import Encoder
 from torch import Tensor
 
 from repzoo_training.data import ImageDataset
@@ -15,7 +14,7 @@ from repzoo_training.evaluation.knn import Distance, nearest
 from repzoo_training.randomness import generator
 from repzoo_training.views import Views, ViewSpec
 
-__all__ = ["Examples", "join", "make_views", "nearest_is_wrong", "other_images", "other_labels"]
+__all__ = ["Examples", "join", "make_views", "other_images", "other_labels"]
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -116,27 +115,6 @@ def make_views(
         view = views(images, 1, draws)[:, 0]
         made.append((view * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
     return np.concatenate(made)
-
-
-def nearest_is_wrong(
-    encoder: Encoder,
-    train: ImageDataset,
-    test: ImageDataset,
-    pixels: Pixels | None = None,
-) -> Examples:
-    """The images of ``test``, or ``pixels`` in their place, against all of ``train``.
-
-    Labels say what is wrong.
-    """
-    assert train.labels is not None
-    assert test.labels is not None
-    return other_labels(
-        encoder.outputs(test.images if pixels is None else pixels),
-        test.labels,
-        encoder.embed(train.images),
-        train.labels,
-        encoder.config.metric,
-    )
 
 
 def _nearest_other(

@@ -16,7 +16,7 @@ from tqdm import trange
 
 from repzoo_training.data import ImageDataset
 from repzoo_training.evaluation.knn import Distance
-from repzoo_training.export.prior import Prior, fit_mixture
+from repzoo_training.export.prior import fit_mixture
 from repzoo_training.randomness import generator
 from repzoo_training.uncertainty.examples import (
     Examples,
@@ -62,7 +62,6 @@ def fit_uncertainty(
     train: ImageDataset,
     views: ViewSpec,
     *,
-    prior: Prior | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> FittedUncertainty:
@@ -76,7 +75,6 @@ def fit_uncertainty(
         encoder: whose outputs the head takes; its ``config.metric`` says what is near.
         train: the images that it was trained on, or that it is to be used on.
         views: the recipe's own, to make queries that are harder than the images.
-        prior: a mixture fitted to the embeddings, if there is one already.
         seed: of everything that is drawn.
         progress: show bars, on a terminal only.
 
@@ -88,8 +86,7 @@ def fit_uncertainty(
     random = np.random.default_rng([seed, 0])
     rows = np.sort(random.permutation(len(train))[:MOST_IMAGES])
     outputs = encoder.outputs(train.images[rows])
-    if prior is None:
-        prior = fit_mixture(outputs["embedding"], outputs.get("log_variance"), seed)
+    mixture = fit_mixture(outputs["embedding"], outputs.get("log_variance"), seed)
     images, of_images = _examples(encoder, train, rows, outputs, views, seed, progress)
     held_out, others = _split(images, of_images, random)
     if not 0 < others.wrong.mean() < 1:
@@ -100,10 +97,10 @@ def fit_uncertainty(
 
     head = UncertaintyHead(
         outputs["embedding"].shape[1],
-        len(prior[0]),
+        len(mixture[0]),
         has_posterior=encoder.config.has_posterior,
     )
-    for buffer, values in zip((head.weights, head.means, head.scales), prior, strict=True):
+    for buffer, values in zip((head.weights, head.means, head.scales), mixture, strict=True):
         buffer.copy_(torch.from_numpy(values))
     _set_tail(head, torch.from_numpy(outputs["embedding"]))
     _train(head, others, seed, progress)
