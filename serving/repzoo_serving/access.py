@@ -22,7 +22,7 @@ _HEALTH = frozenset({"/livez", "/healthz", "/readyz"})
 _PAGES = frozenset({"/", "/docs", "/openapi.json", "/explorer.js", "/style.css"})
 
 _METHODS = b"GET, HEAD, POST"
-_HEADERS = b"authorization, content-type, accept, x-request-id"
+_HEADERS = b"authorization, content-type, accept, x-request-id, traceparent, tracestate"
 _EXPOSED = b"x-request-id, server-timing, retry-after"
 
 

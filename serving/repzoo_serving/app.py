@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil  # type: ignore[import-untyped]
@@ -29,6 +29,7 @@ from repzoo_serving.pages import Pages
 from repzoo_serving.problems import RETRY_AFTER, Problem
 from repzoo_serving.responses import JSON_TYPE, choose
 from repzoo_serving.settings import Limits, Settings
+from repzoo_serving.tracing import Tracing
 
 __all__ = ["App"]
 
@@ -51,6 +52,7 @@ class App:
         models: what is served.
         drain: counts requests, and refuses them from SIGTERM on.
         metrics: what Prometheus is told.
+        tracing: makes spans of requests, where somebody collects them.
 
     Raises:
         InvalidInput: if the file of keys cannot be used.
@@ -63,6 +65,7 @@ class App:
         self._limits = self.settings.limits
         self._log = RequestLog() if self.settings.log == "json" else None
         self.models = Models()
+        self.tracing: Tracing | None = None
         self._access = Access(self.settings)
         self._pages = Pages.make(self._limits)
         self._ids = RequestIds()
@@ -82,10 +85,22 @@ class App:
             encoder, self._limits, self._decode, self.metrics, self.settings.hang_seconds
         )
 
+    def trace(self, worker: str = "1") -> None:
+        """Make spans of requests from now on, if the settings or the environment want them.
+
+        Raises:
+            MissingExtra: if the settings do, and what sends them is not installed.
+        """
+        routes = frozenset({*PATHS, *self._pages.replies, "/models", "/v1/models"})
+        self.tracing = Tracing.start(self.settings.otlp, routes, worker)
+
     def close(self, seconds: float = 5.0) -> bool:
         """Stop the threads, once what they do is done; whether it was within ``seconds``."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        return self.models.close(seconds)
+        closed = self.models.close(seconds)
+        if self.tracing is not None:
+            self.tracing.close(seconds)
+        return closed
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one ASGI scope."""
@@ -95,6 +110,8 @@ class App:
         headers = {name.lower(): value for name, value in scope["headers"]}
         request_id = self._ids.make(headers.get(b"x-request-id"))
         exchange = Exchange(scope, receive, headers, request_id)
+        if self.tracing is not None and exchange.path not in _HEALTH:
+            self.tracing.begin(exchange)
         if self.drain.begun and exchange.path not in _HEALTH:
             await self._finish(exchange, send, _refusal(exchange, _draining()))
             return
@@ -113,17 +130,24 @@ class App:
         except Gone:
             self.metrics.hangups[exchange.operation] += 1
             self._log_request(exchange, 499)  # as nginx has it
+            if self.tracing is not None:
+                self.tracing.end(exchange, None)
             return None
         except Problem as problem:
             return _refusal(exchange, problem)
-        except Exception:
-            _logger.exception("request %s failed", exchange.request_id)
+        except Exception as error:
+            about = {"request_id": exchange.request_id, **_ids(exchange)}
+            _logger.exception("request %s failed", exchange.request_id, extra=about)
+            if self.tracing is not None:
+                self.tracing.failed(exchange, error)
             return _refusal(exchange, _INTERNAL)
 
     async def _finish(self, exchange: Exchange, send: Send, reply: Reply) -> None:
         self.metrics.answered(exchange, reply.status)
         if self._log is not None:
             self._log_request(exchange, reply.status)
+        if self.tracing is not None:
+            self.tracing.end(exchange, reply.status)
         await exchange.send(send, reply, self._access.cors_headers(exchange))
 
     def _log_request(self, exchange: Exchange, status: int) -> None:
@@ -144,6 +168,7 @@ class App:
             seconds=round(time.perf_counter() - exchange.started, 6),
             queue_seconds=round(timing.queue, 6) if exchange.images else None,
             run_seconds=round(timing.run, 6) if exchange.images else None,
+            **_ids(exchange),
         )
 
     async def _reply(self, exchange: Exchange) -> Reply:
@@ -234,6 +259,11 @@ def _refusal(exchange: Exchange, problem: Problem) -> Reply:
     exchange.problem = problem.kind
     more = {"error": openai.error_member(problem)} if exchange.path.startswith("/v1/") else {}
     return Reply.of(problem, exchange.request_id, **more)
+
+
+def _ids(exchange: Exchange) -> Mapping[str, str]:
+    """Those of its trace."""
+    return exchange.trace.ids if exchange.trace is not None else {}
 
 
 def _name(path: str) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from repzoo_serving.timing import Timing
+from repzoo_serving.timing import Run, Timing
 
 __all__ = ["Batcher", "QueueFull", "Results"]
 
@@ -92,7 +92,7 @@ class Batcher:
         if self._queued + len(rows) > self._max_queued:
             raise QueueFull(self._queued)
         start = time.perf_counter()
-        job = _Job(rows)
+        job = _Job(rows, timing.runs if timing is not None else None)
         self._jobs.append(job)
         self._queued += len(rows)
         if self._worker is None:
@@ -177,10 +177,14 @@ class Batcher:
                 await self._run_batch([part])
             return
         self._on_batch(len(rows), seconds)
+        shared: Run | None = None
         start = 0
         for job, taken in batch:
             stop = start + len(taken)
             job.ran += seconds
+            if job.runs is not None:
+                shared = shared or Run(time.perf_counter() - seconds, seconds, len(rows))
+                job.runs.append(shared)
             job.receive({name: value[start:stop] for name, value in results.items()})
             start = stop
 
@@ -193,8 +197,10 @@ class Batcher:
 class _Job:
     """One request in the queue: the rows that still wait, and the results so far."""
 
-    def __init__(self, rows: NDArray[Any]) -> None:
+    def __init__(self, rows: NDArray[Any], runs: list[Run] | None = None) -> None:
         self._rows = rows
+        #: told of the batches that had some of them.
+        self.runs = runs
         self._taken = 0
         self._parts: list[Results] = []
         #: seconds of the batches that had some of them.

@@ -67,6 +67,11 @@ _SEVEN = (
     help="Log requests to stdout, a JSON object a line.  [default: none]",
 )
 @click.option(
+    "--otlp",
+    metavar="URL",
+    help="Send spans of requests to an OpenTelemetry collector, by OTLP over HTTP.",
+)
+@click.option(
     "--keys",
     type=click.Path(dir_okay=False, path_type=Path),
     help="File of API keys; with it, requests need one.",
@@ -85,6 +90,7 @@ def serve(
     hub: str | None,
     provider: str | None,
     log: str | None,
+    otlp: str | None,
     keys: Path | None,
     new_key: str | None,
     rate: float | None,
@@ -101,6 +107,8 @@ def serve(
     names = [name for name in (part.strip() for part in (models or "").split(",")) if name]
     if bool(names) == (watch is not None):
         raise click.UsageError("name models by --models, or a file of them by --watch")
+    if otlp is not None and not otlp.startswith(("http://", "https://")):
+        raise click.UsageError(f"--otlp {otlp}: expected a URL such as http://127.0.0.1:4318")
     address = _address(host)
     port = _free_port(address, port)
     try:
@@ -116,6 +124,7 @@ def serve(
             hub=_where(hub),
             provider=provider,
             log=log,
+            otlp=otlp,
             keys=_absolute(keys or os.environ.get("REPZOO_SERVE_KEYS")),
             rate=rate,
         )

@@ -8,10 +8,13 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from repzoo_serving.problems import PROBLEM_TYPE, Problem
 from repzoo_serving.timing import Timing
+
+if TYPE_CHECKING:
+    from repzoo_serving.tracing import Trace
 
 __all__ = ["Exchange", "Gone", "Message", "Receive", "Reply", "RequestIds", "Send"]
 
@@ -71,12 +74,16 @@ class Exchange:
     operation: str = ""
     #: name of the served model; empty as long as it is not known.
     model: str = ""
+    #: its revision.
+    revision: str = ""
     #: images, or latents.
     images: int = 0
     #: name of the key that it came with.
     key: str | None = None
     #: kind of the problem that it was answered with.
     problem: str | None = None
+    #: its span, where spans are made.
+    trace: Trace | None = None
 
     @property
     def method(self) -> str:

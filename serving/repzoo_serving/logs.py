@@ -5,7 +5,8 @@
      "path": "/embed", "status": 200, "model": "simvae-mnist", "images": 1,
      "seconds": 0.0021, "queue_seconds": 0.0, "run_seconds": 0.0008}
 
-``problem`` is there where the answer was one. Neither images nor keys are ever logged.
+``problem`` is there where the answer was one, ``trace_id`` and ``span_id`` where spans are made.
+Neither images nor keys are ever logged.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 __all__ = ["RequestLog", "log_as_json"]
+
+#: What a record may carry, to be found together with the line of its request.
+_IDS = ("request_id", "trace_id", "span_id")
 
 
 class RequestLog:
@@ -54,6 +58,7 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         trace = self.formatException(record.exc_info) if record.exc_info else None
         members = {"logger": record.name, "message": record.getMessage(), "trace": trace}
+        members |= {name: getattr(record, name, None) for name in _IDS}
         return _line(record.levelname, "log", members)
 
 

@@ -103,6 +103,7 @@ class Operations:
         exchange.timing.decode = time.perf_counter() - start
         model = self._models.get(request.options.model)
         exchange.model = model.name
+        exchange.revision = model.encoder.revision
         exchange.images = request.items
         with self._models.hold(model):
             try:

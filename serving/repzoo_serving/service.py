@@ -33,8 +33,9 @@ __all__ = ["RepzooService"]
 _logger = logging.getLogger("repzoo_serving")
 
 _settings = Settings.from_environ(os.environ)
+_worker = str(server_context.worker_index or 1)
 try:
-    _app = App(_settings, worker=str(server_context.worker_index or 1))
+    _app = App(_settings, worker=_worker)
 except RepzooError as error:
     raise SystemExit(f"zoo: {error}") from None
 
@@ -81,6 +82,7 @@ class RepzooService:
         loader = Loader(_app.served, hub=_settings.hub, provider=_settings.provider)
         self._watcher: Watcher | None = None
         try:
+            _app.trace(_worker)
             if _settings.watch is not None:
                 self._watcher = Watcher(Path(_settings.watch), _app.models, loader)
             else:

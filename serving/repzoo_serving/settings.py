@@ -22,6 +22,9 @@ same ones:
     REPZOO_SERVE_DRAIN_SECONDS     0           after SIGTERM, refuse at least so long before the end
     REPZOO_SERVE_HANG_SECONDS      10          a run that takes longer turns ``/readyz`` red
     REPZOO_SERVE_LOG               none        json: a line for each request
+    REPZOO_SERVE_OTLP              (none)      URL of an OpenTelemetry collector that takes spans of
+                                               requests by OTLP/HTTP, http://127.0.0.1:4318 say;
+                                               see `repzoo_serving.tracing`
     REPZOO_SERVE_KEYS              (none)      file of API keys; without one nobody needs a key
     REPZOO_SERVE_RATE              0           requests a second for each key; 0: any number
     REPZOO_SERVE_PUBLIC            health,     of health, metrics and pages, what needs no key
@@ -89,6 +92,7 @@ class Settings(Limits):
     drain_seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
     hang_seconds: float = Field(10.0, gt=0, allow_inf_nan=False)
     log: Literal["none", "json"] = "none"
+    otlp: Annotated[str, Field(pattern=r"^https?://")] | None = None
     keys: str | None = None
     rate: float = Field(0.0, ge=0, allow_inf_nan=False)
     public: Annotated[

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Timing"]
+__all__ = ["Run", "Timing"]
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One run of a batch, as all the requests know it that had rows in it."""
+
+    #: by `time.perf_counter`.
+    start: float
+    seconds: float
+    rows: int
+    #: how spans refer to it, once there is one.
+    span: Any = None
 
 
 @dataclass(slots=True)
@@ -21,6 +34,8 @@ class Timing:
     run: float = 0.0
     #: making the answer's body.
     write: float = 0.0
+    #: the batches that had rows of the request; only where somebody asks for them.
+    runs: list[Run] | None = None
 
     def header(self, total: float) -> bytes:
         """The value of ``Server-Timing``, in milliseconds."""
