@@ -21,6 +21,9 @@ Shape = tuple[int, int, int]
 
 PAIRS = [
     (NetworkSpec(kind="mlp", widths=(64, 32)), (1, 28, 28)),
+    (NetworkSpec(kind="conv", widths=(8, 16, 32)), (3, 64, 64)),
+    (NetworkSpec(kind="conv", widths=(8, 16, 32), patch=2), (1, 28, 28)),
+    (NetworkSpec(kind="conv", widths=(8, 16, 32), patch=3), (3, 27, 45)),
     (NetworkSpec(kind="resnet18", widths=(8, 16, 32)), (3, 32, 32)),
     (NetworkSpec(kind="resnet18", widths=(8, 16, 32, 64)), (3, 64, 64)),
     (NetworkSpec(kind="resnet18", widths=(8, 16, 32, 64)), (1, 28, 28)),
@@ -332,13 +335,14 @@ def test_a_spec_says_everything_that_a_kind_has_by_default() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "cnn"}, "'mlp', 'resnet18', 'resnet50' or 'vit'"),
+        ({"kind": "cnn"}, "'mlp', 'conv', 'resnet18', 'resnet50' or 'vit'"),
         ({"kind": ["mlp"]}, "kind"),
         ({"widths": ()}, "widths"),
         ({"widths": (10, 0)}, "widths"),
         ({"stem": "imagenet"}, "stem 'imagenet' is a ResNet's, but the network is a mlp"),
         ({"kind": "vit", "stem": "imagenet"}, "is a ResNet's"),
-        ({"kind": "resnet18", "patch": 4}, "patch, depth and heads are a vit's"),
+        ({"kind": "resnet18", "patch": 4}, "patches are a vit's or a conv's"),
+        ({"kind": "conv", "depth": 4}, "depth and heads are a vit's"),
         ({"kind": "resnet18", "widths": (2000, 500, 500)}, "do not narrow.*64, 128, 256, 512"),
         ({"kind": "resnet50", "widths": (8, 8, 8, 8, 8)}, "at most 4 stages"),
         ({"kind": "vit", "widths": (192, 192)}, "one width"),

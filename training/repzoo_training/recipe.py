@@ -75,6 +75,9 @@ class Recipe(BaseModel):
     share_images: bool = Field(
         default=False, description="whether images of the data set may be part of a package"
     )
+    notes: tuple[str, ...] = Field(
+        default=(), description="sentences that a card must have beside its numbers"
+    )
 
     @field_validator("nesterov")
     @classmethod

@@ -21,8 +21,9 @@ __all__ = ["Board", "Estimate", "Row", "boards", "measured_classes"]
 #: is turned into views by a measurement, which other work on the machine disturbs.
 BUDGET_FACTOR = 1.5
 
-#: The attribute that stands for the content of an image, where there are no classes: the paper's.
-CONTENT_ATTRIBUTE = "Male"
+#: The tasks that stand for the content of an image, the first that was measured: on CelebA the
+#: paper's.
+CONTENT_TASKS = ("class", "gender", "attributes")
 
 
 @dataclass(frozen=True)
@@ -118,14 +119,9 @@ def boards(runs: Iterable[ComparedRun]) -> list[Board]:
 
 
 def measured_classes(measures: Sequence[Measure]) -> str | None:
-    """The task that stands for the content: ``class``, an attribute, or all of them."""
-    tasks = {measure.task: measure for measure in measures if measure.unit == "accuracy"}
-    if "class" in tasks:
-        return "class"
-    if "attributes" not in tasks:
-        return None
-    by_class = tasks["attributes"].by_class or {}
-    return CONTENT_ATTRIBUTE if CONTENT_ATTRIBUTE in by_class else "attributes"
+    """The task that stands for the content; None if nothing was labelled."""
+    tasks = {measure.task for measure in measures if measure.unit == "accuracy"}
+    return next((task for task in CONTENT_TASKS if task in tasks), None)
 
 
 def _rows(runs: Sequence[ComparedRun]) -> tuple[Row, ...]:
@@ -202,13 +198,10 @@ def _values(run: ComparedRun) -> dict[str, Estimate]:
     content = measured_classes(run.report.measures)
     values: dict[str, Estimate] = {}
     for measure in run.report.measures:
-        value, error = measure.value, measure.standard_error
-        if measure.task == "attributes" and content == CONTENT_ATTRIBUTE and measure.by_class:
-            value = measure.by_class[CONTENT_ATTRIBUTE]
-            error = math.sqrt(value * (1 - value) / measure.n)
-        of_content = measure.task in (None, "class", "attributes")
+        of_content = measure.task in (None, content)
         name = measure.name if of_content else f"{measure.task} {measure.name}"
-        values.setdefault(name, Estimate(value, error, 1, measure.unit))
+        estimate = Estimate(measure.value, measure.standard_error, 1, measure.unit)
+        values.setdefault(name, estimate)
     return values
 
 

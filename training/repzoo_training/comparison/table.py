@@ -213,7 +213,7 @@ def _notes(board: Board) -> list[str]:
     else:
         errors = several + "."
     content = {"class": "", "attributes": " They are shares of all attributes.", None: ""}
-    of = content.get(board.content, f" They are of the attribute {board.content}.")
+    of = content.get(board.content, f" They are of the task {board.content}.")
     notes = [f"Accuracies in per cent, last checkpoint, frozen representation.{of} {errors}"]
     notes += _meanings(board)
     if any(row.collapsed for row in board.rows):

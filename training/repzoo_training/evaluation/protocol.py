@@ -56,6 +56,7 @@ from repzoo_training.evaluation.representation import (
     represent,
 )
 from repzoo_training.evaluation.style import measure_style
+from repzoo_training.evaluation.tasks import tasks_of
 
 __all__ = [
     "DEFAULT_GROUPS",
@@ -119,8 +120,9 @@ def evaluate_dataset(
 ) -> Evaluation:
     """Embed both splits of a data set, and measure what is asked for and possible.
 
-    Labels make the task ``task``, attributes the multi-label task ``attributes``. A group that
-    needs what is not there, such as labels or a decoder, measures nothing.
+    Labels make the task ``task``, attributes the multi-label task ``attributes``; CelebA's make
+    three, see :mod:`repzoo_training.evaluation.tasks`. A group that needs what is not there, such
+    as labels or a decoder, measures nothing.
 
     Args:
         representation: anything with ``embed``: a run in torch, a ``repzoo.Encoder``.
@@ -155,20 +157,15 @@ def evaluate_dataset(
 
     found: list[Measure] = []
     heads: list[Head] = []
-    for name, classes, train_y, test_y in (
-        (task, train.classes, train.labels, test.labels),
-        ("attributes", train.attribute_names, train.attributes, test.attributes),
-    ):
-        if train_y is None or test_y is None:
-            continue
+    for each in tasks_of(train, test, task):
         of_task, fitted = evaluate(
-            train_z,
-            train_y,
-            test_z,
-            test_y,
+            train_z[each.train_rows],
+            each.train,
+            test_z[each.test_rows],
+            each.test,
             measures=groups,
-            task=name,
-            classes=classes,
+            task=each.name,
+            classes=each.classes,
             k=k,
             seed=seed,
             device=device,

@@ -303,6 +303,10 @@ def _pictures(figures: Path, config: ModelConfig, model: TrainedModel) -> str:
             ("reconstructions", _reconstructions_caption(model)),
             ("samples", "Samples from `prior.npz`:"),
             (
+                "walk",
+                "From the embedding of one of the images above to that of another, in equal steps:",
+            ),
+            (
                 "neighbours",
                 "Test images, and below each the training images that embed nearest to it, by "
                 f"{config.metric} distance. A red frame: of another class.",

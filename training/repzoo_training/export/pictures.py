@@ -18,6 +18,9 @@ __all__ = ["NEIGHBOURS", "draw_decoded", "draw_neighbours"]
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
+#: Rows of ``walk.png``.
+WALKS = 4
+
 #: Nearest training images that are drawn below each test image.
 NEIGHBOURS = 5
 
@@ -26,9 +29,10 @@ _RED = (0.85, 0.1, 0.1)
 
 
 def draw_decoded(figures: Path, encoder: Encoder, examples: Pixels) -> None:
-    """``reconstructions.png`` and ``samples.png``, of a package with a decoder.
+    """``reconstructions.png``, ``samples.png`` and ``walk.png``, of a package with a decoder.
 
-    Reconstructions are rows of images and, below each, of what the model makes of them.
+    Reconstructions are rows of images and, below each, of what the model makes of them. A walk goes
+    in equal steps from the embedding of one of the images to that of another, a row each.
 
     Args:
         figures: the folder.
@@ -41,6 +45,11 @@ def draw_decoded(figures: Path, encoder: Encoder, examples: Pixels) -> None:
     save_png(figures / "reconstructions.png", pairs.reshape(6, *originals.shape[1:]))
     samples = encoder.generate(4 * COLUMNS, seed=0).images
     save_png(figures / "samples.png", samples.reshape(4, COLUMNS, *samples.shape[1:]))
+    ends = encoder.embed(examples[: 2 * WALKS]).reshape(2, WALKS, 1, -1)  # [2, R, 1, D]
+    steps = np.linspace(0, 1, COLUMNS, dtype=np.float32)[:, None]  # [K, 1]
+    latents = (1 - steps) * ends[0] + steps * ends[1]  # [R, K, D]
+    walk = encoder.generate(latents=latents.reshape(WALKS * COLUMNS, -1)).images
+    save_png(figures / "walk.png", walk.reshape(WALKS, COLUMNS, *walk.shape[1:]))
 
 
 def draw_neighbours(

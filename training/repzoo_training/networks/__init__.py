@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from repzoo_training.networks.conv import ConvBackbone, ConvDecoder
 from repzoo_training.networks.heads import GaussianEncoder, LatentDecoder, PointEncoder
 from repzoo_training.networks.mlp import MLPBackbone, MLPDecoder
 from repzoo_training.networks.projection import ProjectionHead
@@ -22,8 +23,8 @@ __all__ = [
     "build_encoder",
 ]
 
-Backbone: TypeAlias = MLPBackbone | ResNetBackbone | ViTBackbone
-Decoder: TypeAlias = MLPDecoder | ResNetDecoder | ViTDecoder
+Backbone: TypeAlias = MLPBackbone | ConvBackbone | ResNetBackbone | ViTBackbone
+Decoder: TypeAlias = MLPDecoder | ConvDecoder | ResNetDecoder | ViTDecoder
 
 #: Blocks of ResNet-50's stages.
 RESNET50 = (3, 4, 6, 3)
@@ -86,6 +87,8 @@ def build_decoder(
 def _backbone(spec: NetworkSpec, image_shape: tuple[int, int, int]) -> Backbone:
     if spec.kind == "mlp":
         return MLPBackbone(image_shape, spec.widths)
+    if spec.kind == "conv":
+        return ConvBackbone(image_shape, spec.widths, spec.patch_side)
     if spec.kind == "vit":
         return ViTBackbone(image_shape, spec.widths[0], *spec.transformer)
     channels, stages = image_shape[0], len(spec.widths)
@@ -97,6 +100,8 @@ def _backbone(spec: NetworkSpec, image_shape: tuple[int, int, int]) -> Backbone:
 def _decoder(spec: NetworkSpec, image_shape: tuple[int, int, int]) -> Decoder:
     if spec.kind == "mlp":
         return MLPDecoder(image_shape, spec.widths)
+    if spec.kind == "conv":
+        return ConvDecoder(image_shape, spec.widths, spec.patch_side)
     if spec.kind == "vit":
         return ViTDecoder(image_shape, spec.widths[0], *spec.transformer)
     return ResNetDecoder(image_shape, spec.widths, spec.stem)

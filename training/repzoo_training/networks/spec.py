@@ -11,11 +11,12 @@ from repzoo_training.networks.resnet import Stem
 
 __all__ = ["NetworkSpec"]
 
-Kind: TypeAlias = Literal["mlp", "resnet18", "resnet50", "vit"]
+Kind: TypeAlias = Literal["mlp", "conv", "resnet18", "resnet50", "vit"]
 
 #: What a kind has where nothing else is said.
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "mlp": {"widths": (2000, 500, 500)},
+    "conv": {"widths": (32, 64, 128, 256), "patch": 4},
     "resnet18": {"widths": (64, 128, 256, 512)},
     "resnet50": {"widths": (64, 128, 256, 512)},
     "vit": {"widths": (192,), "patch": 4, "depth": 12, "heads": 3},
@@ -25,12 +26,13 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 class NetworkSpec(BaseModel):
     """An encoder, and the decoder that mirrors it.
 
-    | kind       | widths           | stem            | patch, depth, heads |
-    | ---------- | ---------------- | --------------- | ------------------- |
-    | `mlp`      | hidden layers    | –               | –                   |
-    | `resnet18` | stages           | small, imagenet | –                   |
-    | `resnet50` | stages, 4 at most | small, imagenet | –                   |
-    | `vit`      | that of a token  | –               | yes                 |
+    | kind       | widths            | stem            | patch | depth, heads |
+    | ---------- | ----------------- | --------------- | ----- | ------------ |
+    | `mlp`      | hidden layers     | –               | –     | –            |
+    | `conv`     | stages            | –               | yes   | –            |
+    | `resnet18` | stages            | small, imagenet | –     | –            |
+    | `resnet50` | stages, 4 at most | small, imagenet | –     | –            |
+    | `vit`      | that of a token   | –               | yes   | yes          |
 
     Attributes:
         kind: of network.
@@ -55,6 +57,17 @@ class NetworkSpec(BaseModel):
     patch: PositiveInt | None = None
     depth: PositiveInt | None = None
     heads: PositiveInt | None = None
+
+    @property
+    def patch_side(self) -> int:
+        """The side of a patch.
+
+        Raises:
+            ValueError: if the network sees none.
+        """
+        if self.patch is None:
+            raise ValueError(f"a {self.kind} has no patches")
+        return self.patch
 
     @property
     def transformer(self) -> tuple[int, int, int]:
@@ -83,10 +96,15 @@ class NetworkSpec(BaseModel):
             raise ValueError(f"stem {self.stem!r} is a ResNet's, but the network is a {self.kind}")
         if self.kind == "vit":
             self._check_vit()
-        elif (self.patch, self.depth, self.heads) != (None, None, None):
+        elif (self.depth, self.heads) != (None, None):
             raise ValueError(
-                f"patch, depth and heads are a vit's, but the network is a {self.kind}: set "
-                "them to null, or kind=vit"
+                f"depth and heads are a vit's, but the network is a {self.kind}: set them to "
+                "null, or kind=vit"
+            )
+        elif self.kind != "conv" and self.patch is not None:
+            raise ValueError(
+                f"patches are a vit's or a conv's, but the network is a {self.kind}: set patch to "
+                "null, or kind=vit"
             )
         return self
 

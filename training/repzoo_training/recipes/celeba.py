@@ -12,10 +12,18 @@ Work for a GPU: none of these has been trained yet, and nothing is known of what
 from __future__ import annotations
 
 from repzoo_training.networks import NetworkSpec
+from repzoo_training.recipes._conv import convolutional
 from repzoo_training.recipes._methods import discriminative
 from repzoo_training.recipes.cifar10 import generative as cifar10
+from repzoo_training.views import ViewSpec
 
 __all__ = ["RECIPES"]
+
+NOTES = (
+    "The images are CelebA's, which may be used for non-commercial research only, and so may these "
+    "weights.",
+    "People are not kept apart: images of one person may be in both the train and the test split.",
+)
 
 generative = [
     recipe.model_copy(
@@ -26,12 +34,29 @@ generative = [
             "input": (64, 64, 3),
             "licence": "other",
             "share_images": False,
+            "notes": NOTES,
         }
     )
     for recipe in cifar10
 ]
 
+#: The same with small convolutions, for a CPU.
+small = [
+    convolutional(
+        recipe,
+        NetworkSpec(kind="conv", widths=(32, 64, 128, 256), patch=4),
+        augmentation=ViewSpec(
+            scale=(0.6, 1.0), ratio=(0.75, 1.3), horizontal_flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1)
+        ),
+        views_per_image=4,
+        views=1_000_000,
+    )
+    for recipe in generative
+]
+
 RECIPES = [
     *generative,
     *discriminative(generative[0], "celeba", "CelebA faces", images_per_step=256),
+    *small,
+    *discriminative(small[0], "celeba-conv", "CelebA faces; small convolutions, for a CPU"),
 ]

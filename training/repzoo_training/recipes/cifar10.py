@@ -20,6 +20,7 @@ from __future__ import annotations
 from repzoo_training.networks import NetworkSpec
 from repzoo_training.objectives import LikelihoodSpec
 from repzoo_training.recipe import Recipe
+from repzoo_training.recipes._conv import convolutional
 from repzoo_training.recipes._methods import discriminative
 from repzoo_training.views import ViewSpec
 
@@ -107,6 +108,20 @@ small = [
     for recipe in (few_views, vae, beta_vae, cr_vae)
 ]
 
+#: The same with small convolutions, for a CPU.
+convolutions = [
+    convolutional(
+        recipe,
+        NetworkSpec(kind="conv", widths=(32, 64, 128, 256), patch=2),
+        augmentation=ViewSpec(
+            scale=(0.6, 1.0), ratio=(0.75, 1.3), horizontal_flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1)
+        ),
+        views_per_image=4,
+        views=1_000_000,
+    )
+    for recipe in generative
+]
+
 RECIPES = [
     *generative,
     *discriminative(
@@ -126,4 +141,6 @@ RECIPES = [
     ),
     *small,
     *discriminative(small[0], "cifar10-mlp", "CIFAR-10; an MLP, for a CPU"),
+    *convolutions,
+    *discriminative(convolutions[0], "cifar10-conv", "CIFAR-10; small convolutions, for a CPU"),
 ]

@@ -1,0 +1,105 @@
+"""Strided convolutions and their transposed mirror: what a CPU trains on photographs.
+
+A DCGAN-like pair (Radford, Metz, Chintala 2016, arXiv 1511.06434) whose first layer cuts the image
+into patches, as a ViT's does: a convolution at full resolution would cost more than all the rest.
+Every other stage is one 3×3 convolution of stride 2. The features keep their positions: unlike an
+average, they tell a decoder where things are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["ConvBackbone", "ConvDecoder"]
+
+
+class ConvBackbone(nn.Sequential):
+    """Images ``[N, C, H, W]`` -> features ``[N, feature_dim]``, the last stage's positions.
+
+    Args:
+        image_shape: ``(C, H, W)``.
+        widths: channels of the stages; the first sees patches, the others halve the resolution.
+        patch: side of a patch.
+
+    Raises:
+        ValueError: if patches do not tile the image.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], widths: Sequence[int], patch: int
+    ) -> None:
+        layers: list[nn.Module] = [
+            nn.Conv2d(image_shape[0], widths[0], patch, patch, bias=False),
+            *_normed(widths[0]),
+        ]
+        for fan_in, width in itertools.pairwise(widths):
+            layers += [nn.Conv2d(fan_in, width, 3, 2, padding=1, bias=False), *_normed(width)]
+        super().__init__(*layers, nn.Flatten())
+        self.feature_dim = widths[-1] * math.prod(_grids(image_shape, widths, patch)[-1])
+        _initialise(self)
+
+
+class ConvDecoder(nn.Module):
+    """Features ``[N, feature_dim]`` of the stem -> logits ``[N, C, H, W]``, backwards."""
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], widths: Sequence[int], patch: int
+    ) -> None:
+        super().__init__()
+        grids = _grids(image_shape, widths, patch)
+        self.grid = (widths[-1], *grids[-1])
+        self.feature_dim = math.prod(self.grid)
+        self.patch = patch
+        layers: list[nn.Module] = [*_normed(widths[-1])]
+        for wide, narrow, small, large in zip(
+            widths[:0:-1], widths[-2::-1], grids[:0:-1], grids[-2::-1], strict=True
+        ):
+            # Of the two sizes that a stride of 2 makes as small, the one that it came from.
+            rest = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
+            up = nn.ConvTranspose2d(wide, narrow, 3, 2, padding=1, output_padding=rest, bias=False)
+            layers += [up, *_normed(narrow)]
+        self.layers = nn.Sequential(*layers)
+        _initialise(self)
+        # Every position gives the pixels of its patch, and sees its neighbours: no seams.
+        self.output = nn.Conv2d(widths[0], image_shape[0] * patch**2, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        patches = self.output(self.layers(features.unflatten(1, self.grid)))  # [N, C·P², H/P, W/P]
+        return F.pixel_shuffle(patches, self.patch)
+
+
+def _grids(
+    image_shape: tuple[int, int, int], widths: Sequence[int], patch: int
+) -> list[tuple[int, int]]:
+    """(height, width) of each stage's output."""
+    _, height, width = image_shape
+    if height % patch or width % patch:
+        raise ValueError(
+            f"patches of {patch}×{patch} do not tile images of {height}×{width}: set "
+            "network.patch to a divisor of both"
+        )
+    grids = [(height // patch, width // patch)]
+    for _ in widths[1:]:
+        height, width = grids[-1]
+        grids.append(((height + 1) // 2, (width + 1) // 2))
+    return grids
+
+
+def _normed(width: int) -> tuple[nn.Module, nn.Module]:
+    return nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+
+
+def _initialise(module: nn.Module) -> None:
+    """He et al. 2015 (arXiv 1502.01852): by what enters a position of the output."""
+    for part in module.modules():
+        if isinstance(part, nn.ConvTranspose2d):
+            # Its weight is [in, out, 3, 3], and a stride of 2 lets a quarter of the inputs in.
+            entering = part.in_channels * 9 / 4
+            nn.init.normal_(part.weight, std=math.sqrt(2 / entering))
+        elif isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
