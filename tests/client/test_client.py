@@ -191,9 +191,11 @@ class TestImages:
             ([], ValueError, "no images"),
             (np.zeros((0, 8, 8, 1), np.uint8), ValueError, "no images"),
             (np.zeros((1, 8, 8, 1)), ValueError, "image 0 is float64: expected uint8"),
-            ([np.zeros((8, 8), np.uint8), b"x"], TypeError, "image 1 is bytes among arrays"),
-            ([b"x", np.zeros((8, 8), np.uint8)], TypeError, "image 0 is bytes among arrays"),
-            ([np.zeros((8, 8), np.uint8), np.zeros((9, 8), np.uint8)], ValueError, "differ"),
+            (
+                [np.zeros((8, 8), np.uint8), np.zeros((9, 8), np.uint8)],
+                ValueError,
+                "[1, 9, 8, 1] were sent",
+            ),
             (np.zeros((8, 8, 2), np.uint8), ValueError, "[8, 8, 2]"),
             (np.zeros(8, np.uint8), ValueError, "[8]"),
             ([3], TypeError, "int is not an image"),
@@ -226,6 +228,9 @@ class TestErrors:
         return error
 
     def test_they_are_typed(self, client: Client, pixels: Any) -> None:
+        buffer = io.BytesIO()
+        Image.new("1", (1000, 1000)).save(buffer, "PNG")
+        wide = buffer.getvalue()
         self.check(
             lambda: client.embed(pixels, model="nope"), errors.ModelNotFound, LookupError, 404
         )
@@ -253,7 +258,7 @@ class TestErrors:
             lambda: client.generate(10**6, model="tiny"), errors.RequestTooLarge, ValueError, 413
         )
         self.check(
-            lambda: client.embed(png((1000, 1000)), model="tiny"),
+            lambda: client.embed(wide, model="tiny"),
             errors.RequestTooLarge,
             ValueError,
             413,
@@ -389,7 +394,7 @@ class TestStrangers:
         for body in (b"<html>", b"[]", b""):
             with (
                 stranger(status, headers, body) as (url, _),
-                Client(url) as client,
+                Client(url, retries=0) as client,
                 pytest.raises(errors.APIError) as caught,
             ):
                 client.models()

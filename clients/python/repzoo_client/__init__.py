@@ -8,7 +8,10 @@
 
 from __future__ import annotations
 
+from repzoo_client._async_client import AsyncClient
+from repzoo_client._chunks import ImageLike, Images
 from repzoo_client._client import Client
+from repzoo_client._options import Options, Progress
 from repzoo_client._results import Generation, Model, Posterior, Predictions, Reconstruction
 from repzoo_client.errors import (
     AccessDenied,
@@ -33,18 +36,23 @@ from repzoo_client.errors import (
 __all__ = [
     "APIError",
     "AccessDenied",
+    "AsyncClient",
     "Client",
     "ClientError",
     "DeadlineExceeded",
     "Generation",
+    "ImageLike",
+    "Images",
     "InvalidImage",
     "InvalidRequest",
     "Model",
     "ModelNotFound",
     "NotFound",
+    "Options",
     "Overloaded",
     "Posterior",
     "Predictions",
+    "Progress",
     "Reconstruction",
     "RequestTimedOut",
     "RequestTooLarge",

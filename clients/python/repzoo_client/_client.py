@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from types import TracebackType
-from typing import Any
-from urllib.parse import quote
+from typing import Any, TypeVar, Unpack
 
-import httpx
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repzoo_client import _wire
+from repzoo_client import _calls, _wire
+from repzoo_client._calls import Call
+from repzoo_client._chunks import Chunk, Images, chunks, count
+from repzoo_client._core import Core
+from repzoo_client._options import Options, Run
+from repzoo_client._portal import Portal
 from repzoo_client._results import Generation, Model, Posterior, Predictions, Reconstruction
-from repzoo_client.errors import RequestTimedOut, ServerUnreachable, UnexpectedAnswer
 
 __all__ = ["Client"]
 
-DEFAULT_URL = "http://127.0.0.1:3000"
+T = TypeVar("T")
 
 
 class Client:
@@ -30,8 +35,12 @@ class Client:
 
     Wherever ``images`` are taken, they are one image or an iterable of them: uint8 arrays of the
     model's own size, ``[H, W]`` or ``[H, W, C]``; or image files of any size, as paths or bytes; or
-    one uint8 array ``[N, H, W, C]``. Arrays and files do not go together in one call. However many
-    they are, a request carries ``batch_size`` of them.
+    one uint8 array ``[N, H, W, C]``. However many they are, they travel in requests that the
+    server's limits allow, several at a time, and results are in their order. An iterator is taken
+    as it is needed, and files are read when their turn comes.
+
+    Calls over images also take ``on_error``, ``errors``, ``progress`` and ``deadline``: see
+    `repzoo_client.Options`.
 
     Every call raises, besides what it says itself:
 
@@ -47,12 +56,18 @@ class Client:
         timeout: seconds that connecting, sending and waiting for the next bytes of the answer may
             take, each; None for no limit.
         api_key: sent as a bearer token; by default ``REPZOO_API_KEY``, else none.
-        batch_size: images in one request; at most the server's ``max_images``.
+        batch_size: the most images in one request, if the server's limits allow as many.
         answers: the format of answers. "json", with base64 vectors, is for what lies between and
             lets nothing else through; reading images from it takes Pillow.
+        concurrency: requests of one call that are under way at once.
+        retries: how often a request is sent again after a broken connection, 429, 502 or 503, with
+            growing waits between, or what ``Retry-After`` asks for. Nothing that the server does
+            changes anything there, so all operations are safe to repeat.
+        deadline: seconds that a call may take in all, retries and waits included; None for no
+            limit. Whatever it has under way is then dropped.
 
     Raises:
-        ValueError: if the URL is not one of http or https, or there is no such format.
+        ValueError: if the URL is not one of http or https, or another argument is out of range.
     """
 
     def __init__(
@@ -63,25 +78,24 @@ class Client:
         api_key: str | None = None,
         batch_size: int = 256,
         answers: _wire.Answers = "safetensors",
+        concurrency: int = 4,
+        retries: int = 2,
+        deadline: float | None = None,
     ) -> None:
-        self.url = (url or os.environ.get("REPZOO_URL") or DEFAULT_URL).rstrip("/")
-        if not _is_web_url(self.url):
-            raise ValueError(f"{self.url!r} is not an http:// or https:// URL")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: expected 1 or more")
-        if answers not in ("safetensors", "json"):
-            raise ValueError(f"answers is {answers!r}: expected 'safetensors' or 'json'")
-        self._answers = answers
-        self._batch_size = batch_size
-        self._timeout = timeout
-        api_key = api_key or os.environ.get("REPZOO_API_KEY")
-        self._http = httpx.Client(
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+        self._core = Core(
+            url,
             timeout=timeout,
-            # Servers close idle connections after 5 seconds: give them up before that, or a
-            # request may meet one that is just being closed.
-            limits=httpx.Limits(keepalive_expiry=3),
+            api_key=api_key,
+            batch_size=batch_size,
+            answers=answers,
+            concurrency=concurrency,
+            retries=retries,
+            deadline=deadline,
         )
+        self.url = self._core.url
+        # All that waits does so in one loop, where a deadline or Ctrl-C can end it at any byte.
+        self._portal = Portal()
+        self._finalizer = weakref.finalize(self, _close, self._core, self._portal)
 
     def __enter__(self) -> Client:
         return self
@@ -96,10 +110,10 @@ class Client:
 
     def close(self) -> None:
         """Close the connections. The client cannot be used afterwards."""
-        self._http.close()
+        self._finalizer()
 
     def embed(
-        self, images: _wire.Images, *, model: str, normalize: bool = False
+        self, images: Images, *, model: str, normalize: bool = False, **options: Unpack[Options]
     ) -> NDArray[np.float32]:
         """Embed images; with a posterior, its mean.
 
@@ -107,15 +121,29 @@ class Client:
             images: one image or many.
             model: name of a model that the server serves.
             normalize: divide each embedding by its Euclidean length.
+            options: see `repzoo_client.Options`.
 
         Returns:
             float32 ``[N, D]``.
         """
-        options = {"model": model, "normalize": normalize}
-        answers = self._send_images("embed", options, images)
-        return _join(answers, "embeddings")
+        return self._run(_calls.embed(model, normalize=normalize), images, options)
 
-    def uncertainty(self, images: _wire.Images, *, model: str) -> NDArray[np.float32] | None:
+    def embed_iter(
+        self, images: Images, *, model: str, normalize: bool = False, **options: Unpack[Options]
+    ) -> Iterator[NDArray[np.float32]]:
+        """`embed` in pieces, in order, as they arrive: any number of images in constant memory.
+
+        Ending the iteration early drops what is under way.
+
+        Yields:
+            float32 ``[n, D]`` of the next n images.
+        """
+        call = _calls.embed(model, normalize=normalize)
+        return self._iterate(call, images, Run(**options))
+
+    def uncertainty(
+        self, images: Images, *, model: str, **options: Unpack[Options]
+    ) -> NDArray[np.float32] | None:
         """How likely each image's nearest neighbour is a wrong one: a calibrated probability.
 
         The config of `model` says in which gallery, and what wrong is.
@@ -123,25 +151,51 @@ class Client:
         Returns:
             float32 ``[N]`` in [0, 1]; None if the model has no calibrated uncertainty.
         """
-        return _calibrated(self._send_images("embed", {"model": model}, images))
+        return self._run(_calls.uncertainty(model), images, options)
 
-    def posterior(self, images: _wire.Images, *, model: str) -> Posterior:
+    def posterior(self, images: Images, *, model: str, **options: Unpack[Options]) -> Posterior:
         """The posterior over the latents of each image.
 
         Raises:
             UnsupportedOperation: if the model has no posterior.
         """
-        answers = self._send_images("posterior", {"model": model}, images)
-        return Posterior(_join(answers, "mean"), _join(answers, "variance"), _calibrated(answers))
+        return self._run(_calls.posterior(model), images, options)
 
-    def reconstruct(self, images: _wire.Images, *, model: str) -> Reconstruction:
+    def posterior_iter(
+        self, images: Images, *, model: str, **options: Unpack[Options]
+    ) -> Iterator[Posterior]:
+        """`posterior` in pieces, as `embed_iter`.
+
+        Raises:
+            UnsupportedOperation: if the model has no posterior.
+        """
+        return self._iterate(_calls.posterior(model), images, Run(**options))
+
+    def reconstruct(
+        self, images: Images, *, model: str, **options: Unpack[Options]
+    ) -> Reconstruction:
         """Encode images and decode them again.
 
         Raises:
             UnsupportedOperation: if the model has no decoder.
         """
-        answers = self._send_images("reconstruct", {"model": model}, images)
-        return Reconstruction(_join(answers, "images"), _join(answers, "error"))
+        return self._run(_calls.reconstruct(model), images, options)
+
+    def probe(
+        self,
+        images: Images,
+        task: str,
+        kind: str = "linear",
+        *,
+        model: str,
+        **options: Unpack[Options],
+    ) -> Predictions:
+        """Classify images with one of the model's probes.
+
+        Raises:
+            UnknownTask: if the model has no probe for this task and kind.
+        """
+        return self._run(_calls.probe(model, task, kind), images, options)
 
     def generate(
         self,
@@ -150,6 +204,7 @@ class Client:
         model: str,
         seed: int | None = None,
         latents: ArrayLike | None = None,
+        deadline: float | None = None,
     ) -> Generation:
         """Draw images from the model's prior, or decode given latents, in one request.
 
@@ -158,38 +213,17 @@ class Client:
             model: name of a model that the server serves.
             seed: the same seed gives the same images; by default every call draws anew.
             latents: float ``[N, D]`` or ``[D]`` to decode; ``n`` and ``seed`` then mean nothing.
+            deadline: seconds for the call; by default the client's.
 
         Raises:
             UnsupportedOperation: if the model has no decoder.
         """
-        options: dict[str, Any] = {"model": model}
-        if latents is None:
-            payload = _wire.Payload()
-            options |= {"n": n, "seed": seed}
-        else:
-            payload = _wire.latents_payload(latents)
-        answer = self._send("POST", "generate", **payload.request(options, self._answers))
-        return Generation(answer["images"], answer["latents"])
-
-    def probe(
-        self, images: _wire.Images, task: str, kind: str = "linear", *, model: str
-    ) -> Predictions:
-        """Classify images with one of the model's probes.
-
-        Raises:
-            UnknownTask: if the model has no probe for this task and kind.
-        """
-        options = {"model": model, "task": task, "kind": kind}
-        answers = self._send_images("probe", options, images)
-        return Predictions(
-            tuple(_fact(answers[0], "classes")),
-            _join(answers, "probabilities"),
-            [label for answer in answers for label in _fact(answer, "labels")],
-        )
+        request = _wire.generation(model, n, seed, latents)
+        return self._portal.run(self._core.generate(*request, deadline))
 
     def models(self) -> list[Model]:
         """The models that the server serves."""
-        return [_model(entry) for entry in _fact(self._send("GET", "models"), "models")]
+        return self._portal.run(self._core.models())
 
     def model(self, name: str) -> Model:
         """One of the models that the server serves.
@@ -197,72 +231,47 @@ class Client:
         Raises:
             ModelNotFound: if it does not serve it.
         """
-        return _model(self._send("GET", f"models/{quote(name, safe='')}").facts)
+        return self._portal.run(self._core.model(name))
 
-    def _send_images(
-        self, operation: str, options: dict[str, Any], images: _wire.Images
-    ) -> list[_wire.Answer]:
-        return [
-            self._send(
-                "POST",
-                operation,
-                first=i * self._batch_size,
-                **payload.request(options, self._answers),
-            )
-            for i, payload in enumerate(_wire.batches(images, self._batch_size))
-        ]
+    def _run(self, call: Call[T], images: Images, options: Options) -> T:
+        return call.join(list(self._answers(call, images, Run(**options))))
 
-    def _send(self, method: str, path: str, *, first: int = 0, **request: Any) -> _wire.Answer:
-        """Send one request; ``first`` is the place of its first image among those of the call."""
+    def _iterate(self, call: Call[T], images: Images, run: Run) -> Iterator[T]:
+        return (call.join([answer]) for answer in self._answers(call, images, run))
+
+    def _answers(self, call: Call[Any], images: Images, run: Run) -> Iterator[_wire.Answer]:
+        """The answers for all chunks in order, several of which are under way at a time."""
+        limits, ends = self._portal.run(self._core.begin(call, run))
+        waiting: deque[tuple[Chunk, Future[_wire.Answer]]] = deque()
         try:
-            response = self._http.request(method, f"{self.url}/{path}", **request)
-        except httpx.ConnectError as error:
-            raise ServerUnreachable(
-                f"no server answers at {self.url} ({error}): start one with `zoo serve`, or say "
-                f"where it is with REPZOO_URL"
-            ) from error
-        except httpx.TimeoutException as error:
-            raise RequestTimedOut(
-                f"{self.url}/{path} did not answer within {self._timeout:g} seconds"
-            ) from error
-        except httpx.RequestError as error:
-            raise ServerUnreachable(f"the connection to {self.url} broke: {error}") from error
-        return _wire.read(response, first)
+            with run.showing(count(images)) as advance:
+                # Images are taken in the caller's thread: an iterator may be bound to it.
+                for chunk in chunks(images, limits, collect=run.collect):
+                    work = self._core.answer(call, chunk, run, ends)
+                    waiting.append((chunk, self._portal.submit(work)))
+                    if len(waiting) == self._core.concurrency:
+                        yield _take(waiting, run, advance)
+                while waiting:
+                    yield _take(waiting, run, advance)
+        finally:
+            for _, future in waiting:
+                future.cancel()
 
 
-def _is_web_url(text: str) -> bool:
-    try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL:
-        return False
-    return url.scheme in ("http", "https") and bool(url.host)
+def _take(
+    waiting: deque[tuple[Chunk, Future[_wire.Answer]]],
+    run: Run,
+    advance: Callable[[int], object],
+) -> _wire.Answer:
+    """The answer for the chunk that has waited longest, once it is there."""
+    chunk, future = waiting[0]
+    answer = future.result()
+    waiting.popleft()
+    run.done(chunk, advance)
+    return answer
 
 
-def _calibrated(answers: list[_wire.Answer]) -> NDArray[np.float32] | None:
-    """Float32 ``[N]`` of all answers, if the model has an uncertainty."""
-    return _join(answers, "uncertainty") if "uncertainty" in answers[0].tensors else None
-
-
-def _join(answers: list[_wire.Answer], name: str) -> NDArray[Any]:
-    return np.concatenate([answer[name] for answer in answers])
-
-
-def _fact(answer: _wire.Answer, name: str) -> Any:
-    try:
-        return answer.facts[name]
-    except (KeyError, TypeError):
-        raise UnexpectedAnswer(f"the answer has no {name}") from None
-
-
-def _model(entry: Any) -> Model:
-    try:
-        return Model(
-            name=entry["name"],
-            revision=entry["revision"],
-            provider=entry["provider"],
-            capabilities=tuple(entry["capabilities"]),
-            limits=entry["limits"],
-            config=entry["config"],
-        )
-    except (KeyError, TypeError) as error:
-        raise UnexpectedAnswer(f"the answer describes no model: {error!r}") from None
+def _close(core: Core, portal: Portal) -> None:
+    if portal.started:
+        portal.run(core.close())
+    portal.close()

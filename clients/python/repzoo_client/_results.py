@@ -67,3 +67,9 @@ class Model:
     limits: Mapping[str, float]
     #: the model's record, the package's ``config.json``.
     config: Mapping[str, Any]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """``(H, W, C)`` of the arrays that it takes."""
+        spec = self.config["input"]
+        return spec["height"], spec["width"], spec["channels"]

@@ -9,36 +9,20 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal, TypeAlias
 
 import httpx
 import numpy as np
 import safetensors.numpy
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from repzoo_client import errors
 
-__all__ = [
-    "Answer",
-    "Answers",
-    "ImageLike",
-    "Images",
-    "Payload",
-    "batches",
-    "latents_payload",
-    "read",
-]
-
-#: One image: a uint8 array ``[H, W]`` or ``[H, W, C]`` of the model's size, or an image file of any
-#: size, as a path or its bytes.
-ImageLike: TypeAlias = NDArray[np.uint8] | str | os.PathLike[str] | bytes
-
-#: One image, an iterable of images, or a uint8 array ``[N, H, W, C]``.
-Images: TypeAlias = ImageLike | Iterable[ImageLike]
+__all__ = ["Answer", "Answers", "Payload", "generation", "images_payload", "read"]
 
 SAFETENSORS_TYPE = "application/x-safetensors"
 
@@ -72,80 +56,23 @@ class Payload:
         return {"content": content, "headers": headers | {"Content-Type": SAFETENSORS_TYPE}}
 
 
-def batches(images: Images, size: int) -> Iterator[Payload]:
-    """The payloads of the requests that ``images`` take, of at most ``size`` images each.
-
-    Files are read when their turn comes, so that a long list of them never sits in memory.
-
-    Raises:
-        TypeError, ValueError: if there are no images, or arrays and files are mixed, or an array is
-            not uint8 or has another shape.
-        OSError: if a file cannot be read.
-    """
-    if isinstance(images, (str, os.PathLike, bytes)):
-        images = [images]
-    arrays: NDArray[Any] | list[Any]
-    if isinstance(images, np.ndarray):
-        arrays = images if images.ndim == 4 else [images]
-    else:
-        items = list(images)
-        if not any(isinstance(item, np.ndarray) for item in items):
-            yield from _file_batches(items, size)
-            return
-        arrays = items
-    if not len(arrays):
-        raise ValueError("there are no images")
-    for start in range(0, len(arrays), size):
-        yield Payload({"images": _stack(arrays[start : start + size], start)})
+def images_payload(items: list[bytes] | list[NDArray[np.uint8]] | NDArray[np.uint8]) -> Payload:
+    """The payload for files, or for uint8 ``[n, H, W, C]`` in one array or one by one."""
+    if len(items) and isinstance(items[0], bytes):
+        return Payload(files=tuple(items))  # type: ignore[arg-type]
+    return Payload({"images": np.asarray(items)})
 
 
-def _file_batches(items: list[Any], size: int) -> Iterator[Payload]:
-    if not items:
-        raise ValueError("there are no images")
-    for start in range(0, len(items), size):
-        yield Payload(files=tuple(_read_file(item) for item in items[start : start + size]))
-
-
-def _read_file(item: Any) -> bytes:
-    if isinstance(item, bytes):
-        return item
-    if isinstance(item, (str, os.PathLike)):
-        return Path(item).read_bytes()
-    raise TypeError(f"{type(item).__name__} is not an image: expected an array, a path or bytes")
-
-
-def _stack(images: NDArray[Any] | list[Any], start: int) -> NDArray[np.uint8]:
-    """uint8 ``[N, H, W, C]`` of a batch that is one, or of a list of images."""
-    for index, image in enumerate(images, start):
-        if not isinstance(image, np.ndarray):
-            raise TypeError(
-                f"image {index} is {type(image).__name__} among arrays: send arrays in one call "
-                f"and files in another"
-            )
-        if image.dtype != np.uint8:
-            raise ValueError(f"image {index} is {image.dtype}: expected uint8, 0 to 255")
-        if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))):
-            raise ValueError(
-                f"image {index} has shape {list(image.shape)}: expected [H, W], or [H, W, C] with "
-                f"1 or 3 channels"
-            )
-    if isinstance(images, np.ndarray):
-        return images
-    rows = [image[:, :, None] if image.ndim == 2 else image for image in images]
-    if len({row.shape for row in rows}) != 1:
-        raise ValueError(
-            "the arrays differ in shape: a model takes arrays of its own size; send files to have "
-            "them resized"
-        )
-    return np.stack(rows)
-
-
-def latents_payload(latents: Any) -> Payload:
-    """The payload for float ``[N, D]``, or ``[D]`` for one."""
+def generation(
+    model: str, n: int, seed: int | None, latents: ArrayLike | None
+) -> tuple[Payload, dict[str, Any]]:
+    """The payload and the options of ``/generate``; latents are float ``[N, D]``, or ``[D]``."""
+    if latents is None:
+        return Payload(), {"model": model, "n": n, "seed": seed}
     array = np.atleast_2d(np.asarray(latents, dtype=np.float32))
     if array.ndim != 2:
         raise ValueError(f"latents have shape {list(array.shape)}: expected [N, D]")
-    return Payload({"latents": array})
+    return Payload({"latents": array}), {"model": model}
 
 
 @dataclass(frozen=True)
@@ -162,19 +89,19 @@ class Answer:
             raise errors.UnexpectedAnswer(f"the answer has no {name}") from None
 
 
-def read(response: httpx.Response, first: int = 0) -> Answer:
+def read(response: httpx.Response, places: Sequence[int] = ()) -> Answer:
     """Read a response that is complete.
 
     Args:
         response: the response, of JSON or safetensors if it is a good one.
-        first: the place, among the images of the call, of the first image of this request.
+        places: of the images of this request among those of the call.
 
     Raises:
         APIError: if it is a problem.
         UnexpectedAnswer: if it is nothing that the API answers.
     """
     if response.is_error:
-        raise _error(response, first)
+        raise _error(response, places)
     media_type = response.headers.get("content-type", "").split(";")[0]
     try:
         if media_type == "application/json":
@@ -247,17 +174,18 @@ def _problem(response: httpx.Response) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _error(response: httpx.Response, first: int) -> errors.APIError:
+def _error(response: httpx.Response, places: Sequence[int]) -> errors.APIError:
     status = response.status_code
     problem = _problem(response)
     kind = str(problem.get("type", "about:blank"))
     index = problem.get("index")
     detail = str(problem.get("detail") or f"{response.url}: {response.reason_phrase}")
-    if isinstance(index, int) and first:
+    if not isinstance(index, int):
+        index = None
+    elif 0 <= index < len(places):
         # The server counts within one request, the caller within all that the call has sent.
-        detail = detail.replace(f"image {index}:", f"image {first + index}:", 1)
-        index += first
-    retry_after = response.headers.get("retry-after", "")
+        detail = detail.replace(f"image {index}:", f"image {places[index]}:", 1)
+        index = places[index]
     default = errors.ServerError if status >= 500 else errors.InvalidRequest
     return _BY_TYPE.get(kind, _BY_STATUS.get(status, default))(
         status,
@@ -265,5 +193,16 @@ def _error(response: httpx.Response, first: int) -> errors.APIError:
         detail,
         request_id=problem.get("request_id") or response.headers.get("x-request-id"),
         index=index,
-        retry_after=float(retry_after) if retry_after.isdecimal() else None,
+        retry_after=_retry_after(response.headers.get("retry-after", "")),
     )
+
+
+def _retry_after(text: str) -> float | None:
+    """Seconds from now, of either form that the header may have."""
+    if text.isdecimal():
+        return float(text)
+    try:
+        when = parsedate_to_datetime(text)
+        return max(0.0, (when - datetime.now(when.tzinfo)).total_seconds())
+    except (ValueError, TypeError):
+        return None

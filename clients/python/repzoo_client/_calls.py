@@ -1,0 +1,171 @@
+"""The operations over images: what is sent, how answers become results, what a bad image leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repzoo_client._chunks import Chunk
+from repzoo_client._results import Model, Posterior, Predictions, Reconstruction
+from repzoo_client._wire import Answer
+from repzoo_client.errors import UnexpectedAnswer
+
+__all__ = [
+    "Call",
+    "embed",
+    "model_path",
+    "posterior",
+    "probe",
+    "read_model",
+    "read_models",
+    "reconstruct",
+    "uncertainty",
+]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One operation on any number of images."""
+
+    operation: str
+    #: sent with every request; ``model`` is one of them.
+    options: Mapping[str, Any]
+    #: makes the result of the answers for all chunks, in order.
+    join: Callable[[Sequence[Answer]], T]
+    #: what stands in an answer for an image that is none: the row of each array, and facts.
+    blank: Callable[[Model], Answer]
+
+    @property
+    def model(self) -> str:
+        name: str = self.options["model"]
+        return name
+
+    def fill(self, model: Model, chunk: Chunk, parts: Sequence[tuple[Chunk, Answer]]) -> Answer:
+        """The answer for all images of a chunk, of those for the parts of it that could be sent."""
+        if len(parts) == 1 and len(parts[0][0].places) == chunk.size:
+            return parts[0][1]
+        blank = self.blank(model)
+        tensors = {
+            name: np.repeat(row[None], chunk.size, axis=0) for name, row in blank.tensors.items()
+        }
+        labels = [blank.facts.get("label")] * chunk.size
+        for part, answer in parts:
+            rows = [place - chunk.first for place in part.places]
+            for name, tensor in tensors.items():
+                tensor[rows] = answer[name]
+            for row, label in zip(rows, answer.facts.get("labels", ()), strict=False):
+                labels[row] = label
+        return Answer(tensors, {**blank.facts, "labels": labels})
+
+
+def embed(model: str, *, normalize: bool) -> Call[NDArray[np.float32]]:
+    """``[N, D]``."""
+    options = {"model": model, "normalize": normalize}
+    return Call("embed", options, lambda answers: _join(answers, "embeddings"), _blank_embedding)
+
+
+def uncertainty(model: str) -> Call[NDArray[np.float32] | None]:
+    """``[N]``, or None."""
+    return Call("embed", {"model": model}, _calibrated, _blank_embedding)
+
+
+def posterior(model: str) -> Call[Posterior]:
+    """Mean, variance, uncertainty."""
+
+    def join(answers: Sequence[Answer]) -> Posterior:
+        return Posterior(_join(answers, "mean"), _join(answers, "variance"), _calibrated(answers))
+
+    def blank(model: Model) -> Answer:
+        rows = dict(_blank_embedding(model).tensors)
+        rows["mean"] = rows["variance"] = rows.pop("embeddings")
+        return Answer(rows, {})
+
+    return Call("posterior", {"model": model}, join, blank)
+
+
+def reconstruct(model: str) -> Call[Reconstruction]:
+    """Images and error."""
+
+    def join(answers: Sequence[Answer]) -> Reconstruction:
+        return Reconstruction(_join(answers, "images"), _join(answers, "error"))
+
+    def blank(model: Model) -> Answer:
+        return Answer({"images": np.zeros(model.input_shape, np.uint8), "error": _nan()}, {})
+
+    return Call("reconstruct", {"model": model}, join, blank)
+
+
+def probe(model: str, task: str, kind: str) -> Call[Predictions]:
+    """Classes, probabilities, labels."""
+
+    def join(answers: Sequence[Answer]) -> Predictions:
+        classes = tuple(_fact(answers[0], "classes"))
+        labels = [label for answer in answers for label in _fact(answer, "labels")]
+        return Predictions(classes, _join(answers, "probabilities"), labels)
+
+    def blank(model: Model) -> Answer:
+        (spec,) = (p for p in model.config["probes"] if (p["task"], p["kind"]) == (task, kind))
+        row = _nan(len(spec["classes"]))
+        label: Any = [] if spec["activation"] == "sigmoid" else ""
+        return Answer({"probabilities": row}, {"classes": spec["classes"], "label": label})
+
+    return Call("probe", {"model": model, "task": task, "kind": kind}, join, blank)
+
+
+def model_path(name: str) -> str:
+    """The path of a model's description."""
+    return f"models/{quote(name, safe='')}"
+
+
+def read_models(answer: Answer) -> list[Model]:
+    """What ``/models`` says."""
+    return [read_model(entry) for entry in _fact(answer, "models")]
+
+
+def read_model(entry: Any) -> Model:
+    """One model's description."""
+    try:
+        return Model(
+            name=entry["name"],
+            revision=entry["revision"],
+            provider=entry["provider"],
+            capabilities=tuple(entry["capabilities"]),
+            limits=entry["limits"],
+            config=entry["config"],
+        )
+    except (KeyError, TypeError) as error:
+        raise UnexpectedAnswer(f"the answer describes no model: {error!r}") from None
+
+
+def _blank_embedding(model: Model) -> Answer:
+    rows = {"embeddings": _nan(model.config["latent_dim"])}
+    if model.config.get("uncertainty"):
+        rows["uncertainty"] = _nan()
+    return Answer(rows, {})
+
+
+def _nan(*shape: int) -> NDArray[Any]:
+    return np.full(shape, np.nan, np.float32)
+
+
+def _calibrated(answers: Sequence[Answer]) -> NDArray[np.float32] | None:
+    """Float32 ``[N]`` of all answers, if the model has an uncertainty."""
+    return _join(answers, "uncertainty") if "uncertainty" in answers[0].tensors else None
+
+
+def _join(answers: Sequence[Answer], name: str) -> NDArray[Any]:
+    return np.concatenate([answer[name] for answer in answers])
+
+
+def _fact(answer: Answer, name: str) -> Any:
+    try:
+        return answer.facts[name]
+    except (KeyError, TypeError):
+        raise UnexpectedAnswer(f"the answer has no {name}") from None

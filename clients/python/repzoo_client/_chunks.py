@@ -1,0 +1,215 @@
+"""Images of any number -> chunks, each of which one request carries under the server's limits.
+
+Everything is lazy: an iterable is taken as far as the next chunk needs, and files are read when
+their turn comes, so that neither ever sits in memory whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repzoo_client.errors import RequestTooLarge
+
+__all__ = ["Chunk", "Chunker", "ImageLike", "Images", "Limits", "chunks", "count"]
+
+#: One image: a uint8 array ``[H, W]`` or ``[H, W, C]`` of the model's size, or an image file of any
+#: size, as a path or its bytes.
+ImageLike: TypeAlias = NDArray[np.uint8] | str | os.PathLike[str] | bytes
+
+#: One image, an iterable of images, or a uint8 array ``[N, H, W, C]``.
+Images: TypeAlias = ImageLike | Iterable[ImageLike]
+
+# What a request has besides its images: options, and of a form the lines around each file.
+_BYTES_OF_REQUEST = 4096
+_BYTES_OF_FILE = 160
+
+
+class Limits(NamedTuple):
+    """What one request may carry."""
+
+    images: int
+    bytes: int
+    #: ``[H, W, C]`` that arrays must have; None: the server is left to say so.
+    shape: tuple[int, ...] | None = None
+
+
+@dataclass
+class Chunk:
+    """Images ``first`` to ``first + size`` of a call; ``items`` are those at ``places`` among them.
+
+    The others cannot be sent; ``errors`` says why, by place.
+    """
+
+    first: int
+    size: int = 0
+    #: files, or uint8 ``[H, W, C]`` of one shape, or all in one array ``[n, H, W, C]``.
+    items: list[bytes] | list[NDArray[np.uint8]] | NDArray[np.uint8] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    errors: dict[int, Exception] = field(default_factory=dict)
+
+    def pick(self, numbers: Sequence[int]) -> Chunk:
+        """Some of the items, by their number here, as a chunk of the same images."""
+        items: Any = (
+            self.items[list(numbers)]
+            if isinstance(self.items, np.ndarray)
+            else [self.items[number] for number in numbers]
+        )
+        return Chunk(self.first, self.size, items, [self.places[number] for number in numbers])
+
+
+class Chunker:
+    """Takes images one by one, and gives a chunk whenever one is full.
+
+    Args:
+        limits: of one request.
+        collect: keep what cannot be sent as an error of its chunk; otherwise it is raised.
+    """
+
+    def __init__(self, limits: Limits, *, collect: bool) -> None:
+        self._limits = limits
+        self._collect = collect
+        self._chunk = Chunk(0)
+        self._kind: object = None
+        self._bytes = 0
+
+    def add(self, item: Any) -> Chunk | None:
+        """Take one image; gives the chunk before it, if that had no room for it.
+
+        Raises:
+            TypeError, ValueError: if it is no image, or no uint8 array of an image's shape.
+            RequestTooLarge: if no request can carry it.
+            OSError: if a file cannot be read.
+        """
+        place = self._chunk.first + self._chunk.size
+        try:
+            image = self._load(item, place)
+        except (TypeError, ValueError, OSError) as error:
+            if not self._collect:
+                raise
+            full = self.end() if self._chunk.size == self._limits.images else None
+            self._chunk.errors[place] = error
+            self._chunk.size += 1
+            return full
+        kind: object = bytes if isinstance(image, bytes) else image.shape
+        size = _size(image)
+        fits = self._kind in (None, kind) and self._bytes + size <= self._room
+        full = None if fits and self._chunk.size < self._limits.images else self.end()
+        items: list[Any] = self._chunk.items  # type: ignore[assignment]
+        items.append(image)
+        self._chunk.places.append(place)
+        self._chunk.size += 1
+        self._kind = kind
+        self._bytes += size
+        return full
+
+    def end(self) -> Chunk | None:
+        """The last chunk, if there is one."""
+        chunk = self._chunk
+        self._chunk = Chunk(chunk.first + chunk.size)
+        self._kind, self._bytes = None, 0
+        return chunk if chunk.size else None
+
+    @property
+    def _room(self) -> int:
+        return self._limits.bytes - _BYTES_OF_REQUEST
+
+    def _load(self, item: Any, place: int) -> bytes | NDArray[np.uint8]:
+        """One image as it is sent: a file's bytes, or uint8 ``[H, W, C]``."""
+        if isinstance(item, (str, os.PathLike)):
+            item = Path(item).read_bytes()
+        if isinstance(item, np.ndarray):
+            item = _pixels(item, f"image {place}")
+            if self._limits.shape not in (None, item.shape):
+                raise ValueError(
+                    f"image {place} has shape {list(item.shape)}: the model takes arrays of "
+                    f"{list(self._limits.shape or ())}; send files to have them resized"
+                )
+        elif not isinstance(item, bytes):
+            raise TypeError(
+                f"image {place}: {type(item).__name__} is not an image: expected an array, a path "
+                f"or bytes"
+            )
+        size = _size(item)
+        if size > self._room:
+            raise RequestTooLarge(
+                413,
+                "urn:repzoo:problem:too-many-bytes",
+                f"image {place}: {size:,} bytes are more than a request to this server may have "
+                f"({self._limits.bytes:,})",
+                index=place,
+            )
+        image: bytes | NDArray[np.uint8] = item
+        return image
+
+
+def chunks(images: Images, limits: Limits, *, collect: bool) -> Iterator[Chunk]:
+    """The chunks of ``images``, in their order, each made when asked for.
+
+    Raises:
+        TypeError, ValueError, OSError: as `Chunker.add`, and ValueError if there are no images.
+    """
+    if isinstance(images, np.ndarray) and images.ndim == 4 and len(images):
+        yield from _slices(images, limits, collect=collect)
+        return
+    chunker = Chunker(limits, collect=collect)
+    chunk = None
+    items: Iterable[Any] = [images] if _is_one(images) else images  # type: ignore[assignment]
+    for item in items:
+        if chunk := chunker.add(item):
+            yield chunk
+    if last := chunker.end():
+        yield last
+    elif chunk is None:
+        raise ValueError("there are no images")
+
+
+def count(images: Any) -> int | None:
+    """How many images these are; None if that shows only when all have been taken."""
+    if _is_one(images):
+        return 1
+    return len(images) if hasattr(images, "__len__") else None
+
+
+def _slices(images: NDArray[Any], limits: Limits, *, collect: bool) -> Iterator[Chunk]:
+    """The same for ``[N, H, W, C]``, without a copy of any row."""
+    first = images[0]
+    try:
+        Chunker(limits, collect=False).add(first)
+    except (TypeError, ValueError) as error:
+        if not collect:
+            raise
+        places = range(len(images))
+        yield Chunk(0, len(places), errors=dict.fromkeys(places, error))
+        return
+    step = min(limits.images, max(1, (limits.bytes - _BYTES_OF_REQUEST) // max(1, first.nbytes)))
+    for start in range(0, len(images), step):
+        rows = images[start : start + step]
+        yield Chunk(start, len(rows), rows, list(range(start, start + len(rows))))
+
+
+def _is_one(images: Any) -> bool:
+    if isinstance(images, np.ndarray):
+        return images.ndim != 4
+    return isinstance(images, (str, os.PathLike, bytes))
+
+
+def _size(image: bytes | NDArray[Any]) -> int:
+    return len(image) + _BYTES_OF_FILE if isinstance(image, bytes) else image.nbytes
+
+
+def _pixels(image: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    if image.dtype != np.uint8:
+        raise ValueError(f"{name} is {image.dtype}: expected uint8, 0 to 255")
+    if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))):
+        raise ValueError(
+            f"{name} has shape {list(image.shape)}: expected [H, W], or [H, W, C] with 1 or 3 "
+            f"channels"
+        )
+    return image[:, :, None] if image.ndim == 2 else image
