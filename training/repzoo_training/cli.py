@@ -226,12 +226,23 @@ def evaluate(
     is_flag=True,
     help="Train a decoder on the frozen encoder, for a method without one: about a minute.",
 )
+@click.option(
+    "--measures", metavar="NAME,...", help="What the card has numbers of, as of zoo evaluate."
+)
 def export(
-    run: Path, out: Path, data: str | None, name: str | None, half: bool, decoder: bool
+    run: Path,
+    out: Path,
+    data: str | None,
+    name: str | None,
+    half: bool,
+    decoder: bool,
+    measures: str | None,
 ) -> None:
     """Write the model package of RUN to the folder DIR: graphs, probes, numbers, card."""
     from repzoo_training.data import load
     from repzoo_training.errors import DataError
+    from repzoo_training.evaluation import DEFAULT_GROUPS
+    from repzoo_training.evaluation.protocol import check_groups
     from repzoo_training.export import export_run
     from repzoo_training.run import Run
 
@@ -245,7 +256,16 @@ def export(
     except DataError as error:
         click.echo(f"no test split, so the card has no numbers: {error}", err=True)
         test_set = None
-    config = export_run(run, out, train_set, test_set, name=name, half=half, decoder=decoder)
+    config = export_run(
+        run,
+        out,
+        train_set,
+        test_set,
+        name=name,
+        half=half,
+        decoder=decoder,
+        measures=DEFAULT_GROUPS if measures is None else check_groups(measures.split(",")),
+    )
     click.echo(f"exported: {out} ({config.name}, {config.precision})")
     click.echo(f"next: zoo verify {out}, zoo publish {out} --hub HUB")
 

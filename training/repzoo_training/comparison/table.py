@@ -32,7 +32,7 @@ NAMES = {
 _LEFT_OUT = ("gmm_ari", "style_position knn_fit", "style_scale knn_fit", "style_flip knn_fit")
 #: Says nothing of a method, but what any number has to be compared with: printed once.
 BASELINE = "majority"
-_TASKS = {"knn": "k-NN", "linear": "linear", "mlp": "MLP"}
+_TASKS = {"knn": "k-NN", "linear": "linear", "mlp": "MLP", "hair-colour mlp": "hair colour, MLP"}
 
 
 @dataclass(frozen=True)

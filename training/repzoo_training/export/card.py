@@ -73,6 +73,7 @@ def write_card(
     sections = [
         f"---\n{front}---\n",
         f"# {config.name}\n\n{summary}. An image encoder of the repzoo zoo.\n",
+        "".join(f"> {note}\n" for note in model.recipe.notes),
         _use(config),
         "## What it is\n\n" + _facts(config, model),
         "## Numbers\n\n" + _numbers(report, parity, config),
@@ -230,9 +231,10 @@ def _network(spec: NetworkSpec) -> str:
     if spec.kind.startswith("resnet"):
         small = spec.stem == "small"
         parts.append("stem 3×3 of stride 1" if small else "stem 7×7 of stride 2 and max-pooling")
+    if spec.patch is not None:
+        parts.append(f"patches {spec.patch}×{spec.patch}")
     if spec.kind == "vit":
-        patch, depth, heads = spec.transformer
-        parts.append(f"patches {patch}×{patch}, depth {depth}, {heads} heads")
+        parts.append(f"depth {spec.depth}, {spec.heads} heads")
     parts.append("linear head" if spec.head == "linear" else "no head: the backbone's features")
     return ", ".join(parts)
 

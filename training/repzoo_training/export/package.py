@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +19,8 @@ from repzoo.package import write_manifest
 from repzoo.reference import is_name
 
 from repzoo_training.data import ImageDataset
-from repzoo_training.evaluation import Head, evaluate_dataset
-from repzoo_training.evaluation.report import EvaluationReport
+from repzoo_training.evaluation import DEFAULT_GROUPS, Head, evaluate_dataset
+from repzoo_training.evaluation.report import EvaluationReport, Group
 from repzoo_training.export.card import write_card
 from repzoo_training.export.graphs import write_graph
 from repzoo_training.export.inputs import golden_files, own_images
@@ -53,6 +53,7 @@ def export_run(
     name: str | None = None,
     half: bool = False,
     decoder: bool = False,
+    measures: Collection[Group] = DEFAULT_GROUPS,
     progress: bool = True,
 ) -> ModelConfig:
     """Write the package of the run in folder ``run`` to the folder ``out``.
@@ -65,6 +66,7 @@ def export_run(
         name: of the model; by default the recipe's.
         half: store weights as float16 (half the size); computation stays in float32.
         decoder: train a decoder on the frozen encoder, for a method without one of its own.
+        measures: groups that the card has numbers of.
         progress: whether to show progress bars on a terminal.
 
     Raises:
@@ -90,7 +92,7 @@ def export_run(
         model = with_frozen_decoder(run, model, train, progress=progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(out.parent, f".{out.name}.") as folder:
-        config = _write(folder, model, train, test, name, half, progress)
+        config = _write(folder, model, train, test, name, half, measures, progress)
         folder.rename(out)
     return config
 
@@ -102,6 +104,7 @@ def _write(
     test: ImageDataset | None,
     name: str,
     half: bool,
+    measures: Collection[Group],
     progress: bool,
 ) -> ModelConfig:
     recipe = model.recipe
@@ -115,18 +118,19 @@ def _write(
     parity = measure_parity(encoder, model, shown.images[:256])
     check_parity(parity, config)
 
+    outputs = encoder.outputs(train.images[:MOST_EMBEDDED])
+    if config.has_decoder:
+        write_prior(folder / "prior.npz", _prior(recipe, outputs))
+        encoder = Encoder(folder, config, provider="cpu")  # which now can generate
+
     report: EvaluationReport | None = None
     if test is not None and (_has_labels(test) or config.has_decoder):
-        evaluation = evaluate_dataset(encoder, train, test, progress=progress)
+        evaluation = evaluate_dataset(encoder, train, test, measures=measures, progress=progress)
         report = evaluation.report
         config = config.model_copy(
             update={"probes": tuple(_write_head(folder, head) for head in evaluation.heads)}
         )
     config.write(folder / "config.json")
-
-    outputs = encoder.outputs(train.images[:MOST_EMBEDDED])
-    if config.has_decoder:
-        write_prior(folder / "prior.npz", _prior(recipe, outputs))
 
     encoder = Encoder(folder, config, provider="cpu")
     examples = pixels if recipe.share_images else own_images(encoder, EXAMPLES)

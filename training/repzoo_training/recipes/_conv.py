@@ -11,6 +11,11 @@ from repzoo_training.views import ViewSpec
 
 __all__ = ["convolutional"]
 
+NOTE = (
+    "A small model, trained on a CPU for minutes: the recipe of the same name without `-conv`, for "
+    "a GPU, has a ResNet-18 and sees far more views."
+)
+
 
 def convolutional(
     recipe: Recipe,
@@ -31,7 +36,6 @@ def convolutional(
     """
     several = recipe.views_per_image > 1
     count = {1: 1, 2: 2}.get(recipe.views_per_image, views_per_image)
-    gpu = f"This is a small model for a CPU; the recipe for a GPU is `{recipe.name}`."
     return recipe.model_copy(
         update={
             "name": f"{recipe.name}-conv",
@@ -42,6 +46,6 @@ def convolutional(
             "images_per_step": 128 // count,
             "views": views,
             "precision": "bfloat16",
-            "notes": (gpu, *recipe.notes),
+            "notes": (NOTE, *recipe.notes),
         }
     )

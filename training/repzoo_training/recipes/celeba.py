@@ -46,10 +46,10 @@ small = [
         recipe,
         NetworkSpec(kind="conv", widths=(32, 64, 128, 256), patch=4),
         augmentation=ViewSpec(
-            scale=(0.6, 1.0), ratio=(0.75, 1.3), horizontal_flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1)
+            scale=(0.7, 1.0), ratio=(0.85, 1.2), horizontal_flip=0.5, jitter=(0.2, 0.2, 0.2, 0.05)
         ),
         views_per_image=4,
-        views=1_000_000,
+        views=800_000,
     )
     for recipe in generative
 ]
@@ -58,5 +58,12 @@ RECIPES = [
     *generative,
     *discriminative(generative[0], "celeba", "CelebA faces", images_per_step=256),
     *small,
-    *discriminative(small[0], "celeba-conv", "CelebA faces; small convolutions, for a CPU"),
+    *discriminative(
+        small[0],
+        "celeba-conv",
+        "CelebA faces; small convolutions, for a CPU",
+        augmentation=ViewSpec(
+            scale=(0.4, 1.0), ratio=(0.75, 1.3), horizontal_flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1)
+        ),
+    ),
 ]

@@ -114,12 +114,12 @@ convolutions = [
         recipe,
         NetworkSpec(kind="conv", widths=(32, 64, 128, 256), patch=2),
         augmentation=ViewSpec(
-            scale=(0.6, 1.0), ratio=(0.75, 1.3), horizontal_flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1)
+            scale=(0.8, 1.0), ratio=(0.9, 1.1), horizontal_flip=0.5, jitter=(0.2, 0.2, 0.2, 0.05)
         ),
-        views_per_image=4,
-        views=1_000_000,
+        views_per_image=2,
+        views=500_000,
     )
-    for recipe in generative
+    for recipe in (few_views, vae, beta_vae, cr_vae)
 ]
 
 RECIPES = [
@@ -142,5 +142,12 @@ RECIPES = [
     *small,
     *discriminative(small[0], "cifar10-mlp", "CIFAR-10; an MLP, for a CPU"),
     *convolutions,
-    *discriminative(convolutions[0], "cifar10-conv", "CIFAR-10; small convolutions, for a CPU"),
+    *discriminative(
+        convolutions[0],
+        "cifar10-conv",
+        "CIFAR-10; small convolutions, for a CPU",
+        augmentation=ViewSpec(
+            scale=(0.2, 1.0), ratio=(0.75, 1.33), horizontal_flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1)
+        ),
+    ),
 ]

@@ -1,0 +1,151 @@
+"""The table of the zoo: what each package reaches on its data set, beside what is published.
+
+    python training/benchmarks/zoo_table.py zoo/bundled --source celeba10k=FOLDER --source ...
+
+Numbers are those that a package brings (``metrics.json``). What it lacks is measured on the graphs
+that ship, if its data set's folder is given, and kept in ``--cache`` by the package's revision; so
+are numbers of another version of the protocol. Prints markdown, a table for each data set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import repzoo
+from repzoo.config import ModelConfig
+from repzoo.package import Package
+from repzoo_training.comparison.published import SOURCES, published, subject
+from repzoo_training.comparison.rows import Estimate, measured_classes
+from repzoo_training.comparison.table import format_estimate
+from repzoo_training.data import load
+from repzoo_training.evaluation import DEFAULT_GROUPS, EvaluationReport, Group, evaluate_dataset
+from repzoo_training.evaluation.protocol import SUITE
+from repzoo_training.objectives import METHODS
+from repzoo_training.recipe import find_recipe
+
+#: All that does not need a run, or a file of weights.
+GROUPS: tuple[Group, ...] = (*DEFAULT_GROUPS, "fid")
+
+#: What a column is called, by the measure, with its task where it is not the content's.
+COLUMNS = {
+    "knn_euclidean": "k-NN euc",
+    "knn_cosine": "k-NN cos",
+    "linear": "linear",
+    "mlp": "MLP",
+    "hair-colour mlp": "hair colour, MLP",
+    "attributes mlp": "20 attributes, MLP",
+    "gmm_accuracy": "GMM",
+    "style_position linear_fit": "position R²",
+    "style_flip linear_fit": "flip",
+    "reconstruction": "MSE",
+    "cnn_fid_generated": "FID of samples",
+    "cnn_fid_real": "of test images",
+}
+PAPER = {"knn": "paper: k-NN", "mlp": "paper: MLP", "hair-colour mlp": "paper: hair colour"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One package and its numbers."""
+
+    config: ModelConfig
+    report: EvaluationReport
+    size: int
+
+    def cells(self) -> dict[str, str]:
+        facts = self.config.training
+        found = {
+            "model": f"`{self.config.name}`",
+            "MiB": f"{self.size / 2**20:.1f}",
+            "views": f"{facts.views / 1e6:.2g} M",
+            "minutes": f"{facts.wall_seconds / 60:.0f}",
+            "seeds": "1",
+            "D": str(self.config.latent_dim),
+        }
+        content = measured_classes(self.report.measures)
+        for measure in self.report.measures:
+            plain = measure.task in (None, content)
+            name = measure.name if plain else f"{measure.task} {measure.name}"
+            estimate = Estimate(measure.value, measure.standard_error, 1, measure.unit)
+            if name in COLUMNS:
+                found[COLUMNS[name]] = format_estimate(estimate)
+        network = find_recipe(facts.recipe).network.kind
+        for number in published(facts.dataset, self.config.method, network):
+            if number.source == "paper" and number.task in PAPER:
+                error = "" if number.error is None else f" ± {number.error:.1f}"
+                found[PAPER[number.task]] = f"{number.value:.1f}{error}"
+        return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("packages", type=Path, help="a folder of packages")
+    parser.add_argument("--source", action="append", default=[], metavar="DATASET=FOLDER")
+    parser.add_argument("--cache", type=Path, default=Path("runs/zoo-table"))
+    arguments = parser.parse_args()
+    sources = dict(source.split("=", 1) for source in arguments.source)
+    folders = sorted(path.parent for path in arguments.packages.glob("*/config.json"))
+    rows = [row(Package.open(folder), sources, arguments.cache) for folder in folders]
+    print("\n\n".join(tables(rows)))
+
+
+def row(package: Package, sources: Mapping[str, str], cache: Path) -> Row:
+    """The package's numbers, measured where it lacks them and its images are at hand."""
+    facts = package.config.training
+    metrics = json.loads((package.path / "metrics.json").read_bytes())["evaluation"]
+    report = EvaluationReport.model_validate(metrics)
+    kept = cache / f"{package.config.name}-{package.revision}.json"
+    if report.suite != SUITE or not {*GROUPS} <= {*report.groups}:
+        if kept.exists():
+            report = EvaluationReport.model_validate_json(kept.read_bytes())
+        elif facts.dataset in sources:
+            size = package.config.input.shape
+            train, test = (load(sources[facts.dataset], s, size=size) for s in ("train", "test"))
+            encoder = repzoo.load(package.path)
+            report = evaluate_dataset(encoder, train, test, measures=GROUPS).report
+            cache.mkdir(parents=True, exist_ok=True)
+            kept.write_text(report.model_dump_json(indent=2) + "\n")
+    return Row(package.config, report, package.size)
+
+
+def tables(rows: Iterable[Row]) -> list[str]:
+    """A caption and a table for each data set, with rows in the order of the methods."""
+    order = list(METHODS)
+    by_dataset: dict[str, list[Row]] = {}
+    for each in sorted(rows, key=lambda row: order.index(row.config.method)):
+        by_dataset.setdefault(each.config.training.dataset, []).append(each)
+    heads = sorted(by_dataset, key=lambda name: (subject(name) is None, name))
+    shown = [_table(by_dataset[name]) for name in heads]
+    return [*shown, f"paper: {SOURCES['paper'].setting}."]
+
+
+def _table(rows: Sequence[Row]) -> str:
+    cells = [row.cells() for row in rows]
+    costs = ("model", "MiB", "views", "minutes", "seeds", "D")
+    heads = [
+        head
+        for head in (*costs, *COLUMNS.values(), *PAPER.values())
+        if any(head in each for each in cells)
+    ]
+    report = rows[0].report
+    content = measured_classes(report.measures)
+    majority: Callable[[str | None], str] = lambda task: (  # noqa: E731
+        f"{100 * found.value:.1f} %" if (found := report.measure("majority", task)) else "?"
+    )
+    caption = (
+        f"**{report.dataset}**: {report.n_train:,} train and {report.n_test:,} test images; "
+        f"{content}, whose commonest answer alone is right in {majority(content)}"
+    )
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    lines += [[each.get(head, "") for head in heads] for each in cells]
+    return caption + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
