@@ -13,13 +13,13 @@ from pathlib import Path
 
 from repzoo_serving.exchange import Exchange, Reply
 from repzoo_serving.keys import Key, KeyFile
+from repzoo_serving.pages import PAGES
 from repzoo_serving.problems import Problem
 from repzoo_serving.settings import Settings
 
 __all__ = ["Access", "Bucket"]
 
 _HEALTH = frozenset({"/livez", "/healthz", "/readyz"})
-_PAGES = frozenset({"/", "/docs", "/openapi.json", "/explorer.js", "/style.css"})
 
 _METHODS = b"GET, HEAD, POST"
 _HEADERS = b"authorization, content-type, accept, x-request-id, traceparent, tracestate"
@@ -67,7 +67,7 @@ class Access:
         for name, paths in (
             ("health", _HEALTH),
             ("metrics", frozenset({"/metrics"})),
-            ("pages", _PAGES),
+            ("pages", PAGES),
         ):
             if name in settings.public:
                 self._public |= paths

@@ -17,7 +17,7 @@ from repzoo_serving.exchange import Reply
 from repzoo_serving.openapi import document
 from repzoo_serving.settings import Limits
 
-__all__ = ["Pages"]
+__all__ = ["PAGES", "Pages"]
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -33,6 +33,11 @@ _HEADERS = (
 
 _HTML = "text/html; charset=utf-8"
 _CSS = "text/css; charset=utf-8"
+_JAVASCRIPT = "text/javascript; charset=utf-8"
+_SCRIPTS = ("explorer.js", "charts.js", "globe.js", "neighbours.js")
+
+#: The paths of all of them.
+PAGES = frozenset({"/", "/docs", "/openapi.json", "/style.css", *(f"/{s}" for s in _SCRIPTS)})
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,10 @@ class Pages:
         described = document(limits)
         files = {
             "/": (_HTML, _read("index.html")),
-            "/explorer.js": ("text/javascript; charset=utf-8", _read("explorer.js")),
             "/openapi.json": ("application/json", json.dumps(described)),
             "/docs": (_HTML, _docs(described)),
             "/style.css": (_CSS, _read("style.css")),
+            **{f"/{name}": (_JAVASCRIPT, _read(name)) for name in _SCRIPTS},
         }
         return cls(
             {

@@ -36,7 +36,13 @@ class Browser:
         self._http = httpx.Client(timeout=60)
         options = {
             "binary": CHROMIUM,
-            "args": ["--headless=new", "--no-sandbox", f"--user-data-dir={profile}"],
+            "args": [
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",  # there is none, and finding out takes long
+                "--disable-background-networking",
+                f"--user-data-dir={profile}",
+            ],
         }
         capabilities = {
             "goog:chromeOptions": options,
@@ -171,6 +177,72 @@ def test_a_slider_makes_another_image(
     eventually(lambda: np.abs(shown(page, "#generated") / 255 - moved).max() < 0.51 / 255)
 
 
+def test_neighbours_stand_around_the_image(
+    page: Browser, image: Path, tiny_package: Path, eventually: Callable[..., None]
+) -> None:
+    encoder = repzoo.load(tiny_package, provider="cpu", threads=1)
+    page.type("#file", str(image))
+    eventually(lambda: page.run("return document.querySelectorAll('#nearest li').length") == 9)
+    # The nearest of as many samples as one request may have here.
+    samples = encoder.generate(64, seed=0)
+    distances = np.linalg.norm(samples.latents - encoder.embed([image]), axis=1)
+    nearest = np.argsort(distances)[:9]
+    said = page.run("return [...document.querySelectorAll('#nearest li')].map(l => l.textContent)")
+    np.testing.assert_allclose(np.float32(said), distances[nearest], rtol=0.01)
+    assert (
+        np.abs(shown(page, "#nearest img") / 255 - samples.images[nearest[0], :, :, 0]).max() < 0.01
+    )
+    alt = page.run("return document.querySelector('#nearest img').alt")
+    assert alt == f"sample 1, at a distance of {said[0]}"
+    about = page.run("return document.querySelector('#globe-about').textContent")
+    assert about.startswith("32 of 64 samples drawn from the model's prior")
+    # One of them can be taken, here or on the globe.
+    sliders = "return [...document.querySelectorAll('#sliders input')].map(i => i.value)"
+    page.click("#nearest button")
+    np.testing.assert_allclose(
+        np.float32(page.run(sliders)), samples.latents[nearest[0]], atol=1e-3
+    )
+
+
+#: The middle of the globe, where the image is, and another place that has a picture: what the
+#: globe says of it.
+POINT = """
+const globe = document.querySelector('#globe'), box = globe.getBoundingClientRect();
+const at = (type, x, y) => globe.dispatchEvent(new PointerEvent(
+  type, { clientX: box.x + x, clientY: box.y + y, pointerId: 1, bubbles: true }));
+const said = () => document.querySelector('#globe-words').textContent;
+globe.setPointerCapture = () => {};
+"""
+
+
+def test_the_globe_can_be_turned(
+    page: Browser, image: Path, eventually: Callable[..., None]
+) -> None:
+    page.run(
+        "window.matchMedia = () => ({ matches: true, addEventListener() {} })"
+    )  # no movement of its own
+    page.type("#file", str(image))
+    eventually(lambda: page.run("return document.querySelectorAll('#nearest li').length") == 9)
+    middle = POINT + "at('pointermove', box.width / 2, box.height / 2); return said();"
+    assert page.run(middle).startswith("the image")
+    pixels = "return document.querySelector('#globe').toDataURL()"
+    before = page.run(pixels)
+    page.run(POINT + "at('pointerdown', 9, 9); at('pointermove', 209, 9); at('pointerup', 209, 9);")
+    assert page.run(pixels) != before
+    assert not page.run(middle).startswith("the image")
+    # The same by the keyboard, which also says what is in front and takes it.
+    press = (
+        POINT + "globe.dispatchEvent(new KeyboardEvent('keydown', { key: arguments[0] }));"
+        "return said();"
+    )
+    assert page.run(press, "Home").startswith("the image")
+    for _ in range(6):
+        words = page.run(press, "ArrowLeft")
+    assert words.startswith("sample ")
+    page.run(press, "Enter")
+    assert status(page) == f"The latents are those of {words}."
+
+
 def test_a_sample_can_be_drawn_and_a_model_may_have_less(
     page: Browser, image: Path, eventually: Callable[..., None]
 ) -> None:
@@ -181,7 +253,7 @@ def test_a_sample_can_be_drawn_and_a_model_may_have_less(
         "m.dispatchEvent(new Event('change'))"
     )
     hidden = (
-        "return ['#sample', '#latents', '#reconstruction', '#probes'].every("
+        "return ['#sample', '#latents', '#reconstruction', '#probes', '#neighbours'].every("
         "s => document.querySelector(s).hidden)"
     )
     eventually(lambda: page.run(hidden))

@@ -1,13 +1,23 @@
 // The explorer: one image, and all that the chosen model says of it.
-"use strict";
+import { bars } from "./charts.js";
+import { Globe } from "./globe.js";
+import { neighbours } from "./neighbours.js";
 
 const $ = (id) => document.getElementById(id);
 const MOST_SLIDERS = 32;
+const MOST_SAMPLES = 1024; // among which neighbours are looked for
+const MOST_PIXELS = 800000; // of all of them
+const MOST_NEIGHBOURS = 60;
+const MOST_LISTED = 9;
+const PARTS = [
+  "posterior", "probes", "latents", "reconstruction", "input", "uncertainty", "neighbours",
+];
 
 let models = [];
 let asked = 0; // counts images, so that late answers to an earlier one are dropped
 let drawn = 0; // the same for generated images
 let latents = [];
+let samples = null; // of the chosen model, a promise of { model, latents, images }
 
 // Requests.
 
@@ -54,7 +64,7 @@ function showModel() {
     `${config.method}, ${config.latent_dim} dimensions, ${width} × ${height} ${colour}, ` +
     `revision ${revision.slice(0, 12)}, on ${provider.replace("ExecutionProvider", "")}`;
   asked += 1;
-  for (const id of ["posterior", "probes", "latents", "reconstruction", "input"]) $(id).hidden = true;
+  for (const id of PARTS) $(id).hidden = true;
   $("drop").classList.remove("full");
   $("sample").hidden = !can("generate");
   if (can("generate")) {
@@ -107,14 +117,17 @@ async function analyse(image) {
     ...tasks.map(({ task, kind }) => call("probe", { ...request, task, kind })),
   ]);
   if (turn !== asked) return;
+  const vector = (vectors.mean || vectors.embeddings)[0];
   showVectors(vectors);
+  showUncertainty(vectors.uncertainty);
   showReconstruction(reconstruction);
   showProbes(tasks, probes);
   if (can("generate")) {
-    showSliders((vectors.mean || vectors.embeddings)[0]);
+    showSliders(vector);
     await generate();
   }
   say(`Answered in ${Math.round(performance.now() - start)} ms.`);
+  if (can("generate")) await showNeighbours(vector, turn);
 }
 
 function showReconstruction(answer) {
@@ -123,50 +136,6 @@ function showReconstruction(answer) {
   $("reconstruction").querySelector("img").src = `data:image/png;base64,${answer.images[0]}`;
   $("reconstruction").querySelector("figcaption").textContent =
     `reconstruction, mean squared error ${answer.error[0].toPrecision(3)}`;
-}
-
-// Charts.
-
-function element(name, attributes) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
-}
-
-// Bars of `values`, with whiskers of `spread` above and below their ends.
-function bars(svg, values, spread, words) {
-  const [width, height, margin] = [600, 180, 6];
-  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  const reach = (sign) => values.map((value, i) => value + sign * (spread ? spread[i] : 0));
-  const top = Math.max(0, ...reach(1));
-  const bottom = Math.min(0, ...reach(-1));
-  const scale = (height - 2 * margin) / (top - bottom || 1);
-  const y = (value) => margin + (top - value) * scale;
-  const step = width / values.length;
-  const groups = values.map((value, i) => {
-    const group = element("g", {});
-    const title = element("title", {});
-    title.textContent = words(i);
-    const x = i * step + step * 0.15;
-    const side = { x, width: step * 0.7, y: Math.min(y(value), y(0)) };
-    group.append(title, element("rect", { ...side, height: Math.abs(y(value) - y(0)) }));
-    if (spread) {
-      const middle = i * step + step / 2;
-      const wide = step * 0.2;
-      const [high, low] = [y(value + spread[i]), y(value - spread[i])];
-      const path = `M${middle} ${high}V${low}M${middle - wide} ${high}h${2 * wide}` +
-        `M${middle - wide} ${low}h${2 * wide}`;
-      group.append(element("path", { d: path }));
-    }
-    return group;
-  });
-  const zero = element("line", { x1: 0, x2: width, y1: y(0), y2: y(0) });
-  const ends = [[top, 12], [bottom, height - 3]].map(([value, height]) => {
-    const text = element("text", { x: 3, y: height });
-    text.textContent = value ? value.toPrecision(2) : "";
-    return text;
-  });
-  svg.replaceChildren(zero, ...groups, ...ends);
 }
 
 function showVectors(answer) {
@@ -181,8 +150,17 @@ function showVectors(answer) {
   bars($("means"), mean, deviation && deviation.map((value) => 2 * value), words);
   $("deviations-part").hidden = !deviation;
   if (deviation) bars($("deviations"), deviation, null, words);
-  $("uncertainty").textContent = answer.uncertainty
-    ? `Uncertainty: ${number(answer.uncertainty[0])}` : "";
+}
+
+function showUncertainty(values) {
+  $("uncertainty").hidden = !values;
+  if (!values) return;
+  const share = `${(100 * values[0]).toPrecision(2)} %`;
+  $("uncertainty").querySelector("meter").value = values[0];
+  $("uncertainty").querySelector("span").textContent = share;
+  const { probability_of: event, fitted_on: fitted } = chosen().config.uncertainty;
+  $("uncertainty").querySelector("small").textContent =
+    `The calibrated probability that ${event}. Fitted on ${fitted}.`;
 }
 
 function showProbes(tasks, answers) {
@@ -243,6 +221,72 @@ const generate = guarded(async () => {
   const turn = ++drawn;
   const answer = await call("generate", { model: chosen().name, latents: [latents] });
   if (turn === drawn) $("generated").src = `data:image/png;base64,${answer.images[0]}`;
+});
+
+// Neighbours.
+
+// The same for every image of a model; drawn when the first one comes.
+function drawSamples() {
+  const { name: model, revision, limits, config } = chosen();
+  if (samples?.revision === revision) return samples;
+  const { height, width, channels } = config.input;
+  const many = Math.max(128, Math.floor(MOST_PIXELS / (height * width * channels)));
+  const n = Math.min(MOST_SAMPLES, limits.max_images, many);
+  samples = Object.assign(call("generate", { model, n, seed: 0 }), { revision });
+  samples.catch(() => { samples = null; });
+  return samples;
+}
+
+async function showNeighbours(vector, turn) {
+  const drawn = await drawSamples();
+  const cosine = chosen().config.metric === "cosine";
+  const keep = Math.min(MOST_NEIGHBOURS, Math.ceil(drawn.latents.length / 2));
+  const { near, share } = neighbours(vector, drawn.latents, keep, cosine);
+  const pictures = await Promise.all([
+    picture($("generated").src, { place: [0, 0, 1], words: "the image, as the model has it", latents: vector }),
+    ...near.map(({ index, place, distance }, rank) => picture(`data:image/png;base64,${drawn.images[index]}`, {
+      place, latents: drawn.latents[index], distance,
+      words: `sample ${rank + 1}, at a distance of ${distance.toPrecision(3)}`,
+    })),
+  ]);
+  if (turn !== asked) return;
+  $("neighbours").hidden = false;
+  globe.show(pictures);
+  $("globe-about").textContent =
+    `${keep} of ${drawn.latents.length} samples drawn from the model's prior: those nearest to the image, ` +
+    "which is framed. The nearer a sample, the nearer to the image it stands, by rank, so turn the globe " +
+    `to see the others. Its direction is the one in which it lies, in the two axes of ${vector.length} in which ` +
+    `these samples differ most (${Math.round(100 * share)} % of their squared distances). They are samples of ` +
+    "the model, not images of a data set.";
+  $("nearest").replaceChildren(...pictures.slice(1, MOST_LISTED + 1).map((each) => {
+    const item = document.createElement("li");
+    const button = document.createElement("button");
+    button.type = "button";
+    button.title = "Move the latents here";
+    each.image.alt = each.words;
+    button.append(each.image.cloneNode(), each.distance.toPrecision(3));
+    button.addEventListener("click", () => take(each));
+    item.append(button);
+    return item;
+  }));
+}
+
+async function picture(source, about) {
+  const image = new Image();
+  image.src = source;
+  await image.decode();
+  return { image, ...about };
+}
+
+function take({ latents, words }) {
+  showSliders(latents);
+  generateSoon();
+  say(`The latents are those of ${words}.`);
+}
+
+const globe = new Globe($("globe"), {
+  onpick: take,
+  onlit: (each) => { $("globe-words").textContent = each ? each.words : "Drag to turn it; click one to take its latents."; },
 });
 
 // What the user does.
