@@ -38,10 +38,12 @@ _COMMANDS = {
         "Set training runs beside each other and published numbers.", extra="training"
     ),
     "diff": _Entry("Set the config and metrics of two packages side by side.", "finding:diff"),
+    "embed": _Entry("Embed many images into one parquet file.", "embedding:embed"),
     "evaluate": _Entry("Measure an encoder under the common protocol.", extra="training"),
     "export": _Entry("Write the model package of a training run.", extra="training"),
     "find": _Entry("Find packages by what they are and how good they are.", "finding:find"),
     "hub": _Entry("Make, serve and keep hubs.", "hub:hub"),
+    "index": _Entry("Index folders of images, and search them.", "index:index", extra="retrieval"),
     "info": _Entry("Show what is known about a package.", "listing:info"),
     "list": _Entry("List the packages of a hub.", "listing:list_"),
     "path": _Entry("Print where a package lies in the cache.", "cached:path"),

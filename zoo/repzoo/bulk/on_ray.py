@@ -1,0 +1,93 @@
+"""The parts on a Ray cluster, by Ray Data: each worker runs `repzoo.bulk.parts` on some.
+
+Workers need the package's own environment (``repzoo[ray]``), the model under the same name, the
+source, and the output's folder: on more than one machine, object stores and a hub, or shared disks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from repzoo.bulk.decoding import Decoders
+from repzoo.bulk.job import Job
+from repzoo.bulk.parts import Done, embed_parts
+from repzoo.bulk.places import Place
+from repzoo.errors import MissingExtra, RevisionChanged
+from repzoo.loading import load
+
+__all__ = ["embed_on_ray"]
+
+
+def embed_on_ray(
+    job: Job, parts: list[int], folder: Place, model: str, hub: str | None, workers: int | None
+) -> Iterator[Done]:
+    """Make the files of parts; yield each once it is there, in any order.
+
+    Args:
+        job: what is to be done.
+        parts: which of its parts.
+        folder: where they go.
+        model: what `repzoo.load` takes, on each worker.
+        hub: of a model that is a name.
+        workers: how many, of one core each; by default as many as the cluster has cores.
+
+    Raises:
+        MissingExtra: if Ray is not installed.
+    """
+    # Ray reports what it is used for, unless it is told not to before it is imported.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingExtra("zoo embed --engine ray", "ray", error) from error
+    if not parts:
+        return
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
+    try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        count = workers or int(resources.get("CPU", 1))
+        where = str(folder)
+        rows = [{"part": part} for part in parts]
+        todo = ray.data.from_items(rows, override_num_blocks=len(rows))
+        made = todo.map_batches(
+            _Worker,
+            fn_constructor_args=(job, where, model, hub),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(count, len(parts))),
+            num_cpus=1,
+        )
+        for row in made.iter_rows():
+            yield Done(int(row["part"]), int(row["images"]), int(row["failed"]))
+    finally:
+        if started:
+            ray.shutdown()
+
+
+class _Worker:
+    """Embeds parts, one at a time, in one process of a cluster."""
+
+    def __init__(self, job: Job, folder: str, model: str, hub: str | None) -> None:
+        self._job = job
+        self._folder = Place.of(folder)
+        provider: Any = "cuda" if job.provider == "CUDAExecutionProvider" else "cpu"
+        self._encoder = load(model, hub=hub, provider=provider, threads=1)
+        if self._encoder.revision != job.revision:
+            raise RevisionChanged(
+                f"{model} is {self._encoder.revision[:12]} here, not {job.revision[:12]}"
+            )
+        self._decoders = Decoders(self._encoder.config.input, workers=0)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        numbers = [int(part) for part in batch["part"]]
+        done = list(embed_parts(self._job, numbers, self._folder, self._encoder, self._decoders))
+        columns = zip(*done, strict=True)
+        return {name: list(column) for name, column in zip(Done._fields, columns, strict=True)}

@@ -1,0 +1,182 @@
+"""The rows of parts: what every engine runs."""
+
+from __future__ import annotations
+
+import io
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby, islice
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from repzoo.bulk.decoding import Batch, Decoded, Decoders
+from repzoo.bulk.job import LISTING, Job, part_name
+from repzoo.bulk.places import Place
+from repzoo.bulk.sources import Source
+from repzoo.encoder import Encoder, unit_length
+
+__all__ = ["Done", "embed_parts"]
+
+T = TypeVar("T")
+
+# Images that a process decodes at a time, and how many such batches the encoder takes at once.
+# Which images share a run of the encoder must not depend on anything but their places.
+_BATCH = 64
+_BATCHES = 4
+
+
+class Done(NamedTuple):
+    """A part whose file is there."""
+
+    part: int
+    images: int
+    #: how many of them have an error.
+    failed: int
+
+
+def embed_parts(
+    job: Job,
+    parts: Iterable[int],
+    folder: Place,
+    encoder: Encoder,
+    decoders: Decoders,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Iterator[Done]:
+    """Make the files of parts in a folder; yield each once it is there.
+
+    Args:
+        job: what is to be done.
+        parts: which of its parts, in rising order.
+        folder: where they go, and where the listing of the source is.
+        encoder: that of the job.
+        decoders: for its input.
+        advance: called with how many more images have been embedded.
+    """
+    source = Source(job.source)
+    with pq.ParquetFile((folder / LISTING).buffered()) as listing:
+        batches = _batches(job, parts, source, listing)
+        # Reading waits for a disk or a network: it happens beside the rest.
+        for part, decoded in groupby(decoders.map(_ahead(batches)), lambda batch: batch.part):
+            rows = _Rows(job)
+            while some := list(islice(decoded, _BATCHES)):
+                rows.add(some, encoder)
+                advance(sum(len(batch.ids) for batch in some))
+            (folder / part_name(part)).write(rows.parquet())
+            yield Done(part, len(rows.ids), len(rows.errors))
+
+
+def _batches(
+    job: Job, parts: Iterable[int], source: Source, listing: pq.ParquetFile
+) -> Iterator[Batch]:
+    # Parts that follow each other are read in one go.
+    for _, run in groupby(enumerate(parts), lambda pair: pair[1] - pair[0]):
+        numbers = [part for _, part in run]
+        start, stop = job.range(numbers[0])[0], job.range(numbers[-1])[1]
+        items = source.items(listing, job.kind, start, stop)
+        for part in numbers:
+            first, end = job.range(part)
+            for at in range(first, end, _BATCH):
+                yield Batch(part, source.fetch(list(islice(items, min(_BATCH, end - at)))))
+
+
+class _Rows:
+    """The rows of one part as they come."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._columns: dict[str, list[np.ndarray]] = {}
+        self.ids: list[str] = []
+        #: by place in the part.
+        self.errors: dict[int, str] = {}
+
+    def add(self, batches: list[Decoded], encoder: Encoder) -> None:
+        """Embed the images of some batches, all at once."""
+        for batch in batches:
+            for number, error in batch.errors.items():
+                self.errors[len(self.ids) + number] = error
+            self.ids += batch.ids
+        pixels = np.concatenate([batch.pixels for batch in batches])
+        if not len(pixels):
+            return
+        outputs = encoder.outputs(pixels, batch_size=len(pixels))
+        if self._job.uncertainty:
+            self._keep("uncertainty", encoder.uncertainty_of(outputs, pixels))
+        if self._job.posterior:
+            self._keep("variance", np.exp(outputs["log_variance"]))
+        embedding = outputs["embedding"]
+        self._keep("embedding", unit_length(embedding) if self._job.normalize else embedding)
+
+    def parquet(self) -> bytes:
+        """The part's file."""
+        bad = np.zeros(len(self.ids), bool)
+        bad[list(self.errors)] = True
+        columns = []
+        for field in self._job.schema:
+            if field.name == "id":
+                columns.append(pa.array(self.ids, field.type))
+            elif field.name == "error":
+                texts = [self.errors.get(row) for row in range(len(bad))]
+                columns.append(pa.array(texts, field.type))
+            else:
+                columns.append(_column(field.type, self._columns.get(field.name, []), bad))
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_arrays(columns, schema=self._job.schema), buffer)
+        return buffer.getvalue()
+
+    def _keep(self, name: str, rows: np.ndarray) -> None:
+        self._columns.setdefault(name, []).append(rows)
+
+
+def _column(kind: pa.DataType, chunks: list[np.ndarray], bad: np.ndarray) -> pa.Array:
+    """The values of the good rows, in order, with nulls at the bad ones."""
+    mask = pa.array(bad)
+    vectors = pa.types.is_fixed_size_list(kind)
+    values = np.zeros((len(bad), kind.list_size) if vectors else len(bad), np.float32)
+    if chunks:
+        values[~bad] = np.concatenate(chunks)
+    if vectors:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=kind, mask=mask)
+    return pa.array(values, kind, mask=bad)
+
+
+def _ahead(items: Iterable[T], count: int = 4) -> Iterator[T]:
+    """The same items, made in a thread that is a few ahead."""
+    made: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(count)
+    left = threading.Event()
+
+    def offer(item: T | None, error: BaseException | None) -> None:
+        while not left.is_set():
+            try:
+                made.put((item, error), timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def make() -> None:
+        end: BaseException = StopIteration()
+        try:
+            for item in items:
+                offer(item, None)
+                if left.is_set():
+                    return
+        except BaseException as error:
+            end = error
+        offer(None, end)
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = made.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]
+    finally:
+        left.set()
+        thread.join()

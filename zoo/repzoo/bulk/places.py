@@ -1,0 +1,124 @@
+"""Files where they are: on this machine, or in an object store through fsspec."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from repzoo.errors import HubError, InvalidInput, MissingExtra
+from repzoo.files import fsync_folder, write_atomically
+
+try:
+    import fsspec  # type: ignore[import-untyped]
+    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+except ImportError as error:
+    raise MissingExtra("bulk embedding", "batch", error) from error
+
+__all__ = ["Place"]
+
+
+class Place:
+    """A path of a file system: a local one, or a URL such as ``s3://bucket/folder``.
+
+    Attributes:
+        fs: the file system.
+        path: the path in it.
+    """
+
+    def __init__(self, fs: Any, path: str) -> None:
+        self.fs = fs
+        self.path = path
+
+    @classmethod
+    def of(cls, url: str) -> Place:
+        """The place of a URL or a path.
+
+        Raises:
+            InvalidInput: if there is no such kind of URL, or what it takes is not installed.
+        """
+        try:
+            # What is there may change between two runs in one process.
+            fs, path = fsspec.url_to_fs(url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise InvalidInput(f"{url}: {error}") from error
+        return cls(fs, path.rstrip("/") or path)
+
+    def __str__(self) -> str:
+        return self.path if self.is_local else str(self.fs.unstrip_protocol(self.path))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a path of this machine."""
+        return isinstance(self.fs, LocalFileSystem)
+
+    @property
+    def local(self) -> Path:
+        """The path of this machine that it is."""
+        return Path(self.path)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rsplit("/", 1)[-1]
+
+    def beside(self, suffix: str) -> Place:
+        """The same with something at the end."""
+        return Place(self.fs, self.path + suffix)
+
+    def __truediv__(self, name: str) -> Place:
+        return Place(self.fs, f"{self.path}/{name}")
+
+    def exists(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.fs.exists(self.path))
+
+    def open(self) -> BinaryIO:
+        """Open the file for reading."""
+        stream: BinaryIO = self.fs.open(self.path, "rb")
+        return stream
+
+    def read(self) -> bytes:
+        """The file's bytes."""
+        data: bytes = self.fs.cat_file(self.path)
+        return data
+
+    def write(self, data: bytes) -> None:
+        """Make the file appear, or change, whole or not at all; it survives a crash."""
+        if self.is_local:
+            self.local.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.local, data)
+        else:
+            self.fs.pipe_file(self.path, data)  # an object appears when it is complete
+
+    def take(self, made: Path) -> None:
+        """The same for a finished file of this machine, which is moved here."""
+        if self.is_local:
+            with made.open("rb") as file:
+                os.fsync(file.fileno())
+            made.replace(self.local)
+            fsync_folder(self.local.parent)
+        else:
+            self.fs.put_file(str(made), self.path)
+
+    def names(self) -> set[str]:
+        """The names in the folder; none if there is no folder."""
+        try:
+            found = self.fs.ls(self.path, detail=False)
+        except FileNotFoundError:
+            return set()
+        return {str(path).rstrip("/").rsplit("/", 1)[-1] for path in found}
+
+    def remove(self) -> None:
+        """Remove the file or folder, if there is one."""
+        if self.exists():
+            self.fs.rm(self.path, recursive=True)
+
+    def buffered(self) -> BinaryIO:
+        """The file for readers that jump about in it: a remote one is fetched whole."""
+        return self.open() if self.is_local else io.BytesIO(self.read())
+
+    def unreadable(self, error: Exception) -> HubError:
+        """The error for one that the file system raised."""
+        return HubError(f"{self}: {getattr(error, 'strerror', None) or error}")

@@ -1,0 +1,248 @@
+"""From a source to an output, on this machine or with others, any number of times."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from repzoo.bulk.decoding import Decoders
+from repzoo.bulk.job import JOB, LISTING, Job, part_name
+from repzoo.bulk.parts import Done, embed_parts
+from repzoo.bulk.places import Place
+from repzoo.bulk.sources import Source
+from repzoo.encoder import Encoder, Provider
+from repzoo.errors import Conflict, HubError, InvalidInput, UnsupportedOperation
+from repzoo.files import locked
+from repzoo.loading import load
+
+__all__ = ["Engine", "Summary", "embed_all"]
+
+Engine = Literal["local", "ray"]
+
+#: For fewer images, starting processes takes longer than decoding.
+_FEW = 512
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of a run."""
+
+    out: str
+    job: Job
+    #: images that have an error in place of an embedding.
+    failed: int
+    #: the first few of these, with their errors.
+    examples: tuple[tuple[str, str], ...]
+    #: files of the source that are neither images nor parquet.
+    skipped: int
+    #: images that this run embedded; the others were there already.
+    done_now: int
+    seconds: float
+
+
+def embed_all(
+    source: str,
+    out: str,
+    model: str,
+    *,
+    hub: str | None = None,
+    posterior: bool = False,
+    normalize: bool = False,
+    provider: Provider | None = None,
+    engine: Engine = "local",
+    workers: int | None = None,
+    part_size: int = 4096,
+    overwrite: bool = False,
+) -> Summary:
+    """Embed all images of a source into one parquet file.
+
+    Interrupted in any way, even by SIGKILL, the same call goes on after the last part that was
+    finished (they lie in ``OUT.parts``), and ends with the same bytes. The output appears when it
+    is whole. Embeddings are float32 lists of a fixed size; an image that is none has nulls, and
+    its error beside them.
+
+    Args:
+        source: a folder, a pattern, an image; a parquet file or a folder of them, as those of
+            Hugging Face ``datasets``; or a URL of these that fsspec knows.
+        out: path or URL of the parquet file.
+        model: what `repzoo.load` takes.
+        hub: of a model that is a name.
+        posterior: add the column ``variance``.
+        normalize: divide each embedding by its Euclidean length.
+        provider: "cpu" or "cuda"; by default CUDA where it works.
+        engine: "local", or "ray": on the cluster of ``RAY_ADDRESS``, or one that is started here.
+        workers: processes that decode (0: this one does); with Ray, that embed. By default as many
+            as there are cores.
+        part_size: images in a part.
+        overwrite: drop what is there of another run, output included.
+
+    Raises:
+        Conflict: if the output, or what is there of it, is of another model, source or kind.
+        InvalidInput: if the source holds no images, or an argument cannot be used.
+        UnsupportedOperation: if the model has no posterior, and that was asked for.
+        MissingExtra: if what is needed is not installed.
+        HubError, OSError: if something cannot be read or written.
+    """
+    if not out.endswith(".parquet"):
+        raise InvalidInput(f"--out {out}: expected a name that ends with .parquet")
+    start = time.monotonic()
+    encoder = load(model, hub=hub, provider=provider)
+    if posterior and not encoder.config.has_posterior:
+        raise UnsupportedOperation(f"{encoder.config.name} has no posterior")
+    target = Place.of(out)
+    folder = target.beside(".parts")
+    found = Source(source)
+    listing = found.look()
+    job = Job.make(
+        encoder,
+        posterior=posterior,
+        normalize=normalize,
+        source=str(found),
+        source_digest=listing.digest,
+        kind=listing.kind,
+        images=listing.images,
+        part_size=part_size,
+    )
+    with _alone(folder):
+        if overwrite:
+            for name in folder.names() - {"lock"}:
+                (folder / name).remove()
+            target.remove()
+        done_now = 0
+        if not _is_there(job, target):
+            _begin(job, folder, listing.data)
+            there = folder.names()
+            missing = [n for n in range(job.parts) if part_name(n) not in there]
+            count = sum(stop - first for first, stop in map(job.range, missing))
+            with _bar(encoder.config.name, job.images, job.images - count) as bar:
+                if engine == "ray":
+                    from repzoo.bulk.on_ray import embed_on_ray
+
+                    made: Iterable[Done] = embed_on_ray(job, missing, folder, model, hub, workers)
+                    for part in made:
+                        bar.update(part.images)
+                        done_now += part.images
+                elif missing:
+                    done_now = _embed_here(job, missing, folder, encoder, workers, bar)
+            _join(job, folder, target)
+        failed, examples = _failures(target)
+        folder.remove()
+    seconds = time.monotonic() - start
+    return Summary(str(target), job, failed, examples, listing.skipped, done_now, seconds)
+
+
+def _embed_here(
+    job: Job,
+    parts: list[int],
+    folder: Place,
+    encoder: Encoder,
+    workers: int | None,
+    bar: tqdm[NoReturn],
+) -> int:
+    if workers is None:
+        workers = 0 if job.images < _FEW else os.cpu_count() or 1
+    with Decoders(encoder.config.input, workers) as decoders:
+        made = embed_parts(job, parts, folder, encoder, decoders, bar.update)
+        return sum(part.images for part in made)
+
+
+def _is_there(job: Job, target: Place) -> bool:
+    """Whether the output is finished.
+
+    Raises:
+        Conflict: if it is something else.
+    """
+    if not target.exists():
+        return False
+    found = Job.of_output(target)
+    if found is None:
+        raise Conflict(f"{target} is there and not by zoo embed; --overwrite replaces it")
+    job.require_same(target, found)
+    return True
+
+
+def _begin(job: Job, folder: Place, listing: bytes) -> None:
+    """Leave the folder with the job's description, or find it there.
+
+    Raises:
+        Conflict: if it is that of another job.
+    """
+    if (folder / JOB).exists():
+        job.require_same(folder, json.loads((folder / JOB).read()))
+        return
+    (folder / LISTING).write(listing)
+    (folder / JOB).write(job.to_json())
+
+
+def _join(job: Job, folder: Place, target: Place) -> None:
+    """Make the output of the parts: a row group each."""
+    with _scratch(folder) as made:
+        with pq.ParquetWriter(made, job.schema) as writer:
+            for number in range(job.parts):
+                part = folder / part_name(number)
+                first, stop = job.range(number)
+                try:
+                    table = pq.read_table(part.buffered())
+                except pa.ArrowException as error:
+                    raise HubError(f"{part} is damaged ({error}); remove it and go on") from None
+                if len(table) != stop - first:
+                    raise HubError(f"{part} has {len(table)} rows; remove it and go on")
+                writer.write_table(table, row_group_size=len(table))
+        target.take(made)
+
+
+@contextmanager
+def _scratch(folder: Place) -> Iterator[Path]:
+    """Where the output is made: beside its place, or else a temporary folder of this machine."""
+    if folder.is_local:
+        yield folder.local / "joined"
+        return
+    with tempfile.TemporaryDirectory(prefix="zoo-embed-") as scratch:
+        yield Path(scratch) / "joined"
+
+
+def _failures(target: Place, most: int = 5) -> tuple[int, tuple[tuple[str, str], ...]]:
+    """How many images have an error, and some of them."""
+    failed, examples = 0, []
+    with target.open() as stream, pq.ParquetFile(stream) as file:
+        for number in range(file.num_row_groups):
+            # Nearly all groups say in their statistics that they have none.
+            group = file.metadata.row_group(number)
+            statistics = group.column(group.num_columns - 1).statistics
+            if statistics is not None and statistics.null_count == group.num_rows:
+                continue
+            table = file.read_row_group(number, columns=["id", "error"])
+            bad = table.filter(table["error"].is_valid())
+            failed += len(bad)
+            examples += [(row["id"], row["error"]) for row in bad.slice(0, most).to_pylist()]
+    return failed, tuple(examples[:most])
+
+
+@contextmanager
+def _alone(folder: Place) -> Iterator[None]:
+    """Keep other runs on this machine from the same output."""
+    if folder.is_local:
+        folder.local.mkdir(parents=True, exist_ok=True)
+    with locked(folder.local / "lock", f"{folder}") if folder.is_local else nullcontext():
+        try:
+            yield
+        except BaseException:
+            if folder.names() <= {"lock"}:
+                folder.remove()
+            raise
+
+
+def _bar(name: str, total: int, done: int) -> tqdm[NoReturn]:
+    # disable=None: only on a terminal.
+    return tqdm(total=total, initial=done, desc=name, unit=" images", unit_scale=True, disable=None)
