@@ -253,7 +253,7 @@ def _rate(encoder: repzoo.Encoder, pixels: np.ndarray[Any, Any], seconds: float)
         start = time.perf_counter()
         outputs = encoder.outputs(pixels)
         if encoder.config.uncertainty is not None:
-            encoder.uncertainty_of(outputs)
+            encoder.uncertainty_of(outputs, pixels)
         times.append(time.perf_counter() - start)
     return 1 / statistics.median(times)
 

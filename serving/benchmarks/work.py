@@ -15,6 +15,7 @@ def work(encoder: repzoo.Encoder, pixels: np.ndarray[Any, Any]) -> list[dict[str
     outputs = encoder.outputs(pixels, batch_size=len(pixels))
     answers = [{"embeddings": [row]} for row in outputs["embedding"].tolist()]
     if encoder.config.uncertainty is not None:
-        for answer, value in zip(answers, encoder.uncertainty_of(outputs).tolist(), strict=True):
+        uncertainty = encoder.uncertainty_of(outputs, pixels).tolist()
+        for answer, value in zip(answers, uncertainty, strict=True):
             answer["uncertainty"] = [value]
     return answers

@@ -257,7 +257,7 @@ def _embed(encoder: Encoder, normalize: bool, pixels: NDArray[Any]) -> Results:
     embedding = outputs["embedding"]
     results = {"embeddings": unit_length(embedding) if normalize else embedding}
     if encoder.config.uncertainty is not None:
-        results["uncertainty"] = encoder.uncertainty_of(outputs)
+        results["uncertainty"] = encoder.uncertainty_of(outputs, pixels)
     return results
 
 

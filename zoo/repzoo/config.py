@@ -93,13 +93,14 @@ class ProbeSpec(_Record):
 class UncertaintySpec(_Record):
     """What ``uncertainty.onnx`` answers: a calibrated probability in [0, 1].
 
-    ``inputs`` are outputs of the encoder: what else an uncertainty may depend on, such as the
-    density under a mixture, is computed inside the graph, so that it costs one small head.
+    ``inputs`` are outputs of the encoder, and ``images``: what the encoder was given. What else an
+    uncertainty may depend on, such as the density under a mixture, is computed inside the graph,
+    so that it costs one small head.
     """
 
     probability_of: str
     fitted_on: str
-    inputs: tuple[Literal["embedding", "log_variance"], ...] = Field(min_length=1)
+    inputs: tuple[Literal["embedding", "log_variance", "images"], ...] = Field(min_length=1)
 
 
 class TrainingFacts(_Record):
@@ -155,8 +156,9 @@ class ModelConfig(_Record):
     def _consistent(self) -> ModelConfig:
         if self.outputs[:1] != ("embedding",):
             raise ValueError("outputs must begin with 'embedding'")
-        if self.uncertainty is not None and not {*self.uncertainty.inputs} <= {*self.outputs}:
-            raise ValueError(f"uncertainty takes {self.uncertainty.inputs} of {self.outputs}")
+        there = (*self.outputs, "images")
+        if self.uncertainty is not None and not {*self.uncertainty.inputs} <= {*there}:
+            raise ValueError(f"uncertainty takes {self.uncertainty.inputs} of {there}")
         if self.has_posterior != ("log_variance" in self.outputs):
             raise ValueError("has_posterior must be true exactly when outputs has 'log_variance'")
         heads = [(probe.task, probe.kind) for probe in self.probes]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repzoo.arrays import read_arrays
-from repzoo.config import ModelConfig, ProbeSpec
+from repzoo.config import ModelConfig, ProbeSpec, UncertaintySpec
 from repzoo.errors import (
     InvalidInput,
     MissingExtra,
@@ -163,9 +163,10 @@ class Encoder:
             self._probes[spec.task, spec.kind] = head
         self._uncertainty = None
         if config.uncertainty is not None:
+            pixels: _Tensor = "tensor(uint8)", (None, *config.input.shape)
             self._uncertainty = graph(
                 "uncertainty.onnx",
-                dict.fromkeys(config.uncertainty.inputs, latent),
+                {n: pixels if n == "images" else latent for n in config.uncertainty.inputs},
                 {"uncertainty": ("tensor(float)", (None,))},
             )
         self._prior = _Prior.read(path / "prior.npz", config.latent_dim)
@@ -208,9 +209,19 @@ class Encoder:
         """
         if not self.config.has_posterior:
             raise UnsupportedOperation(f"{self.config.name} has no posterior")
-        outputs = self.outputs(images, batch_size=batch_size)
-        calibrated = None if self._uncertainty is None else self.uncertainty_of(outputs)
-        return Posterior(outputs["embedding"], np.exp(outputs["log_variance"]), calibrated)
+        mean, log_variance, uncertainty = [], [], []
+        for pixels in self._chunks(images, batch_size):
+            outputs = self.outputs(pixels, batch_size=batch_size)
+            mean.append(outputs["embedding"])
+            log_variance.append(outputs["log_variance"])
+            if self._uncertainty is not None:
+                uncertainty.append(self.uncertainty_of(outputs, pixels))
+        shape = (self.config.latent_dim,)
+        return Posterior(
+            _concatenate(mean, shape),
+            np.exp(_concatenate(log_variance, shape)),
+            None if self._uncertainty is None else _concatenate(uncertainty, ()),
+        )
 
     def uncertainty(self, images: Images, *, batch_size: int = 256) -> Floats:
         """How likely each image's nearest neighbour is a wrong one: a calibrated probability.
@@ -224,18 +235,26 @@ class Encoder:
             UnsupportedOperation: if the model has no calibrated uncertainty.
             InvalidImage: if an image cannot be used; its ``index`` is its place in ``images``.
         """
-        return self.uncertainty_of(self.outputs(images, batch_size=batch_size))
+        self._require_uncertainty()
+        chunks = [
+            self.uncertainty_of(self.outputs(pixels, batch_size=batch_size), pixels)
+            for pixels in self._chunks(images, batch_size)
+        ]
+        return _concatenate(chunks, ())
 
-    def uncertainty_of(self, outputs: Mapping[str, Floats]) -> Floats:
+    def uncertainty_of(self, outputs: Mapping[str, Floats], pixels: Pixels) -> Floats:
         """The same for images whose `outputs` are at hand.
+
+        Args:
+            outputs: of the encoder, float32 ``[N, D]`` by name.
+            pixels: the preprocessed images that gave them, uint8 ``[N, H, W, C]``.
 
         Raises:
             UnsupportedOperation: if the model has no calibrated uncertainty.
         """
-        if self._uncertainty is None or self.config.uncertainty is None:
-            raise UnsupportedOperation(f"{self.config.name} has no calibrated uncertainty")
-        rows: dict[str, Floats] = {name: outputs[name] for name in self.config.uncertainty.inputs}
-        (probability,) = self._uncertainty.run_all(rows)
+        graph, spec = self._require_uncertainty()
+        there: dict[str, NDArray[Any]] = {**outputs, "images": pixels}
+        (probability,) = graph.run_all({name: there[name] for name in spec.inputs})
         return np.clip(probability, 0, 1)
 
     def reconstruct(self, images: Images, *, batch_size: int = 256) -> Reconstruction:
@@ -343,6 +362,11 @@ class Encoder:
         if self._decoder is None:
             raise UnsupportedOperation(f"{self.config.name} has no decoder")
         return self._decoder
+
+    def _require_uncertainty(self) -> tuple[_Graph, UncertaintySpec]:
+        if self._uncertainty is None or self.config.uncertainty is None:
+            raise UnsupportedOperation(f"{self.config.name} has no calibrated uncertainty")
+        return self._uncertainty, self.config.uncertainty
 
     def _as_latents(self, latents: ArrayLike) -> Floats:
         dim = self.config.latent_dim

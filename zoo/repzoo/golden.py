@@ -146,7 +146,7 @@ def _outputs(encoder: Encoder, arrays: dict[str, NDArray[Any]]) -> dict[str, Flo
     pixels = np.concatenate([arrays["inputs"], *(each[None] for each in from_files)])
     outputs = encoder.outputs(pixels)
     if encoder.config.uncertainty is not None:
-        outputs["uncertainty"] = encoder.uncertainty_of(outputs)
+        outputs["uncertainty"] = encoder.uncertainty_of(outputs, pixels)
     if encoder.config.has_decoder:
         outputs["images"] = encoder.generate(latents=arrays["latents"]).images
     return outputs

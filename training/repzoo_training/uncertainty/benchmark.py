@@ -275,7 +275,7 @@ class _Measured:
         embedding = outputs["embedding"]
         found: dict[str, NDArray[np.floating]] = {}
         if config.uncertainty is not None:
-            found["uncertainty"] = encoder.uncertainty_of(outputs)
+            found["uncertainty"] = encoder.uncertainty_of(outputs, images)
         if config.has_posterior:
             found["variance"] = outputs["log_variance"].mean(1)
         found["norm"] = -np.linalg.norm(embedding, axis=1)
