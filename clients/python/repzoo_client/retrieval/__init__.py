@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from repzoo_client.errors import ClientError
 from repzoo_client.retrieval.documents import Documents
 from repzoo_client.retrieval.errors import (
     IndexExists,
@@ -26,6 +27,7 @@ from repzoo_client.retrieval.searching import Answer, Hit
 
 __all__ = [
     "Answer",
+    "ClientError",
     "Documents",
     "Hit",
     "IndexExists",

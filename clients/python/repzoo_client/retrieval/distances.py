@@ -56,7 +56,7 @@ def closed_form_sampled(
     Euclidean distance of [μ, 0] to the documents [μ, √Σσ²].
     """
     sums = [np.asarray(v, np.float64).sum(-1) for v in (variance_a, variance_b)]
-    return euclidean(mean_a, mean_b) + sums[0] + sums[1]
+    return np.asarray(euclidean(mean_a, mean_b) + sums[0] + sums[1])
 
 
 def content_posterior(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,21 +15,19 @@ from repzoo_client.retrieval.documents import Documents
 __all__ = ["write_documents"]
 
 
-def write_documents(path: Path, pages: Sequence[Documents], info: Mapping[str, object]) -> int:
+def write_documents(path: Path, pages: Iterable[Documents], info: Mapping[str, object]) -> int:
     """Write an ``.npz`` file as `PosteriorIndex.export` says, whole or not at all."""
-    dim = int(str(info["dim"]))
+    nothing = Documents.from_rows([], int(str(info["dim"])))
+    pages = [nothing, *pages]
+    ids = [name for page in pages for name in page.ids]
+    facts = [json.dumps(fact, sort_keys=True) for page in pages for fact in page.metadata]
+    order = sorted(range(len(ids)), key=ids.__getitem__)
     arrays = {
-        "ids": np.array([name for page in pages for name in page.ids], np.str_),
-        "mean": np.concatenate([np.empty((0, dim), np.float32), *(page.mean for page in pages)]),
-        "variance": np.concatenate(
-            [np.empty((0, dim), np.float32), *(page.variance for page in pages)]
-        ),
-        "uncertainty": np.concatenate(
-            [np.empty(0, np.float32), *(page.uncertainty for page in pages)]
-        ),
-        "metadata": np.array(
-            [json.dumps(fact, sort_keys=True) for page in pages for fact in page.metadata], np.str_
-        ),
+        "ids": np.array([ids[i] for i in order], np.str_),
+        "mean": np.concatenate([page.mean for page in pages])[order],
+        "variance": np.concatenate([page.variance for page in pages])[order],
+        "uncertainty": np.concatenate([page.uncertainty for page in pages])[order],
+        "metadata": np.array([facts[i] for i in order], np.str_),
         "info": np.array(json.dumps(dict(info), sort_keys=True)),
     }
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
@@ -41,4 +39,4 @@ def write_documents(path: Path, pages: Sequence[Documents], info: Mapping[str, o
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return len(arrays["ids"])
+    return len(ids)

@@ -234,8 +234,8 @@ class PosteriorIndex:
         ``mean``      ‖μ₁ − μ₂‖²                                                all
         ``w2``        ‖μ₁ − μ₂‖² + ‖σ₁ − σ₂‖²                                   all
         ``csd``       ‖μ₁ − μ₂‖² + Σσ₁² + Σσ₂²                                  all
-        ``content``   −log likelihood that both show the same content           nearest by mean
-        ``trusted``   ‖μ₁ − μ₂‖² (1 + w u₂), u₂ the document's uncertainty      all
+        ``content``   −log likelihood that both show the same content           20 k by ``mean``
+        ``trusted``   ‖μ₁ − μ₂‖² (1 + w u₂), u₂ the document's uncertainty      20 k by ``mean``
         ============  ========================================================  =================
 
         Distances are computed anew in float64 from what is stored, and equal ones are ordered by
@@ -246,7 +246,7 @@ class PosteriorIndex:
             mean: ``[N, D]`` or ``[D]``.
             variance: as many; None for points.
             uncertainty: ``[N]`` in [0, 1], the queries' own, if the model has one.
-            k: hits of each query, 1 to 1,000.
+            k: hits of each query, 1 to 800.
             metric: what is near.
             filter: which documents, see `repzoo_client.retrieval.filters`.
             max_uncertainty: leave out documents that are more uncertain, or of which it is unknown.
@@ -295,7 +295,7 @@ class PosteriorIndex:
         return int(rows[0]["count(*)"])
 
     def documents(self, filter: Filter | None = None) -> Iterator[Documents]:  # noqa: A002
-        """All documents, or those that pass the filter, in pages and in the order of their ids."""
+        """All documents, or those that pass the filter, in pages; from a folder sorted by id."""
         for rows in self._pages(filter_expression(filter)):
             yield Documents.from_rows(rows, self.info.dim)
 
@@ -311,8 +311,7 @@ class PosteriorIndex:
         none), ``metadata [N]`` (JSON) and ``info`` (JSON), in the order of the ids, and is read
         without pickle. Returns N.
         """
-        pages = list(self.documents(filter))
-        return write_documents(Path(path), pages, asdict(self.info))
+        return write_documents(Path(path), self.documents(filter), asdict(self.info))
 
     def flush(self) -> None:
         """Write what is in memory to where it is searched from, and index it."""
@@ -358,15 +357,26 @@ class PosteriorIndex:
         expression: str,
         fields: Sequence[str] = _ALL_FIELDS,
     ) -> Iterator[list[dict[str, Any]]]:
+        client = self._connection.client
         with milvus_errors(self.location, filtered=bool(expression)):
-            pages = self._connection.client.query_iterator(
+            if self._connection.local:
+                # An iterator would look at all documents for every page, and they are in memory.
+                rows = client.query(
+                    self._collection,
+                    filter=expression,
+                    limit=max(1, self.count()),
+                    output_fields=[*fields],
+                )
+                yield sorted(rows, key=lambda row: row["id"])
+                return
+            pages = client.query_iterator(
                 self._collection,
                 batch_size=_PAGE_ROWS,
                 filter=expression,
                 output_fields=[*fields],
             )
             try:
-                while rows := pages.next():
-                    yield rows
+                while page := pages.next():
+                    yield page
             finally:
                 pages.close()

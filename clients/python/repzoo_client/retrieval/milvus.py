@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,13 +22,17 @@ __all__ = ["Connection", "connect", "milvus_errors"]
 _URI = re.compile(r"^(https?|tcp|unix):")
 #: pymilvus tells a local database from a server by this ending.
 _DATABASE = "milvus.db"
+#: milvus-lite may compute for longer than the 10 seconds after which a client pings, and then takes
+#: the second ping for an attack.
+_PATIENT = {"grpc.keepalive_time_ms": 3_600_000}
 
 
 class Connection(NamedTuple):
-    """A Milvus client, and how to let go of all that stands behind it."""
+    """A Milvus client, how to let go of all that stands behind it, and whether that is a folder."""
 
     client: Any
     close: Callable[[], None]
+    local: bool
 
 
 def connect(location: str, *, token: str | None, create: bool) -> Connection:
@@ -51,7 +56,7 @@ def connect(location: str, *, token: str | None, create: bool) -> Connection:
     if _URI.match(location):
         with milvus_errors(location):
             client = MilvusClient(uri=location, token=token or "")
-        return Connection(client, client.close)
+        return Connection(client, client.close, local=False)
     return _open_folder(Path(location), create, MilvusClient)
 
 
@@ -64,6 +69,7 @@ def _open_folder(folder: Path, create: bool, client_type: Any) -> Connection:
         )
     except ImportError as error:
         raise _missing(error) from error
+    logging.getLogger("grpc._server").addFilter(_is_no_missing_method)
     database = folder / _DATABASE
     if not create and not database.is_dir():
         raise IndexNotFound(f"there is no index in {folder}")
@@ -77,14 +83,19 @@ def _open_folder(folder: Path, create: bool, client_type: Any) -> Connection:
             f"{folder} is open already: close that index, or wait for the other process"
         ) from None
     with milvus_errors(str(folder)):
-        client = client_type(uri=str(database))
+        client = client_type(uri=str(database), grpc_options=_PATIENT)
 
     def close() -> None:
         # Only then may another process open the folder.
         client.close()
         server_manager_instance.release_server(str(database))
 
-    return Connection(client, close)
+    return Connection(client, close, local=True)
+
+
+def _is_no_missing_method(record: logging.LogRecord) -> bool:
+    """pymilvus asks for what milvus-lite does not have, and goes on: that is no error to log."""
+    return not (record.exc_info and record.exc_info[0] is NotImplementedError)
 
 
 @contextmanager

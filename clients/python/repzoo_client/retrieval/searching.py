@@ -29,15 +29,14 @@ Floats: TypeAlias = NDArray[np.float64]
 
 Metric = Literal["mean", "w2", "csd", "content", "trusted"]
 
-MAX_K = 1000
+#: 20 times as many are the most that Milvus gives for one query (16,384).
+MAX_K = 800
 #: w of the metric "trusted"; chosen on training images: clients/python/benchmarks/RESULTS.md.
 TRUST_WEIGHT = 8.0
 #: Candidates beyond k: Milvus ranks in float32, and equal distances in any order.
 _SPARE = 10
-#: "content" looks among this many times k.
-_CONTENT_CANDIDATES = 10
-#: Milvus gives no more for one query.
-_MOST_CANDIDATES = 16_384
+#: Metrics that re-rank look among this many times k.
+CANDIDATES = 20
 #: Queries of one request, and hits of all of them together.
 _REQUEST_QUERIES = 32
 _REQUEST_HITS = 16_384
@@ -136,46 +135,35 @@ def search_all(ask: Ask, queries: Queries, search: Search) -> list[Answer]:
     """An answer for each query."""
     known = [None if np.isnan(u) else float(u) for u in queries.uncertainty]
     silent = [search.abstain is not None and u is not None and u > search.abstain for u in known]
-    answers: list[Answer] = [Answer((), u, abstained=s) for u, s in zip(known, silent, strict=True)]
+    answers = [Answer((), u, abstained=s) for u, s in zip(known, silent, strict=True)]
     rows = np.flatnonzero(~np.array(silent, bool))
-    limit = search.k * _CONTENT_CANDIDATES if search.metric == "content" else search.k + _SPARE
-    while len(rows):
-        limit = min(limit, _MOST_CANDIDATES)
-        step = max(1, min(_REQUEST_QUERIES, _REQUEST_HITS // limit))
-        unsettled = []
-        for part in np.split(rows, range(step, len(rows), step)):
-            found = ask(queries.take(part), _FIELDS[search.metric], limit, search.expression)
-            for row, documents in zip(part, found, strict=True):
-                hits, settled = _rank(queries.take(np.array([row])), documents, limit, search)
-                answers[row] = Answer(hits, known[row])
-                if not settled and limit < _MOST_CANDIDATES:
-                    unsettled.append(row)
-        rows, limit = np.array(unsettled, np.int64), 4 * limit
+    reranked = search.metric in ("content", "trusted")
+    limit = search.k * CANDIDATES if reranked else search.k + _SPARE
+    step = max(1, min(_REQUEST_QUERIES, _REQUEST_HITS // limit))
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        found = ask(queries.take(part), _FIELDS[search.metric], limit, search.expression)
+        for row, documents in zip(part, found, strict=True):
+            hits = _rank(queries.take(np.array([row])), documents, search)
+            answers[row] = Answer(hits, known[row])
     return answers
 
 
-def _rank(
-    query: Queries, found: Documents, limit: int, search: Search
-) -> tuple[tuple[Hit, ...], bool]:
-    """The k nearest of the candidates, and whether none that is not among them can be nearer."""
+def _rank(query: Queries, found: Documents, search: Search) -> tuple[Hit, ...]:
+    """The k nearest of the candidates."""
     if not len(found):
-        return (), True
+        return ()
     distance = _distance(query, found, search)
-    order = sorted(range(len(found)), key=lambda i: (distance[i], found.ids[i]))[: search.k]
-    hits = tuple(
+    order = sorted(range(len(found)), key=lambda i: (distance[i], found.ids[i]))
+    return tuple(
         Hit(
             found.ids[i],
             float(distance[i]),
             None if np.isnan(found.uncertainty[i]) else float(found.uncertainty[i]),
             found.metadata[i],
         )
-        for i in order
+        for i in order[: search.k]
     )
-    settled = True
-    if search.metric == "trusted" and len(found) == limit:
-        # Whatever was not found is at least as far as the last candidate, by mean and so by trust.
-        settled = hits[-1].distance <= distances.euclidean(query.mean, found.mean).max()
-    return hits, settled
 
 
 def _distance(query: Queries, found: Documents, search: Search) -> Floats:
