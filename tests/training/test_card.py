@@ -25,6 +25,10 @@ from repzoo_training.networks import NetworkSpec
             "resnet50, widths 64-128-256-512, stem 7×7 of stride 2 and max-pooling, linear head",
         ),
         (
+            NetworkSpec(kind="conv"),
+            "conv, widths 32-64-128-256, patches 4×4, linear head",
+        ),
+        (
             NetworkSpec(kind="vit"),
             "vit, widths 192, patches 4×4, depth 12, 3 heads, linear head",
         ),

@@ -68,6 +68,7 @@ def test_a_package_has_every_file_of_the_format(package: Path) -> None:
         "encoder.onnx",
         "figures/reconstructions.png",
         "figures/samples.png",
+        "figures/walk.png",
         "golden.npz",
         "metrics.json",
         "prior.npz",
