@@ -25,15 +25,14 @@ def embed(ask: Callable[..., Any], url: str, *, client: Any = None, **options: A
     return ask(url, "embed", PIXELS, model="tiny", client=client, **options)
 
 
-@pytest.mark.parametrize(
-    "spoilt", [[429], [503], [502], ["reset"], ["garbage"], [503, "reset"], ["reset"] * 4]
-)
 def test_what_passes_is_waited_for(
-    ask: Callable[..., Any], rogue: Callable[..., Any], encoder: repzoo.Encoder, spoilt: list[Any]
+    ask: Callable[..., Any], rogue: Callable[..., Any], encoder: repzoo.Encoder
 ) -> None:
+    spoilt = [429, 503, 502, "reset", "garbage"]
     with rogue(*spoilt) as (url, seen):
-        np.testing.assert_allclose(embed(ask, url), encoder.embed(PIXELS), atol=1e-6)
-        assert len(seen.posts) == 3 + len(spoilt)
+        embeddings = embed(ask, url, client={"batch_size": 1, "concurrency": 6, "retries": 5})
+        np.testing.assert_allclose(embeddings, encoder.embed(PIXELS), atol=1e-6)
+        assert len(seen.posts) == 6 + len(spoilt)
 
 
 def test_generation_is_repeated_too(ask: Callable[..., Any], rogue: Callable[..., Any]) -> None:
@@ -60,10 +59,8 @@ def test_retry_after_is_granted(
 @pytest.mark.parametrize(
     ("spoilt", "kind"),
     [
-        ([429] * 3, errors.Overloaded),
-        ([503] * 3, errors.Unavailable),
-        (["reset"] * 3, errors.ServerUnreachable),
-        (["garbage"] * 3, errors.ServerUnreachable),
+        ([429] * 2, errors.Overloaded),
+        ([503, "garbage"], errors.ServerUnreachable),
     ],
 )
 def test_patience_ends(
@@ -71,8 +68,8 @@ def test_patience_ends(
 ) -> None:
     with rogue(*spoilt) as (url, seen):
         with pytest.raises(kind):
-            embed(ask, url, client={"concurrency": 1, "retries": 2})
-        assert len(seen.posts) == 3
+            embed(ask, url, client={"concurrency": 1, "retries": 1})
+        assert len(seen.posts) == 2
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 413, 415, 422, 500, 504])

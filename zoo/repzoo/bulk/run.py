@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -29,6 +29,8 @@ from repzoo.loading import load
 __all__ = ["Engine", "Summary", "embed_all"]
 
 Engine = Literal["local", "ray"]
+
+_LOCK = "lock"
 
 #: For fewer images, starting processes takes longer than decoding.
 _FEW = 512
@@ -116,7 +118,7 @@ def embed_all(
     )
     with _alone(folder):
         if overwrite:
-            for name in folder.names() - {"lock"}:
+            for name in folder.names() - {_LOCK}:
                 (folder / name).remove()
             target.remove()
         done_now = 0
@@ -232,15 +234,29 @@ def _failures(target: Place, most: int = 5) -> tuple[int, tuple[tuple[str, str],
 @contextmanager
 def _alone(folder: Place) -> Iterator[None]:
     """Keep other runs on this machine from the same output."""
-    if folder.is_local:
-        folder.local.mkdir(parents=True, exist_ok=True)
-    with locked(folder.local / "lock", f"{folder}") if folder.is_local else nullcontext():
+    with _lock(folder.local) if folder.is_local else nullcontext():
         try:
             yield
         except BaseException:
-            if folder.names() <= {"lock"}:
+            if folder.names() <= {_LOCK}:
                 folder.remove()
             raise
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which goes when the folder does."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            # Whoever held it may have finished, and removed the folder, meanwhile.
+            try:
+                stack.enter_context(locked(folder / _LOCK, str(folder)))
+            except FileNotFoundError:
+                continue
+            if (folder / _LOCK).exists():
+                yield
+                return
 
 
 def _bar(name: str, total: int, done: int) -> tqdm[NoReturn]:
