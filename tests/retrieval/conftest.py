@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-ZOO = [sys.executable, "-c", "from repzoo.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from repzoo.cli import main; main()", "index"]
+DIGITS = Path(__file__).parents[1] / "data" / "mnist" / "train-00000-of-00001.parquet"
 
 
 @pytest.fixture(autouse=True)
@@ -16,15 +22,78 @@ def _run_once(shared_admissions: None) -> None:
     """Tests load the same package again and again."""
 
 
-def zoo(*words: object, status: int = 0) -> str:
-    """Run the command ``zoo``; what it prints, with what it says on stderr if it fails."""
-    done = subprocess.run(
-        [*ZOO, *map(str, words)], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == status, done.stderr
-    return done.stdout if status == 0 else done.stdout + done.stderr
-
-
 @pytest.fixture
 def index_place(tmp_path: Path) -> Path:
     return tmp_path / "index"
+
+
+@pytest.fixture
+def zoo_index() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``zoo index``; its exit status must be the one that is expected."""
+
+    def run(*words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*COMMAND, *map(str, words)], capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Callable[[int], Path]:
+    """Make a folder with so many real digits in it, in three subfolders."""
+
+    def make(count: int) -> Path:
+        root = tmp_path / "digits"
+        rows = pq.read_table(DIGITS, columns=["image"]).slice(0, count)["image"].to_pylist()
+        for number, row in enumerate(rows):
+            path = root / f"part {number % 3}" / f"{number:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(row["bytes"])
+        return root
+
+    return make
+
+
+@pytest.fixture
+def build_killed() -> Callable[[Sequence[object], Path, int, int], int]:
+    """Start a build again and again, killed each time; how many were killed before their end."""
+
+    def run(words: Sequence[object], place: Path, kills: int, seed: int) -> int:
+        clock = random.Random(seed)
+        killed = 0
+        for number in range(kills):
+            process = subprocess.Popen(
+                [*COMMAND, "build", *map(str, words)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            # The first ones while the index is being made, the others while it is filled.
+            made = place / "milvus.db" if number < 2 else place / "milvus.db" / "collections"
+            while process.poll() is None and not any(made.glob("*")):
+                time.sleep(0.002)
+            time.sleep(clock.uniform(0, 0.05 if number < 2 else 2))
+            killed += process.poll() is None
+            process.kill()
+            process.wait()
+        return killed
+
+    return run
+
+
+@pytest.fixture
+def same_index(zoo_index: Callable[..., object], tmp_path: Path) -> Callable[[Path, Path], None]:
+    """Two indexes are the same if all that can be exported is, bit for bit."""
+
+    def check(one: Path, other: Path) -> None:
+        files = [tmp_path / "one.npz", tmp_path / "other.npz"]
+        for place, file in zip((one, other), files, strict=True):
+            zoo_index("export", file, "--index", place)
+        first, second = (np.load(file, allow_pickle=False) for file in files)
+        with first, second:
+            assert first.files == second.files
+            assert all(first[name].tobytes() == second[name].tobytes() for name in first.files)
+
+    return check

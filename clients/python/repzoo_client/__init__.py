@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from repzoo_client._async_client import AsyncClient
 from repzoo_client._chunks import ImageLike, Images
 from repzoo_client._client import Client
@@ -33,6 +35,9 @@ from repzoo_client.errors import (
     UnsupportedOperation,
 )
 
+if TYPE_CHECKING:
+    from repzoo_client.retrieval import PosteriorIndex
+
 __all__ = [
     "APIError",
     "AccessDenied",
@@ -51,6 +56,7 @@ __all__ = [
     "Options",
     "Overloaded",
     "Posterior",
+    "PosteriorIndex",
     "Predictions",
     "Progress",
     "Reconstruction",
@@ -63,3 +69,11 @@ __all__ = [
     "UnknownTask",
     "UnsupportedOperation",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PosteriorIndex":  # which few need, and nothing else does
+        from repzoo_client.retrieval import PosteriorIndex
+
+        return PosteriorIndex
+    raise AttributeError(f"module 'repzoo_client' has no attribute {name!r}")

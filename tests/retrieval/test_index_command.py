@@ -1,0 +1,192 @@
+"""`zoo index`: a folder of real digits as an index, killed, changed and searched."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import repzoo
+from PIL import Image
+from repzoo_client.retrieval import PosteriorIndex
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+Make = Callable[[int], Path]
+
+
+def built(run: Run, *words: object) -> dict[str, Any]:
+    return json.loads(run("build", *words, "--json").stdout)
+
+
+def test_a_build_that_is_killed_ends_as_an_undisturbed_one(
+    zoo_index: Run,
+    digits: Make,
+    index_place: Path,
+    tmp_path: Path,
+    build_killed: Callable[[Sequence[object], Path, int, int], int],
+    same_index: Callable[[Path, Path], None],
+) -> None:
+    folder = digits(240)
+    words = [folder, "--model", "simvae-mnist", "--out", index_place, "--batch-size", 2]
+    assert build_killed(words, index_place, 5, 0) >= 2
+    assert built(zoo_index, *words)["count"] == 240
+    zoo_index("build", folder, "--model", "simvae-mnist", "--out", tmp_path / "undisturbed")
+    same_index(index_place, tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_a_build_that_is_killed_many_times(
+    seed: int,
+    zoo_index: Run,
+    digits: Make,
+    index_place: Path,
+    tmp_path: Path,
+    build_killed: Callable[[Sequence[object], Path, int, int], int],
+    same_index: Callable[[Path, Path], None],
+) -> None:
+    folder = digits(1000)
+    words = [folder, "--model", "simvae-mnist", "--out", index_place, "--batch-size", 2]
+    assert build_killed(words, index_place, 12, seed) >= 6
+    assert built(zoo_index, *words)["count"] == 1000
+    zoo_index("build", folder, "--model", "simvae-mnist", "--out", tmp_path / "undisturbed")
+    same_index(index_place, tmp_path / "undisturbed")
+
+
+def test_an_index_follows_its_folder(zoo_index: Run, digits: Make, index_place: Path) -> None:
+    folder = digits(60)
+    (folder / "bad.png").write_text("not an image")
+    (folder / "notes.txt").write_text("no image either")
+    (folder / ".hidden.png").write_bytes((folder / "part 0" / "0000.png").read_bytes())
+    deep = folder / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    Image.open(folder / "part 0" / "0003.png").resize((90, 90)).save(deep / "large ü.JPG")
+    words = (folder, "--model", "simvae-mnist", "--out", index_place)
+    first = zoo_index("build", *words)
+    assert first.stdout.startswith(f"{index_place}: 61 images of simvae-mnist")
+    assert "61 added" in first.stdout
+    assert "not indexed: bad.png: not an image in a known format" in first.stderr
+
+    (folder / "part 0" / "0000.png").unlink()
+    (folder / "part 1" / "0001.png").write_bytes((folder / "part 2" / "0002.png").read_bytes())
+    (folder / "bad.png").write_bytes((folder / "part 2" / "0002.png").read_bytes())
+    (folder / "part 2" / "0005.png").write_text("broken by now")
+    os.utime(folder / "part 0" / "0006.png", ns=(1, 1))
+    second = built(zoo_index, *words)
+    assert {key: second[key] for key in ("count", "added", "changed", "unchanged", "dropped")} == {
+        "count": 60,
+        "added": 1,
+        "changed": 2,
+        "unchanged": 57,
+        "dropped": ["part 0/0000.png", "part 2/0005.png"],
+    }
+    assert [*second["bad"]] == ["part 2/0005.png"]
+
+    os.utime(folder / "part 0" / "0006.png", ns=(2, 2))
+    (folder / "part 0" / "0009.png").unlink()
+    third = built(zoo_index, *words, "--checksums", "--keep")
+    assert (third["count"], third["changed"], third["dropped"]) == (60, 0, [])
+
+    with PosteriorIndex.open(index_place, model="simvae-mnist") as index:
+        encoder = repzoo.load("simvae-mnist")
+        files = ["bad.png", "part 1/0001.png", "a/b/c/large ü.JPG"]
+        expected = encoder.posterior([folder / file for file in files])
+        for i, file in enumerate(files):
+            found = index.get([file])
+            assert np.array_equal(found.mean[0], expected.mean[i])
+            assert found.variance[0] == pytest.approx(expected.variance[i], rel=1e-6)
+            assert expected.uncertainty is not None
+            assert found.uncertainty[0] == expected.uncertainty[i]
+            assert found.metadata[0]["folder"] == file.rpartition("/")[0]
+        index.add(["of mine"], expected.mean[:1])
+    assert built(zoo_index, *words)["count"] == 60  # 0009 is gone at last, "of mine" is not ours
+
+
+def test_search_shows_hits_and_draws_them(
+    zoo_index: Run, digits: Make, index_place: Path, tmp_path: Path
+) -> None:
+    folder = digits(90)
+    zoo_index("build", folder, "--model", "simvae-mnist", "--out", index_place)
+    query = folder / "part 1" / "0001.png"
+    words = ("search", query, "--index", index_place)
+    done = zoo_index(*words, "-k", 4, "--metric", "trusted", "--out", tmp_path / "hits.png")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"{query}: uncertainty 0.")
+    assert lines[1].split() == ["RANK", "DISTANCE", "(trusted)", "UNCERTAINTY", "ID"]
+    assert lines[2].split(maxsplit=3)[::3] == ["1", "part 1/0001.png"]
+    assert len(lines) == 2 + 4 + 1
+    with Image.open(tmp_path / "hits.png") as sheet:
+        assert (sheet.format, sheet.mode) == ("PNG", "RGB")
+        # The query lies at the left, twice as large as the hits, and the first hit is the query.
+        pixels = np.asarray(sheet)
+        with Image.open(query) as digit:
+            drawn = np.asarray(digit.resize((224, 224), Image.Resampling.NEAREST))
+        places = [
+            (top, left)
+            for top in range(30, 60)
+            for left in range(10, 40)
+            if np.array_equal(pixels[top : top + 224, left : left + 224, 0], drawn)
+        ]
+        assert len(places) == 1
+
+    found = json.loads(zoo_index(*words, "-k", 30, "--where", "folder=part 2", "--json").stdout)
+    assert [hit["metadata"]["folder"] for hit in found["hits"]] == ["part 2"] * 30
+    assert not found["abstained"]
+    assert found["probability"] == pytest.approx(1 - found["uncertainty"])
+
+    noise = tmp_path / "noise.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+    Image.fromarray(pixels).save(noise)
+    done = zoo_index(
+        *("search", noise, "--index", index_place, "--abstain", 0.5, "--out", tmp_path / "none.png")
+    )
+    assert "too uncertain: no answer" in done.stdout
+    assert (tmp_path / "none.png").exists()
+
+    zoo_index("delete", "part 1/0001.png", "--index", index_place)
+    facts = json.loads(zoo_index("info", "--index", index_place, "--json").stdout)
+    assert (facts["count"], facts["model"], facts["dim"]) == (89, "simvae-mnist", 10)
+
+
+def test_what_does_not_fit_is_said(
+    zoo_index: Run, digits: Make, index_place: Path, tmp_path: Path
+) -> None:
+    folder = digits(3)
+    words = (folder, "--out", index_place)
+    zoo_index("build", *words, "--model", "simvae-mnist")
+    other = zoo_index("build", *words, "--model", "vae-mnist", status=1)
+    assert "holds posteriors of model simvae-mnist, not of vae-mnist" in other.stderr
+    (tmp_path / "empty").mkdir()
+    for place in (tmp_path / "empty", tmp_path / "nowhere"):
+        words = (place, "--out", index_place, "--model", "simvae-mnist")
+        assert zoo_index("build", *words, status=1).stderr.startswith("zoo: ")
+    (tmp_path / "text.png").write_text("not an image")
+    bad = zoo_index("search", tmp_path / "text.png", "--index", index_place, status=1)
+    assert "not an image in a known format" in bad.stderr
+    nowhere = zoo_index("info", "--index", tmp_path / "nowhere", status=1)
+    assert nowhere.stderr == f"zoo: there is no index in {tmp_path / 'nowhere'}\n"
+
+
+def test_a_server_embeds_as_well(
+    zoo_index: Run, digits: Make, index_place: Path, tmp_path: Path, server_process: Any
+) -> None:
+    folder = digits(30)
+    (folder / "bad.png").write_text("not an image")
+    arguments = ("--models", "simvae-mnist", "--port", "0")
+    with server_process(*arguments, log=tmp_path / "log") as server:
+        url = server.wait_until_ready()
+        words = (folder, "--model", "simvae-mnist", "--out", index_place)
+        remote = built(zoo_index, *words, "--server", url)
+        assert (remote["count"], [*remote["bad"]]) == (30, ["bad.png"])
+    with PosteriorIndex.open(index_place) as index:
+        path = folder / "part 0" / "0003.png"
+        expected = repzoo.load("simvae-mnist").posterior(path)
+        found = index.get(["part 0/0003.png"])
+        assert found.mean == pytest.approx(expected.mean, abs=1e-3)
+    # The same revision: what is on this machine goes on where the server was.
+    assert built(zoo_index, *words)["unchanged"] == 30
