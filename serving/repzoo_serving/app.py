@@ -69,7 +69,7 @@ class App:
         self._access = Access(self.settings)
         self._pages = Pages.make(self._limits)
         self._ids = RequestIds()
-        threads = os.cpu_count() or 1
+        threads = self.settings.threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._decode = Decoder(
             self._pool,

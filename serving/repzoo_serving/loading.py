@@ -41,6 +41,7 @@ class Loader:
         serve: makes a served model of an encoder.
         hub: where names are looked up.
         provider: where models run.
+        threads: that a run of a model may use; by default as many as the machine has cores.
     """
 
     def __init__(
@@ -49,10 +50,12 @@ class Loader:
         *,
         hub: str | None = None,
         provider: Provider | None = None,
+        threads: int | None = None,
     ) -> None:
         self._serve = serve
         self._hub = hub
         self._provider = provider
+        self._threads = threads
         self._loaded: dict[str, ServedModel] = {}
         # One at a time, so that the memory which the process gains is the model's.
         self._lock = threading.Lock()
@@ -105,7 +108,11 @@ class Loader:
         process = psutil.Process()
         before = process.memory_info().rss
         encoder = Encoder(
-            package.path, package.config, revision=package.revision, provider=self._provider
+            package.path,
+            package.config,
+            revision=package.revision,
+            provider=self._provider,
+            threads=self._threads,
         )
         model = self._serve(encoder)
         model.warm_up()

@@ -79,7 +79,12 @@ class RepzooService:
             log_as_json()
         if _settings.supervisor is not None:
             _follow(_settings.supervisor)
-        loader = Loader(_app.served, hub=_settings.hub, provider=_settings.provider)
+        loader = Loader(
+            _app.served,
+            hub=_settings.hub,
+            provider=_settings.provider,
+            threads=_settings.threads,
+        )
         self._watcher: Watcher | None = None
         try:
             _app.trace(_worker)

@@ -12,6 +12,8 @@ same ones:
                                                serves what it says, also when it changes
     REPZOO_SERVE_HUB               (none)      where names are looked up; as ``--hub``
     REPZOO_SERVE_PROVIDER          (best)      cpu or cuda
+    REPZOO_SERVE_THREADS           (cores)     threads of a run, and for decoding; set it where CPUs
+                                               are limited, of which the machine tells nothing
     REPZOO_SERVE_MAX_BYTES         33554432    bytes in the body of one request
     REPZOO_SERVE_MAX_IMAGES        1024        images, or latents, in one request
     REPZOO_SERVE_MAX_PIXELS        16777216    pixels in one encoded image, before it is decoded
@@ -89,6 +91,7 @@ class Settings(Limits):
     watch: str | None = None
     hub: str | None = None
     provider: Literal["cpu", "cuda"] | None = None
+    threads: Annotated[int, Field(ge=1)] | None = None
     drain_seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
     hang_seconds: float = Field(10.0, gt=0, allow_inf_nan=False)
     log: Literal["none", "json"] = "none"
