@@ -121,6 +121,7 @@ def test_a_hit_says_what_it_is(index: PosteriorIndex) -> None:
     (hit,) = answer.hits
     assert (hit.id, hit.distance, hit.metadata) == (IDS[17], 0, METADATA[17])
     assert hit.uncertainty == pytest.approx(UNCERTAINTY[17])
+    assert hit.probability == 0.75
     assert (answer.uncertainty, answer.probability, answer.abstained) == (0.25, 0.75, False)
     (unknown,) = index.search(MEAN[17], k=1)
     assert unknown.probability is None
@@ -199,6 +200,36 @@ def test_what_was_written_is_there_after_closing(index_place: Path) -> None:
         assert again.count() == N - 10
         assert again.info.dim == D
         assert [hit.id for hit in again.search(MEAN[20], k=1)[0].hits] == [IDS[20]]
+
+
+def killed(code: str, *arguments: object) -> None:
+    """Run Python code that ends without closing anything."""
+    code = f"import os, sys\nfrom repzoo_client.retrieval import *\n{code}\nos._exit(9)"
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=False)
+    assert done.returncode == 9
+
+
+def test_what_a_killed_process_left_is_mended(index_place: Path) -> None:
+    # Before there was a collection, before it had its indexes, and while these were written.
+    (index_place / "milvus.db" / "collections" / "repzoo" / "partitions").mkdir(parents=True)
+    (index_place / ".open").touch()
+    killed(
+        "from repzoo_client.retrieval import layout, milvus\n"
+        "client = milvus.connect(sys.argv[1], token=None, create=True).client\n"
+        "info = IndexInfo('m', '', 5, 0.15, 'euclidean', 'IVF_FLAT')\n"
+        "layout.create_collection(client, 'repzoo', info)",
+        index_place,
+    )
+    with PosteriorIndex.open(index_place) as opened:
+        fill(opened)
+    killed("index = PosteriorIndex.open(sys.argv[1])", index_place)
+    sidecars = [*index_place.rglob("*.idx")]
+    assert len(sidecars) == 3
+    for sidecar in sidecars:
+        sidecar.write_bytes(sidecar.read_bytes()[:100])
+    with PosteriorIndex.open(index_place) as mended:
+        assert mended.count() == N
+        assert [hit.id for hit in mended.search(MEAN[20], k=1)[0].hits] == [IDS[20]]
 
 
 def test_export(index: PosteriorIndex, tmp_path: Path) -> None:

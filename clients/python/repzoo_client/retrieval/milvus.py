@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ __all__ = ["Connection", "connect", "milvus_errors"]
 _URI = re.compile(r"^(https?|tcp|unix):")
 #: pymilvus tells a local database from a server by this ending.
 _DATABASE = "milvus.db"
+#: Lies in a folder while it is open; whoever finds it there comes after one that was killed.
+_OPEN = ".open"
 #: milvus-lite may compute for longer than the 10 seconds after which a client pings, and then takes
 #: the second ping for an attack.
 _PATIENT = {"grpc.keepalive_time_ms": 3_600_000}
@@ -77,7 +80,9 @@ def _open_folder(folder: Path, create: bool, client_type: Any) -> Connection:
     try:
         # milvus-lite would only log that the folder is locked, with a traceback.
         with MilvusLite(str(database)):
-            pass
+            if (folder / _OPEN).exists():
+                _mend(database)
+            (folder / _OPEN).touch()
     except DataDirLockedError:
         raise IndexInUse(
             f"{folder} is open already: close that index, or wait for the other process"
@@ -89,8 +94,22 @@ def _open_folder(folder: Path, create: bool, client_type: Any) -> Connection:
         # Only then may another process open the folder.
         client.close()
         server_manager_instance.release_server(str(database))
+        (folder / _OPEN).unlink(missing_ok=True)
 
     return Connection(client, close, local=True)
+
+
+def _mend(database: Path) -> None:
+    """Remove what milvus-lite, killed, may have left half written and would stumble over.
+
+    Documents it keeps safe itself. But it writes vectors' indexes, which it makes anew if they are
+    not there, in place; and a collection's folder is there before what makes it a collection.
+    """
+    for sidecar in database.rglob("*.idx"):
+        sidecar.unlink()
+    for collection in database.glob("collections/*"):
+        if not (collection / "schema.json").exists():
+            shutil.rmtree(collection)
 
 
 def _is_no_missing_method(record: logging.LogRecord) -> bool:

@@ -32,7 +32,7 @@ Metric = Literal["mean", "w2", "csd", "content", "trusted"]
 #: 20 times as many are the most that Milvus gives for one query (16,384).
 MAX_K = 800
 #: w of the metric "trusted"; chosen on training images: clients/python/benchmarks/RESULTS.md.
-TRUST_WEIGHT = 8.0
+TRUST_WEIGHT = 4.0
 #: Candidates beyond k: Milvus ranks in float32, and equal distances in any order.
 _SPARE = 10
 #: Metrics that re-rank look among this many times k.
@@ -97,12 +97,14 @@ class Hit:
         id: of the document.
         distance: by the metric of the search, small is near.
         uncertainty: the document's own, if it has one.
+        probability: of being right, the same for all hits of a query: see `Answer.probability`.
         metadata: the document's.
     """
 
     id: str
     distance: float
     uncertainty: float | None
+    probability: float | None
     metadata: dict[str, Any]
 
 
@@ -122,11 +124,12 @@ class Answer:
 
     @property
     def probability(self) -> float | None:
-        """That the nearest document is a right one: 1 − the query's calibrated uncertainty.
+        """That a hit is right, shows what the query shows: 1 − the query's calibrated uncertainty.
 
-        It is a probability for galleries like the one that the model's uncertainty was calibrated
-        in (its config says which) and for the nearest neighbour by "mean"; for another gallery it
-        still ranks the queries. None if the query's uncertainty was not given.
+        Calibrated is it for the nearest by "mean" in a gallery like the one that the model's config
+        names. Ten hits are nearly as often right as the nearest one; in another gallery it is no
+        probability, but still says which queries are safe. clients/python/benchmarks/RESULTS.md has
+        numbers. None if the query's uncertainty was not given.
         """
         return None if self.uncertainty is None else 1 - self.uncertainty
 
@@ -155,11 +158,14 @@ def _rank(query: Queries, found: Documents, search: Search) -> tuple[Hit, ...]:
         return ()
     distance = _distance(query, found, search)
     order = sorted(range(len(found)), key=lambda i: (distance[i], found.ids[i]))
+    doubt = float(query.uncertainty[0])
+    probability = None if np.isnan(doubt) else 1 - doubt
     return tuple(
         Hit(
             found.ids[i],
             float(distance[i]),
             None if np.isnan(found.uncertainty[i]) else float(found.uncertainty[i]),
+            probability,
             found.metadata[i],
         )
         for i in order[: search.k]
