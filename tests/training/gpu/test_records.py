@@ -80,7 +80,7 @@ def test_limits_that_leave_no_room_are_refused(settings: dict[str, Any]) -> None
 
 def test_every_pending_run_that_ships_is_a_recipe_and_has_its_settings(run_pending: Path) -> None:
     pending = read_pending(run_pending.with_name("pending.toml"))
-    assert pending.limits == Limits()
+    assert pending.limits == Limits(trip_bytes=66_000_000)
     for run in pending.runs:
         override(find_recipe(run.recipe), run.set)
         assert run.minutes > 0
