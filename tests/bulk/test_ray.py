@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ def cluster() -> Iterator[Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_raylet_start_wait_time_s", "300")  # a busy machine starts them slowly
         made = Cluster(
             initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
         )
@@ -47,7 +49,7 @@ def test_the_same_file_as_here(
     process = start(photos, remote, *options, "--engine", "ray", **env)
     parts = tmp_path / "ray.parquet.parts"
     while process.poll() is None and len(list(parts.glob("part-*"))) < 2:
-        pass
+        time.sleep(0.02)
     process.kill()
     process.communicate()
     status, stdout, stderr = finish(photos, remote, *options, "--engine", "ray", **env)
