@@ -85,9 +85,8 @@ def speed(folder: Path, repeats: int) -> None:
     print(f"{MODEL}, {len(paths):,} PNG files, {workers} decoders, median of {repeats}")
     for name, rate in medians.items():
         print(f"{name:28} {rate:10,.0f} images/s {medians['zoo embed'] / rate:6.2f}")
-    print(
-        f"{'decode and engine in turn':28} {both:10,.0f} images/s {medians['zoo embed'] / both:6.2f}"
-    )
+    ratio = medians["zoo embed"] / both
+    print(f"{'decode and engine in turn':28} {both:10,.0f} images/s {ratio:6.2f}")
     slower = min(("decode", "engine"), key=lambda name: medians[name])
     print(f"the bottleneck is the {'decoding' if slower == 'decode' else 'engine'}")
 
