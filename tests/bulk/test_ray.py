@@ -53,7 +53,7 @@ def test_the_same_file_as_here(
     process.kill()
     process.communicate()
     status, stdout, stderr = finish(photos, remote, *options, "--engine", "ray", **env)
-    assert (status, stderr) == (3, "")
-    print(stdout)
+    print(stdout, stderr)
+    assert status == 3, stderr
     assert "of them were there" in stdout
     assert remote.read_bytes() == local.read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -129,7 +130,8 @@ class Decoders:
 
 
 def _end_with_parent() -> None:
-    """Have this process end when the one that started it does, even by SIGKILL."""
+    """Have this process end when the one that started it does, even by SIGKILL, and not before."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all
     parent = multiprocessing.parent_process()
     assert parent is not None
 

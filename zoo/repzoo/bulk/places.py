@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -72,24 +74,69 @@ class Place:
 
     def exists(self) -> bool:
         """Whether there is anything."""
-        return bool(self.fs.exists(self.path))
+        with self._telling():
+            return bool(self.fs.exists(self.path))
+
+    def is_file(self) -> bool:
+        """Whether it is a file."""
+        with self._telling():
+            return bool(self.fs.isfile(self.path))
+
+    def info(self) -> dict[str, Any]:
+        """What the file system says of it: ``name``, ``type``, ``size``, ..."""
+        with self._telling():
+            found: dict[str, Any] = self.fs.info(self.path)
+            return found
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The same of all in the folder, by name."""
+        with self._telling():
+            return sorted(self.fs.ls(self.path, detail=True), key=lambda info: info["name"])
+
+    def matching(self) -> list[dict[str, Any]]:
+        """The same of all that the path, a pattern, fits."""
+        with self._telling():
+            found = self.fs.glob(self.path, detail=True).values()
+            return sorted(found, key=lambda info: info["name"])
+
+    def names(self) -> set[str]:
+        """The names in the folder; none if there is no folder."""
+        try:
+            found = self.entries()
+        except FileNotFoundError:
+            return set()
+        return {str(info["name"]).rstrip("/").rsplit("/", 1)[-1] for info in found}
 
     def open(self) -> BinaryIO:
         """Open the file for reading."""
-        stream: BinaryIO = self.fs.open(self.path, "rb")
-        return stream
+        with self._telling():
+            stream: BinaryIO = self.fs.open(self.path, "rb")
+            return stream
+
+    def buffered(self) -> BinaryIO:
+        """The file for readers that jump about in it: a remote one is fetched whole."""
+        return self.open() if self.is_local else io.BytesIO(self.read())
 
     def read(self) -> bytes:
         """The file's bytes."""
-        data: bytes = self.fs.cat_file(self.path)
-        return data
+        with self._telling():
+            data: bytes = self.fs.cat_file(self.path)
+            return data
+
+    def read_many(self, paths: list[str]) -> dict[str, bytes | Exception]:
+        """The bytes of files below it, by path, or what came in between."""
+        with self._telling():
+            whole = {f"{self.path}/{path}": path for path in paths}
+            found = self.fs.cat(list(whole), on_error="return")
+            return {whole[path]: data for path, data in found.items()}
 
     def write(self, data: bytes) -> None:
         """Make the file appear, or change, whole or not at all; it survives a crash."""
         if self.is_local:
             self.local.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.local, data)
-        else:
+            return
+        with self._telling():
             self.fs.pipe_file(self.path, data)  # an object appears when it is complete
 
     def take(self, made: Path) -> None:
@@ -99,26 +146,22 @@ class Place:
                 os.fsync(file.fileno())
             made.replace(self.local)
             fsync_folder(self.local.parent)
-        else:
+            return
+        with self._telling():
             self.fs.put_file(str(made), self.path)
-
-    def names(self) -> set[str]:
-        """The names in the folder; none if there is no folder."""
-        try:
-            found = self.fs.ls(self.path, detail=False)
-        except FileNotFoundError:
-            return set()
-        return {str(path).rstrip("/").rsplit("/", 1)[-1] for path in found}
 
     def remove(self) -> None:
         """Remove the file or folder, if there is one."""
         if self.exists():
-            self.fs.rm(self.path, recursive=True)
+            with self._telling():
+                self.fs.rm(self.path, recursive=True)
 
-    def buffered(self) -> BinaryIO:
-        """The file for readers that jump about in it: a remote one is fetched whole."""
-        return self.open() if self.is_local else io.BytesIO(self.read())
-
-    def unreadable(self, error: Exception) -> HubError:
-        """The error for one that the file system raised."""
-        return HubError(f"{self}: {getattr(error, 'strerror', None) or error}")
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Have what comes from a store's own library say where it comes from."""
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:
+            raise HubError(f"{self}: {error}") from error

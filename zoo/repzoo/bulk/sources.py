@@ -88,7 +88,7 @@ class Source:
             place = Place(place.fs, posixpath.dirname(fixed))
         elif not place.exists():
             raise InvalidInput(f"{url}: there is nothing")
-        self._is_file = self._pattern is None and bool(place.fs.isfile(place.path))
+        self._is_file = self._pattern is None and place.is_file()
         self._root = Place(place.fs, posixpath.dirname(place.path)) if self._is_file else place
         self._name = place.name
 
@@ -161,16 +161,16 @@ class Source:
 
     def fetch(self, items: list[Item]) -> list[Item]:
         """The same items, with the data of those that lie elsewhere."""
-        missing = [item for item in items if not item.data and item.error is None]
+        missing = [item.id for item in items if not item.data and item.error is None]
         if self._root.is_local or not missing:
             return items
-        paths = {item.id: (self._root / item.id).path for item in missing}
-        found = self._root.fs.cat(list(paths.values()), on_error="return")
+        found = self._root.read_many(missing)
+        wanted = frozenset(missing)
 
         def complete(item: Item) -> Item:
-            if item.id not in paths:
+            if item.id not in wanted:
                 return item
-            data = found.get(paths[item.id], FileNotFoundError("it is gone"))
+            data = found.get(item.id, FileNotFoundError("it is gone"))
             if isinstance(data, Exception):
                 return Item(item.id, error=f"cannot be read: {data}")
             return Item(item.id, data)
@@ -178,20 +178,19 @@ class Source:
         return [complete(item) for item in items]
 
     def _files(self) -> Iterator[_File]:
-        fs, root = self._root.fs, self._root.path
         if self._is_file:
-            found = [fs.info(f"{root}/{self._name}")]
+            found = [(self._root / self._name).info()]
         elif self._pattern is not None:
             # The one listing that is in memory whole.
-            found = sorted(fs.glob(self._pattern, detail=True).values(), key=lambda i: i["name"])
+            found = Place(self._root.fs, self._pattern).matching()
         else:
-            yield from self._walk(root)
+            yield from self._walk(self._root.path)
             return
         yield from (self._file(info) for info in found if info["type"] == "file")
 
     def _walk(self, folder: str) -> Iterator[_File]:
         """All files below a folder, in an order that depends on nothing but their names."""
-        for info in sorted(self._root.fs.ls(folder, detail=True), key=lambda i: i["name"]):
+        for info in Place(self._root.fs, folder).entries():
             name = info["name"].rstrip("/")
             if name == folder or posixpath.basename(name).startswith("."):
                 continue  # object stores list some folders in themselves
