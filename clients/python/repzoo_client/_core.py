@@ -17,7 +17,6 @@ from repzoo_client._options import Run
 from repzoo_client._results import Generation, Model
 from repzoo_client._retries import Patience
 from repzoo_client.errors import (
-    APIError,
     ClientError,
     InvalidRequest,
     RequestTimedOut,
@@ -111,10 +110,13 @@ class Core:
         with _as_unexpected():
             return call.fill(model, chunk, parts)
 
-    async def models(self, ends: float | None = None) -> list[Model]:
-        return _calls.read_models(await self.send("GET", "models", ends))
+    async def models(self) -> list[Model]:
+        """What `Client.models` gives."""
+        return _calls.read_models(await self.send("GET", "models", self.ends(None)))
 
     async def model(self, name: str, ends: float | None = None) -> Model:
+        """What `Client.model` gives."""
+        ends = self.ends(None) if ends is None else ends
         answer = await self.send("GET", _calls.model_path(name), ends)
         model = self._models[name] = _calls.read_model(answer.facts)
         return model
@@ -122,6 +124,7 @@ class Core:
     async def generate(
         self, payload: _wire.Payload, options: dict[str, Any], deadline: float | None
     ) -> Generation:
+        """What `Client.generate` gives."""
         ends = self.ends(Run(deadline=deadline).deadline)
         request = payload.request(options, self._answers)
         answer = await self.send("POST", "generate", ends, **request)
@@ -185,7 +188,7 @@ class Core:
         return _wire.read(response, places)
 
     async def _described(self, name: str, ends: float | None) -> Model:
-        """The same, asked for once."""
+        """A model, asked for once."""
         return self._models.get(name) or await self.model(name, ends)
 
     async def _parts(
@@ -226,7 +229,7 @@ def _as_unexpected() -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError) as error:
-        if isinstance(error, (ClientError, APIError)):
+        if isinstance(error, ClientError):
             raise
         raise UnexpectedAnswer(f"the server describes the model otherwise: {error!r}") from error
 
