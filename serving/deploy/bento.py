@@ -1,0 +1,98 @@
+"""A bento of the server, with models in it, as `bentoml build` makes one:
+
+    python serving/deploy/bento.py --models simvae-mnist
+    bentoml serve repzoo:latest
+    bentoml containerize repzoo:latest       # needs docker
+
+The bento holds a wheel of this checkout, copies of the packages, verified, and the versions that
+BentoML locks. It is an ordinary one: what `repzoo_serving.settings` reads is set beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PathDistribution
+from pathlib import Path
+
+import bentoml
+import click
+from packaging.requirements import Requirement
+from repzoo.loading import find
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICE = "repzoo_serving.service:RepzooService"
+EXTRAS = ("serving", "tracing")
+
+#: Where a container of the bento runs.
+PLATFORM = {"sys_platform": "linux", "platform_machine": "x86_64"}
+
+
+@click.command()
+@click.option("--models", default="simvae-mnist", show_default=True, metavar="NAME[,NAME...]")
+@click.option("--hub", help="The hub that names are looked up in.")
+@click.option("--lock/--no-lock", default=True, help="Whether to lock versions, asking the index.")
+def main(models: str, hub: str | None, lock: bool) -> None:
+    """Build a bento and print its tag."""
+    with tempfile.TemporaryDirectory(prefix="repzoo-bento-") as folder:
+        context = Path(folder)
+        names = [_copy(name, hub, context / "models") for name in models.split(",")]
+        wheel = _wheel(context / "wheels")
+        lines = [f"./wheels/{wheel.name}", *sorted(set(_requirements(wheel, EXTRAS)))]
+        (context / "requirements.txt").write_text("\n".join(lines) + "\n")
+        # A bento is served in the folder of its sources.
+        env = {
+            "REPZOO_SERVE_MODELS": ",".join(f"./models/{name}" for name in names),
+            "REPZOO_CACHE": "/tmp/repzoo",
+        }
+        bentofile = {
+            "service": SERVICE,
+            "name": "repzoo",
+            "include": ["models/**", "wheels/*", "requirements.txt"],
+            "docker": {"python_version": f"{sys.version_info.major}.{sys.version_info.minor}"},
+            "python": {"requirements_txt": "requirements.txt", "lock_packages": lock},
+            "envs": [{"name": name, "value": value} for name, value in env.items()],
+        }
+        file = context / "bentofile.yaml"
+        file.write_text(json.dumps(bentofile))  # JSON is YAML
+        bento = bentoml.bentos.build_bentofile(str(file), build_ctx=folder)
+    click.echo(bento.tag)
+
+
+def _copy(reference: str, hub: str | None, models: Path) -> str:
+    """Copy the verified package of a reference; its name."""
+    package = find(reference.strip(), hub=hub)
+    shutil.copytree(package.path, models / package.config.name)
+    return package.config.name
+
+
+def _wheel(out: Path) -> Path:
+    words = ("wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--wheel-dir")
+    subprocess.run([sys.executable, "-m", "pip", *words, str(out), str(ROOT)], check=True)
+    (wheel,) = out.glob("repzoo-*.whl")
+    return wheel
+
+
+def _requirements(wheel: Path, extras: Iterable[str]) -> Iterator[str]:
+    """What a wheel needs with its extras; a path in a file of requirements cannot name any."""
+    (about,) = (e for e in zipfile.Path(wheel).iterdir() if e.name.endswith(".dist-info"))
+    for line in PathDistribution(about).requires or []:
+        needed = Requirement(line)
+        if any(
+            needed.marker is None or needed.marker.evaluate({**PLATFORM, "extra": extra})
+            for extra in extras
+        ):
+            if needed.name == "repzoo":
+                yield from _requirements(wheel, needed.extras)
+            else:
+                needed.marker = None
+                yield str(needed)
+
+
+if __name__ == "__main__":
+    main()
