@@ -129,7 +129,7 @@ class ModelConfig(_Record):
     summary: str = ""
     method: Name
     latent_dim: int = Field(gt=0)
-    precision: Literal["float32", "float16"] = "float32"
+    precision: Literal["float32", "float16", "int8"] = "float32"
     likelihood: Literal["bernoulli", "gaussian"] | None = None
     input: InputSpec
     outputs: tuple[Literal["embedding", "log_variance"], ...] = ("embedding",)
