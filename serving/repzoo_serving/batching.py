@@ -1,7 +1,8 @@
 """Greedy, bounded batching: while one batch runs, arriving rows queue, and the next takes them all.
 
 There is no timer. At low load a request runs at once and alone; at high load batches fill up to
-their limit by themselves. The queue refuses rather than grows.
+their limit by themselves: what runs in about 10 ms. More would gain nothing, and whoever comes next
+would wait longer. The queue refuses rather than grows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ from numpy.typing import NDArray
 from repzoo_serving.timing import Run, Timing
 
 __all__ = ["Batcher", "QueueFull", "Results"]
+
+#: A batch of so long a run is as efficient as any: 512 images of an MLP, 2 faces of a ResNet.
+_BATCH_SECONDS = 0.010
+
+#: and a few rows are always worth it: a device takes them for no longer than one.
+_FEW_ROWS = 8
 
 #: Named results of a run, each with one row (an array's, or a list's item) for every row it took.
 Results: TypeAlias = Mapping[str, "NDArray[Any] | list[Any]"]
@@ -38,15 +45,16 @@ class Batcher:
     A request of more rows than a batch takes is split and put together again. Requests take turns:
     one that is not through after its turn goes to the end of the queue. Half of a batch is kept for
     small requests, of an eighth of a batch at most, so that they are in the next one whatever large
-    ones wait before them; what they do not need goes to the others. If a batch of several requests
+    ones wait before them; what they do not need goes to the others. While more than a batch waits,
+    the next one is handed over before the one that runs is through. If a batch of several requests
     fails, each of them runs again alone, so that only the one at fault fails.
 
     Use it from one event loop. The run itself happens in ``executor``.
 
     Args:
         run: takes rows ``[n, ...]``, n at most ``max_rows``, gives their results.
-        executor: where it runs.
-        max_rows: rows in one batch.
+        executor: where it runs, one batch after the other.
+        max_rows: rows in one batch, at most.
         max_queued: rows waiting; a request that would exceed it is refused.
         mix: whether rows of different requests may share a batch. Where they may not, the result
             of a request does not depend on what else arrives, down to the last bit.
@@ -71,7 +79,9 @@ class Batcher:
         self._on_batch = on_batch
         self._jobs: deque[_Job] = deque()
         self._queued = 0
-        self._worker: asyncio.Task[None] | None = None
+        #: seconds that a row takes, a running mean; 0 before the first batch.
+        self._row_seconds = 0.0
+        self._workers: set[asyncio.Task[None] | None] = set()
 
     @property
     def queued(self) -> int:
@@ -95,8 +105,8 @@ class Batcher:
         job = _Job(rows, timing.runs if timing is not None else None)
         self._jobs.append(job)
         self._queued += len(rows)
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
+        if len(self._workers) < self._wanted_workers:
+            self._workers.add(asyncio.create_task(self._work()))
         try:
             return await job.done
         finally:
@@ -111,19 +121,31 @@ class Batcher:
             self._queued -= job.waiting
             job.take(job.waiting)
 
+    @property
+    def _limit(self) -> int:
+        """Rows in the next batch, at most."""
+        if not self._row_seconds:
+            return self._max_rows
+        return min(self._max_rows, max(_FEW_ROWS, int(_BATCH_SECONDS / self._row_seconds)))
+
+    @property
+    def _wanted_workers(self) -> int:
+        """One; and another while the next batch is full, and so waits for nothing but its turn."""
+        return 2 if self._queued >= self._limit else 1
+
     async def _work(self) -> None:
         try:
-            while self._jobs:
-                await self._run_batch(self._take())
+            while self._jobs and len(self._workers) <= self._wanted_workers:
+                await self._run_batch(self._take(self._limit))
         finally:
-            self._worker = None
+            self._workers.remove(asyncio.current_task())
 
-    def _take(self) -> list[tuple[_Job, NDArray[Any]]]:
+    def _take(self, limit: int) -> list[tuple[_Job, NDArray[Any]]]:
         """The next batch, off the queue; what is not through then goes to its end."""
         if not self._mix or len(self._jobs) == 1:
-            shares = {self._jobs[0]: min(self._jobs[0].waiting, self._max_rows)}
+            shares = {self._jobs[0]: min(self._jobs[0].waiting, limit)}
         else:
-            shares = self._shares()
+            shares = self._shares(limit)
         batch = []
         for job, share in shares.items():
             batch.append((job, job.take(share)))
@@ -134,27 +156,27 @@ class Batcher:
         self._jobs.extend(through)
         return batch
 
-    def _shares(self) -> dict[_Job, int]:
-        """How many rows of each request the next batch has."""
-        room = self._max_rows
+    def _shares(self, limit: int) -> dict[_Job, int]:
+        """How many rows of each request the next batch has, of ``limit``."""
+        room = limit
         shares: dict[_Job, int] = {}
 
-        def give(job: _Job, limit: int) -> None:
+        def give(job: _Job, most: int) -> None:
             nonlocal room
-            share = min(job.waiting - shares.get(job, 0), limit, room)
+            share = min(job.waiting - shares.get(job, 0), most, room)
             if share:
                 shares[job] = shares.get(job, 0) + share
                 room -= share
 
-        half = max(1, self._max_rows // 2)
+        half = max(1, limit // 2)
         for job in self._jobs:  # in turn
-            give(job, half - (self._max_rows - room))
-            if self._max_rows - room == half:
+            give(job, half - (limit - room))
+            if limit - room == half:
                 break
         for job in self._jobs:  # small ones
             if not room:
                 break
-            if job.waiting <= max(1, self._max_rows // 8):
+            if job.waiting <= max(1, limit // 8):
                 give(job, room)
         for job in self._jobs:  # in turn
             if not room:
@@ -177,6 +199,8 @@ class Batcher:
                 await self._run_batch([part])
             return
         self._on_batch(len(rows), seconds)
+        weight = 0.2 if self._row_seconds else 1.0
+        self._row_seconds += weight * (seconds / len(rows) - self._row_seconds)
         shared: Run | None = None
         start = 0
         for job, taken in batch:

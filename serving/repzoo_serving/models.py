@@ -39,6 +39,11 @@ class Models:
         return bool(self._served)
 
     @property
+    def settled(self) -> bool:
+        """Whether every model that was replaced is gone."""
+        return not self._retired
+
+    @property
     def names(self) -> list[str]:
         return list(self._served)
 

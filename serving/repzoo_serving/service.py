@@ -25,6 +25,7 @@ from repzoo_serving.app import App
 from repzoo_serving.exchange import Message, Receive, Send
 from repzoo_serving.loading import Loader
 from repzoo_serving.logs import log_as_json
+from repzoo_serving.memory import settle
 from repzoo_serving.settings import Settings
 from repzoo_serving.watch import Watcher
 
@@ -103,6 +104,7 @@ class RepzooService:
         if self._watcher is not None:
             await self._watcher.converge()
             self._watching = asyncio.create_task(self._watcher.run())
+        settle()
         _app.drain.handle_signals(_settings.drain_seconds, _settings.deadline_seconds + 1)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]

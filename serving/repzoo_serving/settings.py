@@ -17,7 +17,7 @@ same ones:
     REPZOO_SERVE_MAX_BYTES         33554432    bytes in the body of one request
     REPZOO_SERVE_MAX_IMAGES        1024        images, or latents, in one request
     REPZOO_SERVE_MAX_PIXELS        16777216    pixels in one encoded image, before it is decoded
-    REPZOO_SERVE_MAX_BATCH         256         images in one run of a model
+    REPZOO_SERVE_MAX_BATCH         1024        images in one run of a model, at most
     REPZOO_SERVE_MAX_QUEUED        4096        images waiting, per model and operation; and files
                                                waiting to be decoded, of all
     REPZOO_SERVE_DEADLINE_SECONDS  30          a request is answered by then, or with a 504
@@ -70,7 +70,7 @@ class Limits(BaseModel):
     max_bytes: int = Field(32 * 2**20, gt=0)
     max_images: int = Field(1024, gt=0)
     max_pixels: int = Field(16 * 2**20, gt=0)
-    max_batch: int = Field(256, gt=0)
+    max_batch: int = Field(1024, gt=0)
     max_queued: int = Field(4096, gt=0)
     deadline_seconds: float = Field(30.0, gt=0, allow_inf_nan=False)
 

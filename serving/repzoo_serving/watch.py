@@ -17,6 +17,7 @@ from repzoo.errors import InvalidInput, RepzooError
 from repzoo.reference import is_path
 
 from repzoo_serving.loading import Loader, wanted
+from repzoo_serving.memory import settle
 from repzoo_serving.models import Models
 
 __all__ = ["Watcher"]
@@ -46,6 +47,8 @@ class Watcher:
         self._every = every
         self._retry = retry
         self._seen: _Stamp | None = None
+        #: whether a model may have been replaced whose memory is not given back yet.
+        self._unsettled = False
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="load")
 
     async def run(self) -> None:
@@ -56,6 +59,9 @@ class Watcher:
                 if self._stamp() != self._seen or (self._models.failed and since >= self._retry):
                     since = 0.0
                     await self.converge()
+                elif self._unsettled and self._models.settled:
+                    settle()
+                    self._unsettled = False
             except Exception:
                 _logger.exception("watching %s", self._path)
             await asyncio.sleep(self._every)
@@ -73,6 +79,7 @@ class Watcher:
         load = partial(self._loader.load_all, references, list(self._models))
         models, failed = await asyncio.get_running_loop().run_in_executor(self._executor, load)
         self._models.serve(models)
+        self._unsettled = True
         self._report(failed)
 
     def _report(self, failed: dict[str, RepzooError]) -> None:

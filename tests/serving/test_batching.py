@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -68,14 +69,53 @@ def test_what_arrives_while_a_batch_runs_is_the_next_batch(executor: ThreadPoolE
         call = batcher(run, executor)
         first = asyncio.create_task(call(rows(1)))
         await turn()
-        others = [asyncio.create_task(call(rows(value))) for value in (2, 3, 4, 5, 6)]
+        others = [asyncio.create_task(call(rows(value))) for value in (2, 3, 4)]
         await turn()
-        assert call.queued == 5
+        assert call.queued == 3
         run.free.set()
         return [(await task)["twice"].tolist() for task in (first, *others)]
 
-    assert asyncio.run(main()) == [[2], [4], [6], [8], [10], [12]]
-    assert run.sizes == [1, 4, 1]
+    assert asyncio.run(main()) == [[2], [4], [6], [8]]
+    assert run.sizes == [1, 3]
+
+
+def test_a_full_batch_is_handed_over_while_another_runs(executor: ThreadPoolExecutor) -> None:
+    run = Doubler()
+
+    async def main() -> None:
+        run.free.clear()
+        call = batcher(run, executor)
+        first = asyncio.create_task(call(rows(1)))
+        await turn()
+        others = [asyncio.create_task(call(rows(value))) for value in (2, 3, 4, 5, 6, 7, 8, 9, 10)]
+        await turn()
+        # Four run next, whatever arrives; the others wait, and could still leave.
+        assert call.queued == 5
+        run.free.set()
+        await asyncio.gather(first, *others)
+        assert call.queued == 0
+
+    asyncio.run(main())
+    assert run.sizes == [1, 4, 4, 1]
+
+
+def test_a_batch_has_no_more_rows_than_run_in_a_moment(executor: ThreadPoolExecutor) -> None:
+    sizes: list[int] = []
+
+    def slowly(values: NDArray[Any]) -> Results:
+        sizes.append(len(values))
+        time.sleep(0.002 * len(values))
+        return {"twice": values * 2}
+
+    async def main() -> None:
+        call = Batcher(slowly, executor=executor, max_rows=64, max_queued=100)
+        await call(rows(1))
+        results = await call(np.arange(40))
+        assert results["twice"].tolist() == list(range(0, 80, 2))
+
+    asyncio.run(main())
+    # 10 ms are 5 rows at most; but a few are always taken.
+    assert sizes == [1, 8, 8, 8, 8, 8]
 
 
 def test_a_large_request_is_split_and_put_together(executor: ThreadPoolExecutor) -> None:
@@ -107,8 +147,8 @@ def test_small_requests_are_in_the_next_batch_whatever_waits(executor: ThreadPoo
 
     asyncio.run(main())
     assert done == ["small", "small", "large", "large"]
-    # One batch ran when they came, and they were in the next.
-    assert run.batches[1].count(7) == 2
+    # One batch ran when they came, another was handed over, and they were in the next.
+    assert run.batches[2].count(7) == 2
     # No batch has room left while rows wait.
     assert run.sizes == [4] * 20 + [2]
 
@@ -177,6 +217,7 @@ def test_a_cancelled_request_leaves_the_queue(executor: ThreadPoolExecutor) -> N
         first = asyncio.create_task(call(rows(1)))
         await turn()
         gone = asyncio.create_task(call(np.arange(30)))
+        await turn()
         stays = asyncio.create_task(call(rows(5)))
         await turn()
         gone.cancel()
@@ -188,7 +229,8 @@ def test_a_cancelled_request_leaves_the_queue(executor: ThreadPoolExecutor) -> N
         await first
 
     asyncio.run(main())
-    assert run.sizes == [1, 1]
+    # All but what was handed over already.
+    assert run.sizes == [1, 4, 1]
 
 
 def test_cancelling_a_request_whose_batch_runs_harms_nobody(executor: ThreadPoolExecutor) -> None:
