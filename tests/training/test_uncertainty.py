@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import repzoo
 import torch
+from repzoo.config import InputSpec
 from repzoo.golden import check_golden
 from repzoo.package import Package, write_manifest
 from repzoo_training.data import ImageDataset, load
@@ -17,13 +19,14 @@ from repzoo_training.evaluation.knn import Distance
 from repzoo_training.recipe import find_recipe
 from repzoo_training.uncertainty.benchmark import BASELINES, measure_uncertainty
 from repzoo_training.uncertainty.corruptions import CORRUPTIONS, LEVELS, corrupt
-from repzoo_training.uncertainty.examples import (
-    make_views,
-    other_images,
-    other_labels,
-)
+from repzoo_training.uncertainty.examples import make_views, neighbours
 from repzoo_training.uncertainty.fitting import FittedUncertainty, fit_uncertainty
-from repzoo_training.uncertainty.head import TAIL_SCALE, UncertaintyHead, mixture_log_density
+from repzoo_training.uncertainty.head import (
+    OUTSIDE,
+    TAIL_SCALE,
+    UncertaintyHead,
+    mixture_log_density,
+)
 from repzoo_training.uncertainty.package import calibrate_package
 from repzoo_training.uncertainty.scores import (
     aurc,
@@ -71,18 +74,68 @@ def test_the_density_is_that_of_a_mixture() -> None:
     np.testing.assert_allclose(ours, mixture.score_samples(z), rtol=1e-9)
 
 
-def test_far_from_the_distribution_the_tail_decides() -> None:
-    head = UncertaintyHead(2, 1, has_posterior=True)
-    head.tail.copy_(torch.tensor([-5.0, 2.0]))
+@pytest.fixture
+def head() -> UncertaintyHead:
+    """Of blank 4x4 images at N(0, I), whose decoder gives 0 and whose errors are all of b."""
+    head = UncertaintyHead(2, 1, (4, 4, 1), classes=0, has_posterior=True)
+    for parameter in head.parameters():
+        parameter.data.zero_()
     head.calibration.copy_(torch.tensor([1.0, -30.0]))  # inside, no error ever
+    head.tails.copy_(torch.tensor([[5.0, 2.0], [-4.0, 0.5], [1.0, 1.0]]))
+    return head.requires_grad_(False)
+
+
+def outside(t: float) -> float:
+    return float(OUTSIDE * (1 - np.exp(-((t / TAIL_SCALE) ** 2))))
+
+
+def test_far_from_the_distribution_the_tail_decides(head: UncertaintyHead) -> None:
     z = torch.tensor([[0.0, 0.0], [1.0, 2.0], [4.0, 3.0], [1e3, 1e3]])
-    with torch.no_grad():
-        uncertainty = head(z, torch.zeros(4, 2))
-        log_density = mixture_log_density(z, head.weights, head.means, head.scales)
+    blank = torch.zeros(4, 4, 4, 1, dtype=torch.uint8)
+    uncertainty = head(z, blank, torch.zeros(4, 2))
+    log_density = mixture_log_density(z, head.weights, head.means, head.scales)
     assert uncertainty[:2].max() < 1e-6  # log densities of -1.8 and -4.3: above the threshold
-    t = (-5 - float(log_density[2])) / 2
-    assert uncertainty[2] == pytest.approx(1 - np.exp(-((t / TAIL_SCALE) ** 2)), rel=1e-5)
-    assert uncertainty[3] == 1
+    assert uncertainty[2] == pytest.approx(outside((-5 - float(log_density[2])) / 2), rel=1e-5)
+    assert uncertainty[3] == OUTSIDE  # as likely wrong as right
+    head.calibration.copy_(torch.tensor([1.0, 0.0]))
+    assert head(z, blank, torch.zeros(4, 2))[3] == pytest.approx(1 - 0.5 * (1 - OUTSIDE))
+
+
+def test_what_the_embedding_does_not_show_is_from_elsewhere(head: UncertaintyHead) -> None:
+    images = torch.zeros(4, 4, 4, 1, dtype=torch.uint8)
+    images[:, 2:] = torch.tensor([0, 20, 60, 255])[:, None, None, None]  # the lower half
+    uncertainty = head(torch.zeros(4, 2), images, torch.zeros(4, 2))
+    missed = np.log((np.array([0, 20, 60, 255]) / 255) ** 2 / 2 + 1e-5)  # twice what varies
+    expected = [outside(max(0, r + 4) / 0.5) for r in missed]
+    np.testing.assert_allclose(uncertainty, expected, atol=1e-5)
+    assert expected[1] == 0 < expected[2] < expected[3]
+    # What is missed is more than there is to see: log 2 against a threshold of 0.
+    head.tails.copy_(torch.tensor([[5.0, 2.0], [9.0, 1.0], [0.0, 0.5]]))
+    uncertainty = head(torch.zeros(4, 2), images, torch.zeros(4, 2))
+    assert uncertainty[3] == pytest.approx(outside(np.log(2) / 0.5), abs=1e-3)
+
+
+@pytest.mark.parametrize(("image", "pixels"), [((28, 28, 1), 196), ((64, 48, 3), 16 * 12 * 3)])
+def test_a_thumbnail_is_the_mean_of_blocks(image: tuple[int, int, int], pixels: int) -> None:
+    head = UncertaintyHead(2, 1, image, classes=3, has_posterior=False)
+    images = np.random.default_rng(0).integers(0, 256, (5, *image), dtype=np.uint8)
+    thumbnail = head.thumbnail(torch.from_numpy(images)).numpy()
+    assert thumbnail.shape == (5, pixels)
+    side = image[0] // 14 if image[0] == 28 else 4
+    first = images[:, :side, :side, 0].mean((1, 2)) / 255
+    np.testing.assert_allclose(thumbnail[:, 0], first, rtol=1e-5)
+    np.testing.assert_allclose(thumbnail.mean(), images.mean() / 255, rtol=1e-5)
+
+
+def test_the_error_is_that_two_labels_differ() -> None:
+    torch.manual_seed(0)
+    head = UncertaintyHead(3, 2, (8, 8, 3), classes=4, has_posterior=False).requires_grad_(False)
+    features = torch.randn(50, 6)
+    own, neighbour = head.logits(features)
+    assert neighbour is not None
+    p, q = own.double().softmax(1).numpy(), neighbour.double().softmax(1).numpy()
+    differ = np.array([1 - sum(a * b) for a, b in zip(p, q, strict=True)])
+    np.testing.assert_allclose(torch.sigmoid(head.logit(features)), differ, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -157,19 +210,17 @@ def test_an_unknown_corruption_is_refused(test: ImageDataset) -> None:
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 def test_the_nearest_is_never_the_image_itself(distance: Distance) -> None:
     z = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
-    labels = np.arange(60) % 2
-    found = other_labels({"embedding": z}, labels, z, labels, distance, own=np.arange(60))
+    found = neighbours(z, z, distance, own=np.arange(60))
     unit = z / np.linalg.norm(z, axis=1, keepdims=True) if distance == "cosine" else z
     apart = np.square(unit[:, None] - unit[None]).sum(2)
     np.fill_diagonal(apart, np.inf)
-    assert (found.wrong == (labels[apart.argmin(1)] != labels)).all()
+    assert (found == apart.argmin(1)).all()
 
 
-def test_without_labels_another_image_is_wrong() -> None:
+def test_in_a_gallery_of_others_any_may_be_nearest() -> None:
     gallery = np.eye(4, dtype=np.float32)
-    query = gallery[[0, 1, 3, 2]] + 0.01
-    found = other_images({"embedding": query}, np.arange(4), gallery, "euclidean")
-    assert found.wrong.tolist() == [False, False, True, True]
+    found = neighbours(gallery[[0, 1, 3, 2]] + 0.01, gallery, "euclidean")
+    assert found.tolist() == [0, 1, 3, 2]
 
 
 def test_views_are_other_images_every_time(train: ImageDataset) -> None:
@@ -180,11 +231,15 @@ def test_views_are_other_images_every_time(train: ImageDataset) -> None:
     assert (first != other).any(axis=(1, 2, 3)).all()
 
 
-def answers(fitted: FittedUncertainty, outputs: dict[str, np.ndarray]) -> np.ndarray:
-    tensors = (torch.from_numpy(outputs[name]) for name in fitted.spec.inputs)
+def answers(
+    fitted: FittedUncertainty, encoder: repzoo.Encoder, images: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Uncertainties and embeddings of images."""
+    given = {**encoder.outputs(images), "images": images}
+    tensors = (torch.from_numpy(given[name]) for name in fitted.spec.inputs)
     probability: np.ndarray = fitted.head(*tensors).numpy().astype(float)
     assert ((probability >= 0) & (probability <= 1)).all()
-    return probability
+    return probability, given["embedding"]
 
 
 def test_it_tells_errors_and_foreign_images(
@@ -194,19 +249,17 @@ def test_it_tells_errors_and_foreign_images(
     assert "another label" in fitted.spec.probability_of
     assert train.labels is not None
     assert test.labels is not None
-    errors = other_labels(
-        encoder.outputs(test.images),
-        test.labels,
-        encoder.embed(train.images),
-        train.labels,
-        "euclidean",
-    )
-    clean = answers(fitted, errors.outputs)
+    clean, embedding = answers(fitted, encoder, test.images)
+    found = neighbours(embedding, encoder.embed(train.images), "euclidean")
+    wrong = train.labels[found] != test.labels
     # 22 errors among 500 digits: a standard error of 0.06.
-    assert auroc(clean, errors.wrong) > 0.65
-    assert calibration_error(clean, errors.wrong) < 0.04
+    assert auroc(clean, wrong) > 0.7
+    assert calibration_error(clean, wrong) < 0.04
     clothes = load(str(DATA / "fashion_mnist"), "test", progress=False).images
-    assert answers(fitted, encoder.outputs(clothes)).mean() > clean.mean() + 0.2
+    foreign, _ = answers(fitted, encoder, clothes)
+    assert foreign.mean() > clean.mean() + 0.2
+    both = np.concatenate([clean, foreign])
+    assert auroc(both, np.arange(len(both)) >= len(clean)) > 0.95
 
 
 def test_without_labels_it_is_about_views(
@@ -220,11 +273,26 @@ def test_without_labels_it_is_about_views(
     one, other = (make_views(test, rows, VIEWS, 1, number) for number in (0, 1))
     gallery = encoder.embed(np.concatenate([train.images[len(test) :], other]))
     own = len(train) - len(test) + rows
-    errors = other_images(encoder.outputs(one), own, gallery, "euclidean")
-    found = answers(fitted, errors.outputs)
-    assert 0.2 < errors.wrong.mean() < 0.98
-    assert auroc(found, errors.wrong) > 0.6
-    assert found.mean() == pytest.approx(errors.wrong.mean(), abs=0.12)
+    found, embedding = answers(fitted, encoder, one)
+    wrong = neighbours(embedding, gallery, "euclidean") != own
+    assert 0.2 < wrong.mean() < 0.98
+    assert auroc(found, wrong) > 0.6
+    assert found.mean() == pytest.approx(wrong.mean(), abs=0.12)
+
+
+def test_an_encoder_of_colour_without_a_posterior_can_have_one(
+    make_package: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = load(str(DATA / "cifar10"), "train", progress=False)
+    spec = InputSpec(height=32, width=32, channels=3)
+    package = make_package(tmp_path, posterior=False, decoder=False, input_spec=spec)
+    views = find_recipe("simvae-cifar10-mlp").augmentation
+    out = tmp_path / "out"
+    config, _ = calibrate_package(Package.open(package), out, data, None, views, progress=False)
+    assert config.uncertainty is not None
+    assert config.uncertainty.inputs == ("embedding", "images")
+    uncertainty = repzoo.load(out, provider="cpu").uncertainty(data.images[:50])
+    assert uncertainty.std() > 0.01
 
 
 def without_uncertainty(package: Path, out: Path) -> Package:

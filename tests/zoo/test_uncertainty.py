@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import repzoo
-from repzoo.golden import check_golden
+from onnx import TensorProto, helper
+from repzoo.golden import check_golden, write_golden
 from repzoo.package import write_manifest
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1), dtype=np.uint8)
@@ -59,3 +61,37 @@ def test_it_takes_only_what_the_encoder_gives(
     (package / "config.json").write_text(json.dumps(config))
     with pytest.raises(repzoo.PackageError, match="uncertainty takes"):
         write_manifest(package)
+
+
+def test_it_may_take_the_images(package: Path) -> None:
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["grey"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["grey", "axes"], ["mean"], keepdims=0),
+            helper.make_node("Div", ["mean", "white"], ["uncertainty"]),
+        ],
+        "brightness",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 8, 8, 1])],
+        [helper.make_tensor_value_info("uncertainty", TensorProto.FLOAT, ["N"])],
+        [
+            helper.make_tensor("axes", TensorProto.INT64, [3], [1, 2, 3]),
+            helper.make_tensor("white", TensorProto.FLOAT, [], [255]),
+        ],
+    )
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)])
+    onnx.save(model, package / "uncertainty.onnx")
+    config = json.loads((package / "config.json").read_text())
+    config["uncertainty"]["inputs"] = ["images"]
+    (package / "config.json").write_text(json.dumps(config))
+    (package / "golden.npz").unlink()
+    write_golden(package, PIXELS[:3], [], np.zeros((1, 4), np.float32))
+    write_manifest(package)
+
+    encoder = repzoo.load(package)
+    bright = PIXELS.mean((1, 2, 3)) / 255
+    np.testing.assert_allclose(encoder.uncertainty(PIXELS, batch_size=3), bright, atol=1e-5)
+    posterior = encoder.posterior(iter(PIXELS), batch_size=3)
+    assert posterior.uncertainty is not None
+    np.testing.assert_allclose(posterior.uncertainty, bright, atol=1e-5)
+    np.testing.assert_array_equal(posterior.mean, encoder.embed(PIXELS))
+    assert encoder.uncertainty(PIXELS[:0]).shape == (0,)

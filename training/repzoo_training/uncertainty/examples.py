@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,117 +15,73 @@ from repzoo_training.evaluation.knn import Distance, nearest
 from repzoo_training.randomness import generator
 from repzoo_training.views import Views, ViewSpec
 
-__all__ = ["Examples", "join", "make_views", "other_images", "other_labels"]
+__all__ = ["Examples", "join", "make_views", "neighbours"]
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
+Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """N queries.
+    """N queries, and what their nearest neighbours turned out to be.
 
     Attributes:
         outputs: of the encoder, by name: ``embedding`` and, with a posterior, ``log_variance``;
             float32 ``[N, D]`` each.
-        wrong: bool ``[N]``, whether the nearest neighbour is a wrong one.
+        thumbnail: of each image, float32 ``[N, pixels]``.
+        own: int64 ``[N]``, what the query is: its label or, without labels, its image.
+        found: int64 ``[N]``, the same of its nearest neighbour.
     """
 
     outputs: dict[str, Floats]
-    wrong: Flags
+    thumbnail: Floats
+    own: Numbers
+    found: Numbers
 
     def __len__(self) -> int:
-        return len(self.wrong)
+        return len(self.own)
 
-    def take(self, rows: NDArray[np.int64]) -> Examples:
+    @property
+    def wrong(self) -> Flags:
+        """Whether the nearest neighbour is a wrong one: bool ``[N]``."""
+        return self.own != self.found
+
+    def take(self, rows: Numbers) -> Examples:
         """The examples of these rows."""
-        taken = {name: values[rows] for name, values in self.outputs.items()}
-        return Examples(taken, self.wrong[rows])
+        outputs = {name: values[rows] for name, values in self.outputs.items()}
+        return Examples(outputs, self.thumbnail[rows], self.own[rows], self.found[rows])
 
 
-def join(first: Examples, second: Examples) -> Examples:
-    """All of both."""
-    outputs = {
-        name: np.concatenate([values, second.outputs[name]])
-        for name, values in first.outputs.items()
-    }
-    return Examples(outputs, np.concatenate([first.wrong, second.wrong]))
+def join(parts: Sequence[Examples]) -> Examples:
+    """All of all."""
+    return Examples(
+        {name: np.concatenate([p.outputs[name] for p in parts]) for name in parts[0].outputs},
+        np.concatenate([part.thumbnail for part in parts]),
+        np.concatenate([part.own for part in parts]),
+        np.concatenate([part.found for part in parts]),
+    )
 
 
-def other_labels(
-    query: dict[str, Floats],
-    query_labels: NDArray[np.int64],
+def neighbours(
+    query: Floats,
     gallery: Floats,
-    gallery_labels: NDArray[np.int64],
     distance: Distance,
     *,
-    own: NDArray[np.int64] | None = None,
+    own: Numbers | None = None,
     progress: bool = False,
-) -> Examples:
-    """Wrong is a nearest neighbour with another label.
+) -> Numbers:
+    """The nearest row of the gallery to each query: int64 ``[N]``.
 
     Args:
-        query: the encoder's outputs of the queries.
-        query_labels: int64 ``[N]``.
-        gallery: embeddings ``[M, D]`` to look for neighbours in.
-        gallery_labels: int64 ``[M]``.
+        query: embeddings ``[N, D]``.
+        gallery: embeddings ``[M, D]``.
         distance: what is near.
         own: int64 ``[N]``, the row of the gallery that shows the query's own image, which is no
             neighbour of it (leave one out); None if the gallery holds other images.
         progress: show a bar, on a terminal only.
     """
-    found = _nearest_other(query["embedding"], gallery, distance, own, progress)
-    return Examples(query, gallery_labels[found] != query_labels)
-
-
-def other_images(
-    query: dict[str, Floats],
-    images: NDArray[np.int64],
-    gallery: Floats,
-    distance: Distance,
-    *,
-    progress: bool = False,
-) -> Examples:
-    """Wrong is a nearest neighbour that is no view of the same image.
-
-    Args:
-        query: the encoder's outputs of one view of each of N images.
-        images: int64 ``[N]``, the row of the gallery that has another view of the same image.
-        gallery: embeddings ``[M, D]`` of those.
-        distance: what is near.
-        progress: show a bar, on a terminal only.
-    """
-    found = _nearest_other(query["embedding"], gallery, distance, None, progress)
-    return Examples(query, found != images)
-
-
-def make_views(
-    dataset: ImageDataset, rows: NDArray[np.int64], spec: ViewSpec, seed: int, number: int
-) -> Pixels:
-    """One random view of each of these images, as images again: uint8 ``[N, H, W, C]``.
-
-    Other views come of another ``number``. Binarising is left out: the encoder's graph does it.
-    """
-    spec = spec.model_copy(update={"binarize": None})
-    views = Views(spec, dataset.images.shape[1:3])
-    draws = generator(seed, "uncertainty", number)
-    made = []
-    for part in np.array_split(rows, max(1, len(rows) // 1000)):
-        images = torch.from_numpy(dataset.images[part]).permute(0, 3, 1, 2)  # [n, C, H, W]
-        view = views(images, 1, draws)[:, 0]
-        made.append((view * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
-    return np.concatenate(made)
-
-
-def _nearest_other(
-    query: Floats,
-    gallery: Floats,
-    distance: Distance,
-    own: NDArray[np.int64] | None,
-    progress: bool,
-) -> NDArray[np.int64]:
-    """The row of the nearest neighbour that is not ``own``: int64 ``[N]``."""
     chunks = nearest(
         torch.from_numpy(gallery),
         torch.from_numpy(query),
@@ -139,3 +96,21 @@ def _nearest_other(
         # A view of an image need not have the image itself as its nearest.
         chosen = torch.where(found[:, 0] == torch.from_numpy(own), found[:, 1], found[:, 0])
     return chosen.numpy()
+
+
+def make_views(
+    dataset: ImageDataset, rows: Numbers, spec: ViewSpec, seed: int, number: int
+) -> Pixels:
+    """One random view of each of these images, as images again: uint8 ``[N, H, W, C]``.
+
+    Other views come of another ``number``. Binarising is left out: the encoder's graph does it.
+    """
+    spec = spec.model_copy(update={"binarize": None})
+    views = Views(spec, dataset.images.shape[1:3])
+    draws = generator(seed, "uncertainty", number)
+    made = []
+    for part in np.array_split(rows, max(1, len(rows) // 1000)):
+        images = torch.from_numpy(dataset.images[part]).permute(0, 3, 1, 2)  # [n, C, H, W]
+        view = views(images, 1, draws)[:, 0]
+        made.append((view * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+    return np.concatenate(made)

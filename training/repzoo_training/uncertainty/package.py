@@ -8,9 +8,11 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from repzoo.arrays import read_arrays
 from repzoo.config import ModelConfig
 from repzoo.encoder import Encoder
@@ -85,7 +87,7 @@ def calibrate_package(
             }
         )
         config.write(folder / "config.json")
-        _write_head(folder, fitted)
+        _write_head(folder, fitted, config)
         encoder = Encoder(folder, config)
         _check_head(encoder, fitted, train)
         report = None
@@ -101,12 +103,14 @@ def calibrate_package(
     return config, report
 
 
-def _write_head(folder: Path, fitted: FittedUncertainty) -> None:
-    dim = fitted.head.means.shape[1]
+def _write_head(folder: Path, fitted: FittedUncertainty, config: ModelConfig) -> None:
+    # A tensor for each: one tensor for two inputs would be one input to the exporter.
+    examples = {name: torch.zeros(2, config.latent_dim) for name in fitted.spec.inputs}
+    examples["images"] = torch.zeros(2, *config.input.shape, dtype=torch.uint8)
     write_graph(
         fitted.head,
         folder / "uncertainty.onnx",
-        {name: torch.zeros(2, dim) for name in fitted.spec.inputs},
+        examples,
         output_names=["uncertainty"],
     )
 
@@ -115,9 +119,11 @@ def _check_head(encoder: Encoder, fitted: FittedUncertainty, train: ImageDataset
     """The graph gives what torch gives, on images and on noise."""
     images = train.images[:256]
     noise = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
-    outputs = encoder.outputs(np.concatenate([images, noise]))
-    expected = fitted.head(*(torch.from_numpy(outputs[name]) for name in fitted.spec.inputs))
-    off = float(np.abs(encoder.uncertainty_of(outputs) - expected.numpy()).max())
+    pixels = np.concatenate([images, noise])
+    outputs = encoder.outputs(pixels)
+    inputs: dict[str, NDArray[Any]] = {**outputs, "images": pixels}
+    expected = fitted.head(*(torch.from_numpy(inputs[name]) for name in fitted.spec.inputs))
+    off = float(np.abs(encoder.uncertainty_of(outputs, pixels) - expected.numpy()).max())
     if not off <= TOLERANCES["cpu"]:
         raise PackageError(f"ONNX and torch differ by {off:.2g} in the uncertainty")
 
