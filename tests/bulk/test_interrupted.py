@@ -151,6 +151,6 @@ def test_two_at_once(
     out = tmp_path / "out.parquet"
     options = ("--part-size", "64", "--workers", workers)
     both = [start(photos, out, *options) for _ in range(2)]
-    outputs = [process.communicate(timeout=300)[0] for process in both]
-    assert [process.returncode for process in both] == [3, 3]
-    assert sum("already there" in text for text in outputs) == 1
+    outputs = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [3, 3], outputs
+    assert sum("already there" in stdout for stdout, _ in outputs) == 1

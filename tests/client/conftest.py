@@ -75,6 +75,8 @@ class Rogue:
 
     def __init__(self, url: str, spoilt: list[int | str], retry_after: str | None) -> None:
         self.spoilt = spoilt
+        #: requests with these bytes are not answered at all.
+        self.marked: bytes | None = None
         self.retry_after = retry_after
         #: what came, with the time at which it did.
         self.posts: list[tuple[float, bytes]] = []
@@ -91,6 +93,8 @@ class Rogue:
             with self._lock:
                 self.posts.append((time.monotonic(), body))
                 todo = self.spoilt.pop(0) if self.spoilt else None
+                if self.marked is not None and self.marked in body:
+                    todo = "silence"
         if isinstance(todo, int):
             headers = {"Retry-After": self.retry_after} if self.retry_after else {}
             self._send(handler, todo, headers, b"not now")

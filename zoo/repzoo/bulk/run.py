@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -118,8 +118,7 @@ def embed_all(
     )
     with _alone(folder):
         if overwrite:
-            for name in folder.names() - {_LOCK}:
-                (folder / name).remove()
+            _empty(folder)
             target.remove()
         done_now = 0
         if not _is_there(job, target):
@@ -139,7 +138,7 @@ def embed_all(
                     done_now = _embed_here(job, missing, folder, encoder, workers, bar)
             _join(job, folder, target)
         failed, examples = _failures(target)
-        folder.remove()
+        _empty(folder)
     seconds = time.monotonic() - start
     return Summary(str(target), job, failed, examples, listing.skipped, done_now, seconds)
 
@@ -231,32 +230,35 @@ def _failures(target: Place, most: int = 5) -> tuple[int, tuple[tuple[str, str],
     return failed, tuple(examples[:most])
 
 
+def _empty(folder: Place) -> None:
+    for name in folder.names() - {_LOCK}:
+        (folder / name).remove()
+
+
 @contextmanager
 def _alone(folder: Place) -> Iterator[None]:
-    """Keep other runs on this machine from the same output."""
-    with _lock(folder.local) if folder.is_local else nullcontext():
-        try:
-            yield
-        except BaseException:
-            if folder.names() <= {_LOCK}:
-                folder.remove()
-            raise
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, which goes when the folder does."""
+    """Keep other runs on this machine from the same output; leave no empty folder."""
+    if not folder.is_local:
+        yield
+        return
+    lock = folder.local / _LOCK
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.local.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            # Whoever held it may have finished, and removed the folder, meanwhile.
             try:
-                stack.enter_context(locked(folder / _LOCK, str(folder)))
+                stack.enter_context(locked(lock, str(folder)))
             except FileNotFoundError:
                 continue
-            if (folder / _LOCK).exists():
+            if not lock.exists():
+                continue  # whoever held it has finished, and removed it
+            try:
                 yield
-                return
+            finally:
+                if folder.names() == {_LOCK}:
+                    lock.unlink()
+                    with suppress(OSError):  # another run has just made its own
+                        folder.local.rmdir()
+            return
 
 
 def _bar(name: str, total: int, done: int) -> tqdm[NoReturn]:

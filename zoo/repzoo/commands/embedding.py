@@ -66,7 +66,7 @@ def _exiting(command: Callable[..., None]) -> Callable[..., None]:
 @_exiting
 @reporting
 def embed(source: str, model: str, out: str, hub_spec: str | None, **options: Any) -> Report:
-    """Embed all images of SOURCE into one parquet file.
+    """Embed many images into one parquet file.
 
     SOURCE is a folder (with all below it), a pattern such as 'photos/**/*.jpg', an image, or a
     parquet file or folder of them as those of Hugging Face datasets; or a URL of these: s3://...,
