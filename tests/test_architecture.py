@@ -62,6 +62,8 @@ def test_imports_follow_the_arrows(package: str) -> None:
         ("import repzoo_client", ("torch", "repzoo", "pydantic", "PIL", "pymilvus")),
         ("import repzoo_client.retrieval", ("torch", "repzoo", "PIL", "pymilvus", "milvus_lite")),
         ("import repzoo.cli", ("torch", "onnxruntime", "PIL", "bentoml")),
+        ("import repzoo.commands.embedding", ("ray", "pyarrow", "fsspec", "onnxruntime", "PIL")),
+        ("import repzoo.bulk.on_ray", ("ray", "torch")),
         ("import repzoo_training.cli", ("torch", "onnxruntime", "PIL")),
         ("import repzoo_serving.cli", ("onnxruntime", "PIL", "bentoml")),
     ],

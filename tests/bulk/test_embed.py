@@ -123,6 +123,14 @@ class TestSources:
         assert len(ids) == 20
         assert ids[0] == "0/0007.png"
 
+    def test_the_output_is_no_part_of_it(
+        self, embed: Callable[..., Summary], photos: Path, tmp_path: Path
+    ) -> None:
+        source = tmp_path / "source"
+        shutil.copytree(photos / "1", source)
+        assert embed(source, out=source / "out.parquet").job.images == 100
+        assert embed(source, out=source / "out.parquet").done_now == 0
+
     def test_one_image(self, embed: Callable[..., Summary], photos: Path, tmp_path: Path) -> None:
         embed(photos / "0" / "0000.png")
         assert rows(tmp_path / "out.parquet", "id") == ["0000.png"]

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from repzoo.bulk.decoding import Decoders
 from repzoo.bulk.job import JOB, LISTING, Job, part_name
-from repzoo.bulk.parts import Done, embed_parts
+from repzoo.bulk.parts import embed_parts
 from repzoo.bulk.places import Place
 from repzoo.bulk.sources import Source
 from repzoo.encoder import Encoder, Provider
@@ -105,7 +105,7 @@ def embed_all(
     target = Place.of(out)
     folder = target.beside(".parts")
     found = Source(source)
-    listing = found.look()
+    listing = found.look(besides=target)
     job = Job.make(
         encoder,
         posterior=posterior,
@@ -125,17 +125,15 @@ def embed_all(
             _begin(job, folder, listing.data)
             there = folder.names()
             missing = [n for n in range(job.parts) if part_name(n) not in there]
-            count = sum(stop - first for first, stop in map(job.range, missing))
-            with _bar(encoder.config.name, job.images, job.images - count) as bar:
+            done_now = sum(stop - first for first, stop in map(job.range, missing))
+            with _bar(job, done_now) as bar:
                 if engine == "ray":
                     from repzoo.bulk.on_ray import embed_on_ray
 
-                    made: Iterable[Done] = embed_on_ray(job, missing, folder, model, hub, workers)
-                    for part in made:
+                    for part in embed_on_ray(job, missing, folder, model, hub, workers):
                         bar.update(part.images)
-                        done_now += part.images
                 elif missing:
-                    done_now = _embed_here(job, missing, folder, encoder, workers, bar)
+                    _embed_here(job, missing, folder, encoder, workers, bar)
             _join(job, folder, target)
         failed, examples = _failures(target)
         _empty(folder)
@@ -150,12 +148,12 @@ def _embed_here(
     encoder: Encoder,
     workers: int | None,
     bar: tqdm[NoReturn],
-) -> int:
+) -> None:
     if workers is None:
         workers = 0 if job.images < _FEW else os.cpu_count() or 1
     with Decoders(encoder.config.input, workers) as decoders:
-        made = embed_parts(job, parts, folder, encoder, decoders, bar.update)
-        return sum(part.images for part in made)
+        for _ in embed_parts(job, parts, folder, encoder, decoders, bar.update):
+            pass
 
 
 def _is_there(job: Job, target: Place) -> bool:
@@ -261,6 +259,13 @@ def _alone(folder: Place) -> Iterator[None]:
             return
 
 
-def _bar(name: str, total: int, done: int) -> tqdm[NoReturn]:
+def _bar(job: Job, todo: int) -> tqdm[NoReturn]:
     # disable=None: only on a terminal.
-    return tqdm(total=total, initial=done, desc=name, unit=" images", unit_scale=True, disable=None)
+    return tqdm(
+        total=job.images,
+        initial=job.images - todo,
+        desc=job.model,
+        unit=" images",
+        unit_scale=True,
+        disable=None,
+    )

@@ -97,8 +97,11 @@ class Source:
             return str(Place(self._root.fs, self._pattern))
         return str(self._root / self._name if self._is_file else self._root)
 
-    def look(self) -> Listing:
+    def look(self, besides: Place) -> Listing:
         """See what it holds now.
+
+        Args:
+            besides: an output, which may lie in it and is no part of it; neither are its parts.
 
         Raises:
             InvalidInput: if that is no image, or images and parquet files together.
@@ -109,6 +112,9 @@ class Source:
         group: list[dict[str, Any]] = []
         with pq.ParquetWriter(buffer, _SCHEMA) as writer:
             for file in self._files():
+                path = (self._root / file.path).path
+                if path == besides.path or path.startswith(f"{besides.path}.parts/"):
+                    continue
                 kind = self._kind(file.path)
                 if kind is None:
                     skipped += 1
