@@ -46,7 +46,8 @@ class Examples:
     @property
     def wrong(self) -> Flags:
         """Whether the nearest neighbour is a wrong one: bool ``[N]``."""
-        return self.own != self.found
+        wrong: Flags = self.own != self.found
+        return wrong
 
     def take(self, rows: Numbers) -> Examples:
         """The examples of these rows."""

@@ -20,6 +20,7 @@ from repzoo.errors import PackageError
 from repzoo.files import temporary_folder
 from repzoo.golden import GOLDEN, write_golden
 from repzoo.package import Package, write_manifest
+from torch import Tensor
 
 from repzoo_training.data import ImageDataset
 from repzoo_training.export.graphs import write_graph
@@ -105,7 +106,8 @@ def calibrate_package(
 
 def _write_head(folder: Path, fitted: FittedUncertainty, config: ModelConfig) -> None:
     # A tensor for each: one tensor for two inputs would be one input to the exporter.
-    examples = {name: torch.zeros(2, config.latent_dim) for name in fitted.spec.inputs}
+    dim = config.latent_dim
+    examples: dict[str, Tensor] = {name: torch.zeros(2, dim) for name in fitted.spec.inputs}
     examples["images"] = torch.zeros(2, *config.input.shape, dtype=torch.uint8)
     write_graph(
         fitted.head,
