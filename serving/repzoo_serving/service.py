@@ -25,6 +25,7 @@ from repzoo_serving.app import App
 from repzoo_serving.exchange import Message, Receive, Send
 from repzoo_serving.loading import Loader
 from repzoo_serving.logs import log_as_json
+from repzoo_serving.malformed import answer_with_problems
 from repzoo_serving.memory import settle
 from repzoo_serving.settings import Settings
 from repzoo_serving.watch import Watcher
@@ -78,6 +79,7 @@ class RepzooService:
         """Load the models; the server takes no connection before this is done."""
         if _settings.log == "json":
             log_as_json()
+        answer_with_problems()
         if _settings.supervisor is not None:
             _follow(_settings.supervisor)
         loader = Loader(

@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -565,7 +566,11 @@ def test_what_is_no_http_is_refused(
 ) -> None:
     with connect() as connection:
         connection.sendall(b"\x16\x03\x01 this is TLS, say\r\n\r\n")
-        assert b"400" in connection.recv(65536)
+        answer = b"".join(iter(partial(connection.recv, 65536), b""))  # until it is closed
+    start, _, body = answer.partition(b"\r\n\r\n")
+    assert start.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\ncontent-type: application/problem+json" in start
+    assert json.loads(body)["type"] == "urn:repzoo:problem:malformed-request"
     assert_well(http)
 
 
