@@ -12,14 +12,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from repzoo_client.retrieval import layout
+from repzoo_client.retrieval.collection import Collection
 from repzoo_client.retrieval.documents import Documents, Metadata, as_documents, as_posteriors
 from repzoo_client.retrieval.documents import vectors as vectors_of
 from repzoo_client.retrieval.errors import IndexExists, InvalidQuery, ModelMismatch
 from repzoo_client.retrieval.export import write_documents
 from repzoo_client.retrieval.filters import Filter, filter_expression
-from repzoo_client.retrieval.layout import IndexInfo, IndexType
-from repzoo_client.retrieval.milvus import Connection, connect, milvus_errors
+from repzoo_client.retrieval.layout import IndexInfo, IndexType, create_collection
+from repzoo_client.retrieval.milvus import connect, milvus_errors
 from repzoo_client.retrieval.searching import (
     TRUST_WEIGHT,
     Answer,
@@ -30,13 +30,6 @@ from repzoo_client.retrieval.searching import (
 )
 
 __all__ = ["PosteriorIndex"]
-
-#: Bytes of vectors in one request; Milvus takes 64 MiB.
-_REQUEST_BYTES = 2**23
-_REQUEST_ROWS = 1000
-#: Rows of a page when all are read.
-_PAGE_ROWS = 8000
-_ALL_FIELDS = ("id", "deviation", "uncertainty", "metadata")
 
 
 class PosteriorIndex:
@@ -60,14 +53,10 @@ class PosteriorIndex:
     info: IndexInfo
     location: str
 
-    def __init__(self, connection: Connection, location: str, collection: str) -> None:
-        """Take over a connection to an existing collection: see `create` and `open`."""
-        self.location = location
-        self._connection = connection
+    def __init__(self, collection: Collection) -> None:
+        """Take over an open collection: see `create` and `open`."""
+        self.info, self.location = collection.info, collection.location
         self._collection = collection
-        with milvus_errors(location):
-            self.info = layout.read_info(connection.client, collection, location)
-            layout.prepare(connection.client, collection, self.info)
 
     @classmethod
     def create(
@@ -110,8 +99,8 @@ class PosteriorIndex:
             with milvus_errors(os.fspath(location)):
                 if connection.client.has_collection(collection):
                     raise IndexExists(f"there is an index {collection!r} in {location} already")
-                layout.create_collection(connection.client, collection, info)
-            return cls(connection, os.fspath(location), collection)
+                create_collection(connection.client, collection, info)
+            return cls(Collection(connection, os.fspath(location), collection))
         except BaseException:
             connection.close()
             raise
@@ -142,7 +131,7 @@ class PosteriorIndex:
         """
         connection = connect(os.fspath(location), token=token, create=False)
         try:
-            index = cls(connection, os.fspath(location), collection)
+            index = cls(Collection(connection, os.fspath(location), collection))
             index.require(model=model, revision=revision)
         except BaseException:
             connection.close()
@@ -162,7 +151,7 @@ class PosteriorIndex:
 
     def close(self) -> None:
         """Write what is in memory, and let go of the folder or server."""
-        self._connection.close()
+        self._collection.close()
 
     def require(self, *, model: str | None = None, revision: str | None = None) -> None:
         """Raise ModelMismatch unless the index holds posteriors of this model and revision."""
@@ -204,12 +193,10 @@ class PosteriorIndex:
         given = as_documents(ids, mean, variance, uncertainty, metadata, self.info.dim)
         scaled = self._scaled(given.mean, given.variance)
         documents = Documents(given.ids, *scaled, given.uncertainty, given.metadata)
-        size = 4 * (4 * self.info.dim + 1)
-        step = max(1, min(_REQUEST_ROWS, _REQUEST_BYTES // size))
+        step = self._collection.batch_rows()
         for start in range(0, len(documents), step):
             rows = documents.rows(start, start + step)
-            with milvus_errors(self.location):
-                self._connection.client.upsert(self._collection, rows)
+            self._collection.upsert(rows)
             if progress is not None:
                 progress(len(rows))
 
@@ -273,35 +260,26 @@ class PosteriorIndex:
 
     def get(self, ids: Sequence[str]) -> Documents:
         """The documents of these ids, without those that are not there, in no order."""
-        return Documents.from_rows(self._rows([*ids]), self.info.dim)
+        return Documents.from_rows(self._collection.get(ids), self.info.dim)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove documents; those that are not there are left alone. Returns how many were."""
-        there = [row["id"] for row in self._rows([*ids], ("id",))]
-        for start in range(0, len(there), _REQUEST_ROWS):
-            with milvus_errors(self.location):
-                self._connection.client.delete(
-                    self._collection, ids=there[start : start + _REQUEST_ROWS]
-                )
+        there = [row["id"] for row in self._collection.get(ids, ("id",))]
+        self._collection.delete(there)
         return len(there)
 
     def count(self, filter: Filter | None = None, max_uncertainty: float | None = None) -> int:  # noqa: A002
         """How many documents there are, or pass the filter."""
-        expression = filter_expression(filter, max_uncertainty)
-        with milvus_errors(self.location, filtered=bool(expression)):
-            rows = self._connection.client.query(
-                self._collection, filter=expression, output_fields=["count(*)"]
-            )
-        return int(rows[0]["count(*)"])
+        return self._collection.count(filter_expression(filter, max_uncertainty))
 
     def documents(self, filter: Filter | None = None) -> Iterator[Documents]:  # noqa: A002
         """All documents, or those that pass the filter, in pages; from a folder sorted by id."""
-        for rows in self._pages(filter_expression(filter)):
+        for rows in self._collection.pages(filter_expression(filter)):
             yield Documents.from_rows(rows, self.info.dim)
 
     def metadata(self) -> dict[str, dict[str, Any]]:
         """The metadata of every document, by id."""
-        pages = self._pages("", ("id", "metadata"))
+        pages = self._collection.pages("", ("id", "metadata"))
         return {row["id"]: row["metadata"] for rows in pages for row in rows}
 
     def export(self, path: str | os.PathLike[str], filter: Filter | None = None) -> int:  # noqa: A002
@@ -315,8 +293,7 @@ class PosteriorIndex:
 
     def flush(self) -> None:
         """Write what is in memory to where it is searched from, and index it."""
-        with milvus_errors(self.location):
-            self._connection.client.flush(self._collection)
+        self._collection.flush()
 
     def _scaled(self, mean: Any, variance: Any) -> tuple[Any, Any]:
         if self.info.metric == "euclidean":
@@ -326,57 +303,6 @@ class PosteriorIndex:
         return mean / length, variance / length**2
 
     def _ask(self, queries: Queries, field: str, limit: int, expression: str) -> list[Documents]:
-        with milvus_errors(self.location, filtered=bool(expression)):
-            found = self._connection.client.search(
-                self._collection,
-                data=list(vectors_of(queries.mean, queries.variance, field, query=True)),
-                anns_field=field,
-                limit=limit,
-                filter=expression,
-                output_fields=[*_ALL_FIELDS[1:]],
-                search_params=layout.search_params(self.info),
-            )
-        return [
-            Documents.from_rows(({"id": hit["id"], **hit["entity"]} for hit in hits), self.info.dim)
-            for hits in found
-        ]
-
-    def _rows(
-        self, ids: list[str], fields: Sequence[str] = _ALL_FIELDS
-    ) -> Iterator[dict[str, Any]]:
-        for start in range(0, len(ids), _REQUEST_ROWS):
-            with milvus_errors(self.location):
-                yield from self._connection.client.get(
-                    self._collection,
-                    ids=ids[start : start + _REQUEST_ROWS],
-                    output_fields=[*fields],
-                )
-
-    def _pages(
-        self,
-        expression: str,
-        fields: Sequence[str] = _ALL_FIELDS,
-    ) -> Iterator[list[dict[str, Any]]]:
-        client = self._connection.client
-        with milvus_errors(self.location, filtered=bool(expression)):
-            if self._connection.local:
-                # An iterator would look at all documents for every page, and they are in memory.
-                rows = client.query(
-                    self._collection,
-                    filter=expression,
-                    limit=max(1, self.count()),
-                    output_fields=[*fields],
-                )
-                yield sorted(rows, key=lambda row: row["id"])
-                return
-            pages = client.query_iterator(
-                self._collection,
-                batch_size=_PAGE_ROWS,
-                filter=expression,
-                output_fields=[*fields],
-            )
-            try:
-                while page := pages.next():
-                    yield page
-            finally:
-                pages.close()
+        asked = vectors_of(queries.mean, queries.variance, field, query=True)
+        found = self._collection.nearest(asked, field, limit, expression)
+        return [Documents.from_rows(rows, self.info.dim) for rows in found]

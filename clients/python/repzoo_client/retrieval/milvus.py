@@ -28,6 +28,8 @@ _OPEN = ".open"
 #: milvus-lite may compute for longer than the 10 seconds after which a client pings, and then takes
 #: the second ping for an attack.
 _PATIENT = {"grpc.keepalive_time_ms": 3_600_000}
+#: Seconds to connect to it. It is a thread of this process, and slow only on a very busy machine.
+_CONNECT = 60
 
 
 class Connection(NamedTuple):
@@ -87,8 +89,12 @@ def _open_folder(folder: Path, create: bool, client_type: Any) -> Connection:
         raise IndexInUse(
             f"{folder} is open already: close that index, or wait for the other process"
         ) from None
-    with milvus_errors(str(folder)):
-        client = client_type(uri=str(database), grpc_options=_PATIENT)
+    try:
+        with milvus_errors(str(folder)):
+            client = client_type(uri=str(database), timeout=_CONNECT, grpc_options=_PATIENT)
+    except BaseException:
+        server_manager_instance.release_server(str(database))
+        raise
 
     def close() -> None:
         # Only then may another process open the folder.
