@@ -25,7 +25,6 @@ import torch
 from numpy.typing import NDArray
 from repzoo.encoder import Encoder, Posterior
 from repzoo_client.retrieval import distances
-from repzoo_client.retrieval.searching import TRUST_WEIGHT
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.evaluation.knn import nearest
 from repzoo_training.recipe import find_recipe
@@ -110,8 +109,7 @@ RANKINGS: Mapping[str, tuple[Ranking, tuple[dict[str, float], ...]]] = {
     "max_uncertainty": (by_clean_gallery, tuple({"limit": u} for u in (0.05, 0.1, 0.2, 0.4, 0.7))),
     "mean + w u": (by_penalty, tuple({"weight": w} for w in WEIGHTS)),
     "mean - w log(1-u)": (by_log_trust, tuple({"weight": w} for w in WEIGHTS)),
-    "mean (1 + w u)": (by_trust, tuple({"weight": w} for w in WEIGHTS)),
-    "trusted, as shipped": (by_trust, ({"weight": TRUST_WEIGHT},)),
+    "trusted: mean (1 + w u)": (by_trust, tuple({"weight": w} for w in WEIGHTS)),
 }
 
 
@@ -270,10 +268,11 @@ def measure(name: str, train: ImageDataset, test: ImageDataset) -> None:
         for kind in CORRUPTIONS
         for level in range(1, LEVELS + 1)
     ]
-    table(f"{name}, training images", gallery, clean, corrupted, labels, chosen)
+    model = f"{name} {encoder.revision[:12]}"
+    table(f"{model}, training images", gallery, clean, corrupted, labels, chosen)
     rest = np.setdiff1d(np.arange(len(test)), sample)
     unseen = Gallery(encoder.posterior(test.images[rest]), test.labels[rest])
-    table(f"{name}, unseen images", unseen, clean, corrupted, labels, chosen)
+    table(f"{model}, unseen images", unseen, clean, corrupted, labels, chosen)
     every = np.tile(labels, len(corrupted))
     print()
     calibration(gallery, {"clean": (clean, labels), "corrupted": (joined(corrupted), every)})
