@@ -198,7 +198,7 @@ def test_problems_and_other_paths(
     http = traced().http
     for path in ("/livez", "/readyz", "/metrics", "/models/tiny", "/nowhere"):
         http.get(path)
-    http.request("BREW", "/embed")
+    http.request("PROPFIND", "/embed")
     http.post("/generate", json={**GENERATE, "model": "other"})
     eventually(lambda: len(collector.named("POST /generate")) == 1)
     spans = {span.name: attributes(span) for span in collector.spans}
@@ -207,7 +207,7 @@ def test_problems_and_other_paths(
     assert spans["GET"]["repzoo.problem"] == "not-found"
     assert spans["GET /models/{name}"]["url.path"] == "/models/tiny"
     assert spans["HTTP /embed"]["http.request.method"] == "_OTHER"
-    assert spans["HTTP /embed"]["http.request.method_original"] == "BREW"
+    assert spans["HTTP /embed"]["http.request.method_original"] == "PROPFIND"
     assert spans["POST /generate"]["repzoo.problem"] == "unknown-model"
     # What is asked for every few seconds tells nobody anything.
     paths = {found["url.path"] for found in spans.values() if "url.path" in found}
