@@ -6,17 +6,20 @@ source, and the output's folder: on more than one machine, object stores and a h
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from repzoo.bulk.decoding import Decoders
 from repzoo.bulk.job import Job
 from repzoo.bulk.parts import Done, embed_parts
 from repzoo.bulk.places import Place
-from repzoo.errors import MissingExtra, RevisionChanged
+from repzoo.errors import MissingExtra, RepzooError, RevisionChanged
 from repzoo.loading import load
+from repzoo.reference import is_path
 
 __all__ = ["embed_on_ray"]
 
@@ -36,12 +39,14 @@ def embed_on_ray(
 
     Raises:
         MissingExtra: if Ray is not installed.
+        RepzooError: if a worker fails.
     """
     # Ray reports what it is used for, unless it is told not to before it is imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
-        import ray.data
+        # By name: type checkers need not have it.
+        ray: Any = importlib.import_module("ray")
+        data: Any = importlib.import_module("ray.data")
     except ImportError as error:
         raise MissingExtra("zoo embed --engine ray", "ray", error) from error
     if not parts:
@@ -50,26 +55,35 @@ def embed_on_ray(
     if started:
         ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
     try:
-        context = ray.data.DataContext.get_current()
+        context = data.DataContext.get_current()
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        count = workers or int(resources.get("CPU", 1))
+        count = workers or int(ray.cluster_resources().get("CPU", 1))
         where = str(folder)
+        # Workers run in other folders.
+        model = _absolute(model) if is_path(model) else model
+        hub = hub and _absolute(hub)
         rows = [{"part": part} for part in parts]
-        todo = ray.data.from_items(rows, override_num_blocks=len(rows))
+        todo = data.from_items(rows, override_num_blocks=len(rows))
         made = todo.map_batches(
             _Worker,
             fn_constructor_args=(job, where, model, hub),
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(count, len(parts))),
+            compute=data.ActorPoolStrategy(min_size=1, max_size=min(count, len(parts))),
             num_cpus=1,
         )
         for row in made.iter_rows():
             yield Done(int(row["part"]), int(row["images"]), int(row["failed"]))
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise RepzooError(f"a worker of the Ray cluster failed: {reason}") from error
     finally:
         if started:
             ray.shutdown()
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place else str(Path(place).absolute())
 
 
 class _Worker:
