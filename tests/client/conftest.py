@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import repzoo
 import repzoo_client
+import safetensors.numpy
 from PIL import Image
 
 
@@ -69,8 +70,8 @@ class Rogue:
     """Stands before a real server, and spoils the POST requests as it is told, one after another.
 
     What there is to spoil: a status; ``"reset"`` in the middle of the answer; ``"drip"``, a byte of
-    the body at a time without an end; ``"drip head"``; ``"silence"``; ``"garbage"``. After the last
-    of them everything is passed on.
+    the body at a time without an end; ``"drip head"``; ``"silence"``; ``"garbage"``; ``"three
+    rows"``, whatever was asked. After the last of them everything is passed on.
     """
 
     def __init__(self, url: str, spoilt: list[int | str], retry_after: str | None) -> None:
@@ -98,6 +99,11 @@ class Rogue:
         if isinstance(todo, int):
             headers = {"Retry-After": self.retry_after} if self.retry_after else {}
             self._send(handler, todo, headers, b"not now")
+        elif todo == "three rows":
+            rows = {"embeddings": np.zeros((3, 4), np.float32)}
+            answer_body = safetensors.numpy.save(rows, {"response": "{}"})
+            headers = {"Content-Type": "application/x-safetensors"}
+            self._send(handler, 200, headers, answer_body)
         elif todo is not None:
             handler.close_connection = True
             self._misbehave(handler.connection, todo)

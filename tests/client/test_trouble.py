@@ -93,6 +93,14 @@ def test_a_server_that_wants_to_be_left_alone_for_long(
         assert len(seen.posts) == 1
 
 
+def test_an_answer_that_lacks_rows_is_refused(
+    ask: Callable[..., Any], rogue: Callable[..., Any]
+) -> None:
+    said = r"6 images were sent, .*\[3, 4\]"
+    with rogue("three rows") as (url, _), pytest.raises(errors.UnexpectedAnswer, match=said):
+        embed(ask, url, client={"batch_size": 6})
+
+
 class TestDeadlines:
     @pytest.mark.parametrize("how", ["drip", "drip head", "silence"])
     @pytest.mark.parametrize("place", ["call", "client"])

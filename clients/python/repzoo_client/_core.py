@@ -217,7 +217,17 @@ class Core:
                 half = len(rest) // 2 if has_failed else 0
                 waiting += [(part.pick(some), True) for some in (rest[half:], rest[:half]) if some]
             else:
+                _require_rows(answer, len(part.places))
                 yield part, answer
+
+
+def _require_rows(answer: _wire.Answer, count: int) -> None:
+    """Check that every image has its row: rows that were shifted would be wrong in silence."""
+    for name, tensor in answer.tensors.items():
+        if tensor.shape[:1] != (count,):
+            raise UnexpectedAnswer(
+                f"{count} images were sent, and {name} came back as {list(tensor.shape)}"
+            )
 
 
 def _passes(ends: float | None, delay: float) -> bool:
