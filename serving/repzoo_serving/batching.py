@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +124,7 @@ class Batcher:
     @property
     def _limit(self) -> int:
         """Rows in the next batch, at most."""
-        if not self._row_seconds:
+        if not self._mix or not self._row_seconds:
             return self._max_rows
         return min(self._max_rows, max(_FEW_ROWS, int(_BATCH_SECONDS / self._row_seconds)))
 
@@ -140,16 +140,14 @@ class Batcher:
         finally:
             self._workers.remove(asyncio.current_task())
 
-    def _take(self, limit: int) -> list[tuple[_Job, NDArray[Any]]]:
+    def _take(self, limit: int) -> list[_Share]:
         """The next batch, off the queue; what is not through then goes to its end."""
         if not self._mix or len(self._jobs) == 1:
             shares = {self._jobs[0]: min(self._jobs[0].waiting, limit)}
         else:
             shares = self._shares(limit)
-        batch = []
-        for job, share in shares.items():
-            batch.append((job, job.take(share)))
-            self._queued -= share
+        batch = [job.take(share) for job, share in shares.items()]
+        self._queued -= sum(shares.values())
         # Those that were served are not all at the front.
         through = [job for job in shares if job.waiting]
         self._jobs = deque(job for job in self._jobs if job not in shares)
@@ -184,32 +182,32 @@ class Batcher:
             give(job, room)
         return shares
 
-    async def _run_batch(self, batch: list[tuple[_Job, NDArray[Any]]]) -> None:
+    async def _run_batch(self, batch: list[_Share]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            rows = _join([part for _, part in batch])
+            rows = _join([share.rows for share in batch])
             results, seconds = await loop.run_in_executor(self._executor, self._timed, rows)
         except Exception as error:
             if len(batch) == 1:
-                job = batch[0][0]
+                job = batch[0].job
                 self._drop(job)
                 job.fail(error)
                 return
-            for part in batch:
-                await self._run_batch([part])
+            for share in batch:
+                await self._run_batch([share])
             return
         self._on_batch(len(rows), seconds)
         weight = 0.2 if self._row_seconds else 1.0
         self._row_seconds += weight * (seconds / len(rows) - self._row_seconds)
         shared: Run | None = None
         start = 0
-        for job, taken in batch:
-            stop = start + len(taken)
+        for share in batch:
+            job, stop = share.job, start + len(share.rows)
             job.ran += seconds
             if job.runs is not None:
                 shared = shared or Run(time.perf_counter() - seconds, seconds, len(rows))
                 job.runs.append(shared)
-            job.receive({name: value[start:stop] for name, value in results.items()})
+            job.receive(share, {name: value[start:stop] for name, value in results.items()})
             start = stop
 
     def _timed(self, rows: NDArray[Any]) -> tuple[Results, float]:
@@ -226,7 +224,10 @@ class _Job:
         #: told of the batches that had some of them.
         self.runs = runs
         self._taken = 0
-        self._parts: list[Results] = []
+        #: results, by where their rows begin: a batch that fails and runs again, each request of it
+        #: alone, may be overtaken by the next.
+        self._parts: dict[int, Results] = {}
+        self._received = 0
         #: seconds of the batches that had some of them.
         self.ran = 0.0
         self.done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -235,22 +236,30 @@ class _Job:
     def waiting(self) -> int:
         return len(self._rows) - self._taken
 
-    def take(self, room: int) -> NDArray[Any]:
-        rows = self._rows[self._taken : self._taken + room]
-        self._taken += len(rows)
-        return rows
+    def take(self, room: int) -> _Share:
+        share = _Share(self, self._taken, self._rows[self._taken : self._taken + room])
+        self._taken += len(share.rows)
+        return share
 
-    def receive(self, part: Results) -> None:
-        self._parts.append(part)
+    def receive(self, share: _Share, part: Results) -> None:
+        self._parts[share.start] = part
+        self._received += len(share.rows)
         # Done already: the caller has gone, or another of its batches failed.
-        if not self.waiting and not self.done.done():
-            self.done.set_result(
-                {name: _join([p[name] for p in self._parts]) for name in self._parts[0]}
-            )
+        if self._received == len(self._rows) and not self.done.done():
+            parts = [self._parts[begin] for begin in sorted(self._parts)]
+            self.done.set_result({name: _join([p[name] for p in parts]) for name in parts[0]})
 
     def fail(self, error: Exception) -> None:
         if not self.done.done():
             self.done.set_exception(error)
+
+
+class _Share(NamedTuple):
+    """Those rows of a request that are in one batch, from its row ``start`` on."""
+
+    job: _Job
+    start: int
+    rows: NDArray[Any]
 
 
 def _join(parts: Sequence[Any]) -> Any:

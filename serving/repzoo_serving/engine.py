@@ -33,6 +33,9 @@ from repzoo_serving.timing import Timing
 
 __all__ = ["OPERATIONS", "PATHS", "Operation", "ServedModel"]
 
+#: Images of one request in a run that it has for itself; as many whatever the load, see `generate`.
+_ALONE = 256
+
 
 class ServedModel:
     """A model in memory. Its operations take checked requests and give answers.
@@ -205,7 +208,7 @@ class ServedModel:
             batcher = self._batchers[key] = Batcher(
                 run,
                 executor=self.runner,
-                max_rows=self._limits.max_batch,
+                max_rows=self._limits.max_batch if mix else min(self._limits.max_batch, _ALONE),
                 max_queued=self._limits.max_queued,
                 mix=mix,
                 on_batch=partial(self._metrics.batch, (key[0], self.name)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -308,5 +309,48 @@ def test_rows_that_cannot_be_joined_fail_and_do_not_hang(executor: ThreadPoolExe
         # Alone each of them is fine.
         assert (await odd)["twice"].shape == (1, 3)
         assert (await even)["twice"].shape == (1, 2)
+
+    asyncio.run(main())
+
+
+def test_rows_that_several_batches_in_flight_share_all_arrive_and_in_order(
+    executor: ThreadPoolExecutor,
+) -> None:
+    def run(values: NDArray[Any]) -> Results:
+        time.sleep(0.0001)
+        return {"twice": values * 2}
+
+    async def main() -> None:
+        call = batcher(run, executor, max_rows=16, max_queued=10_000)  # type: ignore[arg-type]
+        chance = random.Random(0)
+        sent = [np.arange(chance.randrange(1, 60)) + 1000 * number for number in range(200)]
+
+        async def ask(values: NDArray[Any], wait: float) -> None:
+            await asyncio.sleep(wait)
+            assert (await call(values))["twice"].tolist() == (2 * values).tolist()
+
+        await asyncio.gather(*(ask(values, chance.random() / 20) for values in sent))
+
+    asyncio.run(main())
+
+
+def test_a_batch_that_fails_and_runs_again_does_not_change_the_order(
+    executor: ThreadPoolExecutor,
+) -> None:
+    run = Doubler()
+
+    async def main() -> None:
+        run.free.clear()
+        call = batcher(run, executor)
+        first = asyncio.create_task(call(rows(0)))
+        await turn()
+        long = asyncio.create_task(call(np.arange(10, 20)))
+        bad = asyncio.create_task(call(rows(-1)))
+        await turn()
+        run.free.set()
+        assert (await long)["twice"].tolist() == list(range(20, 40, 2))
+        with pytest.raises(ValueError, match="minus one"):
+            await bad
+        await first
 
     asyncio.run(main())
