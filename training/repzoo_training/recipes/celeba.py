@@ -6,7 +6,11 @@ probe 95.6; VAE 86.9 and 89.0; SimCLR 91.6 and 93.7.
     zoo train simvae-celeba --data celeba/ --out runs/simvae-celeba
 
 CelebA is for non-commercial research, and so are these weights; no face of it goes into a package.
-Work for a GPU: none of these has been trained yet, and nothing is known of what they reach here.
+That is work for a GPU, and none of them has been trained yet. The ``-conv`` recipes are small
+convolutions for a CPU (8,000 training images): in ten minutes of one core ``simvae-celeba-conv``
+reached k-NN 75.1 and MLP probe 81.2 in gender, ``vae-celeba-conv`` 75.9 and 80.7. SimVAE has two
+mild views of each image there and the content prior N(0, I); with four stronger views and a flat
+prior they were 74.6 and 79.7.
 """
 
 from __future__ import annotations
@@ -40,18 +44,20 @@ generative = [
     for recipe in cifar10
 ]
 
+with_prior = generative[0].model_copy(update={"options": {"scatter": 0.15, "prior": "normal"}})
+
 #: The same with small convolutions, for a CPU.
 small = [
     convolutional(
         recipe,
         NetworkSpec(kind="conv", widths=(32, 64, 128, 256), patch=4),
         augmentation=ViewSpec(
-            scale=(0.7, 1.0), ratio=(0.85, 1.2), horizontal_flip=0.5, jitter=(0.2, 0.2, 0.2, 0.05)
+            scale=(0.8, 1.0), ratio=(0.9, 1.1), horizontal_flip=0.5, jitter=(0.2, 0.2, 0.2, 0.05)
         ),
-        views_per_image=4,
+        views_per_image=2,
         views=800_000,
     )
-    for recipe in generative
+    for recipe in (with_prior, *generative[1:])
 ]
 
 RECIPES = [
