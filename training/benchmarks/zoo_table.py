@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,13 +135,12 @@ def _table(rows: Sequence[Row]) -> str:
     ]
     report = rows[0].report
     content = measured_classes(report.measures)
-    majority: Callable[[str | None], str] = lambda task: (  # noqa: E731
-        f"{100 * found.value:.1f} %" if (found := report.measure("majority", task)) else "?"
-    )
     caption = (
         f"**{report.dataset}**: {report.n_train:,} train and {report.n_test:,} test images; "
-        f"{content}, whose commonest answer alone is right in {majority(content)}"
+        f"{content}"
     )
+    if (majority := report.measure("majority", content)) is not None:
+        caption += f", whose commonest answer alone is right in {100 * majority.value:.1f} %"
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     lines += [[each.get(head, "") for head in heads] for each in cells]
     return caption + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
