@@ -30,7 +30,10 @@ bench: .venv/.installed
 	.venv/bin/python training/benchmarks/step.py
 	.venv/bin/python zoo/benchmarks/startup.py
 	.venv/bin/python zoo/benchmarks/pull.py
+	.venv/bin/python zoo/benchmarks/embed.py
 	.venv/bin/python serving/benchmarks/wire.py
+	.venv/bin/python serving/benchmarks/overload.py
+	.venv/bin/python clients/python/benchmarks/index.py
 
 clean:
 	rm -rf .venv .venv-serving
