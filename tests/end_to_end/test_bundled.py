@@ -187,7 +187,9 @@ def test_samples_are_images_of_its_kind(decoder_package: Path) -> None:
     def nearest(rows: NDArray[np.float32]) -> float:
         return float(np.square(rows[:, None] - real[None]).mean(2).min(1).mean())
 
-    assert nearest(drawn) < 0.3 * nearest(noise)
+    # Of photographs, unlike digits, the sample has none that is near to any other.
+    share = 0.3 if encoder.config.input.channels == 1 else 0.5
+    assert nearest(drawn) < share * nearest(noise)
 
 
 def test_it_knows_what_it_does_not_know(package: Path) -> None:
