@@ -1,8 +1,8 @@
 """What recipes have reached: k-NN on the test set after a stated budget, one seed.
 
 The numbers are those of the tables in README.md, by the command that stands there; on CelebA they
-are of gender. What is not here has not been trained; then the published numbers of its method say what
-may be expected.
+are of gender. What is not here has not been trained; then the published numbers of its method say
+what may be expected.
 """
 
 from __future__ import annotations
