@@ -126,11 +126,11 @@ def test_unknown_names_are_answered_with_those_spelt_alike(zoo_here: Any, flat_h
 
 
 def test_the_order_of_hubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flat_hub: Path) -> None:
-    assert default_hub() == default_hub("simvae-celeba") == str(flat_hub)
+    assert default_hub() == default_hub("simvae-imagenet") == str(flat_hub)
     monkeypatch.delenv("REPZOO_HUB")
     assert default_hub() == default_hub("simvae-mnist") == str(bundled_folder())
-    assert default_hub("simvae-celeba") == names().organisation
-    assert open_hub(None, "simvae-celeba").spec == names().organisation
+    assert default_hub("simvae-imagenet") == names().organisation
+    assert open_hub(None, "simvae-imagenet").spec == names().organisation
 
 
 def test_bundled_packages_need_no_network(
