@@ -47,6 +47,14 @@ COLUMNS = {
 }
 PAPER = {"knn": "paper: k-NN", "mlp": "paper: MLP", "hair-colour mlp": "paper: hair colour"}
 
+NOTES = (
+    "Accuracies in per cent at the last checkpoint, ± the standard error from the test set's size; "
+    "MSE of pixels in [0, 1], in thousandths; position and flip: what a linear model tells of a "
+    "view's crop and mirroring; FID in features of this repository's CNN, trained on the data "
+    "set's labels, not in Inception's.",
+    f"paper: {SOURCES['paper'].setting}.",
+)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -115,14 +123,14 @@ def row(package: Package, sources: Mapping[str, str], cache: Path) -> Row:
 
 
 def tables(rows: Iterable[Row]) -> list[str]:
-    """A caption and a table for each data set, with rows in the order of the methods."""
+    """A caption and a table for each data set, rows in the order of the methods; then notes."""
     order = list(METHODS)
     by_dataset: dict[str, list[Row]] = {}
     for each in sorted(rows, key=lambda row: order.index(row.config.method)):
         by_dataset.setdefault(each.config.training.dataset, []).append(each)
     heads = sorted(by_dataset, key=lambda name: (subject(name) is None, name))
     shown = [_table(by_dataset[name]) for name in heads]
-    return [*shown, f"paper: {SOURCES['paper'].setting}."]
+    return [*shown, *NOTES]
 
 
 def _table(rows: Sequence[Row]) -> str:
