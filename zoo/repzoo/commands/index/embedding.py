@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from repzoo_client.retrieval.folder import Embedded
 
 from repzoo.errors import InvalidImage
@@ -65,7 +66,22 @@ def _embed(encoder: Encoder, files: Sequence[bytes]) -> Embedded:
         except InvalidImage as error:
             bad[place] = error.detail
     images = np.concatenate(pixels)
-    if encoder.config.has_posterior:
-        return Embedded(*encoder.posterior(images), bad)
-    calibrated = None if encoder.config.uncertainty is None else encoder.uncertainty(images)
-    return Embedded(encoder.embed(images), None, calibrated, bad)
+    outputs = encoder.outputs(images)
+    variance = np.exp(outputs["log_variance"]) if encoder.config.has_posterior else None
+    return Embedded(outputs["embedding"], variance, _uncertainties(encoder, outputs, images), bad)
+
+
+def _uncertainties(
+    encoder: Encoder, outputs: Mapping[str, NDArray[np.float32]], images: NDArray[np.uint8]
+) -> NDArray[np.float32] | None:
+    """Of each image alone: beside others its last digits would depend on its place among them.
+
+    A build that goes on has other batches than one that was not interrupted, and must end the same.
+    """
+    if encoder.config.uncertainty is None:
+        return None
+    found = np.empty(len(images), np.float32)
+    for row in range(len(images)):
+        one = slice(row, row + 1)
+        found[one] = encoder.uncertainty_of({k: v[one] for k, v in outputs.items()}, images[one])
+    return found
