@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import numpy as np
-
-from repzoo_client import Client, InvalidImage
+from repzoo_client import Client
+from repzoo_client._options import Options
 from repzoo_client.retrieval.folder import Embedded
 
 __all__ = ["ServerEmbedder"]
@@ -40,20 +39,18 @@ class ServerEmbedder:
 
     def __call__(self, files: Sequence[bytes], /) -> Embedded:
         """Embed all files that are images; see `repzoo_client.retrieval.folder.Embedded`."""
-        places = list(range(len(files)))
-        bad: dict[int, str] = {}
-        while places:
-            try:
-                return self._embed([files[place] for place in places], bad)
-            except InvalidImage as error:
-                if error.index is None:
-                    raise
-                bad[places.pop(error.index)] = error.detail
-        return Embedded(np.empty((0, 0), np.float32), None, None, bad)
-
-    def _embed(self, files: list[bytes], bad: dict[int, str]) -> Embedded:
+        errors: dict[int, Exception] = {}
+        ask: Options = {"on_error": "collect", "errors": errors}
         name = self.model.name
         if self.model.config["has_posterior"]:
-            return Embedded(*self._client.posterior(files, model=name), bad)
-        mean = self._client.embed(files, model=name)
-        return Embedded(mean, None, self._client.uncertainty(files, model=name), bad)
+            mean, variance, uncertainty = self._client.posterior(files, model=name, **ask)
+        else:
+            mean, variance = self._client.embed(files, model=name, **ask), None
+            uncertainty = self._client.uncertainty(files, model=name, **ask)
+        good = [place for place in range(len(files)) if place not in errors]
+        return Embedded(
+            mean[good],
+            None if variance is None else variance[good],
+            None if uncertainty is None else uncertainty[good],
+            {place: getattr(error, "detail", str(error)) for place, error in errors.items()},
+        )
