@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
-from repzoo.encoder import Encoder, Provider
+from repzoo.encoder import Encoder
 from repzoo.errors import InvalidInput, RepzooError
 from repzoo.loading import find
 from repzoo.package import Package
 from repzoo.reference import is_path
+from repzoo.sessions import Provider
 
 from repzoo_serving.engine import ServedModel
 

@@ -2,52 +2,27 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import redirect_stdout
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repzoo.arrays import read_arrays
 from repzoo.config import ModelConfig, ProbeSpec, UncertaintySpec
-from repzoo.errors import (
-    InvalidInput,
-    MissingExtra,
-    PackageError,
-    UnknownTask,
-    UnsupportedOperation,
-)
+from repzoo.errors import InvalidInput, UnknownTask, UnsupportedOperation
 from repzoo.images import Images, Pixels, as_pixels, batches
-
-# ONNX Runtime 1.29 and later tell Microsoft about every session on Linux too, names of model files
-# included, unless this is set when it is imported. Whoever wants that can set it to "0".
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-try:
-    import onnxruntime as ort  # type: ignore[import-untyped]
-except ImportError as error:
-    raise MissingExtra("running a model", "runtime", error) from error
+from repzoo.prior import Prior
+from repzoo.sessions import Floats, Graph, Provider, Runtime, Tensor, positive
 
 __all__ = [
     "Encoder",
     "Generation",
     "Posterior",
     "Predictions",
-    "Provider",
     "Reconstruction",
-    "provider_class",
     "unit_length",
 ]
-
-Floats: TypeAlias = NDArray[np.float32]
-
-#: What `repzoo.load` takes; None in its place means the best one that is really there.
-Provider: TypeAlias = Literal["cpu", "cuda"]
 
 
 class Posterior(NamedTuple):
@@ -141,11 +116,11 @@ class Encoder:
         self.path = path
         self.revision = revision
 
-        runtime = _Runtime(provider, threads)
-        latent: _Tensor = "tensor(float)", (None, config.latent_dim)
+        runtime = Runtime(provider, threads)
+        latent: Tensor = "tensor(float)", (None, config.latent_dim)
 
-        def graph(file: str, inputs: dict[str, _Tensor], outputs: dict[str, _Tensor]) -> _Graph:
-            return _Graph(runtime.session(path / file), path / file, inputs, outputs)
+        def graph(file: str, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> Graph:
+            return Graph(runtime.session(path / file), path / file, inputs, outputs)
 
         self._encoder = graph(
             "encoder.onnx",
@@ -154,22 +129,22 @@ class Encoder:
         )
         self._decoder = None
         if config.has_decoder:
-            images: _Tensor = "tensor(float)", (None, *config.input.shape)
+            images: Tensor = "tensor(float)", (None, *config.input.shape)
             self._decoder = graph("decoder.onnx", {"latents": latent}, {"images": images})
         self._probes = {}
         for spec in config.probes:
-            logits: _Tensor = "tensor(float)", (None, len(spec.classes))
+            logits: Tensor = "tensor(float)", (None, len(spec.classes))
             head = graph(spec.file, {"embedding": latent}, {"logits": logits})
             self._probes[spec.task, spec.kind] = head
         self._uncertainty = None
         if config.uncertainty is not None:
-            pixels: _Tensor = "tensor(uint8)", (None, *config.input.shape)
+            pixels: Tensor = "tensor(uint8)", (None, *config.input.shape)
             self._uncertainty = graph(
                 "uncertainty.onnx",
                 {n: pixels if n == "images" else latent for n in config.uncertainty.inputs},
                 {"uncertainty": ("tensor(float)", (None,))},
             )
-        self._prior = _Prior.read(path / "prior.npz", config.latent_dim)
+        self._prior = Prior.read(path / "prior.npz", config.latent_dim)
         self.provider = self._encoder.provider
 
     def __repr__(self) -> str:
@@ -299,7 +274,7 @@ class Encoder:
         """
         decoder = self._require_decoder()
         drawn = self.sample(n, seed=seed) if latents is None else self._as_latents(latents)
-        starts = range(0, len(drawn), _positive(batch_size, "batch_size"))
+        starts = range(0, len(drawn), positive(batch_size, "batch_size"))
         decoded = [decoder.run(drawn[start : start + batch_size])[0] for start in starts]
         return Generation(_concatenate(decoded, self.config.input.shape), drawn)
 
@@ -321,7 +296,7 @@ class Encoder:
             raise UnsupportedOperation(f"{self.config.name} has no prior to draw latents from")
         if seed is not None and seed < 0:
             raise InvalidInput(f"seed is {seed}; expected 0 or more")
-        return self._prior.sample(_positive(n, "n"), seed)
+        return self._prior.sample(positive(n, "n"), seed)
 
     def probe(
         self, images: Images, task: str, kind: str = "linear", *, batch_size: int = 256
@@ -356,14 +331,14 @@ class Encoder:
         return [_concatenate([chunk[i] for chunk in outputs], shape) for i in range(len(names))]
 
     def _chunks(self, images: Images, batch_size: int) -> Iterator[Pixels]:
-        return batches(images, self.config.input, _positive(batch_size, "batch_size"))
+        return batches(images, self.config.input, positive(batch_size, "batch_size"))
 
-    def _require_decoder(self) -> _Graph:
+    def _require_decoder(self) -> Graph:
         if self._decoder is None:
             raise UnsupportedOperation(f"{self.config.name} has no decoder")
         return self._decoder
 
-    def _require_uncertainty(self) -> tuple[_Graph, UncertaintySpec]:
+    def _require_uncertainty(self) -> tuple[Graph, UncertaintySpec]:
         if self._uncertainty is None or self.config.uncertainty is None:
             raise UnsupportedOperation(f"{self.config.name} has no calibrated uncertainty")
         return self._uncertainty, self.config.uncertainty
@@ -389,159 +364,6 @@ def unit_length(embedding: Floats) -> Floats:
     return unit
 
 
-def provider_class(provider: str) -> Provider:
-    """The class of an ONNX Runtime execution provider that tolerances are stated for."""
-    return "cuda" if provider == "CUDAExecutionProvider" else "cpu"
-
-
-#: A tensor's element type in ONNX Runtime's words, and its shape; None is any number of rows.
-_Tensor: TypeAlias = tuple[str, tuple[int | None, ...]]
-
-
-class _Graph:
-    """One ONNX graph, checked to be what the config says."""
-
-    def __init__(
-        self,
-        session: ort.InferenceSession,
-        path: Path,
-        inputs: dict[str, _Tensor],
-        outputs: dict[str, _Tensor],
-    ) -> None:
-        found_inputs = {node.name: node for node in session.get_inputs()}
-        found_outputs = {node.name: node for node in session.get_outputs()}
-        if found_inputs.keys() != inputs.keys():
-            raise PackageError(f"{path}: inputs are {list(found_inputs)}; expected {list(inputs)}")
-        for name, (kind, shape) in (inputs | outputs).items():
-            node = (found_inputs | found_outputs).get(name)
-            if node is None:
-                raise PackageError(f"{path}: there is no output {name!r}")
-            if node.type != kind or not _shapes_agree(node.shape, shape):
-                raise PackageError(
-                    f"{path}: {name!r} is {node.type} {node.shape}; expected {kind} {list(shape)}"
-                )
-        self.provider: str = session.get_providers()[0]
-        self._session = session
-        self._inputs = tuple(inputs)
-        self._outputs = tuple(outputs)
-
-    def run(self, rows: NDArray[Any], names: tuple[str, ...] | None = None) -> list[Floats]:
-        """The named outputs, by default all of them, for ``rows`` of the one input."""
-        (name,) = self._inputs
-        return self.run_all({name: rows}, names)
-
-    def run_all(
-        self, rows: Mapping[str, NDArray[Any]], names: tuple[str, ...] | None = None
-    ) -> list[Floats]:
-        """The same for rows of every input, by its name."""
-        outputs: list[Floats] = self._session.run(names or self._outputs, dict(rows))
-        return outputs
-
-
-def _shapes_agree(found: list[int | str | None], expected: tuple[int | None, ...]) -> bool:
-    # A graph may leave open what we know (a name instead of a number), but must not fix the rows.
-    return len(found) == len(expected) and all(
-        not isinstance(there, int) or there == wanted
-        for there, wanted in zip(found, expected, strict=True)
-    )
-
-
-class _Prior(NamedTuple):
-    """``prior.npz``: a mixture of diagonal Gaussians."""
-
-    weights: Floats  # [K]
-    means: Floats  # [K, D]
-    scales: Floats  # [K, D], standard deviations
-
-    @classmethod
-    def read(cls, path: Path, dim: int) -> _Prior | None:
-        if not path.exists():
-            return None
-        arrays = read_arrays(path)
-        if arrays.keys() != set(cls._fields):
-            raise PackageError(f"{path} holds {sorted(arrays)}; expected {sorted(cls._fields)}")
-        prior = cls(**arrays)
-        shape = (len(prior.weights), dim)
-        if (
-            prior.weights.ndim != 1
-            or len(prior.weights) == 0
-            or prior.means.shape != shape
-            or prior.scales.shape != shape
-            or not all(array.dtype == np.float32 and np.isfinite(array).all() for array in prior)
-            or not (prior.weights >= 0).all()
-            or not prior.weights.sum() > 0
-            or not (prior.scales >= 0).all()
-        ):
-            raise PackageError(f"{path} is not a mixture of Gaussians over {dim} latents")
-        return prior
-
-    def sample(self, n: int, seed: int | None) -> Floats:
-        # Two streams, so that the first rows do not depend on how many are drawn.
-        choices, noise = np.random.default_rng(seed).spawn(2)
-        edges = np.cumsum(self.weights, dtype=np.float64)
-        component = np.searchsorted(edges[:-1], choices.random(n) * edges[-1], side="right")
-        draws = noise.standard_normal((n, self.means.shape[1]), dtype=np.float32)
-        latents: Floats = self.means[component] + self.scales[component] * draws
-        return latents
-
-
-class _Runtime:
-    """Makes the sessions of one model, all with the same provider."""
-
-    def __init__(self, provider: Provider | None, threads: int | None) -> None:
-        self._wanted = provider
-        self._options = ort.SessionOptions()
-        self._options.log_severity_level = 3  # errors: warnings speak to authors of graphs
-        # Idle threads would spin for work. A model has one pool per graph, and they would spin
-        # against each other: for one 64x64 image that cost 12 ms of CPU instead of 5.
-        self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if threads is not None:
-            self._options.intra_op_num_threads = _positive(threads, "threads")
-        self._providers: list[Any] = ["CPUExecutionProvider"]
-        if provider not in (None, "cpu", "cuda"):
-            raise InvalidInput(f"provider is {provider!r}; expected 'cpu', 'cuda' or None")
-        if provider == "cpu":
-            return
-        if "CUDAExecutionProvider" in ort.get_available_providers() and _cuda_devices() > 0:
-            # TF32 would cost the last digits that golden vectors check. An exhaustive search for
-            # algorithms, the default, would start anew for every number of rows.
-            settings = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-            self._providers.insert(0, ("CUDAExecutionProvider", settings))
-            with redirect_stdout(sys.stderr):  # it prints what it does not find
-                ort.preload_dlls()
-        elif provider == "cuda":
-            raise InvalidInput("provider 'cuda': there is no GPU, or onnxruntime lacks CUDA")
-
-    def session(self, path: Path) -> ort.InferenceSession:
-        try:
-            # By path: a graph can then name files of its own package at most as external data.
-            # From memory it could name any below the working directory.
-            session = ort.InferenceSession(str(path), self._options, self._providers)
-        except Exception as error:  # the runtime's own kinds, none of them public
-            raise PackageError(f"{path} is not a graph that can be run: {error}") from error
-        session.disable_fallback()
-        in_use = session.get_providers()[0]
-        if self._wanted == "cuda" and in_use != "CUDAExecutionProvider":
-            raise InvalidInput(
-                "provider 'cuda': onnxruntime cannot load its CUDA libraries, see above; "
-                "pip install 'onnxruntime-gpu[cuda,cudnn]' brings them along"
-            )
-        return session
-
-
-@cache
-def _cuda_devices() -> int:
-    """How many GPUs the CUDA driver shows to this process; 0 without a driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
-
-
 def _predictions(spec: ProbeSpec, logits: Floats) -> Predictions:
     if spec.multi_label:
         # The logistic function, in a form that does not overflow.
@@ -559,9 +381,3 @@ def _concatenate(chunks: list[Floats], shape: tuple[int, ...]) -> Floats:
     if len(chunks) == 1:
         return chunks[0]
     return np.concatenate([np.empty((0, *shape), np.float32), *chunks])
-
-
-def _positive(value: int, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InvalidInput(f"{name} is {value!r}; expected a whole number, 1 or more")
-    return int(value)

@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 
 from repzoo.arrays import read_arrays, write_arrays
 from repzoo.config import ModelConfig
-from repzoo.encoder import Encoder, Floats, provider_class
+from repzoo.encoder import Encoder
 from repzoo.errors import GoldenMismatch, InvalidImage, PackageError
 from repzoo.images import Pixels
+from repzoo.sessions import Floats, provider_class
 
 __all__ = ["GOLDEN", "Deviation", "check_golden", "write_golden"]
 

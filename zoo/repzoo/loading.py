@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from repzoo.admission import admit
 from repzoo.cache import Cache
-from repzoo.encoder import Encoder, Provider
+from repzoo.encoder import Encoder
 from repzoo.errors import (
     HubError,
     IntegrityError,
@@ -22,6 +22,7 @@ from repzoo.names import names
 from repzoo.package import Package
 from repzoo.reference import Reference, is_path
 from repzoo.retries import Patience
+from repzoo.sessions import Provider
 
 __all__ = ["find", "load"]
 
