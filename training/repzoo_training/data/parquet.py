@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 from repzoo.errors import InvalidImage
+from repzoo.image_columns import features, holds_images, image_column
 from repzoo.images import decode
 
 from repzoo_training.data.dataset import ImageDataset, Split
@@ -116,24 +116,20 @@ def _columns(path: Path) -> _Columns:
         schema = pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as parquet: {error}") from None
-    metadata = (schema.metadata or {}).get(b"huggingface", b"{}")
-    features: dict[str, dict[str, Any]] = json.loads(metadata).get("info", {}).get("features", {})
-
-    def of_type(kind: str) -> list[str]:
-        return [name for name in schema.names if features.get(name, {}).get("_type") == kind]
-
-    images = of_type("Image") + [name for name in ("image", "img") if name in schema.names]
-    if not images:
+    known = features(schema)
+    image = image_column(schema)
+    if image is None:
         raise DataError(
             f"{path} has no image column: expected 'image' or 'img', "
             f"found {', '.join(schema.names[:8])}"
         )
-    label_names = ("label", "labels", *of_type("ClassLabel"))
+    marked = [name for name in schema.names if known.get(name, {}).get("_type") == "ClassLabel"]
+    label_names = ("label", "labels", *marked)
     label = next((name for name in label_names if name in schema.names), None)
     return _Columns(
-        image=images[0],
+        image=image,
         label=label,
-        classes=tuple(features.get(label or "", {}).get("names", ())),
+        classes=tuple(known.get(label or "", {}).get("names", ())),
         attributes=tuple(f.name for f in schema if pa.types.is_boolean(f.type)),
     )
 
@@ -163,13 +159,13 @@ def _read(path: Path, columns: _Columns) -> _Rows:
 
     image_type = table.schema.field(columns.image).type
     images = table[columns.image].to_pylist()
-    if pa.types.is_binary(image_type) or pa.types.is_large_binary(image_type):
-        images = [{"bytes": data, "path": None} for data in images]
-    elif not (pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0):
+    if not holds_images(image_type):
         raise DataError(
             f"{path}: column {columns.image!r} is {image_type}; "
             "expected encoded images, as bytes or a struct of bytes and path"
         )
+    if not pa.types.is_struct(image_type):
+        images = [{"bytes": data, "path": None} for data in images]
     return _Rows(path, images, labels, attributes)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 from repzoo.bulk.places import Place
 from repzoo.errors import InvalidInput
+from repzoo.image_columns import holds_images, image_column
 
 __all__ = ["ParquetImages"]
 
@@ -72,23 +72,18 @@ class ParquetImages:
     @cached_property
     def _column(self) -> str:
         schema = self._file.schema_arrow
-        metadata = (schema.metadata or {}).get(b"huggingface", b"{}")
-        features: dict[str, Any] = json.loads(metadata).get("info", {}).get("features", {})
-        marked = [n for n in schema.names if features.get(n, {}).get("_type") == "Image"]
-        names = marked or [n for n in ("image", "img") if n in schema.names]
-        if not names:
+        name = image_column(schema)
+        if name is None:
             raise InvalidInput(
                 f"{self._place} has no column of images: expected 'image' or 'img', found "
                 f"{', '.join(schema.names[:8])}"
             )
-        kind = schema.field(names[0]).type
-        encoded = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-        if not encoded and not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+        kind = schema.field(name).type
+        if not holds_images(kind):
             raise InvalidInput(
-                f"{self._place}: column {names[0]!r} is {kind}; expected encoded images, as bytes "
+                f"{self._place}: column {name!r} is {kind}; expected encoded images, as bytes "
                 "or a struct of bytes and path"
             )
-        name: str = names[0]
         return name
 
     def _data(self, image: Any) -> tuple[bytes | str, str | None]:
