@@ -20,7 +20,16 @@ from repzoo_serving.access import Access
 from repzoo_serving.decoding import Decoder
 from repzoo_serving.drain import Drain
 from repzoo_serving.engine import PATHS, ServedModel
-from repzoo_serving.exchange import Exchange, Gone, Message, Receive, Reply, RequestIds, Send
+from repzoo_serving.exchange import (
+    Exchange,
+    Gone,
+    Message,
+    Receive,
+    Reply,
+    RequestIds,
+    Send,
+    plain_get,
+)
 from repzoo_serving.logs import RequestLog
 from repzoo_serving.metrics import METRICS_TYPE, Gauge, Metrics
 from repzoo_serving.models import Models
@@ -104,9 +113,8 @@ class App:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one ASGI scope."""
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1000})
-            return
+        if scope["type"] == "websocket":
+            scope, send = plain_get(scope, send)
         headers = {name.lower(): value for name, value in scope["headers"]}
         request_id = self._ids.make(headers.get(b"x-request-id"))
         exchange = Exchange(scope, receive, headers, request_id)

@@ -27,6 +27,9 @@ from repzoo_serving.batching import QueueFull
 
 __all__ = ["Decoder"]
 
+#: What strangers may send; decoders of other formats are not exposed to them.
+_FORMATS = ("PNG", "JPEG", "WEBP")
+
 _FILES_AT_ONCE = 8
 
 _SMALL_BYTES = 8192
@@ -87,7 +90,7 @@ def _decode(
     files: Sequence[bytes], start: int, spec: InputSpec, max_pixels: int
 ) -> NDArray[np.uint8]:
     try:
-        return as_pixels(files, spec, max_pixels=max_pixels)
+        return as_pixels(files, spec, max_pixels=max_pixels, formats=_FORMATS)
     except InvalidImage as error:
         if error.index is None or not start:
             raise

@@ -16,7 +16,7 @@ from repzoo_serving.timing import Timing
 if TYPE_CHECKING:
     from repzoo_serving.tracing import Trace
 
-__all__ = ["Exchange", "Gone", "Message", "Receive", "Reply", "RequestIds", "Send"]
+__all__ = ["Exchange", "Gone", "Message", "Receive", "Reply", "RequestIds", "Send", "plain_get"]
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -143,6 +143,18 @@ class Exchange:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         body = b"" if self.method == "HEAD" else reply.body
         await send({"type": "http.response.body", "body": body})
+
+
+def plain_get(scope: Message, send: Send) -> tuple[Message, Send]:
+    """A WebSocket's handshake as the GET that it is too, and how to answer that.
+
+    Whoever does not know an ``Upgrade`` ignores it (RFC 9110, 7.8); nothing here would be one.
+    """
+
+    async def send_denial(message: Message) -> None:
+        await send({**message, "type": f"websocket.{message['type']}"})
+
+    return {**scope, "type": "http", "method": "GET"}, send_denial
 
 
 def _too_many_bytes(limit: int) -> Problem:

@@ -79,7 +79,7 @@ def schemas() -> dict[str, Any]:
             "pattern": "^[0-9a-f]{64}$",
         },
         "Image": {
-            "description": "An encoded image file.",
+            "description": "A PNG, JPEG or WebP file; which, its bytes tell.",
             "type": "string",
             "format": "byte",
             "contentEncoding": "base64",

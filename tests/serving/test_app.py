@@ -85,16 +85,6 @@ def test_two_models_of_one_name_are_refused(app: App, tiny_package: Path) -> Non
     assert not app.models
 
 
-def test_websockets_are_closed(app: App) -> None:
-    sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    asyncio.run(app({"type": "websocket"}, nothing, send))
-    assert sent == [{"type": "websocket.close", "code": 1000}]
-
-
 @pytest.mark.parametrize("media_type", ["application/json", "application/x-safetensors"])
 def test_numbers_that_are_none_never_leave(media_type: str) -> None:
     answer = Answer({}, {"embeddings": np.array([[1, np.nan]], np.float32)})

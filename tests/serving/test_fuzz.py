@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from PIL import Image
-from repzoo.images import FORMATS
 from repzoo_serving import requests
 from repzoo_serving.problems import Problem
 
@@ -83,15 +82,13 @@ def test_mutated_bodies(content_type: str) -> None:
 
 
 def image_files() -> list[bytes]:
-    """A small file of every format that is read and that this Pillow can write."""
-    Image.init()
+    """A small file of every format that is read."""
     files = []
     rng = np.random.default_rng(1)
-    for kind in FORMATS:
-        if kind in Image.SAVE:
-            buffer = io.BytesIO()
-            Image.fromarray(rng.integers(0, 256, (12, 9, 3), dtype=np.uint8)).save(buffer, kind)
-            files.append(buffer.getvalue())
+    for kind in ("PNG", "JPEG", "WEBP"):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (12, 9, 3), dtype=np.uint8)).save(buffer, kind)
+        files.append(buffer.getvalue())
     return files
 
 

@@ -74,14 +74,13 @@ def animated(kind: str) -> tuple[bytes, bytes]:
         transparent,
         palette,
         cmyk,
-        lambda: animated("GIF"),
         lambda: animated("PNG"),
         lambda: animated("WEBP"),
         lambda: (encoded(Image.fromarray(GREY), "WEBP", lossless=True), encoded_grey()),
         lambda: (encoded(Image.fromarray(GREY > 99)), encoded_bilevel()),
     ],
     ids=[
-        "exif-png", "exif-webp", "16-bit", "alpha", "palette", "cmyk", "gif", "apng",
+        "exif-png", "exif-webp", "16-bit", "alpha", "palette", "cmyk", "apng",
         "animated-webp", "grey-webp", "bilevel",
     ],
 )  # fmt: skip
@@ -137,7 +136,6 @@ def large(kind: str) -> bytes:
         (large("PNG"), 413),
         (large("JPEG"), 413),
         (large("WEBP"), 413),
-        (large("GIF"), 413),
         (png(2**31 - 1, 2**31 - 1), 413),
         (png(0, 8), 422),
         (png(8, 8, chunk(b"IDAT", b"not zlib")), 422),
@@ -145,7 +143,8 @@ def large(kind: str) -> bytes:
         (png(8, 8, chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(2**26), 9))), 422),
         # More pixels than the header says.
         (png(8, 8, chunk(b"IDAT", zlib.compress(bytes(2**24), 9))), 200),
-        (b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0), 422),
+        # Formats that are read on one's own machine, but not from strangers.
+        *((encoded(Image.fromarray(RGB), kind), 422) for kind in ("BMP", "GIF", "PPM", "TIFF")),
     ],
 )
 def test_what_is_cut_off_or_blows_up_is_refused(server_url: str, data: bytes, status: int) -> None:

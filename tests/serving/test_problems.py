@@ -574,11 +574,20 @@ def test_what_is_no_http_is_refused(
     assert_well(http)
 
 
-def test_websockets_are_refused(connect: Callable[[], socket.socket], http: httpx.Client) -> None:
+@pytest.mark.parametrize(("path", "status"), [("/embed", 405), ("/none", 404), ("/livez", 200)])
+def test_a_websocket_is_answered_as_a_plain_get(
+    connect: Callable[[], socket.socket], http: httpx.Client, path: str, status: int
+) -> None:
     with connect() as connection:
         connection.sendall(
-            b"GET /embed HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n".encode()
+            + b"Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+            b"Sec-WebSocket-Version: 13\r\n\r\n"
         )
-        assert b"101" not in connection.recv(65536).split(b"\r\n")[0]
+        answer = receive(connection)
+    plain = http.get(path)
+    assert plain.status_code == status
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    document = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert document | {"request_id": ""} == plain.json() | {"request_id": ""}
     assert_well(http)

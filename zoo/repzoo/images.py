@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
@@ -77,7 +77,12 @@ _FILTERS = {
 }
 
 
-def decode(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(
+    data: bytes | bytearray | memoryview,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: Collection[str] = FORMATS,
+) -> Image.Image:
     """Decode an image file into an upright image of mode ``L`` or ``RGB``.
 
     The first frame is taken of a file that has several. EXIF orientation is applied. Colours
@@ -92,18 +97,19 @@ def decode(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
       range of others.
 
     Args:
-        data: the bytes of a file in one of `FORMATS`.
+        data: the bytes of a file; what it is is told by them, never by a name.
         max_pixels: refuse an image with more pixels than this, before decoding it.
+        formats: those of `FORMATS` that may be decoded.
 
     Raises:
-        InvalidImage: if the data is no image of a known format, truncated or damaged.
+        InvalidImage: if the data is no image of these formats, truncated or damaged.
         ImageTooLarge: which is one too, if it has more than ``max_pixels``.
     """
     if len(data) == 0:
         raise InvalidImage("the file is empty")
     with (
-        _as_invalid_image(),
-        Image.open(io.BytesIO(data), formats=_readable_formats()) as image,
+        _as_invalid_image(formats),
+        Image.open(io.BytesIO(data), formats=_readable(formats)) as image,
     ):
         if image.width * image.height > max_pixels:
             raise ImageTooLarge(
@@ -140,7 +146,13 @@ def preprocess(image: Image.Image, spec: InputSpec) -> Pixels:
         return np.array(image, dtype=np.uint8).reshape(spec.shape)
 
 
-def as_pixels(images: Images, spec: InputSpec, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+def as_pixels(
+    images: Images,
+    spec: InputSpec,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: Collection[str] = FORMATS,
+) -> Pixels:
     """Bring one image or many, of any kind, to the pixels that an encoder takes.
 
     Args:
@@ -150,6 +162,7 @@ def as_pixels(images: Images, spec: InputSpec, *, max_pixels: int = MAX_PIXELS) 
             through unchanged, a whole batch of them without a copy.
         spec: the encoder's input.
         max_pixels: the limit for each encoded file, see `decode`.
+        formats: of encoded files, see `decode`.
 
     Returns:
         uint8 ``[N, spec.height, spec.width, spec.channels]``; N is 1 for one image.
@@ -158,12 +171,17 @@ def as_pixels(images: Images, spec: InputSpec, *, max_pixels: int = MAX_PIXELS) 
         InvalidImage: if an image cannot be used; its ``index`` is its place in ``images``.
         InvalidInput: if ``images`` is no image and no iterable of them, or a batch of another type.
     """
-    chunks = list(batches(images, spec, size=None, max_pixels=max_pixels))
+    chunks = list(batches(images, spec, size=None, max_pixels=max_pixels, formats=formats))
     return chunks[0] if chunks else np.empty((0, *spec.shape), np.uint8)
 
 
 def batches(
-    images: Images, spec: InputSpec, size: int | None, *, max_pixels: int = MAX_PIXELS
+    images: Images,
+    spec: InputSpec,
+    size: int | None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: Collection[str] = FORMATS,
 ) -> Iterator[Pixels]:
     """`as_pixels` in chunks of at most ``size`` images (None: all), each made when asked for.
 
@@ -180,7 +198,7 @@ def batches(
     chunk: list[Pixels] = []
     for index, image in enumerate(_each(images)):
         try:
-            chunk.append(_one(image, spec, max_pixels))
+            chunk.append(_one(image, spec, max_pixels, formats))
         except InvalidImage as error:
             raise type(error)(error.detail, index) from error.__cause__
         if len(chunk) == size:
@@ -207,7 +225,7 @@ def _is_one(image: object) -> TypeGuard[ImageLike]:
     return isinstance(image, kinds)
 
 
-def _one(image: object, spec: InputSpec, max_pixels: int) -> Pixels:
+def _one(image: object, spec: InputSpec, max_pixels: int, formats: Collection[str]) -> Pixels:
     if isinstance(image, np.ndarray):
         return _from_array(image, spec)
     if isinstance(image, Image.Image):
@@ -220,7 +238,7 @@ def _one(image: object, spec: InputSpec, max_pixels: int) -> Pixels:
             reason = getattr(error, "strerror", None) or error
             raise InvalidImage(f"{name}: {reason}") from error
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return preprocess(decode(image, max_pixels=max_pixels), spec)
+        return preprocess(decode(image, max_pixels=max_pixels, formats=formats), spec)
     raise InvalidImage(f"{type(image).__name__} is no array, Pillow image, path or bytes")
 
 
@@ -323,20 +341,21 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _readable_formats() -> list[str]:
+def _readable(formats: Collection[str]) -> list[str]:
     # Which of them this Pillow was built with is known once its plugins are loaded.
     Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
+    return [name for name in formats if name in Image.OPEN]
 
 
 @contextmanager
-def _as_invalid_image() -> Iterator[None]:
+def _as_invalid_image(formats: Collection[str] = FORMATS) -> Iterator[None]:
     try:
         yield
     except (InvalidImage, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise InvalidImage("not an image in a known format") from error
+        known = "a known format" if formats is FORMATS else f"one of {', '.join(formats)}"
+        raise InvalidImage(f"not an image in {known}") from error
     except Exception as error:
         # Pillow's decoders raise nearly every builtin error on damaged data.
         raise InvalidImage(f"cannot be read as an image: {error}") from error
