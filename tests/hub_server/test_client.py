@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -26,7 +27,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 
 def test_a_package_from_creation_to_download(
-    shared: Any, client: Callable[..., Any], tiny_package: Path, large_file: Path, tmp_path: Path
+    shared: Any,
+    client: Callable[..., Any],
+    zoo_here: Any,
+    tiny_package: Path,
+    large_file: Path,
+    tmp_path: Path,
 ) -> None:
     api = client(shared.url, shared.tokens.write)
     assert api.whoami()["name"] == "writer"
@@ -52,6 +58,9 @@ def test_a_package_from_creation_to_download(
     assert api.list_repo_refs("zoo/tiny").branches[0].target_commit == second.oid
     commits = api.list_repo_commits("zoo/tiny")
     assert [commit.title for commit in commits] == ["Two", "One", "initial commit"]
+    # The commit that a repository is made with is none of the package's revisions.
+    info = json.loads(zoo_here("info", "tiny", "--hub", f"{shared.url}/zoo", "--json"))
+    assert info["revisions"] == [second.oid, first.oid]
     assert commits[0].message == "Large"
     assert commits[1].commit_id == first.oid
 

@@ -118,12 +118,15 @@ def test_a_repository_that_is_no_package_has_a_page_too(
         page = http.get("/zoo/bare").text
         assert "There is no card." in page
         assert "There are no files." in page
+        assert "Nothing has been published yet." in page
+        assert "initial commit" not in page
         files = {"config.json": b"{", "README.md": b"---\n\0", "a'b<c>.txt": b"x"}
         for path, content in files.items():
             api.upload_file(repo_id="zoo/bare", path_or_fileobj=content, path_in_repo=path)
         page = http.get("/zoo/bare").text
         assert "a&#x27;b&lt;c&gt;.txt" in page
         assert "<c>" not in page
+        assert page.count("/zoo/bare/tree/") == 3
         (link,) = re.findall(r"href='([^']*%3C[^']*)'", page)
         assert http.get(link).text == "x"
         assert "/zoo/bare" in http.get("/").text

@@ -69,7 +69,7 @@ def hub_fsck(folder: Path, prune: bool, grace: float) -> Report:
 
     blobs = f"{findings.blobs} files, {format_bytes(findings.size)}"
     lines = [
-        f"{store.spec}: {findings.repositories} repositories, {findings.commits} revisions,"
+        f"{store.spec}: {findings.repositories} repositories, {findings.commits} commits,"
         f" {blobs}: all as they should be"
     ]
     for kind, places in (("dangling", findings.dangling), ("left over", findings.leftovers)):

@@ -147,7 +147,14 @@ def _revisions(found: Found, shown: str) -> str:
     names: dict[str, list[str]] = {}
     for tag, commit in found.server.library.tags(found.name).items():
         names.setdefault(commit, []).append(tag)
-    history = found.server.library.history(found.name, found.resolve(None))
+    # The first one, which a repository is made with, may hold nothing.
+    history = [
+        revision
+        for revision in found.server.library.history(found.name, found.resolve(None))
+        if revision.files
+    ]
+    if not history:
+        return "<p class=quiet>Nothing has been published yet.</p>"
     rows = []
     for revision in history[:_MAX_REVISIONS]:
         commit = revision.commit

@@ -93,7 +93,11 @@ class HuggingFaceHub:
         return sorted(names)
 
     def revisions(self, name: str) -> list[str]:
-        return list(self._commits(name))
+        commits = [*self._commits(name)]
+        # The oldest are from before it was a package: a repository begins with one that is empty.
+        while commits and not self._holds_package(name, commits[-1]):
+            commits.pop()
+        return commits
 
     def resolve(self, name: str, revision: str | None = None) -> str:
         if revision in (None, "main"):
@@ -116,12 +120,10 @@ class HuggingFaceHub:
             return match_revision(revision, known, where)
         # main first, then what was given a name, then the newest of the rest.
         for commit in [*known][: len(tags) + _RECENT]:
-            try:
+            if self._holds_package(name, commit):
                 digest = hashlib.sha256(self.manifest(name, commit)).hexdigest()
-            except ModelNotFound:
-                continue  # a commit from before it was a package
-            if digest.startswith(revision):
-                return commit
+                if digest.startswith(revision):
+                    return commit
         raise ModelNotFound(f"{where} has no revision {revision!r}")
 
     def manifest(self, name: str, commit: str) -> bytes:
@@ -200,6 +202,13 @@ class HuggingFaceHub:
                     yield commit
                 case _:
                     raise self._nonsense(f"the commits of {name}")
+
+    def _holds_package(self, name: str, commit: str) -> bool:
+        try:
+            self.manifest(name, commit)
+        except ModelNotFound:
+            return False
+        return True
 
     def _pages(self, path: str, params: Mapping[str, str] | None = None) -> Iterator[Any]:
         for _ in range(_MAX_PAGES):
