@@ -197,7 +197,9 @@ def test_what_changes_under_a_tag_or_commit_is_refused(
         repzoo.load(f"{hub}/{reference}")
     assert Cache().names() == []
 
-    assert "pulled" in zoo_here("pull", reference, "--hub", hub, "--accept-change")
+    changed = ["pull", reference, "--hub", hub, "--accept-change"]
+    assert zoo_here.json(*changed, "--dry-run")["revision"] == revision_of(other_tiny)
+    assert "pulled" in zoo_here(*changed)
     zoo_here("pull", reference, "--hub", hub)
     assert Cache().find(Reference.parse(reference)).revision == revision_of(other_tiny)
 

@@ -153,6 +153,35 @@ def test_pull_takes_only_what_is_signed(
     assert "another key" in zoo_here(*pinned, other, status=1)
 
 
+def test_a_dry_run_says_what_the_pull_would(
+    zoo_here: Any, package: Path, keys: tuple[Path, Path], faulty_hub: Any, cache: Path
+) -> None:
+    private, public = keys
+    _, other = write_keys(package.parent, "other")
+    pull = ["pull", "tiny", "--hub", faulty_hub.spec, "--key"]
+    faulty_hub.publish(package)
+
+    def refused(key: Path) -> tuple[int, str, str]:
+        dry = zoo_here.run(*pull, key, "--json", "--dry-run")
+        assert dry == zoo_here.run(*pull, key, "--json")
+        return dry
+
+    assert "is not signed: there is no manifest.json.sig" in refused(public)[2]
+    sign_package(Package.open(package), private)
+    faulty_hub.publish(package)
+    assert "was made with another key" in refused(other)[2]
+    assert "cannot be read: No such file" in refused(package / "no.pub")[2]
+    faulty_hub.requests.clear()
+    assert zoo_here.json(*pull, public, "--dry-run")["there"] == {}
+    # No more was fetched than what that takes.
+    paths = [request.path for request in faulty_hub.requests if "/resolve/" in request.path]
+    assert [path.rpartition("/")[2] for path in paths] == ["manifest.json", SIGNATURE]
+    assert not cache.joinpath("packages").exists()
+    assert zoo_here.json(*pull, public)["fetched"]
+    # What is in the cache is asked of as well.
+    assert "another key" in refused(other)[2]
+
+
 def test_an_unsigned_package(zoo_here: Any, package: Path, keys: tuple[Path, Path]) -> None:
     assert "is not signed: there is no manifest.json.sig" in zoo_here(
         "verify", package, "--key", keys[1], status=1

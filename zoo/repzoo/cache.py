@@ -89,9 +89,7 @@ class Cache:
 
         asking = asking or Patience(attempts=_QUESTIONS)
         found = self._look_up(reference, hub, asking, accept_change=accept_change)
-        signature = self._new_signature(found, asking, always=key is not None)
-        if key is not None:
-            check_signature(found.data, signature, key, f"{found.name} in {found.hub.spec}")
+        signature = self._new_signature(found, asking, key)
         there = places.intact(found.revision)
         pulled = Pulled(there, found.hub.spec) if there is not None else None
         if pulled is None:
@@ -105,13 +103,23 @@ class Cache:
         self._remember(found, pulled.package, signature)
         return pulled
 
-    def plan(self, reference: Reference, hub: str | None = None) -> Plan:
+    def plan(
+        self,
+        reference: Reference,
+        hub: str | None = None,
+        *,
+        accept_change: bool = False,
+        key: Path | None = None,
+    ) -> Plan:
         """What `pull` would fetch with the same arguments; nothing is written.
 
         Raises:
             As `pull` does for what it finds out before it fetches files.
         """
-        found = self._look_up(reference, hub, Patience(attempts=_QUESTIONS))
+        asking = Patience(attempts=_QUESTIONS)
+        found = self._look_up(reference, hub, asking, accept_change=accept_change)
+        if key is not None:
+            self._new_signature(found, asking, key)
         places = Places(self.path, found.name)
         place, staging = places.packages / found.revision, places.staging / found.revision
         files = {file: entry.size for file, entry in found.manifest.files.items()}
@@ -254,15 +262,18 @@ class Cache:
             return newest.hub
         return None
 
-    def _new_signature(self, found: Found, patience: Patience, *, always: bool) -> bytes | None:
-        """The signature of a commit that was not pulled before, or of any.
+    def _new_signature(self, found: Found, patience: Patience, key: Path | None) -> bytes | None:
+        """The signature of a commit that was not pulled before; with a key of any, and checked.
 
         A package may be signed long after it was made: the same manifest, another commit.
         """
         known = self.memory(found.name).meaning(found.hub.spec, found.commit) == found.revision
-        if known and not always:
+        if known and key is None:
             return None
-        return patience(lambda: found.hub.signature(found.name, found.commit))
+        signature = patience(lambda: found.hub.signature(found.name, found.commit))
+        if key is not None:
+            check_signature(found.data, signature, key, f"{found.name} in {found.hub.spec}")
+        return signature
 
     def _remember(self, found: Found, package: Package, signature: bytes | None) -> None:
         """Remember a pull, and keep the signature that came with it."""

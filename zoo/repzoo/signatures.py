@@ -282,8 +282,9 @@ def _public_key(path: Path) -> ec.EllipticCurvePublicKey:
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+    data = _read_key(path)
     try:
-        key = load_pem_public_key(_read_key(path))
+        key = load_pem_public_key(data)
     except ValueError:
         raise InvalidInput(f"{path} is not a public key in PEM form") from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
@@ -298,9 +299,9 @@ def _private_key(path: Path, password: str | None) -> ec.EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    secret = password.encode() if password else None
+    data, secret = _read_key(path), password.encode() if password else None
     try:
-        key = load_pem_private_key(_read_key(path), secret)
+        key = load_pem_private_key(data, secret)
     except TypeError as error:
         raise InvalidInput(f"{path}: {error}".rstrip(".")) from None
     except (ValueError, UnsupportedAlgorithm):

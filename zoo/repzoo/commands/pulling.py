@@ -67,7 +67,8 @@ def pull(
 
     def one(reference: Reference) -> Report:
         if dry_run:
-            return _planned(cache.plan(reference, hub_spec))
+            plan = cache.plan(reference, hub_spec, accept_change=accept_change, key=key)
+            return _planned(plan)
         if offline:
             return _done(reference, _cached(cache, reference, hub_spec, key), out)
         try:
