@@ -18,7 +18,7 @@ import psutil
 class ServerProcess:
     """A running ``zoo serve``; everything that it prints goes to the file ``log``.
 
-    Use it in a ``with``, which kills what is left of it.
+    Use it in a ``with``, which ends what is left of it.
     """
 
     def __init__(self, *arguments: str, log: Path, env: Mapping[str, str] | None = None) -> None:
@@ -40,6 +40,10 @@ class ServerProcess:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self._started += self.workers()
+            # Asked first: one that is killed leaves its temporary folders behind.
+            self.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
             self.process.kill()
         self.process.wait()
         for worker in self._started:

@@ -1,11 +1,13 @@
 """A server under mixed load for a while: ``make soak``.
 
 Callers in threads send real images in every format at once, one request in a hundred of them bad,
-to a server of two workers. A quarter and three quarters through, the model is swapped for another
-revision; half way, one worker is killed. Every good answer is compared with the local runtime's,
-every bad request must get its 4xx, and only what was in flight in the killed worker may be lost.
-Prints what was sent, what came back and how much memory the other worker had, and exits 1 if
-anything was wrong or, in 10 minutes or more, its memory grew by 5% after the first third.
+to a server of two workers: first as fast as they are answered, which tells the capacity, then at
+80% of that, each request at its own time whether or not the last one was late. A quarter and three
+quarters through, the model is swapped for another revision; half way, one worker is killed. Every
+good answer is compared with the local runtime's, every bad request must get its 4xx, and only what
+was in flight in the killed worker may be lost. Prints what was sent, what came back and how much
+memory the other worker had, and exits 1 if anything was wrong or, in 10 minutes or more, its memory
+grew by 5% after the first third.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from server_process import ServerProcess
 
 CALLERS = 6
 LOST = "lost with the killed worker"
-PAUSE = 0.02  # seconds between a caller's requests: load, not overload
+LOAD = 0.8  # of what they are answered if they ask without a pause
 
 
 def main() -> None:
@@ -54,13 +56,17 @@ def main() -> None:
     seconds = 60 * arguments.minutes
     killed: list[float] = []  # when
 
-    def caller(number: int, url: str) -> None:
+    def caller(number: int, url: str, until: float, pause: float) -> None:
+        """Ask every ``pause`` seconds; late requests are made up for."""
         chance = random.Random(number)
+        due = time.monotonic() + pause * number / CALLERS
         with repzoo_client.Client(url) as client:
             while time.monotonic() < until:
                 rows = [chance.randrange(len(images)) for _ in range(chance.choice((1, 1, 4, 32)))]
                 kind = "bad" if chance.random() < 0.01 else chance.choice(("arrays", "files"))
-                start = time.monotonic()
+                time.sleep(max(0, due - time.monotonic()))
+                start = due if pause else time.monotonic()
+                due += pause
                 try:
                     outcome = _ask(client, arguments.model, kind, rows)
                 except repzoo_client.ServerUnreachable as error:
@@ -71,7 +77,15 @@ def main() -> None:
                 with lock:
                     counts[outcome] += 1
                     latencies.append(time.monotonic() - start)
-                time.sleep(PAUSE)
+
+    def begin(url: str, seconds: float, pause: float) -> list[threading.Thread]:
+        until = time.monotonic() + seconds
+        threads = [
+            threading.Thread(target=caller, args=(n, url, until, pause)) for n in range(CALLERS)
+        ]
+        for thread in threads:
+            thread.start()
+        return threads
 
     def _ask(client: repzoo_client.Client, model: str, kind: str, rows: list[int]) -> str:
         if kind == "bad":
@@ -97,11 +111,13 @@ def main() -> None:
         with ServerProcess("--watch", str(wanted), "--port", "0", log=log, env=env) as server:
             url = server.wait_until_ready()
             doomed, survivor = _main_workers(server)
+            trial = seconds / 40
+            for thread in begin(url, trial, 0):
+                thread.join()
+            capacity = sum(counts.values()) / trial
+            latencies.clear()
             start = time.monotonic()
-            until = start + seconds
-            threads = [threading.Thread(target=caller, args=(n, url)) for n in range(CALLERS)]
-            for thread in threads:
-                thread.start()
+            threads = begin(url, seconds, CALLERS / (LOAD * capacity))
             events = [(0.25, "swap"), (0.5, "kill"), (0.75, "swap")]
             revisions = {encoder.revision}
             memory = []
@@ -121,10 +137,12 @@ def main() -> None:
     latencies.sort()
     total = sum(counts.values())
     print(f"{arguments.model}, {arguments.minutes:g} minutes, {CALLERS} callers")
-    print(f"{total} requests, {total / (60 * arguments.minutes):.0f} a second")
+    print(f"{trial:.0f} seconds without a pause: {capacity:.0f} requests a second")
+    print(f"then at {LOAD:.0%} of that: {len(latencies) / seconds:.0f} a second, {total} in all")
     print(
-        f"latency: median {1000 * statistics.median(latencies):.1f} ms, "
-        f"p99 {1000 * latencies[int(0.99 * total)]:.1f} ms, longest {1000 * latencies[-1]:.0f} ms"
+        f"latency from when it was due: median {1000 * statistics.median(latencies):.1f} ms, "
+        f"p99 {1000 * latencies[int(0.99 * len(latencies))]:.1f} ms, "
+        f"longest {1000 * latencies[-1]:.0f} ms"
     )
     third = len(memory) // 3
     print(
