@@ -213,7 +213,19 @@ class App:
         if path == "/readyz":
             await self._require_ready()
             return Reply(200, JSON_TYPE, b'{"status": "ready"}')
+        self._require_alive()
         return Reply(200, JSON_TYPE, b'{"status": "alive"}')
+
+    def _require_alive(self) -> None:
+        # By then all who waited for it have had their 504; a thread cannot be ended, a process can.
+        hopeless = self.settings.hang_seconds + self.settings.deadline_seconds
+        for model in self.models:
+            if (seconds := model.runner.running) > hopeless:
+                raise Problem(
+                    "unavailable",
+                    f"{model.name} has been hanging for {seconds:.0f} seconds; a new process helps",
+                    headers=[RETRY_AFTER],
+                )
 
     async def _require_ready(self) -> None:
         if self.drain.begun:

@@ -246,7 +246,9 @@ def _server() -> dict[str, Any]:
 
     text = {"schema": {"type": "string"}}
     return {
-        "/livez": get("livez", "Whether the process answers", status("alive")),
+        "/livez": get(
+            "livez", "Whether the process answers, and no model hangs for good", status("alive")
+        ),
         "/healthz": get("healthz", "The same", status("alive")),
         "/readyz": get(
             "readyz", "Whether every model runs, and requests are taken", status("ready")

@@ -38,10 +38,15 @@ class Runner(ThreadPoolExecutor):
         self._pending: asyncio.Future[object] | None = None
 
     @property
+    def running(self) -> float:
+        """Seconds that the run in progress has taken; 0 without one."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
     def hangs(self) -> bool:
         """Whether the run in progress takes too long."""
-        since = self._busy_since
-        return since is not None and time.monotonic() - since > self._hang_seconds
+        return self.running > self._hang_seconds
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue a run."""

@@ -22,7 +22,8 @@ same ones:
                                                waiting to be decoded, of all
     REPZOO_SERVE_DEADLINE_SECONDS  30          a request is answered by then, or with a 504
     REPZOO_SERVE_DRAIN_SECONDS     0           after SIGTERM, refuse at least so long before the end
-    REPZOO_SERVE_HANG_SECONDS      10          a run that takes longer turns ``/readyz`` red
+    REPZOO_SERVE_HANG_SECONDS      10          a run that takes longer turns ``/readyz`` red, and
+                                               ``/livez`` too if it takes the deadline more
     REPZOO_SERVE_LOG               none        json: a line for each request
     REPZOO_SERVE_OTLP              (none)      URL of an OpenTelemetry collector that takes spans of
                                                requests by OTLP/HTTP, http://127.0.0.1:4318 say;

@@ -169,6 +169,20 @@ class TestReadiness:
         assert "ZeroDivisionError" in caplog.text
 
 
+def test_a_model_that_hangs_for_good_is_not_alive(live: Any, eventually: Eventually) -> None:
+    server = live(hang_seconds=0.2, deadline_seconds=1)
+    server.gate.shut()
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(ask, server.url)
+        server.gate.wait_for_a_run()
+        assert server.http.get("/livez").status_code == 200
+        assert hanging.result().status_code == 504
+        eventually(lambda: server.http.get("/livez").status_code == 503)
+        assert "tiny has been hanging for" in server.http.get("/livez").json()["detail"]
+    server.gate.open()
+    eventually(lambda: server.http.get("/livez").status_code == 200)
+
+
 def test_a_model_that_hangs_does_not_keep_the_end_waiting(live: Any) -> None:
     server = live()
     server.gate.shut()
