@@ -12,10 +12,9 @@ __all__ = ["work"]
 
 def work(encoder: repzoo.Encoder, pixels: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
     """What `/embed` answers for each of the rows of ``pixels``, uint8 ``[N, H, W, C]``."""
-    outputs = encoder.outputs(pixels, batch_size=len(pixels))
+    outputs = encoder.outputs(pixels, uncertainty=True, batch_size=len(pixels))
     answers = [{"embeddings": [row]} for row in outputs["embedding"].tolist()]
-    if encoder.config.uncertainty is not None:
-        uncertainty = encoder.uncertainty_of(outputs, pixels).tolist()
-        for answer, value in zip(answers, uncertainty, strict=True):
+    if "uncertainty" in outputs:
+        for answer, value in zip(answers, outputs["uncertainty"].tolist(), strict=True):
             answer["uncertainty"] = [value]
     return answers

@@ -256,11 +256,11 @@ PATHS = {f"/{name}": operation for name, operation in OPERATIONS.items()} | {
 
 
 def _embed(encoder: Encoder, normalize: bool, pixels: NDArray[Any]) -> Results:
-    outputs = encoder.outputs(pixels, batch_size=len(pixels))
+    outputs = encoder.outputs(pixels, uncertainty=True, batch_size=len(pixels))
     embedding = outputs["embedding"]
     results = {"embeddings": unit_length(embedding) if normalize else embedding}
-    if encoder.config.uncertainty is not None:
-        results["uncertainty"] = encoder.uncertainty_of(outputs, pixels)
+    if "uncertainty" in outputs:
+        results["uncertainty"] = outputs["uncertainty"]
     return results
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from repzoo.config import ModelConfig, ProbeSpec, UncertaintySpec
+from repzoo.config import ModelConfig, ProbeSpec
 from repzoo.errors import InvalidInput, UnknownTask, UnsupportedOperation
 from repzoo.images import Images, Pixels, as_pixels, batches
 from repzoo.prior import Prior
-from repzoo.sessions import Floats, Graph, Provider, Runtime, Tensor, positive
+from repzoo.sessions import Floats, Graph, Provider, Rows, Runtime, Tensor, positive, to_host
 
 __all__ = [
     "Encoder",
@@ -172,7 +172,7 @@ class Encoder:
         Raises:
             InvalidImage: if an image cannot be used; its ``index`` is its place in ``images``.
         """
-        (embedding,) = self._encode(images, ("embedding",), batch_size)
+        embedding = self._outputs(images, ("embedding",), batch_size)["embedding"]
         return unit_length(embedding) if normalize else embedding
 
     def posterior(self, images: Images, *, batch_size: int = 256) -> Posterior:
@@ -184,18 +184,9 @@ class Encoder:
         """
         if not self.config.has_posterior:
             raise UnsupportedOperation(f"{self.config.name} has no posterior")
-        mean, log_variance, uncertainty = [], [], []
-        for pixels in self._chunks(images, batch_size):
-            outputs = self.outputs(pixels, batch_size=batch_size)
-            mean.append(outputs["embedding"])
-            log_variance.append(outputs["log_variance"])
-            if self._uncertainty is not None:
-                uncertainty.append(self.uncertainty_of(outputs, pixels))
-        shape = (self.config.latent_dim,)
+        outputs = self.outputs(images, uncertainty=True, batch_size=batch_size)
         return Posterior(
-            _concatenate(mean, shape),
-            np.exp(_concatenate(log_variance, shape)),
-            None if self._uncertainty is None else _concatenate(uncertainty, ()),
+            outputs["embedding"], np.exp(outputs["log_variance"]), outputs.get("uncertainty")
         )
 
     def uncertainty(self, images: Images, *, batch_size: int = 256) -> Floats:
@@ -211,14 +202,10 @@ class Encoder:
             InvalidImage: if an image cannot be used; its ``index`` is its place in ``images``.
         """
         self._require_uncertainty()
-        chunks = [
-            self.uncertainty_of(self.outputs(pixels, batch_size=batch_size), pixels)
-            for pixels in self._chunks(images, batch_size)
-        ]
-        return _concatenate(chunks, ())
+        return self._outputs(images, ("uncertainty",), batch_size)["uncertainty"]
 
     def uncertainty_of(self, outputs: Mapping[str, Floats], pixels: Pixels) -> Floats:
-        """The same for images whose `outputs` are at hand.
+        """The same for images whose `outputs` are at hand; `outputs` can give it along with them.
 
         Args:
             outputs: of the encoder, float32 ``[N, D]`` by name.
@@ -227,10 +214,7 @@ class Encoder:
         Raises:
             UnsupportedOperation: if the model has no calibrated uncertainty.
         """
-        graph, spec = self._require_uncertainty()
-        there: dict[str, NDArray[Any]] = {**outputs, "images": pixels}
-        (probability,) = graph.run_all({name: there[name] for name in spec.inputs})
-        return np.clip(probability, 0, 1)
+        return self._probability({**outputs, "images": pixels})
 
     def reconstruct(self, images: Images, *, batch_size: int = 256) -> Reconstruction:
         """Encode images and decode them again.
@@ -242,8 +226,8 @@ class Encoder:
         decoder = self._require_decoder()
         decoded, errors = [], []
         for pixels in self._chunks(images, batch_size):
-            (embedding,) = self._encoder.run(pixels, ("embedding",))
-            (output,) = decoder.run(embedding)
+            latents = self._encode(pixels, ("embedding",))["embedding"]
+            output = to_host(decoder.run({"latents": latents})["images"])
             decoded.append(output)
             squares = np.square(output - pixels.astype(np.float32) / 255)
             errors.append(squares.mean(axis=(1, 2, 3), dtype=np.float32))
@@ -275,7 +259,8 @@ class Encoder:
         decoder = self._require_decoder()
         drawn = self.sample(n, seed=seed) if latents is None else self._as_latents(latents)
         starts = range(0, len(drawn), positive(batch_size, "batch_size"))
-        decoded = [decoder.run(drawn[start : start + batch_size])[0] for start in starts]
+        inputs = ({"latents": drawn[start : start + batch_size]} for start in starts)
+        decoded = [to_host(decoder.run(each)["images"]) for each in inputs]
         return Generation(_concatenate(decoded, self.config.input.shape), drawn)
 
     def sample(self, n: int = 1, *, seed: int | None = None) -> Floats:
@@ -311,24 +296,57 @@ class Encoder:
         if spec is None:
             there = ", ".join(f"{p.task} ({p.kind})" for p in self.config.probes) or "none"
             raise UnknownTask(f"{self.config.name} has no probe {task} ({kind}); there: {there}")
-        (embedding,) = self._encode(images, ("embedding",), batch_size)
-        (logits,) = self._probes[task, kind].run(embedding)
-        return _predictions(spec, logits)
+        probe = self._probes[task, kind]
+        logits = [
+            to_host(probe.run(self._encode(pixels, ("embedding",)))["logits"])
+            for pixels in self._chunks(images, batch_size)
+        ]
+        return _predictions(spec, _concatenate(logits, (len(spec.classes),)))
 
-    def outputs(self, images: Images, *, batch_size: int = 256) -> dict[str, Floats]:
+    def outputs(
+        self, images: Images, *, uncertainty: bool = False, batch_size: int = 256
+    ) -> dict[str, Floats]:
         """The encoder graph's own outputs: ``embedding`` and, with a posterior, ``log_variance``.
 
-        Returns:
-            float32 ``[N, D]`` by name, in the order of ``config.outputs``.
-        """
-        names = self.config.outputs
-        return dict(zip(names, self._encode(images, names, batch_size), strict=True))
+        Args:
+            images: one image or many.
+            uncertainty: give ``uncertainty`` too, if the model has one: what `uncertainty` gives.
+            batch_size: images that are decoded and run at once.
 
-    def _encode(self, images: Images, names: tuple[str, ...], batch_size: int) -> list[Floats]:
-        chunks = self._chunks(images, batch_size)
-        outputs = [self._encoder.run(pixels, names) for pixels in chunks]
-        shape = (self.config.latent_dim,)
-        return [_concatenate([chunk[i] for chunk in outputs], shape) for i in range(len(names))]
+        Returns:
+            float32 ``[N, D]`` by name, in the order of ``config.outputs``; ``uncertainty`` is
+            float32 ``[N]``.
+
+        Raises:
+            InvalidImage: if an image cannot be used; its ``index`` is its place in ``images``.
+        """
+        too = ("uncertainty",) if uncertainty and self._uncertainty is not None else ()
+        return self._outputs(images, (*self.config.outputs, *too), batch_size)
+
+    def _outputs(
+        self, images: Images, names: tuple[str, ...], batch_size: int
+    ) -> dict[str, Floats]:
+        chunks: dict[str, list[Floats]] = {name: [] for name in names}
+        for pixels in self._chunks(images, batch_size):
+            rows = self._encode(pixels, names)
+            for name in names:
+                chunks[name].append(to_host(rows[name]))
+        row = (self.config.latent_dim,)
+        return {
+            name: _concatenate(chunks[name], () if name == "uncertainty" else row) for name in names
+        }
+
+    def _encode(self, pixels: Pixels, names: tuple[str, ...]) -> dict[str, Rows]:
+        """The named outputs of one batch and maybe others, left where they were computed."""
+        if "uncertainty" not in names:
+            return self._encoder.run({"images": pixels}, names)
+        rows = {"images": self._encoder.upload(pixels)}
+        rows |= self._encoder.run(rows)
+        return rows | {"uncertainty": self._probability(rows)}
+
+    def _probability(self, rows: Mapping[str, Rows]) -> Floats:
+        probability = self._require_uncertainty().run(rows)["uncertainty"]
+        return np.clip(to_host(probability), 0, 1)
 
     def _chunks(self, images: Images, batch_size: int) -> Iterator[Pixels]:
         return batches(images, self.config.input, positive(batch_size, "batch_size"))
@@ -338,10 +356,10 @@ class Encoder:
             raise UnsupportedOperation(f"{self.config.name} has no decoder")
         return self._decoder
 
-    def _require_uncertainty(self) -> tuple[Graph, UncertaintySpec]:
-        if self._uncertainty is None or self.config.uncertainty is None:
+    def _require_uncertainty(self) -> Graph:
+        if self._uncertainty is None:
             raise UnsupportedOperation(f"{self.config.name} has no calibrated uncertainty")
-        return self._uncertainty, self.config.uncertainty
+        return self._uncertainty
 
     def _as_latents(self, latents: ArrayLike) -> Floats:
         dim = self.config.latent_dim

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,18 @@ try:
 except ImportError as error:
     raise MissingExtra("running a model", "runtime", error) from error
 
-__all__ = ["Floats", "Graph", "Provider", "Runtime", "Tensor", "positive", "provider_class"]
+__all__ = [
+    "DEVICES",
+    "Floats",
+    "Graph",
+    "Provider",
+    "Rows",
+    "Runtime",
+    "Tensor",
+    "positive",
+    "provider_class",
+    "to_host",
+]
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -39,6 +50,27 @@ def provider_class(provider: str) -> Provider:
 
 #: A tensor's element type in ONNX Runtime's words, and its shape; None is any number of rows.
 Tensor: TypeAlias = tuple[str, tuple[int | None, ...]]
+
+
+#: The device, in ONNX Runtime's words, where a provider's tensors stay from one graph to the next.
+#: Providers that are not named here work on NumPy's own memory.
+DEVICES = {"CUDAExecutionProvider": "cuda"}
+
+
+class OnDevice(Protocol):
+    """Rows in a device's memory."""
+
+    def numpy(self) -> NDArray[Any]:
+        """A copy in this process's memory."""
+
+
+#: What a graph takes and gives.
+Rows: TypeAlias = NDArray[Any] | OnDevice
+
+
+def to_host(rows: Rows) -> Floats:
+    """What a graph gave, as an array; copied back if it is on a device."""
+    return rows if isinstance(rows, np.ndarray) else rows.numpy()
 
 
 class Graph:
@@ -64,21 +96,40 @@ class Graph:
                     f"{path}: {name!r} is {node.type} {node.shape}; expected {kind} {list(shape)}"
                 )
         self.provider: str = session.get_providers()[0]
+        self._device = DEVICES.get(self.provider)
         self._session = session
         self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
 
-    def run(self, rows: NDArray[Any], names: tuple[str, ...] | None = None) -> list[Floats]:
-        """The named outputs, by default all of them, for ``rows`` of the one input."""
-        (name,) = self._inputs
-        return self.run_all({name: rows}, names)
+    def upload(self, rows: Rows) -> Rows:
+        """``rows`` where the graph reads them; for those that go into several graphs."""
+        if self._device is None or not isinstance(rows, np.ndarray):
+            return rows
+        value: OnDevice = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(rows), self._device)
+        return value
 
-    def run_all(
-        self, rows: Mapping[str, NDArray[Any]], names: tuple[str, ...] | None = None
-    ) -> list[Floats]:
-        """The same for rows of every input, by its name."""
-        outputs: list[Floats] = self._session.run(names or self._outputs, dict(rows))
-        return outputs
+    def run(
+        self, rows: Mapping[str, Rows], names: tuple[str, ...] | None = None
+    ) -> dict[str, Rows]:
+        """Outputs by name, those named or all, left where they were computed.
+
+        Args:
+            rows: of every input, by its name; what has other names is left alone.
+            names: of the outputs.
+        """
+        names = names or self._outputs
+        inputs = {name: self.upload(rows[name]) for name in self._inputs}
+        if self._device is None:
+            return dict(zip(names, self._session.run(names, inputs), strict=True))
+        # A binding is not for several threads; each call has its own. Copies to the device and
+        # runs return when they are done, so that no stream is waited for here.
+        binding = self._session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in names:
+            binding.bind_output(name, self._device)
+        self._session.run_with_iobinding(binding)
+        return dict(zip(names, binding.get_outputs(), strict=True))
 
 
 def _shapes_agree(found: list[int | str | None], expected: tuple[int | None, ...]) -> bool:
