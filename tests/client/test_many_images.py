@@ -36,6 +36,9 @@ class TestBoth:
         embeddings = ask(server_url, "embed", list(pixels), model="tiny")
         np.testing.assert_allclose(embeddings, expected.mean, atol=1e-6)
         assert ask(server_url, "uncertainty", pixels[0], model="tiny") is None
+        both = ask(server_url, "embed_with_uncertainty", pixels, model="tiny", normalize=True)
+        np.testing.assert_allclose(np.linalg.norm(both.embeddings, axis=1), 1, atol=1e-5)
+        assert (both.embeddings.shape, both.uncertainty) == ((150, 4), None)
         reconstruction = ask(server_url, "reconstruct", pixels, model="tiny")
         np.testing.assert_allclose(
             reconstruction.error, encoder.reconstruct(pixels).error, atol=1e-6

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import repzoo
@@ -172,20 +174,40 @@ def test_what_does_not_fit_is_said(
 
 
 def test_a_server_embeds_as_well(
-    zoo_index: Run, digits: Make, index_place: Path, tmp_path: Path, server_process: Any
+    zoo_index: Run,
+    digits: Make,
+    index_place: Path,
+    tmp_path: Path,
+    server_process: Any,
+    make_package: Callable[..., Path],
 ) -> None:
     folder = digits(30)
     (folder / "bad.png").write_text("not an image")
-    arguments = ("--models", "simvae-mnist", "--port", "0")
+    points = make_package(
+        tmp_path, "points", posterior=False, decoder=False, probes=(), uncertainty=True
+    )
+    places = {"simvae-mnist": index_place, "points": tmp_path / "other"}
+    arguments = ("--models", f"simvae-mnist,{points}", "--port", "0")
     with server_process(*arguments, log=tmp_path / "log") as server:
         url = server.wait_until_ready()
-        words = (folder, "--model", "simvae-mnist", "--out", index_place)
-        remote = built(zoo_index, *words, "--server", url)
-        assert (remote["count"], [*remote["bad"]]) == (30, ["bad.png"])
+        for name, place in places.items():
+            remote = built(zoo_index, folder, "--model", name, "--out", place, "--server", url)
+            assert (remote["count"], [*remote["bad"]]) == (30, ["bad.png"])
+            # The server has embedded each image once, with its uncertainty.
+            metrics = httpx.get(f"{url}/metrics").text
+            images = re.findall(rf'^repzoo_images_total.*model="{name}".* (\d+)', metrics, re.M)
+            assert sum(map(int, images)) == 30, metrics
+    path = folder / "part 0" / "0003.png"
     with PosteriorIndex.open(index_place) as index:
-        path = folder / "part 0" / "0003.png"
         expected = repzoo.load("simvae-mnist").posterior(path)
         found = index.get(["part 0/0003.png"])
         assert found.mean == pytest.approx(expected.mean, abs=1e-3)
+    with PosteriorIndex.open(places["points"]) as index:
+        encoder = repzoo.load(points)
+        found = index.get(["part 0/0003.png"])
+        assert found.mean == pytest.approx(encoder.embed(path), abs=1e-5)
+        assert not found.variance.any()
+        assert found.uncertainty == pytest.approx(encoder.uncertainty(path), abs=1e-5)
     # The same revision: what is on this machine goes on where the server was.
+    words = (folder, "--model", "simvae-mnist", "--out", index_place)
     assert built(zoo_index, *words)["unchanged"] == 30

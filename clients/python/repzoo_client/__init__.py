@@ -14,7 +14,14 @@ from repzoo_client._async_client import AsyncClient
 from repzoo_client._chunks import ImageLike, Images
 from repzoo_client._client import Client
 from repzoo_client._options import Options, Progress
-from repzoo_client._results import Generation, Model, Posterior, Predictions, Reconstruction
+from repzoo_client._results import (
+    Embedding,
+    Generation,
+    Model,
+    Posterior,
+    Predictions,
+    Reconstruction,
+)
 from repzoo_client.errors import (
     AccessDenied,
     APIError,
@@ -45,6 +52,7 @@ __all__ = [
     "Client",
     "ClientError",
     "DeadlineExceeded",
+    "Embedding",
     "Generation",
     "ImageLike",
     "Images",

@@ -17,7 +17,14 @@ from repzoo_client._calls import Call
 from repzoo_client._chunks import Chunk, Chunker, ImageLike, Images, Limits, chunks, count
 from repzoo_client._core import Core
 from repzoo_client._options import Options, Run
-from repzoo_client._results import Generation, Model, Posterior, Predictions, Reconstruction
+from repzoo_client._results import (
+    Embedding,
+    Generation,
+    Model,
+    Posterior,
+    Predictions,
+    Reconstruction,
+)
 
 __all__ = ["AsyncClient"]
 
@@ -88,6 +95,13 @@ class AsyncClient:
         """See `Client.embed_iter`."""
         call = _calls.embed(model, normalize=normalize)
         return self._iterate(call, images, Run(**options))
+
+    async def embed_with_uncertainty(
+        self, images: AnyImages, *, model: str, normalize: bool = False, **options: Unpack[Options]
+    ) -> Embedding:
+        """See `Client.embed_with_uncertainty`."""
+        call = _calls.embed_with_uncertainty(model, normalize=normalize)
+        return await self._run(call, images, options)
 
     async def uncertainty(
         self, images: AnyImages, *, model: str, **options: Unpack[Options]

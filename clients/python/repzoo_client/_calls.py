@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repzoo_client._chunks import Chunk
-from repzoo_client._results import Model, Posterior, Predictions, Reconstruction
+from repzoo_client._results import Embedding, Model, Posterior, Predictions, Reconstruction
 from repzoo_client._wire import Answer
 from repzoo_client.errors import UnexpectedAnswer
 
 __all__ = [
     "Call",
     "embed",
+    "embed_with_uncertainty",
     "model_path",
     "posterior",
     "probe",
@@ -67,13 +68,21 @@ class Call(Generic[T]):
 
 def embed(model: str, *, normalize: bool) -> Call[NDArray[np.float32]]:
     """``[N, D]``."""
-    options = {"model": model, "normalize": normalize}
-    return Call("embed", options, lambda answers: _join(answers, "embeddings"), _blank_embedding)
+    return _embed(model, normalize, lambda answers: _join(answers, "embeddings"))
+
+
+def embed_with_uncertainty(model: str, *, normalize: bool) -> Call[Embedding]:
+    """Embeddings, uncertainty."""
+    return _embed(
+        model,
+        normalize,
+        lambda answers: Embedding(_join(answers, "embeddings"), _calibrated(answers)),
+    )
 
 
 def uncertainty(model: str) -> Call[NDArray[np.float32] | None]:
     """``[N]``, or None."""
-    return Call("embed", {"model": model}, _calibrated, _blank_embedding)
+    return _embed(model, False, _calibrated)
 
 
 def posterior(model: str) -> Call[Posterior]:
@@ -142,6 +151,11 @@ def read_model(entry: Any) -> Model:
         )
     except (KeyError, TypeError) as error:
         raise UnexpectedAnswer(f"the answer describes no model: {error!r}") from None
+
+
+def _embed(model: str, normalize: bool, join: Callable[[Sequence[Answer]], T]) -> Call[T]:
+    options = {"model": model, "normalize": normalize}
+    return Call("embed", options, join, _blank_embedding)
 
 
 def _blank_embedding(model: Model) -> Answer:

@@ -18,7 +18,14 @@ from repzoo_client._chunks import Chunk, Images, chunks, count
 from repzoo_client._core import Core
 from repzoo_client._options import Options, Run
 from repzoo_client._portal import Portal
-from repzoo_client._results import Generation, Model, Posterior, Predictions, Reconstruction
+from repzoo_client._results import (
+    Embedding,
+    Generation,
+    Model,
+    Posterior,
+    Predictions,
+    Reconstruction,
+)
 
 __all__ = ["Client"]
 
@@ -140,6 +147,16 @@ class Client:
         """
         call = _calls.embed(model, normalize=normalize)
         return self._iterate(call, images, Run(**options))
+
+    def embed_with_uncertainty(
+        self, images: Images, *, model: str, normalize: bool = False, **options: Unpack[Options]
+    ) -> Embedding:
+        """`embed` and `uncertainty` by the same requests, for half the work of both.
+
+        Args:
+            As `embed`.
+        """
+        return self._run(_calls.embed_with_uncertainty(model, normalize=normalize), images, options)
 
     def uncertainty(
         self, images: Images, *, model: str, **options: Unpack[Options]

@@ -9,7 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Generation", "Model", "Posterior", "Predictions", "Reconstruction"]
+__all__ = ["Embedding", "Generation", "Model", "Posterior", "Predictions", "Reconstruction"]
+
+
+class Embedding(NamedTuple):
+    """Where each image lies, and how sure that is."""
+
+    #: float32 ``[N, D]``; with a posterior, its mean.
+    embeddings: NDArray[np.float32]
+    #: float32 ``[N]`` in [0, 1], a calibrated probability; None if the model has none.
+    uncertainty: NDArray[np.float32] | None
 
 
 class Posterior(NamedTuple):

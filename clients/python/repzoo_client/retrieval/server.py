@@ -45,8 +45,8 @@ class ServerEmbedder:
         if self.model.config["has_posterior"]:
             mean, variance, uncertainty = self._client.posterior(files, model=name, **ask)
         else:
-            mean, variance = self._client.embed(files, model=name, **ask), None
-            uncertainty = self._client.uncertainty(files, model=name, **ask)
+            variance = None
+            mean, uncertainty = self._client.embed_with_uncertainty(files, model=name, **ask)
         good = [place for place in range(len(files)) if place not in errors]
         return Embedded(
             mean[good],
