@@ -115,17 +115,19 @@ class Exchange:
         # The HTTP server has checked that the length, where it is given, is a number.
         if int(self.headers.get(b"content-length", b"0")) > limit:
             raise _too_many_bytes(limit)
-        body = bytearray()
+        parts: list[bytes] = []
+        size = 0
         while True:
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise Gone
-            body += message.get("body", b"")
-            if len(body) > limit:
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
                 raise _too_many_bytes(limit)
             if not message.get("more_body", False):
                 self.timing.read = time.perf_counter() - self.started
-                return bytes(body)
+                return b"".join(parts)
 
     async def send(
         self, send: Send, reply: Reply, more_headers: Iterable[tuple[bytes, bytes]] = ()
