@@ -161,6 +161,11 @@ def train(
 @click.option(
     "--figure", type=click.Path(path_type=Path), help="With --uncertainty: draw it there, as PNG."
 )
+@click.option(
+    "--recipe",
+    help="With --uncertainty of another image: whose views it was calibrated with. By default the "
+    "package's own.",
+)
 def evaluate(
     model: str,
     data: str | None,
@@ -171,6 +176,7 @@ def evaluate(
     uncertainty: bool,
     outside: tuple[str, ...],
     figure: Path | None,
+    recipe: str | None,
 ) -> None:
     """Measure the representation of a run or package: k-NN, probes, clusters, style, pixels.
 
@@ -183,8 +189,8 @@ def evaluate(
     from repzoo_training.evaluation import DEFAULT_GROUPS, evaluate_dataset, evaluate_run
     from repzoo_training.evaluation.protocol import check_groups
 
-    if (outside or figure) and not uncertainty:
-        raise click.UsageError("--outside and --figure go with --uncertainty")
+    if (outside or figure or recipe) and not uncertainty:
+        raise click.UsageError("--outside, --figure and --recipe go with --uncertainty")
     groups = DEFAULT_GROUPS if measures is None else check_groups(measures.split(","))
     report: EvaluationReport | UncertaintyReport
     if (Path(model) / "run.json").exists():
@@ -198,10 +204,13 @@ def evaluate(
         size = encoder.config.input.shape
         train_set, test_set = (load(data, split, size=size) for split in ("train", "test"))
         if uncertainty:
-            from repzoo_training.uncertainty import measure_uncertainty
+            from repzoo_training.recipe import find_recipe
+            from repzoo_training.uncertainty import is_of_views, measure_uncertainty
 
-            others = _outside(outside, size)
-            report = measure_uncertainty(encoder, train_set, test_set, others)
+            others, views = _outside(outside, size), None
+            if is_of_views(encoder, train_set, test_set):
+                views = find_recipe(recipe or encoder.config.training.recipe).augmentation
+            report = measure_uncertainty(encoder, train_set, test_set, others, views=views)
             if figure is not None:
                 from repzoo_training.uncertainty.figures import uncertainty_figure
 
@@ -277,7 +286,7 @@ def export(
     metavar="SOURCE",
     required=True,
     help="The gallery: what the encoder was trained on, or your own images. Its test split, where "
-    "it has one with labels, is what the card's numbers are measured on.",
+    "it has one, is what the card's numbers are measured on.",
 )
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), required=True)
 @click.option("--recipe", help="Whose views make harder queries. By default the package's own.")
@@ -294,7 +303,7 @@ def calibrate(
     """Write a copy of PACKAGE with a calibrated uncertainty to DIR.
 
     It is the probability that the nearest neighbour in the gallery has another label; without
-    labels, that it shows another image than a view of the query.
+    labels, that among views of the gallery's images it shows another image than the query.
     """
     from repzoo.loading import find
 

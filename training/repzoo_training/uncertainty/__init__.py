@@ -10,11 +10,15 @@ from __future__ import annotations
 from repzoo_training.uncertainty.benchmark import UncertaintyReport, measure_uncertainty
 from repzoo_training.uncertainty.fitting import FittedUncertainty, fit_uncertainty
 from repzoo_training.uncertainty.head import UncertaintyHead
+from repzoo_training.uncertainty.questions import is_of_views
+from repzoo_training.uncertainty.searches import ViewsReport
 
 __all__ = [
     "FittedUncertainty",
     "UncertaintyHead",
     "UncertaintyReport",
+    "ViewsReport",
     "fit_uncertainty",
+    "is_of_views",
     "measure_uncertainty",
 ]

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from repzoo_training.plots import STYLE, png
-from repzoo_training.uncertainty.benchmark import BASELINES, UncertaintyReport
 from repzoo_training.uncertainty.corruptions import LEVELS
+from repzoo_training.uncertainty.report import BASELINES, UncertaintyReport
 
 __all__ = ["uncertainty_figure"]
 
@@ -36,7 +36,10 @@ def _risk(axis: Axes, report: UncertaintyReport) -> None:
     for name, risks in report.risk_coverage.items():
         label = f"{name} (needs the gallery)" if BASELINES[name][1] else name
         wide = 2.6 if name == "uncertainty" else 1.2
-        axis.plot(coverage[1:], 100 * np.array(risks[1:]), label=label, linewidth=wide)
+        colour = "black" if name == "ratio" else None
+        axis.plot(
+            coverage[1:], 100 * np.array(risks[1:]), label=label, linewidth=wide, color=colour
+        )
     axis.set_title("wrong among the answered, %")
     axis.set_xlabel("answered, % of the queries, the surest first")
     axis.set_ylim(0, 100 * report.wrong * 1.6)

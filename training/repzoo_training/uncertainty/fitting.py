@@ -18,8 +18,10 @@ from repzoo_training.uncertainty.head import UncertaintyHead
 from repzoo_training.uncertainty.learning import calibrate, learn
 from repzoo_training.views import ViewSpec
 
-__all__ = ["FittedUncertainty", "fit_uncertainty"]
+__all__ = ["ANOTHER_IMAGE", "MOST_IMAGES", "FittedUncertainty", "fit_uncertainty"]
 
+#: What `UncertaintySpec.probability_of` ends with where there are labels, and where there are none.
+ANOTHER_LABEL, ANOTHER_IMAGE = "has another label", "shows another image"
 #: The gallery, and queries from it, are at most this many training images.
 MOST_IMAGES = 60_000
 #: Views of each image that are queries beside the image itself.
@@ -80,12 +82,12 @@ def fit_uncertainty(
     if not 0 < others.wrong.mean() < 1:
         raise InvalidInput(
             f"of {len(others):,} queries, {others.wrong.sum():,} have a wrong neighbour: there is "
-            "nothing to tell apart"
+            "nothing to tell apart" + "; another recipe has other views" * (train.labels is None)
         )
     learn(head, others, queries[0], seed, progress)
     calibrate(head, held_out)
     spec = UncertaintySpec(
-        probability_of=_meaning(train, len(rows), encoder.config.metric),
+        probability_of=_meaning(train, len(rows), encoder.config.metric, views),
         fitted_on=(
             f"{len(rows):,} training images of {train.name} and {VIEWS} views of each; calibrated "
             f"on {len(held_out):,} of the images, held out from that"
@@ -134,8 +136,22 @@ def _split(queries: list[Examples], random: np.random.Generator) -> tuple[Exampl
     return queries[0].take(apart), join([each.take(rest) for each in queries])
 
 
-def _meaning(train: ImageDataset, images: int, metric: str) -> str:
+def _meaning(train: ImageDataset, images: int, metric: str, views: ViewSpec) -> str:
     gallery = f"{images:,} training images of {train.name}"
     if train.labels is not None:
-        return f"the nearest neighbour ({metric}) among {gallery} has another label"
-    return f"the nearest neighbour ({metric}) among views of {gallery} shows another image"
+        return f"the nearest neighbour ({metric}) among {gallery} {ANOTHER_LABEL}"
+    made = f"views ({_changes(views)}) of {gallery}"
+    return f"the nearest neighbour ({metric}) among {made} {ANOTHER_IMAGE}"
+
+
+def _changes(views: ViewSpec) -> str:
+    """What a view changes: how likely it is to be found depends on that."""
+    changes = []
+    if views.scale != (1.0, 1.0) or views.ratio != (1.0, 1.0):
+        low, high = (f"{100 * share:.0f}" for share in views.scale)
+        changes.append(f"crops of {low} to {high} % of the area")
+    if views.horizontal_flip or views.vertical_flip:
+        changes.append("mirrored or not")
+    if views.jitter is not None:
+        changes.append("brightness, contrast, saturation and hue changed")
+    return "; ".join(changes)

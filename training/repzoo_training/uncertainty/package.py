@@ -26,7 +26,11 @@ from repzoo_training.data import ImageDataset
 from repzoo_training.export.graphs import write_graph
 from repzoo_training.uncertainty.benchmark import UncertaintyReport, measure_uncertainty
 from repzoo_training.uncertainty.figures import uncertainty_figure
-from repzoo_training.uncertainty.fitting import FittedUncertainty, fit_uncertainty
+from repzoo_training.uncertainty.fitting import (
+    ANOTHER_IMAGE,
+    FittedUncertainty,
+    fit_uncertainty,
+)
 from repzoo_training.views import ViewSpec
 
 __all__ = ["calibrate_package"]
@@ -58,7 +62,8 @@ def calibrate_package(
         package: verified; an uncertainty that it has already is replaced.
         out: the new package's folder, which must not exist; it appears whole or not at all.
         train: the gallery, see `fit_uncertainty`.
-        test: what the card's numbers are measured on, with labels; without it there are none.
+        test: what the card's numbers are measured on; without it, or if ``train`` has labels and it
+            has none, there are none.
         views: the recipe's own.
         outside: other images, to be told from these on the card.
         seed: of everything that is drawn.
@@ -92,9 +97,9 @@ def calibrate_package(
         encoder = Encoder(folder, config)
         _check_head(encoder, fitted, train)
         report = None
-        if test is not None and train.labels is not None and test.labels is not None:
+        if test is not None and (train.labels is None or test.labels is not None):
             report = measure_uncertainty(
-                encoder, train, test, outside, seed=seed, progress=progress
+                encoder, train, test, outside, views=views, seed=seed, progress=progress
             )
             _add_numbers(folder, report)
         _rewrite_card(folder, config, report)
@@ -163,7 +168,8 @@ def _section(config: ModelConfig, report: UncertaintyReport | None) -> str:
         f"{spec.fitted_on}; on no other images and on none of the corruptions below.\n"
     )
     if report is None:
-        return text + "There were no test images with labels: nothing was measured.\n"
+        suited = "" if spec.probability_of.endswith(ANOTHER_IMAGE) else " with labels"
+        return text + f"There were no test images{suited}: nothing was measured.\n"
     return (
         f"{text}\n![risk over coverage, calibration, corruptions](figures/uncertainty.png)\n\n"
         f"```text\n{report.table()}\n```\n"

@@ -1,0 +1,83 @@
+"""What an encoder answers to images, and what simpler scores would."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from repzoo.encoder import Encoder
+
+from repzoo_training.evaluation.knn import Distance, nearest
+from repzoo_training.uncertainty.questions import Question
+from repzoo_training.uncertainty.report import NEIGHBOURS
+
+__all__ = ["Asked", "Scorer", "apart"]
+
+Pixels: TypeAlias = NDArray[np.uint8]
+Floats: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """All scores of N images under one encoder, against one gallery.
+
+    Attributes:
+        scores: high is unsure; float64 ``[N]`` each, by name, in the order of ``BASELINES``.
+        embedding: float32 ``[N, D]``.
+        neighbours: int64 ``[N, NEIGHBOURS]``, rows of the gallery, nearest first.
+    """
+
+    scores: dict[str, Floats]
+    embedding: NDArray[np.float32]
+    neighbours: NDArray[np.int64]
+
+
+class Scorer:
+    """Asks one encoder about one gallery."""
+
+    def __init__(self, encoder: Encoder, question: Question) -> None:
+        self._encoder = encoder
+        #: float32 ``[M, D]``.
+        self.gallery = encoder.embed(question.gallery)
+        self._shows = question.shows
+        self._of_views = question.of_views
+
+    def ask(self, images: Pixels) -> Asked:
+        """The scores of images uint8 ``[N, H, W, C]``."""
+        encoder, config = self._encoder, self._encoder.config
+        outputs = encoder.outputs(images)
+        embedding = outputs["embedding"]
+        found: dict[str, NDArray[np.floating]] = {}
+        if config.uncertainty is not None:
+            found["uncertainty"] = encoder.uncertainty_of(outputs, images)
+        if config.has_posterior:
+            found["variance"] = outputs["log_variance"].mean(1)
+        found["norm"] = -np.linalg.norm(embedding, axis=1)
+        if config.has_decoder:
+            found["reconstruction"] = encoder.reconstruct(images).error
+        gallery, query = torch.from_numpy(self.gallery), torch.from_numpy(embedding)
+        chunks = nearest(gallery, query, k=NEIGHBOURS, distance=config.metric, progress=False)
+        neighbours = torch.cat(list(chunks)).numpy()
+        found["distance"] = apart(embedding, self.gallery[neighbours[:, 0]], config.metric)
+        if self._of_views:  # each is of another image: there is nothing to vote on
+            second = apart(embedding, self.gallery[neighbours[:, 1]], config.metric)
+            found["ratio"] = found["distance"] / np.maximum(second, 1e-9)
+        else:
+            votes = self._shows[neighbours]  # [N, k]
+            found["vote"] = (votes != votes[:, :1]).mean(1)
+        scores = {name: np.asarray(values, np.float64) for name, values in found.items()}
+        return Asked(scores, embedding, neighbours)
+
+
+def apart(
+    one: NDArray[np.float32], other: NDArray[np.float32], metric: Distance
+) -> NDArray[np.float32]:
+    """Distances ``[N]`` of the rows of two ``[N, D]``."""
+    a, b = torch.from_numpy(one), torch.from_numpy(other)
+    if metric == "cosine":
+        return 1 - torch.cosine_similarity(a, b).numpy()
+    distance: NDArray[np.float32] = (a - b).norm(dim=1).numpy()
+    return distance
