@@ -57,6 +57,30 @@ def zoo_index(
     return run
 
 
+# Root may read what permissions say that nobody may; not so without CAP_DAC_OVERRIDE and
+# CAP_DAC_READ_SEARCH, once it has started another program. Failing is fine: then this is not root.
+_AS_ANYONE = """
+import ctypes, os, sys
+if sys.platform == "linux":
+    for capability in (1, 2):
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def run_as_anyone() -> Callable[..., Printed]:
+    """Run ``zoo index`` as a user to whom permissions apply; it must succeed."""
+
+    def run(*words: object) -> Printed:
+        command = [sys.executable, "-c", _AS_ANYONE, *COMMAND, *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done
+        return Printed(done.stdout, done.stderr)
+
+    return run
+
+
 @pytest.fixture
 def digits(tmp_path: Path) -> Callable[[int], Path]:
     """Make a folder with so many real digits in it, in three subfolders."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -108,6 +109,31 @@ def test_an_index_follows_its_folder(zoo_index: Run, digits: Make, index_place: 
     assert built(zoo_index, *words)["count"] == 60  # 0009 is gone at last, "of mine" is not ours
 
 
+def test_what_cannot_be_read_stays_in_the_index(
+    zoo_index: Run, run_as_anyone: Run, digits: Make, index_place: Path
+) -> None:
+    folder = digits(30)
+    words = ("build", folder, "--model", "simvae-mnist", "--out", index_place)
+    zoo_index(*words)
+    (folder / "part 2" / "0002.png").unlink()
+    closed = [folder / "part 0" / "0003.png", folder / "part 1"]
+    os.utime(closed[0], ns=(1, 1))  # it would be read again
+    for path in closed:
+        path.chmod(0)
+    try:
+        done = run_as_anyone(*words, "--json")
+    finally:
+        for path in closed:
+            path.chmod(0o755)
+    report = json.loads(done.stdout)
+    assert report["unread"] == dict.fromkeys(
+        ["part 0/0003.png", "part 1/"], os.strerror(errno.EACCES)
+    )
+    assert (report["count"], report["dropped"]) == (29, ["part 2/0002.png"])
+    assert "zoo: left as it was: part 1/: Permission denied\n" in done.stderr
+    assert built(zoo_index, *words[1:])["changed"] == 1
+
+
 def test_search_shows_hits_and_draws_them(
     zoo_index: Run, digits: Make, index_place: Path, tmp_path: Path
 ) -> None:
@@ -164,8 +190,10 @@ def test_what_does_not_fit_is_said(
     assert "holds posteriors of model simvae-mnist, not of vae-mnist" in other.stderr
     (tmp_path / "empty").mkdir()
     for place in (tmp_path / "empty", tmp_path / "nowhere"):
-        words = (place, "--out", index_place, "--model", "simvae-mnist")
-        assert zoo_index("build", *words, status=1).stderr.startswith("zoo: ")
+        for out in (index_place, tmp_path / "new"):
+            words = (place, "--out", out, "--model", "simvae-mnist")
+            assert zoo_index("build", *words, status=1).stderr.startswith(f"zoo: {place} ")
+    assert not (tmp_path / "new").exists()
     (tmp_path / "text.png").write_text("not an image")
     bad = zoo_index("search", tmp_path / "text.png", "--index", index_place, status=1)
     assert "not an image in a known format" in bad.stderr

@@ -20,7 +20,14 @@ from repzoo_client.retrieval.documents import MAX_ID_BYTES
 from repzoo_client.retrieval.errors import InvalidQuery
 from repzoo_client.retrieval.index import PosteriorIndex
 
-__all__ = ["SUFFIXES", "Embedded", "Embedder", "FolderReport", "index_folder"]
+__all__ = [
+    "SUFFIXES",
+    "Embedded",
+    "Embedder",
+    "FolderReport",
+    "index_folder",
+    "require_images",
+]
 
 #: Names of image files end so.
 SUFFIXES = frozenset(
@@ -64,6 +71,8 @@ class FolderReport:
         unchanged: images that were left as they were.
         dropped: ids of images that are no longer there.
         bad: by path, what is wrong with files that have an image's name; they are not indexed.
+        unread: by path, why files, or all of a folder (with a slash behind), could not be read;
+            what the index has of them is left as it was.
         ignored: files with other names.
     """
 
@@ -72,6 +81,7 @@ class FolderReport:
     unchanged: int = 0
     dropped: list[str] = field(default_factory=list)
     bad: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
     ignored: int = 0
 
 
@@ -102,15 +112,10 @@ def index_folder(
 
     Raises:
         InvalidQuery: if there are no images in the folder.
+        OSError: if it cannot be read.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise InvalidQuery(f"{root} is not a folder")
-    report = FolderReport()
-    images = sorted(_images(root, report))
-    if not images:
-        # An empty mount point must not empty the index.
-        raise InvalidQuery(f"{root} has no images (files named {', '.join(sorted(SUFFIXES))})")
+    root, report = Path(folder), FolderReport()
+    images = _list_images(root, report)
     known = {name: facts for name, facts in index.metadata().items() if "sha256" in facts}
     done = 0
     for start in range(0, len(images), batch_size):
@@ -120,14 +125,42 @@ def index_folder(
         if progress is not None:
             progress(done, len(images))
     if not keep:
-        report.dropped = sorted({*known} - ({*images} - {*report.bad}))
+        gone = {*known} - ({*images} - {*report.bad})
+        unread = tuple(path for path in report.unread if path.endswith("/"))
+        report.dropped = sorted(name for name in gone if not name.startswith(unread))
         index.delete(report.dropped)
     return report
 
 
+def require_images(folder: str | os.PathLike[str]) -> None:
+    """Raise what `index_folder` would if there are no images in a folder, before there is an index.
+
+    Raises:
+        As `index_folder`.
+    """
+    _list_images(Path(folder), FolderReport())
+
+
+def _list_images(root: Path, report: FolderReport) -> list[str]:
+    if not root.is_dir():
+        raise InvalidQuery(f"{root} is not a folder")
+    images = sorted(_images(root, report))
+    if not images:
+        # An empty mount point must not empty the index.
+        raise InvalidQuery(f"{root} has no images (files named {', '.join(sorted(SUFFIXES))})")
+    return images
+
+
 def _images(root: Path, report: FolderReport) -> Iterator[str]:
     """Paths below the root, with slashes, of files that have an image's name."""
-    for where, folders, files in os.walk(root):
+
+    def cannot_be_read(error: OSError) -> None:
+        path = Path(os.fsdecode(error.filename))
+        if path == root:
+            raise error
+        report.unread[f"{path.relative_to(root).as_posix()}/"] = error.strerror or str(error)
+
+    for where, folders, files in os.walk(root, onerror=cannot_be_read):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             if name.startswith("."):
@@ -159,8 +192,11 @@ def _add(
     for path in paths:
         try:
             read = _read(root / path, known.get(path), checksums)
-        except OSError as error:
+        except FileNotFoundError as error:
             report.bad[path] = error.strerror or str(error)
+            continue
+        except OSError as error:
+            report.unread[path] = error.strerror or str(error)
             continue
         if read is None:
             report.unchanged += 1

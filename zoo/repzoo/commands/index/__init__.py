@@ -110,10 +110,11 @@ def index_build(
     """Embed a folder of images, at any depth, into an index.
 
     Given again, it goes on where it was, even after kill -9; embeds again what has changed, and
-    drops what is gone. Files that are no images are reported, and do not stop it.
+    drops what is gone. Files that are no images, or cannot be read, are reported, and do not stop
+    it.
     """
     from repzoo_client.retrieval import IndexNotFound, PosteriorIndex
-    from repzoo_client.retrieval.folder import index_folder
+    from repzoo_client.retrieval.folder import index_folder, require_images
     from tqdm import tqdm
 
     from repzoo.commands.index.answers import remember_images
@@ -124,6 +125,7 @@ def index_build(
         try:
             opened = PosteriorIndex.open(place, model=name, revision=revision, token=token)
         except IndexNotFound:
+            require_images(folder)
             opened = PosteriorIndex.create(
                 place,
                 model=name,
@@ -153,10 +155,13 @@ def index_build(
             count = opened.count()
     for path, reason in report.bad.items():
         click.echo(f"zoo: not indexed: {path}: {reason}", err=True)
+    for path, reason in report.unread.items():
+        click.echo(f"zoo: left as it was: {path}: {reason}", err=True)
     text = (
         f"{place}: {count:,} images of {name} {revision[:12]} ({report.added:,} added, "
         f"{report.changed:,} changed, {report.unchanged:,} as they were, "
-        f"{len(report.dropped):,} dropped, {len(report.bad):,} bad)"
+        f"{len(report.dropped):,} dropped, {len(report.bad):,} bad, "
+        f"{len(report.unread):,} unread)"
     )
     return Report(
         {"index": place, "count": count, "model": name, "revision": revision, **vars(report)}, text
