@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from repzoo.encoder import Encoder
 
-from repzoo_training.evaluation.knn import Distance, nearest
+from repzoo_training.evaluation.knn import nearest
+from repzoo_training.uncertainty.examples import apart
 from repzoo_training.uncertainty.questions import Question
 from repzoo_training.uncertainty.report import NEIGHBOURS
 
-__all__ = ["Asked", "Scorer", "apart"]
+__all__ = ["Asked", "Scorer"]
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Floats: TypeAlias = NDArray[np.float64]
@@ -70,14 +71,3 @@ class Scorer:
             found["vote"] = (votes != votes[:, :1]).mean(1)
         scores = {name: np.asarray(values, np.float64) for name, values in found.items()}
         return Asked(scores, embedding, neighbours)
-
-
-def apart(
-    one: NDArray[np.float32], other: NDArray[np.float32], metric: Distance
-) -> NDArray[np.float32]:
-    """Distances ``[N]`` of the rows of two ``[N, D]``."""
-    a, b = torch.from_numpy(one), torch.from_numpy(other)
-    if metric == "cosine":
-        return 1 - torch.cosine_similarity(a, b).numpy()
-    distance: NDArray[np.float32] = (a - b).norm(dim=1).numpy()
-    return distance

@@ -15,7 +15,7 @@ from repzoo_training.evaluation.knn import Distance, nearest
 from repzoo_training.randomness import generator
 from repzoo_training.views import Views, ViewSpec
 
-__all__ = ["Examples", "join", "make_views", "neighbours"]
+__all__ = ["Examples", "apart", "join", "make_views", "missed", "neighbours"]
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -33,12 +33,15 @@ class Examples:
         thumbnail: of each image, float32 ``[N, pixels]``.
         own: int64 ``[N]``, what the query is: its label or, without labels, its image.
         found: int64 ``[N]``, the same of its nearest neighbour.
+        missed: float32 ``[N]``, without labels: how likely the neighbour is a wrong one, over which
+            view of its image the gallery has. ``found`` is of one of them.
     """
 
     outputs: dict[str, Floats]
     thumbnail: Floats
     own: Numbers
     found: Numbers
+    missed: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.own)
@@ -49,10 +52,16 @@ class Examples:
         wrong: Flags = self.own != self.found
         return wrong
 
+    @property
+    def error(self) -> Floats:
+        """How likely that is, as far as it is known: float32 ``[N]``, 0 or 1 with labels."""
+        return self.wrong.astype(np.float32) if self.missed is None else self.missed
+
     def take(self, rows: Numbers) -> Examples:
         """The examples of these rows."""
         outputs = {name: values[rows] for name, values in self.outputs.items()}
-        return Examples(outputs, self.thumbnail[rows], self.own[rows], self.found[rows])
+        missed = None if self.missed is None else self.missed[rows]
+        return Examples(outputs, self.thumbnail[rows], self.own[rows], self.found[rows], missed)
 
 
 def join(parts: Sequence[Examples]) -> Examples:
@@ -62,6 +71,9 @@ def join(parts: Sequence[Examples]) -> Examples:
         np.concatenate([part.thumbnail for part in parts]),
         np.concatenate([part.own for part in parts]),
         np.concatenate([part.found for part in parts]),
+        None
+        if parts[0].missed is None
+        else np.concatenate([part.missed for part in parts if part.missed is not None]),
     )
 
 
@@ -97,6 +109,36 @@ def neighbours(
         # A view of an image need not have the image itself as its nearest.
         chosen = torch.where(found[:, 0] == torch.from_numpy(own), found[:, 1], found[:, 0])
     return chosen.numpy()
+
+
+def missed(
+    query: Floats, gallery: Floats, own: Numbers, views: Floats, distance: Distance
+) -> tuple[NDArray[np.bool_], Numbers]:
+    """Which views of a query's own image are farther from it than its nearest other neighbour.
+
+    Args:
+        query: embeddings ``[N, D]``.
+        gallery: embeddings ``[M, D]``.
+        own: int64 ``[N]``, the row of the gallery that shows the query's own image.
+        views: embeddings ``[N, K, D]`` of views of that image.
+        distance: what is near.
+
+    Returns:
+        bool ``[N, K]``, and the rows of the other neighbours, int64 ``[N]``.
+    """
+    others = neighbours(query, gallery, distance, own=own)
+    nearest_other = apart(query, gallery[others], distance)
+    farther = [apart(query, view, distance) > nearest_other for view in views.swapaxes(0, 1)]
+    return np.stack(farther, axis=1), others
+
+
+def apart(one: Floats, other: Floats, metric: Distance) -> Floats:
+    """Distances ``[N]`` of the rows of two ``[N, D]``."""
+    a, b = torch.from_numpy(one), torch.from_numpy(other)
+    if metric == "cosine":
+        return 1 - torch.cosine_similarity(a, b).numpy()
+    distance: Floats = (a - b).norm(dim=1).numpy()
+    return distance
 
 
 def make_views(

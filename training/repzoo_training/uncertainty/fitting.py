@@ -13,7 +13,7 @@ from repzoo.errors import InvalidInput
 
 from repzoo_training.data import ImageDataset
 from repzoo_training.export.prior import fit_mixture
-from repzoo_training.uncertainty.examples import Examples, join, make_views, neighbours
+from repzoo_training.uncertainty.examples import Examples, join, make_views, missed, neighbours
 from repzoo_training.uncertainty.head import UncertaintyHead
 from repzoo_training.uncertainty.learning import calibrate, learn
 from repzoo_training.views import ViewSpec
@@ -26,6 +26,9 @@ ANOTHER_LABEL, ANOTHER_IMAGE = "has another label", "shows another image"
 MOST_IMAGES = 60_000
 #: Views of each image that are queries beside the image itself.
 VIEWS = 2
+#: Views of each image of which a gallery without labels may have any: what is learned is the share
+#: of them that the query would miss. Told of one, the head would learn the luck of that one, too.
+DRAWS = 4
 #: Share of the images whose errors calibrate the head instead of fitting it.
 HELD_OUT = 0.1
 
@@ -50,7 +53,8 @@ def fit_uncertainty(
 
     With labels, wrong is a neighbour with another label, in a gallery of the training images
     without the query's own. Without, the gallery is one view of each image, and wrong is a
-    neighbour that shows another image.
+    neighbour that shows another image; how likely that is, is learned and calibrated on ``DRAWS``
+    views that the gallery may have of the query's image.
 
     Args:
         encoder: whose outputs the head takes; its ``config.metric`` says what is near.
@@ -79,7 +83,7 @@ def fit_uncertainty(
         buffer.copy_(torch.from_numpy(values))
     queries = _examples(encoder, head, train, rows, outputs, views, seed, progress)
     held_out, others = _split(queries, random)
-    if not 0 < others.wrong.mean() < 1:
+    if not 0 < others.error.mean() < 1:
         raise InvalidInput(
             f"of {len(others):,} queries, {others.wrong.sum():,} have a wrong neighbour: there is "
             "nothing to tell apart" + "; another recipe has other views" * (train.labels is None)
@@ -111,20 +115,27 @@ def _examples(
     places = np.arange(len(rows))
     metric = encoder.config.metric
     made = [make_views(train, rows, views, seed, number) for number in range(VIEWS)]
-    if train.labels is not None:
-        gallery, of_gallery, own = outputs["embedding"], train.labels[rows], places
-    else:
-        # Against one more view of each: an image is not looked for in a gallery that holds it.
-        gallery = encoder.embed(make_views(train, rows, views, seed, VIEWS))
-        of_gallery, own = places, None
+    # Without labels, against one more view of each: an image is not looked for in a gallery that
+    # holds it.
+    drawn = [
+        encoder.embed(make_views(train, rows, views, seed, VIEWS + number))
+        for number in range(0 if train.labels is not None else DRAWS)
+    ]
     queries = []
     for images in (train.images[rows], *made):
         query = encoder.outputs(images)
-        found = neighbours(query["embedding"], gallery, metric, own=own, progress=progress)
         chunks = np.array_split(images, max(1, len(images) // 4096))
         thumbnails = [head.thumbnail(torch.from_numpy(chunk)).numpy() for chunk in chunks]
-        examples = Examples(query, np.concatenate(thumbnails), of_gallery, of_gallery[found])
-        queries.append(examples)
+        thumbnail = np.concatenate(thumbnails)
+        if train.labels is not None:
+            gallery, labels = outputs["embedding"], train.labels[rows]
+            found = neighbours(query["embedding"], gallery, metric, own=places, progress=progress)
+            queries.append(Examples(query, thumbnail, labels, labels[found]))
+            continue
+        farther, others = missed(query["embedding"], drawn[0], places, np.stack(drawn, 1), metric)
+        found = np.where(farther[:, 0], others, places)
+        share = farther.mean(1, dtype=np.float32)
+        queries.append(Examples(query, thumbnail, places, found, share))
     return queries
 
 

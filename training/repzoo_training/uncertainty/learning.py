@@ -58,12 +58,12 @@ def learn(
     head.center.copy_(features.mean(0))
     head.spread.copy_(features.std(0).clamp_min(1e-6))
     own, found = torch.from_numpy(queries.own), torch.from_numpy(queries.found)
-    wrong = torch.from_numpy(queries.wrong).float()
+    error = torch.from_numpy(queries.error)
 
     def surprise(rows: Tensor) -> Tensor:
         of_own, of_neighbour = head.logits(features[rows])
         if of_neighbour is None:
-            return F.binary_cross_entropy_with_logits(of_own[:, 0], wrong[rows])
+            return F.binary_cross_entropy_with_logits(of_own[:, 0], error[rows])
         return F.cross_entropy(of_own, own[rows]) + F.cross_entropy(of_neighbour, found[rows])
 
     _minimise(surprise, head, len(queries), draws, "uncertainty", progress)
@@ -78,9 +78,10 @@ def calibrate(head: UncertaintyHead, held_out: Examples) -> None:
     """
     with torch.no_grad():
         logits = head.logit(_features(head, held_out)).double()
-    wrong = torch.from_numpy(held_out.wrong)
-    errors, count = int(wrong.sum()), len(wrong)
-    target = torch.where(wrong, (errors + 1) / (errors + 2), 1 / (count - errors + 2)).double()
+    error = torch.from_numpy(held_out.error)
+    errors, count = float(error.sum()), len(error)
+    high, low = (errors + 1) / (errors + 2), 1 / (count - errors + 2)
+    target = (error * high + (1 - error) * low).double()
     scale = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([scale], max_iter=100, line_search_fn="strong_wolfe")
 

@@ -19,8 +19,8 @@ from repzoo.encoder import Encoder
 
 from repzoo_training.data import ImageDataset
 from repzoo_training.evaluation.tasks import tasks_of
-from repzoo_training.uncertainty.asking import Asked, Scorer, apart
-from repzoo_training.uncertainty.examples import make_views, neighbours
+from repzoo_training.uncertainty.asking import Asked, Scorer
+from repzoo_training.uncertainty.examples import make_views, missed, neighbours
 from repzoo_training.uncertainty.questions import FURTHER, OF_QUERIES, Question
 from repzoo_training.uncertainty.report import ABSTAIN, Record, UncertaintyReport, aligned, short
 from repzoo_training.uncertainty.scores import Interval, auroc, bootstrap, calibration_error, gain
@@ -168,12 +168,9 @@ def search(
     of_views = scorer.ask(make_views(test, own, views, seed, OF_QUERIES))
     images = np.concatenate([clean.embedding, train[question.kept]])  # [M, D]
 
-    def missed(asked: Asked, rows: NDArray[np.int64]) -> Floats:
-        """The share of further views that are farther than the nearest of another image."""
-        found = neighbours(asked.embedding, scorer.gallery, metric, own=rows)
-        other = apart(asked.embedding, scorer.gallery[found], metric)
-        shares = [apart(asked.embedding, further[rows, n], metric) > other for n in range(DRAWS)]
-        share: Floats = np.mean(shares, axis=0, dtype=np.float64)
+    def best(asked: Asked, rows: NDArray[np.int64]) -> Floats:
+        farther, _ = missed(asked.embedding, scorer.gallery, rows, further[rows], metric)
+        share: Floats = farther.mean(1)
         return share
 
     made = []
@@ -182,8 +179,8 @@ def search(
     for queries, rows, asked in kinds:
         score = np.column_stack([each.scores["uncertainty"] for each in asked])  # [n, levels]
         wrong = np.column_stack([each.neighbours[:, 0] != rows for each in asked])
-        best = np.column_stack([missed(each, rows) for each in asked])
-        made.append(_searched(queries, "views", score, wrong, best, seed))
+        told = np.column_stack([best(each, rows) for each in asked])
+        made.append(_searched(queries, "views", score, wrong, told, seed))
         if queries != "images":
             nearest = [neighbours(each.embedding, images, metric) for each in asked]
             wrong = np.column_stack([found != rows for found in nearest])
