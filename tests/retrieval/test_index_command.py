@@ -181,7 +181,7 @@ def test_search_shows_hits_and_draws_them(
 
 
 def test_what_does_not_fit_is_said(
-    zoo_index: Run, digits: Make, index_place: Path, tmp_path: Path
+    zoo_index: Run, run_as_anyone: Run, digits: Make, index_place: Path, tmp_path: Path
 ) -> None:
     folder = digits(3)
     words = (folder, "--out", index_place)
@@ -197,6 +197,13 @@ def test_what_does_not_fit_is_said(
     (tmp_path / "text.png").write_text("not an image")
     bad = zoo_index("search", tmp_path / "text.png", "--index", index_place, status=1)
     assert "not an image in a known format" in bad.stderr
+    query = ("search", folder / "part 0" / "0000.png", "--index", index_place)
+    # In a process of its own, where Milvus' own log goes to stderr too.
+    misspelt = run_as_anyone(*query, "--filter", "uncertainty ===", status=1)
+    assert misspelt.stderr.startswith("zoo: Milvus does not take the filter: ")
+    assert misspelt.stderr.count("\n") == 1
+    no_url = zoo_index(*query, "--server", "here", status=1)
+    assert no_url.stderr == "zoo: --server: 'here' is not an http:// or https:// URL\n"
     nowhere = zoo_index("info", "--index", tmp_path / "nowhere", status=1)
     assert nowhere.stderr == f"zoo: there is no index in {tmp_path / 'nowhere'}\n"
 

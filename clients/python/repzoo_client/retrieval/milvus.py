@@ -28,6 +28,8 @@ _OPEN = ".open"
 #: milvus-lite may compute for longer than the 10 seconds after which a client pings, and then takes
 #: the second ping for an attack.
 _PATIENT = {"grpc.keepalive_time_ms": 3_600_000}
+#: What logs every request that fails, with its traceback; whoever asked is told by an error.
+_TOLD_TWICE = ("pymilvus.decorators", "milvus_lite.adapter.grpc.servicer")
 #: Seconds to connect to it. It is a thread of this process, and slow only on a very busy machine.
 _CONNECT = 60
 
@@ -58,6 +60,8 @@ def connect(location: str, *, token: str | None, create: bool) -> Connection:
         from pymilvus import MilvusClient  # type: ignore[import-untyped]
     except ImportError as error:
         raise _missing(error) from error
+    for name in _TOLD_TWICE:
+        logging.getLogger(name).addFilter(_is_below_error)
     if _URI.match(location):
         with milvus_errors(location):
             client = MilvusClient(uri=location, token=token or "")
@@ -116,6 +120,10 @@ def _mend(database: Path) -> None:
     for collection in database.glob("collections/*"):
         if not (collection / "schema.json").exists():
             shutil.rmtree(collection)
+
+
+def _is_below_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
 
 
 def _is_no_missing_method(record: logging.LogRecord) -> bool:

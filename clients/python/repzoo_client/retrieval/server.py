@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from repzoo_client import Client
 from repzoo_client._options import Options
@@ -15,8 +14,8 @@ __all__ = ["ServerEmbedder"]
 class ServerEmbedder:
     """Embeds files with a model that a server has.
 
-        >>> with ServerEmbedder.connect("http://127.0.0.1:3000", "simvae-mnist") as embedder:
-        ...     report = index_folder(index, "photos", embedder)
+        >>> with Client("http://127.0.0.1:3000") as client:
+        ...     report = index_folder(index, "photos", ServerEmbedder(client, "simvae-mnist"))
 
     Args:
         client: of the server.
@@ -29,13 +28,6 @@ class ServerEmbedder:
     def __init__(self, client: Client, model: str) -> None:
         self._client = client
         self.model = client.model(model)
-
-    @classmethod
-    @contextmanager
-    def connect(cls, url: str, model: str) -> Iterator[ServerEmbedder]:
-        """One with a client of its own."""
-        with Client(url) as client:
-            yield cls(client, model)
 
     def __call__(self, files: Sequence[bytes], /) -> Embedded:
         """Embed all files that are images; see `repzoo_client.retrieval.folder.Embedded`."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from repzoo_client.retrieval.folder import Embedded
 
-from repzoo.errors import InvalidImage
+from repzoo.errors import InvalidImage, InvalidInput
 
 if TYPE_CHECKING:
     from repzoo.encoder import Encoder
@@ -45,9 +45,15 @@ def embedding(name_or_path: str, hub: str | None, server: str | None) -> Iterato
             config.metric,
         )
         return
+    from repzoo_client import Client
     from repzoo_client.retrieval.server import ServerEmbedder
 
-    with ServerEmbedder.connect(server, name_or_path) as embedder:
+    try:
+        client = Client(server)
+    except ValueError as error:
+        raise InvalidInput(f"--server: {error}") from None
+    with client:
+        embedder = ServerEmbedder(client, name_or_path)
         record = embedder.model.config
         yield Model(
             embedder,
