@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -220,6 +221,18 @@ def test_a_reader_that_leaves_early_is_no_error(zoo: Any, flat_hub: Path) -> Non
     assert process.wait(timeout=60) in (0, 1)
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+def test_what_stdout_cannot_encode_is_no_error(
+    zoo: Any, flat_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    assert "?  name" in zoo("diff", "tiny", "plain")
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8")
+    place = b"/tmp/\xff"
+    monkeypatch.setenv("REPZOO_CACHE", os.fsdecode(place))
+    command = [sys.executable, "-c", "from repzoo.cli import main; main()", "cache", "path"]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == place + b"\n"
 
 
 def test_a_missing_extra_is_named(tmp_path: Path, flat_hub: Path) -> None:

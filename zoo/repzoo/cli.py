@@ -6,10 +6,12 @@ warnings and errors go to stderr. Exit status: 0, 1 for errors, 2 for wrong usag
 
 from __future__ import annotations
 
+import codecs
 import importlib
 import logging
 import os
 import sys
+from io import TextIOWrapper
 from typing import Any, NamedTuple
 
 import click
@@ -105,6 +107,11 @@ def zoo() -> None:
 def main() -> None:
     """Run ``zoo`` with the arguments of this process, and exit."""
     logging.basicConfig(format="zoo: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    if isinstance(sys.stdout, TextIOWrapper):
+        # What cannot be written is no reason to fail: names of files that are not UTF-8 come out
+        # as they are, and signs that another encoding does not have as question marks.
+        is_utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "replace")
     try:
         status = zoo.main(prog_name="zoo", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
