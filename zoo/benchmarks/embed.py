@@ -106,7 +106,7 @@ def decode_only(encoder: repzoo.Encoder, paths: list[Path], workers: int) -> Non
 
 def engine_only(encoder: repzoo.Encoder, pixels: np.ndarray) -> None:
     for at in range(0, len(pixels), 256):
-        encoder.uncertainty_of(encoder.outputs(pixels[at : at + 256]), pixels[at : at + 256])
+        encoder.outputs(pixels[at : at + 256], uncertainty=True)
 
 
 def peak_memory(folder: Path) -> int:

@@ -145,9 +145,7 @@ def _check_preprocessing(encoder: Encoder, arrays: dict[str, NDArray[Any]], path
 def _outputs(encoder: Encoder, arrays: dict[str, NDArray[Any]]) -> dict[str, Floats]:
     from_files = [arrays[f"files.{number}.pixels"] for number in _file_numbers(arrays)]
     pixels = np.concatenate([arrays["inputs"], *(each[None] for each in from_files)])
-    outputs = encoder.outputs(pixels)
-    if encoder.config.uncertainty is not None:
-        outputs["uncertainty"] = encoder.uncertainty_of(outputs, pixels)
+    outputs = encoder.outputs(pixels, uncertainty=True)
     if encoder.config.has_decoder:
         outputs["images"] = encoder.generate(latents=arrays["latents"]).images
     return outputs

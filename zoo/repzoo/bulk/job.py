@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +22,7 @@ JOB = "job.json"
 LISTING = "listing.parquet"
 
 _KEY = b"repzoo"
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -127,4 +129,4 @@ def part_name(part: int) -> str:
 
 def _short(value: Any) -> str:
     text = str(value)
-    return text[:12] if len(text) == 64 else text
+    return text[:12] if _DIGEST.fullmatch(text) else text

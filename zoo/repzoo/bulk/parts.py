@@ -102,9 +102,10 @@ class _Rows:
         pixels = np.concatenate([batch.pixels for batch in batches])
         if not len(pixels):
             return
-        outputs = encoder.outputs(pixels, batch_size=len(pixels))
-        if self._job.uncertainty:
-            self._keep("uncertainty", encoder.uncertainty_of(outputs, pixels))
+        wanted = self._job.uncertainty
+        outputs = encoder.outputs(pixels, uncertainty=wanted, batch_size=len(pixels))
+        if wanted:
+            self._keep("uncertainty", outputs["uncertainty"])
         if self._job.posterior:
             self._keep("variance", np.exp(outputs["log_variance"]))
         embedding = outputs["embedding"]
