@@ -103,6 +103,8 @@ def test_who_says_the_truth_has_it_all_and_who_guesses_nothing(half_twins: Image
     assert score.gain.value > 0.95
     assert score.calibration_error is not None
     assert score.calibration_error < 0.02
+    assert report.chance is not None
+    assert report.chance < 0.02  # it is sure of nearly all
     low, high = report.permuted[1:]
     assert low < 0.5 < high
     assert 0.4 < low < high < 0.6
@@ -156,6 +158,8 @@ def test_wrong_is_that_another_view_is_nearer() -> None:
         ("corrupted", "images"),
     ]
     assert report.searches[0].wrong == report.wrong
+    assert report.chance is not None
+    assert 0.05 < report.chance < 0.2  # bins of four images
     # Who knows how likely each is to be found does better than the brightness.
     assert report.searches[0].at_best is not None
     assert report.searches[0].at_best.value > report.score("uncertainty").r_auroc.value  # type: ignore[union-attr]

@@ -41,7 +41,7 @@ from repzoo_training.uncertainty.scores import (
     gain,
     risk_coverage,
 )
-from repzoo_training.uncertainty.searches import ViewsReport, other_answers, search
+from repzoo_training.uncertainty.searches import ViewsReport, chance, other_answers, search
 from repzoo_training.views import ViewSpec
 
 __all__ = ["BASELINES", "Curve", "Score", "UncertaintyReport", "measure_uncertainty"]
@@ -105,6 +105,7 @@ def measure_uncertainty(
     asked = [each for levels in worse.values() for each in levels]
     return ViewsReport(
         **dict(report),
+        chance=chance(clean.scores["uncertainty"], seed),
         searches=search(
             encoder, scorer, question, clean, (sample, asked), embeddings, views, test, seed
         ),

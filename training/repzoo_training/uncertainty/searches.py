@@ -26,7 +26,7 @@ from repzoo_training.uncertainty.report import ABSTAIN, Record, UncertaintyRepor
 from repzoo_training.uncertainty.scores import Interval, auroc, bootstrap, calibration_error, gain
 from repzoo_training.views import ViewSpec
 
-__all__ = ["DRAWS", "OtherAnswer", "Search", "ViewsReport", "other_answers", "search"]
+__all__ = ["DRAWS", "OtherAnswer", "Search", "ViewsReport", "chance", "other_answers", "search"]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -77,10 +77,12 @@ class ViewsReport(UncertaintyReport):
     """All numbers of one encoder whose uncertainty is of another image.
 
     Attributes:
+        chance: the calibration error that as many images would show if each uncertainty were exact.
         searches: of an uncertainty, beginning with the one that it is the probability of.
         others: by task, where the images have attributes or labels.
     """
 
+    chance: float | None = None
     searches: tuple[Search, ...] = ()
     others: tuple[OtherAnswer, ...] = ()
 
@@ -102,6 +104,11 @@ class ViewsReport(UncertaintyReport):
             )
             + "."
         ]
+        if self.chance is not None:
+            notes += [
+                f"Of exact probabilities the calibration error of {self.n_test:,} images is "
+                f"{self.chance:.4f}."
+            ]
         if self.searches:
             notes += ["", *self._searched()]
         for other in self.others:
@@ -231,6 +238,13 @@ def other_answers(
             )
         )
     return tuple(made)
+
+
+def chance(probability: Floats, seed: int) -> float:
+    """Mean calibration error of answers that are drawn as the probabilities say."""
+    random = np.random.default_rng([seed, 4])
+    drawn = (random.random(len(probability)) < probability for _ in range(100))
+    return float(np.mean([calibration_error(probability, wrong) for wrong in drawn]))
 
 
 def _auroc(score: Floats, wrong: Flags) -> float:
