@@ -297,10 +297,11 @@ def without_ranges(handler: Handler, content: bytes, start: int) -> None:
 
 def serve(package: Path, port: int, file: str = "", stall_at: int = 0) -> None:
     """Serve a package until this process is killed."""
-    with FaultyHub(port) as hub:
-        hub.publish(package)
-        if file:
-            hub.misbehave(file, stall(stall_at))
+    hub = FaultyHub(port)
+    hub.publish(package)
+    if file:
+        hub.misbehave(file, stall(stall_at))
+    with hub:  # whoever has waited for it asks at once
         print("ready", flush=True)
         threading.Event().wait()
 
