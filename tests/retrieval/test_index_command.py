@@ -175,6 +175,10 @@ def test_search_shows_hits_and_draws_them(
     assert "too uncertain: no answer" in done.stdout
     assert (tmp_path / "none.png").exists()
 
+    blocked = tmp_path / "nowhere" / "all.npz"
+    exported = zoo_index("export", blocked, "--index", index_place, status=1)
+    assert exported.stderr == f"zoo: {blocked}: No such file or directory\n"
+
     zoo_index("delete", "part 1/0001.png", "--index", index_place)
     facts = json.loads(zoo_index("info", "--index", index_place, "--json").stdout)
     assert (facts["count"], facts["model"], facts["dim"]) == (89, "simvae-mnist", 10)

@@ -103,6 +103,17 @@ def zoo_as_anyone() -> Zoo:
 
 
 @pytest.fixture
+def zoo_short_of_space() -> Zoo:
+    """``zoo`` as a process whose files may have 900 bytes, as if the disk were full then."""
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))"
+    return Zoo(
+        sys.executable,
+        "-c",
+        f"import os, resource, sys; {limit}; os.execv(sys.argv[1], sys.argv[1:])",
+    )
+
+
+@pytest.fixture
 def cache() -> Path:
     return Path(os.environ["REPZOO_CACHE"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from repzoo.package import Package
 
 COMMANDS = [
@@ -233,6 +235,21 @@ def test_what_stdout_cannot_encode_is_no_error(
     monkeypatch.setenv("REPZOO_CACHE", os.fsdecode(place))
     command = [sys.executable, "-c", "from repzoo.cli import main; main()", "cache", "path"]
     assert subprocess.run(command, capture_output=True, check=True).stdout == place + b"\n"
+
+
+def test_a_full_disk_is_named(
+    zoo_here: Any, zoo_short_of_space: Any, flat_hub: Path, tmp_path: Path
+) -> None:
+    zoo_here("pull", "tiny")
+    Image.new("L", (8, 8)).save(tmp_path / "black.png")
+    out = tmp_path / "out"
+    message = zoo_short_of_space("pull", "tiny", "--out", out, status=1)
+    assert re.fullmatch(rf"zoo: {out}/\S+: File too large\n", message)
+    assert [*out.iterdir()] == []
+    embed = ("embed", tmp_path / "black.png", "--model", "tiny", "--out", out / "black.parquet")
+    message = zoo_short_of_space(*embed, status=1)
+    assert re.fullmatch(rf"zoo: {out}/\S+: File too large\n", message)
+    assert "1 images" in zoo_here(*embed)
 
 
 def test_a_missing_extra_is_named(tmp_path: Path, flat_hub: Path) -> None:

@@ -20,7 +20,9 @@ __all__ = [
     "copy_checked",
     "create",
     "fsync_folder",
+    "is_no_space",
     "locked",
+    "no_space_at",
     "open_regular",
     "temporary_folder",
     "write_atomically",
@@ -28,6 +30,7 @@ __all__ = [
 
 _log = logging.getLogger("repzoo")
 _CHUNK = 2**20
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -59,17 +62,34 @@ def create(path: Path) -> BufferedWriter:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``path`` so that it has, even after a crash, its old content or the new one whole."""
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    with no_space_at(path):
+        try:
+            with create(temporary) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        fsync_folder(path.parent)
+
+
+@contextmanager
+def no_space_at(path: Path) -> Iterator[None]:
+    """Have the error of a full disk, which knows of no file, name what is written."""
     try:
-        with create(temporary) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
+        yield
+    except OSError as error:
+        if error.errno is not None and is_no_space(error):
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
-    fsync_folder(path.parent)
+
+
+def is_no_space(error: OSError) -> bool:
+    """Whether an error means that a disk, a quota or a limit is full."""
+    return error.errno in _NO_SPACE
 
 
 def fsync_folder(path: Path) -> None:
@@ -111,7 +131,7 @@ def copy_checked(
     """
     digest = hashlib.sha256()
     copied = 0
-    with create(path) as file:
+    with no_space_at(path), create(path) as file:
         while copied <= size and (piece := source.read(min(_CHUNK, size + 1 - copied))):
             file.write(piece)
             digest.update(piece)

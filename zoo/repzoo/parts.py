@@ -11,14 +11,13 @@ from pathlib import Path
 from types import TracebackType
 
 from repzoo.errors import NoSpace
+from repzoo.files import is_no_space
 from repzoo.retries import Interrupted
 
-__all__ = ["CHUNK", "Part", "is_no_space"]
+__all__ = ["CHUNK", "Part"]
 
 #: Bytes that are read at a time; a process that is killed loses no more than these.
 CHUNK = 2**20
-
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Part:
@@ -95,8 +94,3 @@ class Part:
         """Make it the file ``path``, whole and on the disk."""
         os.fsync(self._descriptor)
         self.path.rename(path)
-
-
-def is_no_space(error: OSError) -> bool:
-    """Whether an error means that a disk, a quota or a limit is full."""
-    return error.errno in _NO_SPACE

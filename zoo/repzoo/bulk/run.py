@@ -23,7 +23,7 @@ from repzoo.bulk.places import Place
 from repzoo.bulk.sources import Source
 from repzoo.encoder import Encoder
 from repzoo.errors import Conflict, HubError, InvalidInput, UnsupportedOperation
-from repzoo.files import locked
+from repzoo.files import locked, no_space_at
 from repzoo.loading import load
 from repzoo.sessions import Provider
 
@@ -188,7 +188,7 @@ def _begin(job: Job, folder: Place, listing: bytes) -> None:
 def _join(job: Job, folder: Place, target: Place) -> None:
     """Make the output of the parts: a row group each."""
     with _scratch(folder) as made:
-        with pq.ParquetWriter(made, job.schema) as writer:
+        with no_space_at(made), pq.ParquetWriter(made, job.schema) as writer:
             for number in range(job.parts):
                 part = folder / part_name(number)
                 first, stop = job.range(number)

@@ -37,6 +37,10 @@ def write_documents(path: Path, pages: Iterable[Documents], info: Mapping[str, o
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     return len(ids)
