@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 from repzoo_client import Client
 from repzoo_client._options import Options
@@ -14,8 +15,8 @@ __all__ = ["ServerEmbedder"]
 class ServerEmbedder:
     """Embeds files with a model that a server has.
 
-        >>> with Client("http://127.0.0.1:3000") as client:
-        ...     report = index_folder(index, "photos", ServerEmbedder(client, "simvae-mnist"))
+        >>> with ServerEmbedder.connect("http://127.0.0.1:3000", "simvae-mnist") as embedder:
+        ...     report = index_folder(index, "photos", embedder)
 
     Args:
         client: of the server.
@@ -28,6 +29,15 @@ class ServerEmbedder:
     def __init__(self, client: Client, model: str) -> None:
         self._client = client
         self.model = client.model(model)
+
+    @classmethod
+    def connect(cls, url: str, model: str) -> AbstractContextManager[ServerEmbedder]:
+        """One with a client of its own.
+
+        Raises:
+            ValueError: at once, if ``url`` is none of a server.
+        """
+        return _connected(Client(url), model)
 
     def __call__(self, files: Sequence[bytes], /) -> Embedded:
         """Embed all files that are images; see `repzoo_client.retrieval.folder.Embedded`."""
@@ -46,3 +56,9 @@ class ServerEmbedder:
             None if uncertainty is None else uncertainty[good],
             {place: getattr(error, "detail", str(error)) for place, error in errors.items()},
         )
+
+
+@contextmanager
+def _connected(client: Client, model: str) -> Iterator[ServerEmbedder]:
+    with client:
+        yield ServerEmbedder(client, model)

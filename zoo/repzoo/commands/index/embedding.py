@@ -45,15 +45,13 @@ def embedding(name_or_path: str, hub: str | None, server: str | None) -> Iterato
             config.metric,
         )
         return
-    from repzoo_client import Client
     from repzoo_client.retrieval.server import ServerEmbedder
 
     try:
-        client = Client(server)
+        connected = ServerEmbedder.connect(server, name_or_path)
     except ValueError as error:
         raise InvalidInput(f"--server: {error}") from None
-    with client:
-        embedder = ServerEmbedder(client, name_or_path)
+    with connected as embedder:
         record = embedder.model.config
         yield Model(
             embedder,
