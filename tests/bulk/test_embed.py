@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -225,6 +226,18 @@ class TestSources:
         (tmp_path / "empty" / "notes.txt").write_text("x")
         with pytest.raises(InvalidInput, match=said):
             embed(source)
+
+    @pytest.mark.skipif(sys.platform == "darwin", reason="all names are UTF-8 there")
+    def test_names_that_are_not_utf8(
+        self, embed: Callable[..., Summary], photos: Path, tmp_path: Path
+    ) -> None:
+        odd = tmp_path / os.fsdecode(b"\xff")
+        odd.mkdir()
+        shutil.copy(photos / "0" / "0000.png", odd)
+        for source, out in ((tmp_path, tmp_path), (odd, tmp_path), (photos / "0", odd)):
+            with pytest.raises(InvalidInput, match="name is not UTF-8"):
+                embed(source, out=out / "out.parquet")
+        assert [*tmp_path.glob("out.parquet*")] == []
 
     def test_in_memory(self, embed: Callable[..., Summary], photos: Path, tmp_path: Path) -> None:
         """Another file system, from and to, gives the same rows."""

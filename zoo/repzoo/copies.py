@@ -10,6 +10,7 @@ from repzoo.errors import IntegrityError, PackageError
 from repzoo.files import (
     copy_checked,
     fsync_folder,
+    no_space_at,
     open_regular,
     temporary_folder,
     write_atomically,
@@ -40,7 +41,10 @@ def copy_out(package: Package, directory: Path) -> Package:
     target = directory / package.config.name
     if os.path.lexists(target):
         _check_replaceable(target)
-    with temporary_folder(directory, f".{package.config.name}.") as scratch:
+    with (
+        no_space_at(target),
+        temporary_folder(directory, f".{package.config.name}.") as scratch,
+    ):
         copy = scratch / "new"
         copy.mkdir()
         for file, entry in package.manifest.files.items():

@@ -131,7 +131,7 @@ def copy_checked(
     """
     digest = hashlib.sha256()
     copied = 0
-    with no_space_at(path), create(path) as file:
+    with create(path) as file:
         while copied <= size and (piece := source.read(min(_CHUNK, size + 1 - copied))):
             file.write(piece)
             digest.update(piece)

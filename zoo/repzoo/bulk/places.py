@@ -18,7 +18,7 @@ try:
 except ImportError as error:
     raise MissingExtra("bulk embedding", "batch", error) from error
 
-__all__ = ["Place"]
+__all__ = ["Place", "require_utf8"]
 
 
 class Place:
@@ -38,13 +38,15 @@ class Place:
         """The place of a URL or a path.
 
         Raises:
-            InvalidInput: if there is no such kind of URL, or what it takes is not installed.
+            InvalidInput: if there is no such kind of URL, what it takes is not installed, or it is
+                a path that is not UTF-8.
         """
         try:
             # What is there may change between two runs in one process.
             fs, path = fsspec.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise InvalidInput(f"{url}: {error}") from error
+        require_utf8(path)
         return cls(fs, path.rstrip("/") or path)
 
     def __str__(self) -> str:
@@ -165,3 +167,11 @@ class Place:
             raise
         except Exception as error:
             raise HubError(f"{self}: {error}") from error
+
+
+def require_utf8(path: str) -> None:
+    """Raise InvalidInput if a path is not UTF-8, as ids and all other texts in parquet are."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(f"{path}: its name is not UTF-8; give it another") from None

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from fsspec.core import has_magic  # type: ignore[import-untyped]
 
 from repzoo.bulk.images_in_parquet import ParquetImages
-from repzoo.bulk.places import Place
+from repzoo.bulk.places import Place, require_utf8
 from repzoo.errors import InvalidInput
 
 __all__ = ["Item", "Listing", "Source"]
@@ -104,7 +104,8 @@ class Source:
             besides: an output, which may lie in it and is no part of it; neither are its parts.
 
         Raises:
-            InvalidInput: if that is no image, or images and parquet files together.
+            InvalidInput: if that is no image, or images and parquet files together, or the name of
+                one is not UTF-8.
         """
         kinds: dict[str, str] = {}
         digest, images, skipped = hashlib.sha256(), 0, 0
@@ -126,6 +127,7 @@ class Source:
                         f"({kinds['parquet']}): say which by a pattern, such as "
                         f"'{self._root}/**/*.parquet'"
                     )
+                require_utf8(path)
                 rows = 1 if kind == "images" else ParquetImages(self._root / file.path).rows
                 digest.update(f"{file.path}\0{file.size}\0{file.stamp}\0{rows}\n".encode())
                 images += rows

@@ -129,6 +129,8 @@ def open_hub(spec: str | os.PathLike[str] | None = None, name: str | None = None
             meant = did_you_mean(name, [*names().aliases, *_names_below(bundled_folder())])
             say("%s is not among the bundled packages; %sasking %s", name, meant, spec)
     text = os.fspath(spec)
+    if not text:
+        raise HubError("a hub is named by nothing; expected a folder, hf://ORG or https://HOST/ORG")
     if is_url(text):
         return HuggingFaceHub.parse(text)
     path = Path(text)
