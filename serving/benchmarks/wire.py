@@ -129,9 +129,10 @@ def main() -> None:
     if shutil.which("wrk") is None:
         sys.exit("there is no wrk, which drives the servers: apt-get install wrk")
 
-    data = Path(__file__).parents[2] / "tests" / "data" / "mnist"
-    images = load(str(data), "test", progress=False).images[:64]
     encoder = repzoo.load(arguments.model)
+    kind = "mnist" if encoder.config.input.channels == 1 else "cifar10"
+    data = Path(__file__).parents[2] / "tests" / "data" / kind
+    images = load(str(data), "train", progress=False).images[:64]
     pixels = encoder.preprocess(images)
     expected = encoder.embed(pixels)
     single = json.dumps({"images": [_png(pixels[0])]}).encode()
@@ -176,7 +177,7 @@ def main() -> None:
     finally:
         for server in servers:
             server.end()
-    _report(arguments.model, results, statistics.median(engine), statistics.median(alone))
+    _report(encoder.config.name, results, statistics.median(engine), statistics.median(alone))
 
 
 def _report(model: str, results: dict[str, list[Load]], engine: float, alone: float) -> None:

@@ -19,8 +19,8 @@ from repzoo_client.errors import RequestTooLarge
 
 __all__ = ["Chunk", "Chunker", "ImageLike", "Images", "Limits", "chunks", "count"]
 
-#: One image: a uint8 array ``[H, W]`` or ``[H, W, C]`` of the model's size, or an image file of any
-#: size, as a path or its bytes.
+#: One image: a uint8 array ``[H, W]`` or ``[H, W, C]`` of the model's size, or a PNG, JPEG or WebP
+#: file of any size, as a path or its bytes.
 ImageLike: TypeAlias = NDArray[np.uint8] | str | os.PathLike[str] | bytes
 
 #: One image, an iterable of images, or a uint8 array ``[N, H, W, C]``.

@@ -41,10 +41,10 @@ class Client:
         (1, 10)
 
     Wherever ``images`` are taken, they are one image or an iterable of them: uint8 arrays of the
-    model's own size, ``[H, W]`` or ``[H, W, C]``; or image files of any size, as paths or bytes; or
-    one uint8 array ``[N, H, W, C]``. However many they are, they travel in requests that the
-    server's limits allow, several at a time, and results are in their order. An iterator is taken
-    as it is needed, and files are read when their turn comes.
+    model's own size, ``[H, W]`` or ``[H, W, C]``; or PNG, JPEG or WebP files of any size, as paths
+    or bytes; or one uint8 array ``[N, H, W, C]``. However many they are, they travel in requests
+    that the server's limits allow, several at a time, and results are in their order. An iterator
+    is taken as it is needed, and files are read when their turn comes.
 
     Calls over images also take ``on_error``, ``errors``, ``progress`` and ``deadline``: see
     `repzoo_client.Options`.
