@@ -5,8 +5,8 @@ VAE 83.7 and 80.2.
 
     zoo train simvae-fashion-mnist --data fashion-mnist --out runs/simvae-fashion-mnist
 
-Reached, k-NN and MLP probe on the test set: ``simvae-fashion-mnist`` 85.2 and 81.8 (4 M views,
-an hour on one CPU core). ``vae-fashion-mnist`` has not been trained yet.
+Reached, k-NN and MLP probe on the test set, by 4 M views: ``simvae-fashion-mnist`` 85.2 and 81.8,
+``vae-fashion-mnist`` 83.9 and 78.8.
 
 Clothes are grey pictures, so the Bernoulli is a pseudo-likelihood here. They look the same from
 both sides: unlike the paper's vertical flip, the flip is horizontal.

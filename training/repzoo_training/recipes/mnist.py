@@ -8,9 +8,9 @@ VAE 98.0 and 97.8; β-VAE 98.3 and 98.0.
     zoo train METHOD-mnist --data mnist --out runs/METHOD-mnist --budget 2m --threads 1
 
 The bundled ``simvae-mnist`` reached k-NN 97.7 and MLP probe 97.3 (9 M views in 82 minutes on one
-CPU core, with ``--set images_per_step=64``), ``vae-mnist`` 96.2 and 91.5 (2 M views,
-``images_per_step=256``). README.md has what each method reaches in the same minutes on one core.
-``simvae-mnist-paper`` wants a GPU and has not been trained yet.
+CPU core, with ``--set images_per_step=64``; by 2 M it was at 95.4 and 93.8), ``vae-mnist`` 96.2 and
+91.5 (2 M views, ``images_per_step=256``). README.md has what each method reaches in the same
+minutes on one core. ``simvae-mnist-paper`` wants a GPU and has not been trained yet.
 
 Unlike the paper: digits are not flipped (a flipped 2 is no 2), He initialisation, a cosine
 schedule, and batches of 16 images with a learning rate of 1e-3, which learn much faster at equal
