@@ -31,6 +31,7 @@ bench: .venv/.installed
 	.venv/bin/python zoo/benchmarks/startup.py
 	.venv/bin/python zoo/benchmarks/pull.py
 	.venv/bin/python zoo/benchmarks/embed.py
+	.venv/bin/python zoo/benchmarks/binding.py
 	.venv/bin/python serving/benchmarks/wire.py
 	.venv/bin/python serving/benchmarks/overload.py
 	.venv/bin/python clients/python/benchmarks/index.py
