@@ -81,24 +81,21 @@ def measure_uncertainty(
         DataError: if what is wrong cannot be told: there are no labels, or no views, or all queries
             are right.
     """
-    if not is_of_views(encoder, train, test):
-        question = ask_of_labels(train, test)
-        scorer = Scorer(encoder, question)
-        clean = scorer.ask(question.queries)
-        sample, worse = _corrupted(scorer, question, seed, progress)
-        return _report(encoder, test, scorer, question, clean, sample, worse, outside or {}, seed)
-    question = ask_of_views(train, test, views, seed)
-    assert views is not None
+    of_views = is_of_views(encoder, train, test)
+    question = ask_of_views(train, test, views, seed) if of_views else ask_of_labels(train, test)
     scorer = Scorer(encoder, question)
     clean = scorer.ask(question.queries)
     wrong = int((clean.neighbours[:, 0] != question.own).sum())
-    if not 0 < wrong < len(question.own):
+    if of_views and not 0 < wrong < len(question.own):
         raise DataError(
             f"of {len(question.own):,} test images, {wrong:,} have a wrong neighbour among views: "
             "there is nothing to tell apart; choose the recipe whose views it was calibrated with"
         )
     sample, worse = _corrupted(scorer, question, seed, progress)
     report = _report(encoder, test, scorer, question, clean, sample, worse, outside or {}, seed)
+    if not of_views:
+        return report
+    assert views is not None  # or the question could not have been asked
     if encoder.config.uncertainty is None:
         return ViewsReport(**dict(report))
     embeddings = encoder.embed(train.images)
