@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -39,6 +42,22 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the user's cache or hub, and neither do the processes it starts."""
     monkeypatch.setenv("REPZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("REPZOO_HUB", raising=False)
+
+
+@pytest.fixture(scope="session")
+def unused_port() -> Callable[[], int]:
+    """``unused_port() -> int``, for a server that cannot say itself which one it took."""
+
+    def find() -> int:
+        # Below those that Linux gives to connections (32768 to 60999): one of these may be a
+        # connection's of another test by the time that the server binds it.
+        for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+            with socket.socket() as probe, suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+        raise AssertionError("no port is free")
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -329,10 +329,8 @@ def test_places_without_an_index(tmp_path: Path, folder: Path) -> None:
         PosteriorIndex.create(tmp_path / "nowhere", model="m", dim=0)
 
 
-def test_a_milvus_server_by_its_uri(tmp_path: Path) -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        port = reserved.getsockname()[1]
+def test_a_milvus_server_by_its_uri(tmp_path: Path, unused_port: Callable[[], int]) -> None:
+    port = unused_port()
     command = [sys.executable, "-m", "milvus_lite", "server", "--data-dir", str(tmp_path / "data")]
     uri = f"http://127.0.0.1:{port}"
     with (tmp_path / "log").open("wb") as log:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -142,7 +141,10 @@ def test_the_image_is_built_from_what_there_is() -> None:
 
 
 def test_a_bento_is_built_and_serves(
-    tiny_package: Path, tmp_path: Path, eventually: Callable[..., None]
+    tiny_package: Path,
+    tmp_path: Path,
+    eventually: Callable[..., None],
+    unused_port: Callable[[], int],
 ) -> None:
     home = tmp_path / "bentoml"
     home.mkdir()
@@ -171,9 +173,7 @@ def test_a_bento_is_built_and_serves(
     assert "REPZOO_SERVE_MODELS=./models/tiny" in dockerfile
     assert re.search(r"^USER bentoml", dockerfile, re.MULTILINE)
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = unused_port()
     words = ["-m", "bentoml", "serve", tag, "--host", "127.0.0.1", "--port", str(port)]
     env |= {"REPZOO_SERVE_MODELS": "./models/tiny"}  # as the image has it
     with (tmp_path / "log").open("wb") as log:

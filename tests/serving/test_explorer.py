@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -82,24 +81,32 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def browser(
+    unused_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Browser]:
     with ExitStack() as stack:
+        # Not port 0: chromedriver then takes a free one of IPv4, wants the same of IPv6 too, and
+        # gives up where that is another's.
+        port = unused_port()
+        command = [str(DRIVER), f"--port={port}"]
         driver = stack.enter_context(
-            subprocess.Popen([str(DRIVER), "--port=0"], stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )
         stack.callback(driver.terminate)
-        port = _port(driver)
+        wait_until_started(driver)
         opened = Browser(f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("profile"))
         stack.callback(opened.close)
         yield opened
 
 
-def _port(driver: subprocess.Popen[str]) -> str:
+def wait_until_started(driver: subprocess.Popen[str]) -> None:
     assert driver.stdout is not None
+    said = []
     for line in driver.stdout:
-        if found := re.search(r"started successfully on port (\d+)", line):
-            return found[1]
-    raise AssertionError("chromedriver did not start")
+        if "started successfully" in line:
+            return
+        said.append(line)
+    raise AssertionError(f"chromedriver did not start:\n{''.join(said)}")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import queue
-import socket
 import sys
 import time
 import traceback
@@ -128,11 +127,8 @@ def train_tiny(method: str, options: dict[str, Any]) -> Trained:
 class Group:
     """Workers that each answer the same question, called as ``question(*arguments)``."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, port: int) -> None:
         context = mp.get_context("spawn")
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
         self.questions = [context.Queue() for _ in range(size)]
         self.answers = context.Queue()
         self.workers = [
@@ -187,8 +183,8 @@ def _work(number: int, size: int, port: int, questions: Any, answers: Any) -> No
 
 
 @pytest.fixture(scope="module")
-def group() -> Iterator[Group]:
-    workers = Group(WORLD)
+def group(unused_port: Callable[[], int]) -> Iterator[Group]:
+    workers = Group(WORLD, unused_port())
     yield workers
     workers.close()
 

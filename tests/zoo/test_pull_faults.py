@@ -9,7 +9,6 @@ import json
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -146,15 +145,17 @@ def test_ctrl_c_keeps_what_came(
 
 
 def test_a_killed_server_is_waited_for(
-    cache: Path, large_package: Path, monkeypatch: pytest.MonkeyPatch, no_network_settings: None
+    cache: Path,
+    large_package: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_network_settings: None,
+    unused_port: Callable[[], int],
 ) -> None:
     from repzoo.retries import Patience
 
     monkeypatch.setattr("repzoo.cache.Patience", lambda **_: Patience(first=0.2, attempts=9))
     script = Path(__file__).parents[1] / "faulty_hub.py"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = unused_port()
 
     def serve(*more: str) -> subprocess.Popen[str]:
         command = [sys.executable, str(script), str(large_package), str(port), *more]
