@@ -95,7 +95,7 @@ def test_the_graphs_equal_torch(
 def test_half_precision_halves_the_weights_and_states_its_parity(
     package: Path, run: Path, mnist: tuple[ImageDataset, ImageDataset], tmp_path: Path
 ) -> None:
-    config = export_run(run, tmp_path / "half", mnist[0], None, half=True, progress=False)
+    config = export_run(run, tmp_path / "half", mnist[0], None, precision="float16", progress=False)
     assert config.precision == "float16"
     for graph in ("encoder.onnx", "decoder.onnx"):
         assert (tmp_path / "half" / graph).stat().st_size < 0.6 * (package / graph).stat().st_size
@@ -103,6 +103,29 @@ def test_half_precision_halves_the_weights_and_states_its_parity(
     assert 0 < parity["embedding_relative"] < 0.05
     encoder = repzoo.load(tmp_path / "half")
     assert encoder.embed(mnist[1].images[:2]).dtype == np.float32
+
+
+def test_integers_quarter_the_encoder_and_keep_its_neighbours(
+    package: Path, run: Path, mnist: tuple[ImageDataset, ImageDataset], tmp_path: Path
+) -> None:
+    out = tmp_path / "small"
+    config = export_run(run, out, *mnist, name="small", precision="int8", progress=False)
+    assert config.precision == "int8"
+    Package.open(out).verify()
+    for graph, share in (("encoder.onnx", 0.3), ("decoder.onnx", 0.6)):
+        assert (out / graph).stat().st_size < share * (package / graph).stat().st_size
+    small, whole = repzoo.load(out, provider="cpu"), repzoo.load(package, provider="cpu")
+    check_golden(small)
+    gallery, queries = mnist[0].images, mnist[1].images
+    nearest = [
+        np.linalg.norm(each.embed(queries)[:, None] - each.embed(gallery), axis=2).argmin(1)
+        for each in (small, whole)
+    ]
+    # An encoder so little trained has its embeddings close together.
+    assert np.mean(mnist[0].labels[nearest[0]] == mnist[0].labels[nearest[1]]) > 0.9
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert 0.001 < metrics["onnx_against_torch"]["embedding_relative"] < 0.5
+    assert "int8" in (out / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")

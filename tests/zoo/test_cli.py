@@ -182,6 +182,7 @@ def test_one_bad_package_does_not_hide_the_others(zoo_here: Any, flat_hub: Path)
 def test_wrong_usage_exits_with_2(zoo_here: Any, flat_hub: Path) -> None:
     wrong = {
         ("nonsense",): "No such command 'nonsense'; see zoo --help",
+        ("lsit",): "No such command 'lsit'. Did you mean 'list'?; see zoo --help",
         ("pull",): "Missing argument 'NAME[@REV]...'; see zoo pull --help",
         ("pull", "../tiny"): "'../tiny' is not a model's name",
         ("pull", "tiny@"): "is not a revision",

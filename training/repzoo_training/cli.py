@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 if TYPE_CHECKING:
+    from repzoo.config import Precision
+
     from repzoo_training.data import ImageDataset
     from repzoo_training.evaluation import EvaluationReport
     from repzoo_training.uncertainty import UncertaintyReport
@@ -229,7 +231,14 @@ def evaluate(
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), required=True)
 @click.option("--data", metavar="SOURCE", help="By default what the run was trained on.")
 @click.option("--name", help="Of the model; by default the recipe's.")
-@click.option("--half", is_flag=True, help="Store weights as float16: half the size.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16", "int8"]),
+    default="float32",
+    show_default=True,
+    help="float16: half the size, and as good. int8: an encoder of a quarter of the size, two to "
+    "three times as fast, its embeddings off by one to six per cent of their spread.",
+)
 @click.option(
     "--decoder",
     is_flag=True,
@@ -243,7 +252,7 @@ def export(
     out: Path,
     data: str | None,
     name: str | None,
-    half: bool,
+    precision: Precision,
     decoder: bool,
     measures: str | None,
 ) -> None:
@@ -271,7 +280,7 @@ def export(
         train_set,
         test_set,
         name=name,
-        half=half,
+        precision=precision,
         decoder=decoder,
         measures=DEFAULT_GROUPS if measures is None else check_groups(measures.split(",")),
     )

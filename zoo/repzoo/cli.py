@@ -73,13 +73,6 @@ class _Lazy(click.Command):
 
 
 class _Zoo(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = _COMMANDS.get(cmd_name)
-        return None if entry is None else _Lazy(cmd_name, help=entry.help)
-
     def invoke(self, ctx: click.Context) -> None:
         try:
             # What a command returns is no exit status.
@@ -94,7 +87,11 @@ class _Zoo(click.Group):
             raise MissingExtra(f"zoo {ctx.invoked_subcommand}", entry.extra, missing) from error
 
 
-@click.group(cls=_Zoo, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Zoo,
+    commands=[_Lazy(name, help=entry.help) for name, entry in _COMMANDS.items()],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="repzoo", prog_name="zoo")
 def zoo() -> None:
     """Model packages of pretrained image encoders: find, pull, verify, publish, train and serve.

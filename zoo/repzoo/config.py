@@ -33,6 +33,9 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 #: Provider classes that tolerances are stated for.
 ProviderClass = Literal["cpu", "cuda"]
 
+#: ``float16`` is stored so and computed in float32; ``int8`` is computed in integers.
+Precision = Literal["float32", "float16", "int8"]
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -129,7 +132,7 @@ class ModelConfig(_Record):
     summary: str = ""
     method: Name
     latent_dim: int = Field(gt=0)
-    precision: Literal["float32", "float16", "int8"] = "float32"
+    precision: Precision = "float32"
     likelihood: Literal["bernoulli", "gaussian"] | None = None
     input: InputSpec
     outputs: tuple[Literal["embedding", "log_variance"], ...] = ("embedding",)

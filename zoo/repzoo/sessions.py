@@ -20,7 +20,7 @@ from repzoo.errors import InvalidInput, MissingExtra, PackageError
 # included, unless this is set when it is imported. Whoever wants that can set it to "0".
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 try:
-    import onnxruntime as ort  # type: ignore[import-untyped]
+    import onnxruntime as ort
 except ImportError as error:
     raise MissingExtra("running a model", "runtime", error) from error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from repzoo.config import ModelConfig, TrainingFacts
+from repzoo.config import ModelConfig, Precision, TrainingFacts
 
 from repzoo_training.evaluation.report import EvaluationReport, Measure
 from repzoo_training.export.parity import Parity
@@ -55,6 +55,12 @@ _HUB_METRICS = {
 }
 #: What says something about the data, and nothing about the model.
 _BASELINES = {"majority"}
+
+_WEIGHTS: dict[Precision, str] = {
+    "float32": "float32",
+    "float16": "float16, computed in float32",
+    "int8": "int8 and computed so, 7 bits of it used; the last layer float32, a decoder float16",
+}
 
 
 def write_card(
@@ -201,7 +207,7 @@ def _facts(config: ModelConfig, model: TrainedModel) -> str:
         "data": f"{facts.dataset}, sha256 {(facts.dataset_sha256 or '')[:16]}…",
         "budget": f"{facts.views:,} views, {facts.epochs:g} epochs" + _unfinished(facts, recipe),
         "time": f"{_duration(facts.wall_seconds)} on {facts.device}",
-        "weights": f"{config.precision}, licence {config.licence}",
+        "weights": f"{_WEIGHTS[config.precision]}; licence {config.licence}",
         "code": facts.code_commit or "not from a checkout",
     }
     if model.collapse:

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from repzoo.config import ModelConfig
+from repzoo.config import ModelConfig, Precision
 from repzoo.encoder import Encoder
 from repzoo.errors import PackageError
 
@@ -18,8 +18,8 @@ __all__ = ["PARITY", "Parity", "check_parity", "measure_parity"]
 Parity: TypeAlias = dict[str, float]
 
 #: How far an embedding may be off: in float32 in units of the latents' standard deviation or of 1,
-#: whichever is larger; where weights are stored as float16, of the standard deviation.
-PARITY = {"float32": 1e-4, "float16": 0.05}
+#: whichever is larger; with weights of fewer bits, of the standard deviation.
+PARITY: dict[Precision, float] = {"float32": 1e-4, "float16": 0.05, "int8": 0.5}
 
 #: Standard deviation of latents that have collapsed to a point, to divide by.
 _SMALLEST = 1e-12
