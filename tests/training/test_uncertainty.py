@@ -186,6 +186,8 @@ def test_the_interval_covers_and_shrinks() -> None:
     wide, narrow = bootstrap(mean, few), bootstrap(mean, many)
     assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
     assert narrow.high - narrow.low == pytest.approx(2 * 1.96 / np.sqrt(5000), rel=0.2)
+    # Twenty numbers of one image, such as of its corruptions, are no twenty images.
+    assert bootstrap(mean, np.column_stack([few] * 20)) == pytest.approx(bootstrap(mean, few))
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)

@@ -155,13 +155,11 @@ def _report(
 
     others = {name: scorer.ask(dataset.images).scores for name, dataset in outside.items()}
     others |= {f"{kind} {LEVELS}": levels[-1].scores for kind, levels in worse.items()}
-    # Of views, all corruptions of an image are drawn together: the interval is over images. With
-    # labels each is drawn by itself, as in the numbers that packages have.
-    join = np.column_stack if question.of_views else np.concatenate
-    all_precision = join([each.mean(1) for levels in of_worse.values() for each in levels])
+    # [N, corruptions]: all of an image's are drawn together, so that intervals are over images.
+    all_precision = np.column_stack([a.mean(1) for levels in of_worse.values() for a in levels])
     scores = []
     for name, values in clean.scores.items():
-        corrupted = join([each.scores[name] for levels in worse.values() for each in levels])
+        corrupted = np.column_stack([a.scores[name] for levels in worse.values() for a in levels])
         scores.append(
             Score(
                 name=name,
