@@ -237,7 +237,7 @@ def evaluate(
     default="float32",
     show_default=True,
     help="float16: half the size, and as good. int8: an encoder of a quarter of the size, two to "
-    "three times as fast, its embeddings off by one to six per cent of their spread.",
+    "four times as fast, its embeddings off by one to six per cent of their spread.",
 )
 @click.option(
     "--decoder",

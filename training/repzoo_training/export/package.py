@@ -234,7 +234,7 @@ def _describe(model: TrainedModel, name: str, precision: Precision, pixels: Pixe
     if precision == "int8":
         for output in model.output_names:
             off = _INT8_TOLERANCE * float(outputs[output].std())
-            tolerances[output] = {"cpu": off, "cuda": off}
+            tolerances[output] = {k: max(off, least) for k, least in tolerances[output].items()}
     return ModelConfig(
         name=name,
         summary=recipe.summary,

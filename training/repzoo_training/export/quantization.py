@@ -28,7 +28,7 @@ def quantize(path: Path, images: NDArray[np.uint8], *, keep_float32: tuple[str, 
 
     Weights have 7 bits, one scale for each output channel; activations have 8. With 8 bits for
     both, processors without VNNI saturate sums of two products, and answers would depend on the
-    machine (ONNX Runtime's documentation, "Quantize ONNX models").
+    machine (ONNX Runtime's documentation, "Quantize ONNX models"; seen, see RESULTS.md).
 
     Args:
         path: an encoder's graph with float32 weights; it is replaced.
