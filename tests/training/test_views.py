@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import rgb_to_hsv
 from PIL import Image
 from repzoo_training import color
 from repzoo_training.data import load
@@ -108,26 +109,66 @@ def test_views_depend_on_the_generator_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "factor"),
+    ("name", "theirs", "factor"),
     [
-        (color.adjust_brightness, tv.adjust_brightness, 1.7),
-        (color.adjust_brightness, tv.adjust_brightness, 0.3),
-        (color.adjust_contrast, tv.adjust_contrast, 1.6),
-        (color.adjust_contrast, tv.adjust_contrast, 0.2),
-        (color.adjust_saturation, tv.adjust_saturation, 1.8),
-        (color.adjust_saturation, tv.adjust_saturation, 0.0),
-        (color.adjust_hue, tv.adjust_hue, 0.2),
-        (color.adjust_hue, tv.adjust_hue, -0.13),
+        ("brightness", tv.adjust_brightness, 1.7),
+        ("brightness", tv.adjust_brightness, 0.3),
+        ("contrast", tv.adjust_contrast, 1.6),
+        ("contrast", tv.adjust_contrast, 0.2),
+        ("saturation", tv.adjust_saturation, 1.8),
+        ("saturation", tv.adjust_saturation, 0.0),
     ],
 )
 def test_colour_operations_are_torchvisions(
-    ours: Callable[[Tensor, Tensor], Tensor],
-    theirs: Callable[[Tensor, float], Tensor],
-    factor: float,
+    name: str, theirs: Callable[[Tensor, float], Tensor], factor: float
 ) -> None:
     x = cifar(8).float() / 255
-    factors = torch.full((8, 1, 1, 1), factor)
-    torch.testing.assert_close(ours(x, factors), theirs(x, factor), atol=1e-5, rtol=1e-4)
+    ours = colored(x, **{name: factor})
+    torch.testing.assert_close(ours, theirs(x, factor), atol=2e-3, rtol=1e-3)
+
+
+def colored(x: Tensor, **factors: float) -> Tensor:
+    names = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0} | factors
+    values = {name: torch.full((len(x),), value) for name, value in names.items()}
+    matrix, offset = color.color_maps(x, **values)
+    return (matrix @ x.flatten(2) + offset).view(x.shape).clamp(0, 1)
+
+
+def test_a_turn_of_hue_keeps_luma_and_greys_and_is_turns_hsvs() -> None:
+    x = cifar(8).float() / 255 * 0.5 + 0.25  # nothing is clipped
+    luma = torch.tensor(color.YIQ[0])
+    for turn in (-0.2, 0.05, 0.5):
+        turned = colored(x, hue=turn)
+        torch.testing.assert_close(
+            (turned.movedim(1, -1) @ luma), (x.movedim(1, -1) @ luma), atol=1e-5, rtol=0
+        )
+    torch.testing.assert_close(colored(x, hue=1.0), x, atol=1e-5, rtol=0)
+    grey = x.mean(1, keepdim=True).expand_as(x)
+    torch.testing.assert_close(colored(grey, hue=0.3), grey, atol=1e-5, rtol=0)
+    # A hue of HSV turns by about as much, where a pixel has one.
+    strong = x.amax(1) - x.amin(1) > 0.1
+    turned = (hsv_hue(colored(x, hue=0.05)) - hsv_hue(x))[strong]
+    assert abs(((turned + 0.5) % 1 - 0.5).mean() - 0.05) < 0.01
+
+
+def hsv_hue(x: Tensor) -> Tensor:
+    """The hue in [0, 1) of float RGB images ``[N, 3, H, W]``, as matplotlib has it."""
+    return torch.from_numpy(rgb_to_hsv(x.movedim(1, -1).numpy())[..., 0])
+
+
+def test_all_four_changes_are_one_map() -> None:
+    x = cifar(8).float() / 255 * 0.2 + 0.4  # nothing is clipped
+    together = colored(x, brightness=1.1, contrast=0.8, saturation=1.3, hue=0.1)
+    one = colored(colored(x, brightness=1.1), contrast=0.8)
+    torch.testing.assert_close(together, colored(colored(one, saturation=1.3), hue=0.1))
+
+
+def test_a_share_of_the_views_is_grey() -> None:
+    views = Views(ViewSpec(greyscale=0.25), (32, 32))(cifar(64), 16, generator())
+    grey = views.amax(2).sub(views.amin(2)).amax((2, 3)) < 1e-5  # [B, J]
+    assert 0.2 < grey.float().mean() < 0.3
+    untouched = cifar(64).float()[:, None].div(255).expand_as(views)
+    torch.testing.assert_close(views[~grey], untouched[~grey], atol=1e-5, rtol=0)
 
 
 def test_every_image_is_jittered_by_its_own_factors() -> None:

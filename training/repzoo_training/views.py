@@ -26,7 +26,8 @@ class ViewSpec(BaseModel):
 
     ``scale`` is the range of the crop's share of the area and ``ratio`` that of its aspect ratio
     (log-uniform), as in torchvision's RandomResizedCrop; ``jitter`` holds the strengths of
-    brightness, contrast, saturation and hue. ``binarize`` is a threshold, applied last.
+    brightness, contrast, saturation and hue, and ``greyscale`` is the probability that a view has
+    no colour. ``binarize`` is a threshold, applied last.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +38,7 @@ class ViewSpec(BaseModel):
     vertical_flip: Probability = 0.0
     jitter: tuple[float, float, float, float] | None = None
     jitter_probability: Probability = 0.8
+    greyscale: Probability = 0.0
     binarize: Probability | None = None
 
     def finish(self, x: Tensor) -> Tensor:
@@ -105,10 +107,14 @@ class Views:
                 flips.append(chosen.view(B, J))
             else:
                 flips.append(images.new_zeros((B, J), dtype=torch.bool))
-        if spec.jitter is not None:
-            jittered = color_jitter(x.flatten(0, 1), spec.jitter, generator).view(B, J, C, H, W)
-            chosen = self._uniform((B, J, 1, 1, 1), generator) < spec.jitter_probability
-            x = torch.where(chosen, jittered, x)
+        if spec.jitter is not None or spec.greyscale:
+            x = color_jitter(
+                x.flatten(0, 1),
+                spec.jitter or (0, 0, 0, 0),
+                generator,
+                probability=spec.jitter_probability,
+                greyscale=spec.greyscale,
+            ).view(B, J, C, H, W)
         return spec.finish(x), Drawn(*box, *flips)
 
     def _boxes(
