@@ -17,10 +17,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from repzoo.arrays import write_arrays
-from repzoo.config import InputSpec, ModelConfig, ProbeSpec, TrainingFacts, UncertaintySpec
-from repzoo.golden import write_golden
-from repzoo.package import write_manifest
+from repzoo.packages.arrays import write_arrays
+from repzoo.packages.config import InputSpec, ModelConfig, ProbeSpec, TrainingFacts, UncertaintySpec
+from repzoo.packages.package import write_manifest
+from repzoo.runtime.golden import write_golden
 
 DIGITS = ProbeSpec(task="digit", classes=tuple("0123456789"))
 ATTRIBUTES = ProbeSpec(

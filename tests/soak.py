@@ -29,7 +29,7 @@ import psutil
 import repzoo
 import repzoo_client
 from PIL import Image
-from repzoo.package import write_manifest
+from repzoo.packages.package import write_manifest
 from repzoo_training.data import load
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import repzoo
 import uvicorn
-from repzoo.images import as_pixels
+from repzoo.runtime.images import as_pixels
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse

@@ -12,7 +12,7 @@ from typing import Any
 import litserve
 import numpy as np
 import repzoo
-from repzoo.images import as_pixels
+from repzoo.runtime.images import as_pixels
 from work import work
 
 

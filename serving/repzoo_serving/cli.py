@@ -22,8 +22,8 @@ from typing import Any
 import click
 from repzoo.errors import HubError, InvalidInput, MissingExtra, RepzooError
 
-from repzoo_serving.keys import KeyFile
-from repzoo_serving.keys import new_key as make_key
+from repzoo_serving.api.keys import KeyFile
+from repzoo_serving.api.keys import new_key as make_key
 from repzoo_serving.settings import Settings
 
 __all__ = ["serve"]
@@ -161,7 +161,7 @@ def serve(
 def _packages(names: list[str], hub: str | None) -> list[str]:
     """The folders of verified packages of these names."""
     from repzoo.loading import find
-    from repzoo.reference import is_path
+    from repzoo.packages.reference import is_path
 
     packages = [find(name, hub=None if is_path(name) else hub) for name in names]
     called = [package.config.name for package in packages]

@@ -21,14 +21,14 @@ from _bentoml_sdk import Service  # type: ignore[import-untyped]
 from bentoml import server_context
 from repzoo.errors import RepzooError
 
-from repzoo_serving.app import App
-from repzoo_serving.exchange import Message, Receive, Send
-from repzoo_serving.loading import Loader
-from repzoo_serving.logs import log_as_json
-from repzoo_serving.malformed import answer_with_problems
-from repzoo_serving.memory import settle
+from repzoo_serving.api.app import App
+from repzoo_serving.http.exchange import Message, Receive, Send
+from repzoo_serving.http.malformed import answer_with_problems
+from repzoo_serving.models.loading import Loader
+from repzoo_serving.models.memory import settle
+from repzoo_serving.models.watch import Watcher
 from repzoo_serving.settings import Settings
-from repzoo_serving.watch import Watcher
+from repzoo_serving.telemetry.logs import log_as_json
 
 __all__ = ["RepzooService"]
 

@@ -27,7 +27,7 @@ same ones:
     REPZOO_SERVE_LOG               none        json: a line for each request
     REPZOO_SERVE_OTLP              (none)      URL of an OpenTelemetry collector that takes spans of
                                                requests by OTLP/HTTP, http://127.0.0.1:4318 say;
-                                               see `repzoo_serving.tracing`
+                                               see `repzoo_serving.telemetry.tracing`
     REPZOO_SERVE_KEYS              (none)      file of API keys; without one nobody needs a key
     REPZOO_SERVE_RATE              0           requests a second for each key; 0: any number
     REPZOO_SERVE_PUBLIC            health,     of health, metrics and pages, what needs no key

@@ -111,7 +111,7 @@ def test_an_image_that_kills_its_decoder(tmp_path: Path, make_png: Callable[...,
     """It becomes an error, and the others of its batch are decoded."""
     from repzoo.bulk.decoding import Batch, Decoders
     from repzoo.bulk.sources import Item
-    from repzoo.config import InputSpec
+    from repzoo.packages.config import InputSpec
 
     items = [Item(str(seed), make_png(seed)) for seed in range(4)]
     deadly = Deadly("deadly", b"x")

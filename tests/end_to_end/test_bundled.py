@@ -18,10 +18,10 @@ import repzoo
 import repzoo_client
 from numpy.typing import NDArray
 from PIL import Image
-from repzoo.arrays import read_arrays
-from repzoo.config import ModelConfig
-from repzoo.golden import check_golden
-from repzoo.package import Package
+from repzoo.packages.arrays import read_arrays
+from repzoo.packages.config import ModelConfig
+from repzoo.packages.package import Package
+from repzoo.runtime.golden import check_golden
 from repzoo_training.data import load
 from repzoo_training.export.inputs import own_images
 from repzoo_training.export.package import EXAMPLES

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import repzoo_client
 from repzoo_training.data import load
-from repzoo_training.trained import TrainedModel
+from repzoo_training.loop.trained import TrainedModel
 
 ZOO = Path(sys.executable).with_name("zoo")
 DATA = Path(__file__).parents[1] / "data" / "mnist"

@@ -15,8 +15,8 @@ from typing import Any, Self
 import httpx
 import pytest
 from repzoo.hub_server.tokens import TokenFile
-from repzoo.hubs.fsck import check
-from repzoo.hubs.store import Store
+from repzoo.store.fsck import check
+from repzoo.store.store import Store
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 

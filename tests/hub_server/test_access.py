@@ -17,8 +17,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from repzoo.hub_server.tokens import TokenFile
-from repzoo.hubs.store import Store
-from repzoo.package import Package
+from repzoo.packages.package import Package
+from repzoo.store.store import Store
 
 
 def status_of(error: pytest.ExceptionInfo[HfHubHTTPError]) -> int:

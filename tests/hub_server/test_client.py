@@ -19,8 +19,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from repzoo.hubs import open_hub
-from repzoo.package import Package
+from repzoo.hubs.opening import open_hub
+from repzoo.packages.package import Package
 
 # What huggingface_hub does itself when it sends an LFS file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

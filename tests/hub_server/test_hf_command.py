@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from repzoo.package import Package
+from repzoo.packages.package import Package
 
 
 def test_hf(

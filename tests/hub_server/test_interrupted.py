@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import HfHubHTTPError
-from repzoo.hubs.fsck import check
-from repzoo.hubs.store import Store
-from repzoo.package import Package
+from repzoo.packages.package import Package
+from repzoo.store.fsck import check
+from repzoo.store.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
@@ -232,7 +232,7 @@ def test_a_server_that_is_told_to_end_lets_downloads_come_to_an_end(
         for _ in range(64):
             upload.write(bytes(2**20))
         entry = upload.keep()
-    from repzoo.hubs.commits import Add
+    from repzoo.store.commits import Add
 
     Store(store).repository("tiny").change([Add("large.bin", entry)], "large")
     server = serve(store, "--open")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from repzoo.hub_server.markdown import render
+from repzoo.hub_server.pages.markdown import render
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"

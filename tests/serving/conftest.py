@@ -18,7 +18,7 @@ import httpx
 import pytest
 import repzoo
 import uvicorn
-from repzoo_serving.app import App
+from repzoo_serving.api.app import App
 from repzoo_serving.settings import Settings
 
 T = TypeVar("T")

@@ -15,8 +15,8 @@ import pytest
 import repzoo_client
 from repzoo.errors import InvalidInput
 from repzoo_client import Client
-from repzoo_serving.access import Bucket
-from repzoo_serving.keys import KeyFile, new_key
+from repzoo_serving.api.access import Bucket
+from repzoo_serving.api.keys import KeyFile, new_key
 
 POST = {"json": {"model": "tiny"}}
 

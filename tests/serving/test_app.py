@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import repzoo
 from repzoo.errors import InvalidInput
-from repzoo_serving.app import App
-from repzoo_serving.responses import Answer
+from repzoo_serving.api.app import App
 from repzoo_serving.settings import Limits
+from repzoo_serving.wire.answers import Answer
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from repzoo_serving.batching import Batcher, QueueFull, Results
+from repzoo_serving.models.batching import Batcher, QueueFull, Results
 
 
 class Doubler:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from repzoo.config import InputSpec
 from repzoo.errors import ImageTooLarge, InvalidImage
-from repzoo_serving import decoding
-from repzoo_serving.batching import QueueFull
-from repzoo_serving.decoding import Decoder
+from repzoo.packages.config import InputSpec
+from repzoo_serving.models import decoding
+from repzoo_serving.models.batching import QueueFull
+from repzoo_serving.models.decoding import Decoder
 
 SPEC = InputSpec(height=4, width=4, channels=1)
 

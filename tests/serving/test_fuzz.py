@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from PIL import Image
-from repzoo_serving import requests
-from repzoo_serving.problems import Problem
+from repzoo_serving.http.problems import Problem
+from repzoo_serving.wire import bodies as requests
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), dtype=np.uint8)
 

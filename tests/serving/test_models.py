@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import repzoo
 from PIL import Image
-from repzoo_serving.loading import Loader, wanted
-from repzoo_serving.watch import Watcher
+from repzoo_serving.models.loading import Loader, wanted
+from repzoo_serving.models.watch import Watcher
 
 Eventually = Callable[[Callable[[], object]], None]
 

@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from repzoo_serving.logs import RequestLog
+from repzoo_serving.telemetry.logs import RequestLog
 
 Eventually = Callable[[Callable[[], object]], None]
 

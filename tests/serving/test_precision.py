@@ -17,9 +17,9 @@ import pytest
 import repzoo
 from onnx import numpy_helper
 from PIL import Image
-from repzoo.config import ModelConfig
-from repzoo.golden import write_golden
-from repzoo.package import Package, write_manifest
+from repzoo.packages.config import ModelConfig
+from repzoo.packages.package import Package, write_manifest
+from repzoo.runtime.golden import write_golden
 from repzoo_training.data import load
 from repzoo_training.export.quantization import quantize
 

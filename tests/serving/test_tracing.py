@@ -323,7 +323,7 @@ def test_a_dead_collector_harms_nobody(
 
 
 def script(code: str, **env: str) -> subprocess.CompletedProcess[str]:
-    start = "from repzoo_serving.app import App\nfrom repzoo_serving.settings import Settings\n"
+    start = "from repzoo_serving.api.app import App\nfrom repzoo_serving.settings import Settings\n"
     return subprocess.run(
         [sys.executable, "-c", start + code],
         capture_output=True,

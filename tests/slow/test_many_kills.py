@@ -15,9 +15,9 @@ from typing import Self
 
 import pytest
 import torch
-from repzoo.hubs.fsck import check
-from repzoo.hubs.store import Store
-from repzoo.package import Package, write_manifest
+from repzoo.packages.package import Package, write_manifest
+from repzoo.store.fsck import check
+from repzoo.store.store import Store
 from repzoo_training.run import Run
 
 ZOO = Path(sys.executable).with_name("zoo")

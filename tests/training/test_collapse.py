@@ -15,7 +15,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from repzoo_training import objectives
-from repzoo_training.collapse import (
+from repzoo_training.data import ImageDataset, load
+from repzoo_training.loop.trainer import train
+from repzoo_training.objectives import Batch, Method, Objective, Parts
+from repzoo_training.recipes.recipe import Recipe, override
+from repzoo_training.recipes.registry import find_recipe
+from repzoo_training.run import Run
+from repzoo_training.watching.collapse import (
     NOISE,
     CollapseMonitor,
     correlation,
@@ -29,11 +35,6 @@ from repzoo_training.collapse import (
     spread,
     std,
 )
-from repzoo_training.data import ImageDataset, load
-from repzoo_training.objectives import Batch, Method, Objective, Parts
-from repzoo_training.recipe import Recipe, find_recipe, override
-from repzoo_training.run import Run
-from repzoo_training.trainer import train
 from torch import Tensor, nn
 
 DATA = Path(__file__).parents[1] / "data" / "mnist"

@@ -28,19 +28,20 @@ from repzoo_training.comparison import (
     draw,
     folder_names,
     measure_runs,
-    published,
 )
 from repzoo_training.comparison.figures import collapse_figure, content_style_figure
 from repzoo_training.data import load
 from repzoo_training.errors import DataError, RunError
 from repzoo_training.evaluation import EvaluationReport, Measure
+from repzoo_training.evaluation.frozen_decoder import train_decoder, with_frozen_decoder
 from repzoo_training.evaluation.report import Unit
-from repzoo_training.frozen_decoder import train_decoder, with_frozen_decoder
+from repzoo_training.loop.trained import TrainedModel
+from repzoo_training.loop.trainer import train
 from repzoo_training.networks import NetworkSpec
-from repzoo_training.recipe import find_recipe, override
+from repzoo_training.recipes.recipe import override
+from repzoo_training.recipes.registry import find_recipe
+from repzoo_training.results import published
 from repzoo_training.run import RunRecord
-from repzoo_training.trained import TrainedModel
-from repzoo_training.trainer import train
 
 DATA = Path(__file__).parents[1] / "data"
 ZOO = Path(sys.executable).with_name("zoo")

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from repzoo.config import InputSpec
 from repzoo.errors import RepzooError
-from repzoo.images import preprocess
+from repzoo.packages.config import InputSpec
+from repzoo.runtime.images import preprocess
 from repzoo_training.data import ImageDataset, absolute, load
 from repzoo_training.errors import DataError
 

@@ -17,12 +17,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import pytest
 import torch
-from repzoo_training.batch_norm import SyncBatchNorm, synchronize
-from repzoo_training.distributed import agree, gather, rank, total, world_size
+from repzoo_training.distributed.batch_norm import SyncBatchNorm, synchronize
+from repzoo_training.distributed.gather import agree, gather, rank, total, world_size
 from repzoo_training.errors import RecipeError, RunError
-from repzoo_training.networks import ProjectionHead
-from repzoo_training.objectives import METHODS, Batch, LikelihoodSpec, Objective, Parts, find_method
-from repzoo_training.parallel import (
+from repzoo_training.loop.parallel import (
     Pulse,
     data_parallel,
     first_then_all,
@@ -30,9 +28,12 @@ from repzoo_training.parallel import (
     mean_over_processes,
     processes,
 )
+from repzoo_training.loop.step import check_shares
+from repzoo_training.networks import ProjectionHead
+from repzoo_training.objectives import METHODS, Batch, LikelihoodSpec, Objective, Parts, find_method
 from repzoo_training.randomness import generator
-from repzoo_training.recipe import find_recipe, override
-from repzoo_training.step import check_shares
+from repzoo_training.recipes.recipe import override
+from repzoo_training.recipes.registry import find_recipe
 from torch import Tensor, nn
 from torch import multiprocessing as mp
 

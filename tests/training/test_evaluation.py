@@ -14,8 +14,8 @@ import pytest
 import repzoo
 import torch
 from numpy.typing import NDArray
-from repzoo.config import InputSpec
 from repzoo.errors import InvalidInput
+from repzoo.packages.config import InputSpec
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.errors import DataError
 from repzoo_training.evaluation import (

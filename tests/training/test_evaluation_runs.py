@@ -14,9 +14,10 @@ from repzoo_training.data import ImageDataset, load
 from repzoo_training.errors import RunError
 from repzoo_training.evaluation import evaluate_dataset, evaluate_run
 from repzoo_training.evaluation import runs as runs_module
-from repzoo_training.recipe import find_recipe, override
-from repzoo_training.trained import TrainedModel
-from repzoo_training.trainer import train as run_training
+from repzoo_training.loop.trained import TrainedModel
+from repzoo_training.loop.trainer import train as run_training
+from repzoo_training.recipes.recipe import override
+from repzoo_training.recipes.registry import find_recipe
 
 DATA = Path(__file__).parents[1] / "data" / "mnist"
 ZOO = Path(sys.executable).with_name("zoo")
@@ -120,7 +121,7 @@ def test_a_run_generates_for_its_fid(
 def test_the_decoder_group(
     trained: Path, splits: tuple[ImageDataset, ImageDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from repzoo_training import frozen_decoder
+    from repzoo_training.evaluation import frozen_decoder
 
     original = frozen_decoder.with_frozen_decoder
 

@@ -26,7 +26,7 @@ from repzoo_training.evaluation.style import (
     ridge,
     style_views,
 )
-from repzoo_training.views import Views, ViewSpec
+from repzoo_training.views.views import Views, ViewSpec
 from scipy.linalg import sqrtm
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score

@@ -16,17 +16,18 @@ import repzoo_client
 import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
-from repzoo.arrays import read_arrays
 from repzoo.errors import PackageError, UnsupportedOperation
-from repzoo.golden import check_golden
-from repzoo.package import Package
+from repzoo.packages.arrays import read_arrays
+from repzoo.packages.package import Package
+from repzoo.runtime.golden import check_golden
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.export import export_run
 from repzoo_training.export.pictures import draw_neighbours
-from repzoo_training.export.prior import fit_mixture
-from repzoo_training.recipe import Recipe, find_recipe, override
-from repzoo_training.trained import TrainedModel
-from repzoo_training.trainer import train
+from repzoo_training.loop.trained import TrainedModel
+from repzoo_training.loop.trainer import train
+from repzoo_training.prior import fit_mixture
+from repzoo_training.recipes.recipe import Recipe, override
+from repzoo_training.recipes.registry import find_recipe
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from lightly.utils.lars import LARS as LightlyLARS  # noqa: N811
 from repzoo_training.errors import RecipeError
-from repzoo_training.lars import LARS
-from repzoo_training.optimization import build_optimizer, learning_rate
-from repzoo_training.recipe import Recipe, find_recipe, override
+from repzoo_training.optim.lars import LARS
+from repzoo_training.optim.optimizers import build_optimizer, learning_rate
+from repzoo_training.recipes.recipe import Recipe, override
+from repzoo_training.recipes.registry import find_recipe
 from torch import Tensor, nn
 
 

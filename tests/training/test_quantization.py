@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from repzoo_training.data import load
 from repzoo_training.export.graphs import write_graph
 from repzoo_training.export.quantization import quantize
+from repzoo_training.loop.trained import EncoderGraph
 from repzoo_training.networks import NetworkSpec, build_encoder
-from repzoo_training.trained import EncoderGraph
-from repzoo_training.views import ViewSpec
+from repzoo_training.views.views import ViewSpec
 
 DATA = Path(__file__).parents[1] / "data" / "cifar10"  # 100 photographs
 SHAPE = (32, 32, 3)

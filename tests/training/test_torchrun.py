@@ -17,8 +17,8 @@ import pytest
 import torch
 from filelock import FileLock, Timeout
 from repzoo_training.data import load
+from repzoo_training.loop.trained import TrainedModel
 from repzoo_training.run import Run
-from repzoo_training.trained import TrainedModel
 
 DATA = Path(__file__).parents[1] / "data" / "mnist"
 STEPS = 300

@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from repzoo_training.budget import views_in
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.errors import DataError, Diverged, RecipeError, RunError
+from repzoo_training.loop.budget import views_in
+from repzoo_training.loop.step import build_objective, compute_gradients
+from repzoo_training.loop.trainer import train
 from repzoo_training.objectives import Batch
-from repzoo_training.optimization import learning_rate
+from repzoo_training.optim.optimizers import learning_rate
 from repzoo_training.randomness import generator, image_indices
-from repzoo_training.recipe import Recipe, find_recipe, list_recipes, override
+from repzoo_training.recipes.recipe import Recipe, override
+from repzoo_training.recipes.registry import find_recipe, list_recipes
 from repzoo_training.run import Run
-from repzoo_training.step import build_objective, compute_gradients
-from repzoo_training.trainer import train
-from repzoo_training.views import Views
+from repzoo_training.views.views import Views
 from torch import Tensor
 
 ZOO = Path(sys.executable).with_name("zoo")

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import repzoo
 import torch
-from repzoo.config import InputSpec
-from repzoo.golden import check_golden
-from repzoo.package import Package, write_manifest
+from repzoo.packages.config import InputSpec
+from repzoo.packages.package import Package, write_manifest
+from repzoo.runtime.golden import check_golden
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.evaluation.knn import Distance
-from repzoo_training.recipe import find_recipe
+from repzoo_training.recipes.registry import find_recipe
 from repzoo_training.uncertainty.benchmark import BASELINES, measure_uncertainty
 from repzoo_training.uncertainty.corruptions import CORRUPTIONS, LEVELS, corrupt
 from repzoo_training.uncertainty.examples import make_views, neighbours

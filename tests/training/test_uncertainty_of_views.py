@@ -15,17 +15,17 @@ import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
-from repzoo.config import UncertaintySpec
-from repzoo.package import Package, write_manifest
+from repzoo.packages.config import UncertaintySpec
+from repzoo.packages.package import Package, write_manifest
 from repzoo_training.cli import evaluate
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.errors import DataError
-from repzoo_training.recipe import find_recipe
+from repzoo_training.recipes.registry import find_recipe
 from repzoo_training.uncertainty import ViewsReport, fit_uncertainty, measure_uncertainty
 from repzoo_training.uncertainty.package import calibrate_package
 from repzoo_training.uncertainty.questions import ask_of_views
 from repzoo_training.uncertainty.report import BASELINES
-from repzoo_training.views import ViewSpec
+from repzoo_training.views.views import ViewSpec
 
 DATA = Path(__file__).parents[1] / "data"
 BUNDLED = Path(__file__).parents[2] / "zoo" / "bundled"

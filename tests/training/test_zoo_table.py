@@ -10,8 +10,9 @@ from pathlib import Path
 
 from repzoo_training.data import load
 from repzoo_training.export import export_run
-from repzoo_training.recipe import find_recipe, override
-from repzoo_training.trainer import train
+from repzoo_training.loop.trainer import train
+from repzoo_training.recipes.recipe import override
+from repzoo_training.recipes.registry import find_recipe
 
 ROOT = Path(__file__).parents[2]
 MNIST = ROOT / "tests" / "data" / "mnist"

@@ -133,7 +133,7 @@ def flat_hub(
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """An empty store."""
-    from repzoo.hubs.store import Store
+    from repzoo.store.store import Store
 
     return Path(Store.create(tmp_path / "store").spec)
 
@@ -172,7 +172,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from repzoo.retries import Patience
 
-    monkeypatch.setattr("repzoo.cache.Patience", functools.partial(Patience, first=0.01))
+    monkeypatch.setattr("repzoo.cache.cache.Patience", functools.partial(Patience, first=0.01))
 
 
 @pytest.fixture(scope="session")
@@ -193,7 +193,7 @@ def heavy_package(
     (path / "figures" / "noise.png").write_bytes(
         b"\x89PNG\r\n\x1a\n" + _png_chunk(b"noIs", noise) + _png_chunk(b"IEND", b"")
     )
-    from repzoo.package import write_manifest
+    from repzoo.packages.package import write_manifest
 
     write_manifest(path)
     return path

@@ -20,9 +20,9 @@ import psutil
 import pytest
 import repzoo
 from onnx import TensorProto, helper, numpy_helper
-from repzoo import admission
-from repzoo.admission import admit
-from repzoo.package import Package, write_manifest
+from repzoo.admission import first_load as admission
+from repzoo.admission.first_load import admit
+from repzoo.packages.package import Package, write_manifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -209,8 +209,8 @@ def test_a_process_that_dies_takes_nobody_with_it(
 _TRY_EVERYTHING = """
 import json, os, socket, sys
 from pathlib import Path
-from repzoo.package import Package
-from repzoo import trial
+from repzoo.packages.package import Package
+from repzoo.admission import trial
 
 before = os.readlink("/proc/self/ns/net")
 trial._leave_the_network()

@@ -15,9 +15,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import repzoo
-from repzoo import sessions
-from repzoo.encoder import Encoder
-from repzoo.sessions import Provider
+from repzoo.runtime import sessions
+from repzoo.runtime.encoder import Encoder
+from repzoo.runtime.sessions import Provider
 
 BUNDLED = Path(__file__).parents[2] / "zoo" / "bundled"
 DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}

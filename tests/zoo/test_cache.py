@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import repzoo
-from repzoo.cache import Cache, default_cache
-from repzoo.copies import copy_out
-from repzoo.hubs.store import Store
-from repzoo.package import Package, write_manifest
-from repzoo.reference import Reference
+from repzoo.cache.cache import Cache, default_cache
+from repzoo.packages.copies import copy_out
+from repzoo.packages.package import Package, write_manifest
+from repzoo.packages.reference import Reference
+from repzoo.store.store import Store
 
 TINY = Reference("tiny")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from repzoo.package import Package
+from repzoo.packages.package import Package
 
 COMMANDS = [
     "cache",
@@ -122,7 +122,7 @@ def test_publishing(
 def test_a_model_that_fails_its_golden_vectors_is_not_published(
     zoo_here: Any, store: Path, tiny_package: Path, other_tiny: Path, tmp_path: Path
 ) -> None:
-    from repzoo.package import write_manifest
+    from repzoo.packages.package import write_manifest
 
     package = shutil.copytree(tiny_package, tmp_path / "swapped")
     shutil.copy(other_tiny / "encoder.onnx", package)

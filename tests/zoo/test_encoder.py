@@ -16,8 +16,8 @@ import pytest
 import repzoo
 from onnx import numpy_helper
 from PIL import Image
-from repzoo.arrays import write_arrays
-from repzoo.encoder import Encoder
+from repzoo.packages.arrays import write_arrays
+from repzoo.runtime.encoder import Encoder
 
 rng = np.random.default_rng(0)
 PIXELS = rng.integers(0, 256, (7, 8, 8, 1), dtype=np.uint8)

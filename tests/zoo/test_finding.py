@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import repzoo
-from repzoo.measures import measures
-from repzoo.package import write_manifest
-from repzoo.search import Condition, parse_size
+from repzoo.catalogue.search import Condition, parse_size
+from repzoo.packages.metrics import measures
+from repzoo.packages.package import write_manifest
 
 DATA = {"dataset": "cifar10", "test_sha256": "ab"}
 

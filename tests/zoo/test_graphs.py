@@ -13,9 +13,9 @@ import onnx
 import pytest
 import repzoo
 from onnx import TensorProto, helper, numpy_helper
-from repzoo.content import check_content
-from repzoo.graphs import IR_VERSIONS, MAX_NODES, OPSETS, check_graph
-from repzoo.package import Package, write_manifest
+from repzoo.checks.content import check_content
+from repzoo.checks.graphs import IR_VERSIONS, MAX_NODES, OPSETS, check_graph
+from repzoo.packages.package import Package, write_manifest
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = sorted((ROOT / "zoo" / "bundled").glob("*/**/*.onnx"))

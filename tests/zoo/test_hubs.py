@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import repzoo
 from repzoo.errors import Conflict, EntryNotFound, UploadTooLarge
-from repzoo.hubs import default_hub, open_hub
-from repzoo.hubs.commits import Add, Delete
-from repzoo.hubs.fsck import check
-from repzoo.hubs.paths import check_path
-from repzoo.hubs.store import Store
-from repzoo.package import FileEntry, Package
+from repzoo.hubs.opening import default_hub, open_hub
+from repzoo.packages.package import FileEntry, Package
+from repzoo.store.commits import Add, Delete
+from repzoo.store.fsck import check
+from repzoo.store.paths import check_path
+from repzoo.store.store import Store
 
 
 def digest(path: Path) -> str:
@@ -126,7 +126,7 @@ def test_what_is_not_of_the_package_stays_and_what_it_lost_goes(
     smaller = shutil.copytree(tiny_package, tmp_path / "smaller")
     (smaller / "metrics.json").unlink()
     (smaller / "manifest.json.sig").write_bytes(b"signed")
-    smaller_package = repzoo.package.write_manifest(smaller)
+    smaller_package = repzoo.packages.package.write_manifest(smaller)
     published = hub.publish(smaller_package)
     files = repository.commit(published.commit).files
     others = {".gitattributes", "notes/why.txt", "manifest.json", "manifest.json.sig"}
@@ -216,7 +216,7 @@ def test_what_revisions_share_is_stored_once(
     blobs = len(list((store / "blobs" / "sha256").iterdir()))
     changed = shutil.copytree(tiny_package, tmp_path / "changed")
     (changed / "README.md").write_text("Another card.\n")
-    hub.publish(repzoo.package.write_manifest(changed))
+    hub.publish(repzoo.packages.package.write_manifest(changed))
     assert len(list((store / "blobs" / "sha256").iterdir())) == blobs + 2  # card and manifest
     (changed / "README.md").write_text("Edited by hand, which a card may be.\n")
     assert hub.publish(Package.open(changed)).new

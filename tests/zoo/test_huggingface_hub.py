@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 import repzoo
-from repzoo.cache import Cache
-from repzoo.hubs import WritableHub, hub_spec, open_hub
+from repzoo.cache.cache import Cache
+from repzoo.hub import WritableHub
 from repzoo.hubs.huggingface import HuggingFaceHub
-from repzoo.hubs.store import Store
+from repzoo.hubs.opening import hub_spec, open_hub
 from repzoo.hubs.transport import Transport
-from repzoo.package import SIGNATURE, Package, write_manifest
-from repzoo.reference import Reference
+from repzoo.packages.package import SIGNATURE, Package, write_manifest
+from repzoo.packages.reference import Reference
+from repzoo.store.store import Store
 
 TINY = Reference("tiny")
 
@@ -631,7 +632,7 @@ def test_rival_publishers_over_http(
     served: Any, store: Path, tiny_package: Path, other_tiny: Path
 ) -> None:
     code = (
-        "import sys; from repzoo.hubs import open_hub; from repzoo.package import Package; "
+        "import sys; from repzoo.hubs.opening import open_hub; from repzoo.packages.package import Package; "
         "print(open_hub(sys.argv[1]).publish(Package.open(sys.argv[2])).commit)"
     )
     commands = [

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
-from repzoo.config import InputSpec, ResizePolicy
 from repzoo.errors import InvalidImage, InvalidInput
-from repzoo.images import as_pixels, batches, decode, preprocess
+from repzoo.packages.config import InputSpec, ResizePolicy
+from repzoo.runtime.images import as_pixels, batches, decode, preprocess
 
 GREY = InputSpec(height=8, width=8, channels=1)
 COLOUR = InputSpec(height=8, width=8, channels=3)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import repzoo
-from repzoo.bundled import bundled_folder
-from repzoo.cache import Cache
-from repzoo.hubs import default_hub, open_hub
-from repzoo.names import Names, names
-from repzoo.reference import Reference, is_path, no_such_package
-from repzoo_training.recipe import list_recipes
+from repzoo.cache.cache import Cache
+from repzoo.hubs.opening import default_hub, open_hub
+from repzoo.packages.bundled import bundled_folder
+from repzoo.packages.names import Names, names
+from repzoo.packages.reference import Reference, is_path, no_such_package
+from repzoo_training.recipes.registry import list_recipes
 
 DIGEST = "0123456789abcdef" * 4
 
@@ -112,7 +112,7 @@ def test_aliases_go_wherever_names_go(zoo_here: Any) -> None:
 
 def test_an_alias_may_name_a_revision_and_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     meant = Names("hf://repzoo", {"faces": "hf://org/simvae-celeba@v2"})
-    monkeypatch.setattr("repzoo.reference.names", lambda: meant)
+    monkeypatch.setattr("repzoo.packages.reference.names", lambda: meant)
     assert Reference.parse("faces") == Reference("simvae-celeba", "v2", "hf://org")
     assert Reference.parse("faces@main") == Reference("simvae-celeba", "main", "hf://org")
 

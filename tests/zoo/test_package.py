@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import repzoo
-from repzoo.arrays import read_arrays, write_arrays
-from repzoo.golden import check_golden, write_golden
-from repzoo.package import Manifest, Package, check_file_name, write_manifest
+from repzoo.packages.arrays import read_arrays, write_arrays
+from repzoo.packages.package import Manifest, Package, check_file_name, write_manifest
+from repzoo.runtime.golden import check_golden, write_golden
 
 
 @pytest.fixture

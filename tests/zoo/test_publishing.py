@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from repzoo.hubs import open_hub
-from repzoo.hubs.store import Store
-from repzoo.package import Package, write_manifest
+from repzoo.hubs.opening import open_hub
+from repzoo.packages.package import Package, write_manifest
+from repzoo.store.store import Store
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 import repzoo
-from repzoo.cache import Cache
-from repzoo.package import Package
-from repzoo.reference import Reference
+from repzoo.cache.cache import Cache
+from repzoo.packages.package import Package
+from repzoo.packages.reference import Reference
 
 TINY = Reference("tiny")
 MEBIBYTE = 2**20
@@ -41,7 +41,7 @@ def large_package(
     import os
     import struct
 
-    from repzoo.package import write_manifest
+    from repzoo.packages.package import write_manifest
 
     path = make_package(tmp_path_factory.mktemp("packages"), "large", probes=())
     (path / "figures").mkdir()
@@ -153,7 +153,7 @@ def test_a_killed_server_is_waited_for(
 ) -> None:
     from repzoo.retries import Patience
 
-    monkeypatch.setattr("repzoo.cache.Patience", lambda **_: Patience(first=0.2, attempts=9))
+    monkeypatch.setattr("repzoo.cache.cache.Patience", lambda **_: Patience(first=0.2, attempts=9))
     script = Path(__file__).parents[1] / "faulty_hub.py"
     port = unused_port()
 
@@ -480,7 +480,7 @@ def test_a_disk_that_fills_up_keeps_what_came(
     faulty_hub.publish(large_package)
     # As if others had filled it after the look at it.
     plenty = shutil._ntuple_diskusage(2**40, 0, 2**40)
-    monkeypatch.setattr("repzoo.installation.shutil.disk_usage", lambda path: plenty)
+    monkeypatch.setattr("repzoo.cache.installation.shutil.disk_usage", lambda path: plenty)
     with pytest.raises(repzoo.NoSpace, match="No space left on device"):
         Cache(small_disk).pull(Reference("large"), faulty_hub.spec)
     kept = part_of(small_disk, large_package, NOISE).stat().st_size

@@ -21,9 +21,14 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from repzoo.hubs.store import Store
-from repzoo.package import Package, write_manifest
-from repzoo.signatures import check_signature, require_signature_of, sign_package, verify_signature
+from repzoo.packages.package import Package, write_manifest
+from repzoo.packages.signatures import (
+    check_signature,
+    require_signature_of,
+    sign_package,
+    verify_signature,
+)
+from repzoo.store.store import Store
 
 SIGNATURE = "manifest.json.sig"
 

@@ -11,8 +11,8 @@ import onnx
 import pytest
 import repzoo
 from onnx import TensorProto, helper
-from repzoo.golden import check_golden, write_golden
-from repzoo.package import write_manifest
+from repzoo.packages.package import write_manifest
+from repzoo.runtime.golden import check_golden, write_golden
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1), dtype=np.uint8)
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from repzoo_training.comparison import Board, Images, boards, measure_runs
 from repzoo_training.comparison.table import format_estimate
 from repzoo_training.objectives import METHODS
-from repzoo_training.recipe import Recipe, list_recipes
+from repzoo_training.recipes.recipe import Recipe
+from repzoo_training.recipes.registry import list_recipes
 
 ZOO = str(Path(sys.executable).with_name("zoo"))
 

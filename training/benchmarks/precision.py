@@ -20,7 +20,7 @@ from typing import get_args
 import numpy as np
 import repzoo
 from numpy.typing import NDArray
-from repzoo.config import Precision
+from repzoo.packages.config import Precision
 from repzoo_training.data import load
 from repzoo_training.evaluation import EvaluationReport
 from repzoo_training.export import export_run

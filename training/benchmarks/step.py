@@ -24,13 +24,14 @@ import time
 from collections.abc import Callable
 
 import torch
-from repzoo_training.budget import measure_precision
+from repzoo_training.loop.budget import measure_precision
+from repzoo_training.loop.step import build_objective, place, take_step
 from repzoo_training.objectives import Batch
-from repzoo_training.optimization import build_optimizer
+from repzoo_training.optim.optimizers import build_optimizer
 from repzoo_training.randomness import generator
-from repzoo_training.recipe import Recipe, find_recipe, override
-from repzoo_training.step import build_objective, place, take_step
-from repzoo_training.views import Views
+from repzoo_training.recipes.recipe import Recipe, override
+from repzoo_training.recipes.registry import find_recipe
+from repzoo_training.views.views import Views
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 

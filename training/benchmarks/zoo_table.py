@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import repzoo
-from repzoo.config import ModelConfig
-from repzoo.package import Package
-from repzoo_training.comparison.published import SOURCES, published, subject
+from repzoo.packages.config import ModelConfig
+from repzoo.packages.package import Package
 from repzoo_training.comparison.rows import Estimate, measured_classes
 from repzoo_training.comparison.table import format_estimate
 from repzoo_training.data import load
 from repzoo_training.evaluation import DEFAULT_GROUPS, EvaluationReport, Group, evaluate_dataset
 from repzoo_training.evaluation.protocol import SUITE
 from repzoo_training.objectives import METHODS
-from repzoo_training.recipe import find_recipe
+from repzoo_training.recipes.registry import find_recipe
+from repzoo_training.results.published import SOURCES, published, subject
 
 #: All that does not need a run, or a file of weights.
 GROUPS: tuple[Group, ...] = (*DEFAULT_GROUPS, "fid")

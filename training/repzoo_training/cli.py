@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 if TYPE_CHECKING:
-    from repzoo.config import Precision
+    from repzoo.packages.config import Precision
 
     from repzoo_training.data import ImageDataset
     from repzoo_training.evaluation import EvaluationReport
@@ -78,10 +78,11 @@ def train(
     An interrupted run goes on where it stopped when the same command is given again. Several
     processes, on a GPU each, train together as: torchrun --nproc-per-node N -m repzoo_training ...
     """
-    from repzoo_training.recipe import find_recipe, list_recipes, override
+    from repzoo_training.recipes.recipe import override
+    from repzoo_training.recipes.registry import find_recipe, list_recipes
 
     if list_them:
-        from repzoo_training.recipes._reached import expectation
+        from repzoo_training.results.reached import expectation
 
         for each in list_recipes():
             click.echo(f"{each.name}\n    {each.summary}: {expectation(each)}")
@@ -95,9 +96,9 @@ def train(
     from repzoo.errors import RepzooError
 
     from repzoo_training.data import absolute, load
-    from repzoo_training.distributed import rank
-    from repzoo_training.parallel import first_then_all, local_device, processes
-    from repzoo_training.trainer import train as run_training
+    from repzoo_training.distributed.gather import rank
+    from repzoo_training.loop.parallel import first_then_all, local_device, processes
+    from repzoo_training.loop.trainer import train as run_training
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -206,7 +207,7 @@ def evaluate(
         size = encoder.config.input.shape
         train_set, test_set = (load(data, split, size=size) for split in ("train", "test"))
         if uncertainty:
-            from repzoo_training.recipe import find_recipe
+            from repzoo_training.recipes.registry import find_recipe
             from repzoo_training.uncertainty import is_of_views, measure_uncertainty
 
             others, views = _outside(outside, size), None
@@ -318,7 +319,7 @@ def calibrate(
 
     from repzoo_training.data import load
     from repzoo_training.errors import DataError
-    from repzoo_training.recipe import find_recipe
+    from repzoo_training.recipes.registry import find_recipe
     from repzoo_training.uncertainty.package import calibrate_package
 
     found = find(package)

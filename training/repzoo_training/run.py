@@ -23,7 +23,7 @@ from repzoo.files import write_atomically
 
 from repzoo_training.errors import RunError
 from repzoo_training.objectives import Objective
-from repzoo_training.recipe import Recipe
+from repzoo_training.recipes.recipe import Recipe
 
 __all__ = ["Checkpoint", "Run", "RunRecord"]
 

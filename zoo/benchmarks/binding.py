@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 import repzoo
-from repzoo import sessions
+from repzoo.runtime import sessions
 
 STAND_IN = {"CPUExecutionProvider": "cpu"}
 

@@ -26,9 +26,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from repzoo.cache import Cache
-from repzoo.package import write_manifest
-from repzoo.reference import Reference
+from repzoo.cache.cache import Cache
+from repzoo.packages.package import write_manifest
+from repzoo.packages.reference import Reference
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 NAME = "simvae-mnist"

@@ -14,8 +14,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from repzoo.config import InputSpec, ModelConfig
-    from repzoo.encoder import Encoder, Generation, Posterior, Predictions, Reconstruction
     from repzoo.errors import (
         AccessDenied,
         GoldenMismatch,
@@ -37,7 +35,9 @@ if TYPE_CHECKING:
         UnsupportedOperation,
     )
     from repzoo.loading import load
-    from repzoo.package import Package
+    from repzoo.packages.config import InputSpec, ModelConfig
+    from repzoo.packages.package import Package
+    from repzoo.runtime.encoder import Encoder, Generation, Posterior, Predictions, Reconstruction
 
     __version__: str
 
@@ -73,8 +73,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "config": ("InputSpec", "ModelConfig"),
-    "encoder": ("Encoder", "Generation", "Posterior", "Predictions", "Reconstruction"),
+    "packages.config": ("InputSpec", "ModelConfig"),
+    "runtime.encoder": ("Encoder", "Generation", "Posterior", "Predictions", "Reconstruction"),
     "errors": (
         "AccessDenied",
         "GoldenMismatch",
@@ -96,7 +96,7 @@ _HOMES = {
         "UnsupportedOperation",
     ),
     "loading": ("load",),
-    "package": ("Package",),
+    "packages.package": ("Package",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

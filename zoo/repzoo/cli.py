@@ -45,7 +45,7 @@ _COMMANDS = {
     "export": _Entry("Write the model package of a training run.", extra="training"),
     "find": _Entry("Find packages by what they are and how good they are.", "finding:find"),
     "hub": _Entry("Make, serve and keep hubs.", "hub:hub"),
-    "index": _Entry("Index folders of images, and search them.", "index:index", extra="retrieval"),
+    "index": _Entry("Index folders of images, and search them.", extra="retrieval"),
     "info": _Entry("Show what is known about a package.", "listing:info"),
     "list": _Entry("List the packages of a hub.", "listing:list_"),
     "path": _Entry("Print where a package lies in the cache.", "cached:path"),

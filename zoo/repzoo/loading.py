@@ -6,9 +6,8 @@ import logging
 import os
 from contextlib import suppress
 
-from repzoo.admission import admit
-from repzoo.cache import Cache
-from repzoo.encoder import Encoder
+from repzoo.admission.first_load import admit
+from repzoo.cache.cache import Cache
 from repzoo.errors import (
     HubError,
     IntegrityError,
@@ -17,12 +16,13 @@ from repzoo.errors import (
     Offline,
     RepzooError,
 )
-from repzoo.hubs import default_hub
-from repzoo.names import names
-from repzoo.package import Package
-from repzoo.reference import Reference, is_path
+from repzoo.hubs.opening import default_hub
+from repzoo.packages.names import names
+from repzoo.packages.package import Package
+from repzoo.packages.reference import Reference, is_path
 from repzoo.retries import Patience
-from repzoo.sessions import Provider
+from repzoo.runtime.encoder import Encoder
+from repzoo.runtime.sessions import Provider
 
 __all__ = ["find", "load"]
 
@@ -42,7 +42,7 @@ def load(
     """Load a model: by name, pulled into the cache if it is not there, or from a package's folder.
 
     Every file is verified before it is used, and what is loaded for the first time is run in a
-    process with limits before, see `repzoo.admission`. If the hub cannot be reached, or is the
+    process with limits before, see `repzoo.admission.first_load`. If the hub cannot be reached, or is the
     default one and does not have the model, the revision that was pulled last is taken from the
     cache.
 

@@ -19,7 +19,7 @@ from typing import get_args
 import numpy as np
 import repzoo
 from numpy.typing import NDArray
-from repzoo.encoder import Posterior
+from repzoo.runtime.encoder import Posterior
 from repzoo_client.retrieval import PosteriorIndex, distances
 from repzoo_client.retrieval.layout import IndexType
 from repzoo_client.retrieval.searching import CANDIDATES, TRUST_WEIGHT, Metric

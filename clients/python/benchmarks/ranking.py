@@ -23,11 +23,11 @@ import numpy as np
 import repzoo
 import torch
 from numpy.typing import NDArray
-from repzoo.encoder import Encoder, Posterior
+from repzoo.runtime.encoder import Encoder, Posterior
 from repzoo_client.retrieval import distances
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.evaluation.knn import nearest
-from repzoo_training.recipe import find_recipe
+from repzoo_training.recipes.registry import find_recipe
 from repzoo_training.uncertainty.corruptions import CORRUPTIONS, LEVELS, corrupt
 from repzoo_training.uncertainty.examples import make_views
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from repzoo_training.data import load
 from repzoo_training.objectives import Batch, Objective, Parts
-from repzoo_training.views import Views, ViewSpec
+from repzoo_training.views.views import Views, ViewSpec
 from torch import Tensor, nn
 
 DATA = Path(__file__).parents[2] / "data" / "mnist"

@@ -7,8 +7,9 @@ import torch
 from repzoo_training.networks import NetworkSpec, build_encoder
 from repzoo_training.objectives import Batch, Parts
 from repzoo_training.objectives.random import Random
-from repzoo_training.optimization import OptimizerName, build_optimizer
-from repzoo_training.recipe import find_recipe, override
+from repzoo_training.optim.optimizers import build_optimizer
+from repzoo_training.recipes.recipe import OptimizerName, override
+from repzoo_training.recipes.registry import find_recipe
 from torch import nn
 
 NETWORKS = [NetworkSpec(widths=(16, 8)), NetworkSpec(kind="resnet18", widths=(4, 8))]

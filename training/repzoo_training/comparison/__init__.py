@@ -9,10 +9,10 @@
 from __future__ import annotations
 
 from repzoo_training.comparison.pictures import draw, folder_names
-from repzoo_training.comparison.published import Published, published
 from repzoo_training.comparison.rows import Board, Estimate, Row, boards
 from repzoo_training.comparison.runs import ComparedRun, Images, measure_runs
 from repzoo_training.comparison.table import board_data, board_table
+from repzoo_training.results.published import Published, published
 
 __all__ = [
     "Board",

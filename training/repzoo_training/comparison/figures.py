@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from repzoo_training.comparison.rows import Board, Estimate, Row
 from repzoo_training.objectives import Family, find_method
-from repzoo_training.plots import STYLE, png
+from repzoo_training.watching.plots import STYLE, png
 
 __all__ = [
     "STYLE_AXES",

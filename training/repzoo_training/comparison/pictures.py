@@ -19,9 +19,9 @@ from repzoo_training.comparison.figures import (
 )
 from repzoo_training.comparison.rows import Board
 from repzoo_training.comparison.runs import Images
-from repzoo_training.figures import COLUMNS
-from repzoo_training.frozen_decoder import with_frozen_decoder
-from repzoo_training.trained import TrainedModel
+from repzoo_training.evaluation.frozen_decoder import with_frozen_decoder
+from repzoo_training.loop.trained import TrainedModel
+from repzoo_training.watching.figures import COLUMNS
 
 __all__ = ["draw", "folder_names"]
 

@@ -8,12 +8,12 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from repzoo_training.comparison.published import Published, published
 from repzoo_training.comparison.runs import ComparedRun
 from repzoo_training.errors import RunError
 from repzoo_training.evaluation import Measure
 from repzoo_training.evaluation.report import Unit
 from repzoo_training.objectives import METHODS, find_method
+from repzoo_training.results.published import Published, published
 
 __all__ = ["Board", "Estimate", "Row", "boards", "measured_classes"]
 

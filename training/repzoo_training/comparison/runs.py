@@ -10,9 +10,9 @@ from typing import Any
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.errors import DataError, RunError
 from repzoo_training.evaluation import EvaluationReport, Group, evaluate_run
-from repzoo_training.recipe import Recipe
+from repzoo_training.loop.trained import last_observation
+from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.run import Run, RunRecord
-from repzoo_training.trained import last_observation
 
 __all__ = ["ComparedRun", "Images", "measure_runs"]
 

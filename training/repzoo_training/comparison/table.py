@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from repzoo_training.comparison.published import SOURCES
 from repzoo_training.comparison.rows import Board, Estimate, Row
 from repzoo_training.objectives import find_method
+from repzoo_training.results.published import SOURCES
 
 __all__ = ["Format", "board_data", "board_table", "format_estimate"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from repzoo.images import decode
+from repzoo.runtime.images import decode
 
 from repzoo_training.data.dataset import ImageDataset, Split
 from repzoo_training.data.pixels import Size, stack_pixels

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
+from repzoo.bulk.image_columns import features, holds_images, image_column
 from repzoo.errors import InvalidImage
-from repzoo.image_columns import features, holds_images, image_column
-from repzoo.images import decode
+from repzoo.runtime.images import decode
 
 from repzoo_training.data.dataset import ImageDataset, Split
 from repzoo_training.data.pixels import Size, stack_pixels

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
-from repzoo.config import InputSpec
 from repzoo.errors import InvalidImage
-from repzoo.images import Pixels, preprocess
+from repzoo.packages.config import InputSpec
+from repzoo.runtime.images import Pixels, preprocess
 from tqdm import tqdm
 
 from repzoo_training.errors import DataError
@@ -43,12 +43,12 @@ def stack_pixels(
 ) -> Pixels:
     """Decode ``count`` images into one array, uint8 ``[N, H, W, C]``.
 
-    With ``size`` every image goes through ``repzoo.images.preprocess`` to that size. Without it
+    With ``size`` every image goes through ``repzoo.runtime.images.preprocess`` to that size. Without it
     the images must agree in height and width, and the result is grey only if all of them are.
 
     Args:
         count: number of images N, at least 1.
-        open_image: gives the i-th image, upright and of mode L or RGB as ``repzoo.images.decode``
+        open_image: gives the i-th image, upright and of mode L or RGB as ``repzoo.runtime.images.decode``
             returns it; called from several threads. InvalidImage and OSError say what is wrong.
         place: says where the i-th image is, for errors.
         name: what is being read, for the progress bar.

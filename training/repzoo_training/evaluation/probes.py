@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from repzoo.config import ProbeSpec
 from repzoo.errors import InvalidInput
+from repzoo.packages.config import ProbeSpec
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange

@@ -1,7 +1,7 @@
 """Evaluations of training runs, kept beside their checkpoints.
 
 RUN/evaluation.json   the report of the last checkpoint, with all groups measured so far
-RUN/decoder.pt        where the group ``decoder`` was, see :mod:`repzoo_training.frozen_decoder`
+RUN/decoder.pt        where the group ``decoder`` was, see :mod:`repzoo_training.evaluation.frozen_decoder`
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from repzoo_training.evaluation.protocol import (
     evaluate_dataset,
 )
 from repzoo_training.evaluation.report import EvaluationReport, Group, Measure
+from repzoo_training.loop.trained import TrainedModel
 from repzoo_training.run import Run
-from repzoo_training.trained import TrainedModel
 
 __all__ = ["REPORT_FILE", "Splits", "evaluate_run"]
 
@@ -119,7 +119,7 @@ def evaluate_run(
 def _frozen_decoder(
     path: str | Path, model: TrainedModel, train: ImageDataset, progress: bool
 ) -> FrozenDecoder:
-    from repzoo_training import frozen_decoder  # not at the top: it imports us
+    from repzoo_training.evaluation import frozen_decoder  # not at the top: it imports us
 
     return FrozenDecoder(
         lambda: frozen_decoder.with_frozen_decoder(path, model, train, progress=progress),
@@ -157,7 +157,7 @@ class _GeneratingRun(TrainedModel):
         """
         if self.decoder is None:
             raise UnsupportedOperation(f"{self.recipe.method} has no decoder")
-        from repzoo_training.export.prior import fit_mixture, standard_normal  # it imports us
+        from repzoo_training.prior import fit_mixture, standard_normal  # it imports us
 
         if self.recipe.method == "simvae":
             shown = self._train.images[:MOST_PRIOR]

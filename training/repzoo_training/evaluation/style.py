@@ -28,7 +28,7 @@ from repzoo_training.evaluation.knn import NEIGHBOURS, knn_predict, nearest
 from repzoo_training.evaluation.probes import L2, linear_probe
 from repzoo_training.evaluation.report import Measure, Protocol
 from repzoo_training.evaluation.representation import Representation, represent
-from repzoo_training.views import Views, ViewSpec
+from repzoo_training.views.views import Views, ViewSpec
 
 __all__ = ["STYLE_VIEWS", "measure_style", "r_squared", "ridge", "style_views"]
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from repzoo.config import ModelConfig, Precision, TrainingFacts
+from repzoo.packages.config import ModelConfig, Precision, TrainingFacts
 
+from repzoo_training.evaluation.frozen_decoder import BATCH, STEPS
 from repzoo_training.evaluation.report import EvaluationReport, Measure
 from repzoo_training.export.parity import Parity
-from repzoo_training.frozen_decoder import BATCH, STEPS
+from repzoo_training.loop.trained import TrainedModel
 from repzoo_training.networks import NetworkSpec
 from repzoo_training.objectives import LikelihoodSpec, find_method
-from repzoo_training.recipe import Recipe
-from repzoo_training.trained import TrainedModel
+from repzoo_training.recipes.recipe import Recipe
 
 __all__ = ["write_card"]
 

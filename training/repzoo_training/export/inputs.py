@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from repzoo.encoder import Encoder
+from repzoo.runtime.encoder import Encoder
 
 __all__ = ["golden_files", "own_images"]
 

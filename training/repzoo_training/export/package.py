@@ -10,7 +10,9 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from repzoo.config import (
+from repzoo.errors import PackageError
+from repzoo.files import temporary_folder
+from repzoo.packages.config import (
     InputSpec,
     ModelConfig,
     Precision,
@@ -18,28 +20,26 @@ from repzoo.config import (
     ProviderClass,
     TrainingFacts,
 )
-from repzoo.encoder import Encoder
-from repzoo.errors import PackageError
-from repzoo.files import temporary_folder
-from repzoo.golden import write_golden
-from repzoo.package import write_manifest
-from repzoo.reference import is_name
+from repzoo.packages.package import write_manifest
+from repzoo.packages.reference import is_name
+from repzoo.runtime.encoder import Encoder
+from repzoo.runtime.golden import write_golden
 
 from repzoo_training.data import ImageDataset
 from repzoo_training.evaluation import DEFAULT_GROUPS, Head, evaluate_dataset
+from repzoo_training.evaluation.frozen_decoder import with_frozen_decoder
 from repzoo_training.evaluation.report import EvaluationReport, Group
 from repzoo_training.export.card import write_card
 from repzoo_training.export.graphs import write_graph
 from repzoo_training.export.inputs import golden_files, own_images
 from repzoo_training.export.parity import Parity, check_parity, measure_parity
 from repzoo_training.export.pictures import draw_decoded, draw_neighbours
-from repzoo_training.export.prior import Prior, fit_mixture, standard_normal, write_prior
 from repzoo_training.export.quantization import CALIBRATION_IMAGES, quantize
-from repzoo_training.figures import COLUMNS
-from repzoo_training.frozen_decoder import with_frozen_decoder
+from repzoo_training.loop.trained import TrainedModel
 from repzoo_training.objectives import find_method
-from repzoo_training.recipe import Recipe
-from repzoo_training.trained import TrainedModel
+from repzoo_training.prior import Prior, fit_mixture, standard_normal, write_prior
+from repzoo_training.recipes.recipe import Recipe
+from repzoo_training.watching.figures import COLUMNS
 
 __all__ = ["export_run"]
 

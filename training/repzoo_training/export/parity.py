@@ -6,11 +6,11 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from repzoo.config import ModelConfig, Precision
-from repzoo.encoder import Encoder
 from repzoo.errors import PackageError
+from repzoo.packages.config import ModelConfig, Precision
+from repzoo.runtime.encoder import Encoder
 
-from repzoo_training.trained import TrainedModel
+from repzoo_training.loop.trained import TrainedModel
 
 __all__ = ["PARITY", "Parity", "check_parity", "measure_parity"]
 

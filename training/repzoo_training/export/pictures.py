@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from repzoo.encoder import Encoder
+from repzoo.runtime.encoder import Encoder
 
 from repzoo_training.data import ImageDataset
 from repzoo_training.evaluation.knn import nearest
-from repzoo_training.figures import COLUMNS, save_png
+from repzoo_training.watching.figures import COLUMNS, save_png
 
 __all__ = ["NEIGHBOURS", "draw_decoded", "draw_neighbours"]
 

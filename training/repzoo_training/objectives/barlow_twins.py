@@ -15,7 +15,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from repzoo_training.distributed import gather
+from repzoo_training.distributed.gather import gather
 from repzoo_training.networks import ProjectionHead
 from repzoo_training.objectives.objective import Batch, Objective, Parts
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repzoo_training.distributed import gather
+from repzoo_training.distributed.gather import gather
 
 __all__ = ["Bernoulli", "Gaussian", "Likelihood", "OptimalGaussian", "squared_error"]
 

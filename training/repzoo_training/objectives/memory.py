@@ -4,7 +4,7 @@ Both are buffers, so that checkpoints hold them, and both are written in place: 
 is large, and a copy of it at every step would cost more than the loss. A loss that keeps ``rows``
 for its gradient must take a copy (``rows.clone()``, or ``rows[indices]``, which is one);
 autograd refuses the gradient if it did not. Under data parallelism, write what all processes
-embedded (:func:`repzoo_training.distributed.gather`), and the memories stay equal.
+embedded (:func:`repzoo_training.distributed.gather.gather`), and the memories stay equal.
 """
 
 from __future__ import annotations

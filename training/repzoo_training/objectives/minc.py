@@ -44,7 +44,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from repzoo_training.distributed import gather
+from repzoo_training.distributed.gather import gather
 from repzoo_training.networks import ProjectionHead
 from repzoo_training.objectives.momentum import MomentumCopy
 from repzoo_training.objectives.objective import Batch, Objective, Parts

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repzoo_training.distributed import gather
+from repzoo_training.distributed.gather import gather
 from repzoo_training.networks import ProjectionHead
 from repzoo_training.objectives.memory import Queue
 from repzoo_training.objectives.momentum import MomentumCopy

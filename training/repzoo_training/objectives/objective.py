@@ -70,7 +70,7 @@ class Objective(nn.Module, ABC):
     """A loss over views, with the networks that it trains.
 
     Under data parallelism every process sees its share of the batch. What a loss compares across
-    images it takes from :func:`repzoo_training.distributed.gather`, so that the mean over
+    images it takes from :func:`repzoo_training.distributed.gather.gather`, so that the mean over
     processes of the gradients is the gradient of the loss of the whole batch.
 
     Attributes:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from repzoo.encoder import Encoder
+from repzoo.runtime.encoder import Encoder
 
 from repzoo_training.evaluation.knn import nearest
 from repzoo_training.uncertainty.examples import apart

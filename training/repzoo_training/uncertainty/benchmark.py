@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from repzoo.encoder import Encoder
+from repzoo.runtime.encoder import Encoder
 from tqdm import tqdm
 
 from repzoo_training.data import ImageDataset
@@ -42,7 +42,7 @@ from repzoo_training.uncertainty.scores import (
     risk_coverage,
 )
 from repzoo_training.uncertainty.searches import ViewsReport, chance, other_answers, search
-from repzoo_training.views import ViewSpec
+from repzoo_training.views.views import ViewSpec
 
 __all__ = ["BASELINES", "Curve", "Score", "UncertaintyReport", "measure_uncertainty"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from repzoo_training.data import ImageDataset
 from repzoo_training.evaluation.knn import Distance, nearest
 from repzoo_training.randomness import generator
-from repzoo_training.views import Views, ViewSpec
+from repzoo_training.views.views import Views, ViewSpec
 
 __all__ = ["Examples", "apart", "join", "make_views", "missed", "neighbours"]
 

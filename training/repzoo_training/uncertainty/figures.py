@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from repzoo_training.plots import STYLE, png
 from repzoo_training.uncertainty.corruptions import LEVELS
 from repzoo_training.uncertainty.report import BASELINES, UncertaintyReport
+from repzoo_training.watching.plots import STYLE, png
 
 __all__ = ["uncertainty_figure"]
 

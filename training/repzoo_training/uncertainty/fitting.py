@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from repzoo.config import UncertaintySpec
-from repzoo.encoder import Encoder
 from repzoo.errors import InvalidInput
+from repzoo.packages.config import UncertaintySpec
+from repzoo.runtime.encoder import Encoder
 
 from repzoo_training.data import ImageDataset
-from repzoo_training.export.prior import fit_mixture
+from repzoo_training.prior import fit_mixture
 from repzoo_training.uncertainty.examples import Examples, join, make_views, missed, neighbours
 from repzoo_training.uncertainty.head import UncertaintyHead
 from repzoo_training.uncertainty.learning import calibrate, learn
-from repzoo_training.views import ViewSpec
+from repzoo_training.views.views import ViewSpec
 
 __all__ = ["ANOTHER_IMAGE", "MOST_IMAGES", "FittedUncertainty", "fit_uncertainty"]
 

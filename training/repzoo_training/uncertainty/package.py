@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from repzoo.arrays import read_arrays
-from repzoo.config import ModelConfig
-from repzoo.encoder import Encoder
 from repzoo.errors import PackageError
 from repzoo.files import temporary_folder
-from repzoo.golden import GOLDEN, write_golden
-from repzoo.package import Package, write_manifest
+from repzoo.packages.arrays import read_arrays
+from repzoo.packages.config import ModelConfig
+from repzoo.packages.package import Package, write_manifest
+from repzoo.runtime.encoder import Encoder
+from repzoo.runtime.golden import GOLDEN, write_golden
 from torch import Tensor
 
 from repzoo_training.data import ImageDataset
@@ -31,7 +31,7 @@ from repzoo_training.uncertainty.fitting import (
     FittedUncertainty,
     fit_uncertainty,
 )
-from repzoo_training.views import ViewSpec
+from repzoo_training.views.views import ViewSpec
 
 __all__ = ["calibrate_package"]
 

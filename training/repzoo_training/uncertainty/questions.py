@@ -28,14 +28,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from repzoo.encoder import Encoder
+from repzoo.runtime.encoder import Encoder
 
 from repzoo_training.data import ImageDataset
 from repzoo_training.errors import DataError
 from repzoo_training.uncertainty.examples import make_views
 from repzoo_training.uncertainty.fitting import ANOTHER_IMAGE, MOST_IMAGES
 from repzoo_training.uncertainty.report import NEIGHBOURS
-from repzoo_training.views import ViewSpec
+from repzoo_training.views.views import ViewSpec
 
 __all__ = ["Question", "ask_of_labels", "ask_of_views", "is_of_views"]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from repzoo.encoder import Encoder
+from repzoo.runtime.encoder import Encoder
 
 from repzoo_training.data import ImageDataset
 from repzoo_training.evaluation.tasks import tasks_of
@@ -24,7 +24,7 @@ from repzoo_training.uncertainty.examples import make_views, missed, neighbours
 from repzoo_training.uncertainty.questions import FURTHER, OF_QUERIES, Question
 from repzoo_training.uncertainty.report import ABSTAIN, Record, UncertaintyReport, aligned, short
 from repzoo_training.uncertainty.scores import Interval, auroc, bootstrap, calibration_error, gain
-from repzoo_training.views import ViewSpec
+from repzoo_training.views.views import ViewSpec
 
 __all__ = ["DRAWS", "OtherAnswer", "Search", "ViewsReport", "chance", "other_answers", "search"]
 

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from repzoo.bulk.sources import Item
-from repzoo.config import InputSpec
 from repzoo.errors import InvalidImage
-from repzoo.images import Pixels, decode, preprocess
+from repzoo.packages.config import InputSpec
+from repzoo.runtime.images import Pixels, decode, preprocess
 
 __all__ = ["Batch", "Decoded", "Decoders"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from repzoo.bulk.image_columns import holds_images, image_column
 from repzoo.bulk.places import Place
 from repzoo.errors import InvalidInput
-from repzoo.image_columns import holds_images, image_column
 
 __all__ = ["ParquetImages"]
 

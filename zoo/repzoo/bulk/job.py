@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from repzoo.bulk.places import Place
-from repzoo.encoder import Encoder
 from repzoo.errors import Conflict
+from repzoo.runtime.encoder import Encoder
 
 __all__ = ["JOB", "LISTING", "Job", "part_name"]
 

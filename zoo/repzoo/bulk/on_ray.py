@@ -19,7 +19,7 @@ from repzoo.bulk.parts import Done, embed_parts
 from repzoo.bulk.places import Place
 from repzoo.errors import MissingExtra, RepzooError, RevisionChanged
 from repzoo.loading import load
-from repzoo.reference import is_path
+from repzoo.packages.reference import is_path
 
 __all__ = ["embed_on_ray"]
 

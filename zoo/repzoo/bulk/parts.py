@@ -17,7 +17,7 @@ from repzoo.bulk.decoding import Batch, Decoded, Decoders
 from repzoo.bulk.job import LISTING, Job, part_name
 from repzoo.bulk.places import Place
 from repzoo.bulk.sources import Source
-from repzoo.encoder import Encoder, unit_length
+from repzoo.runtime.encoder import Encoder, unit_length
 
 __all__ = ["Done", "embed_parts"]
 

@@ -21,11 +21,11 @@ from repzoo.bulk.job import JOB, LISTING, Job, part_name
 from repzoo.bulk.parts import embed_parts
 from repzoo.bulk.places import Place
 from repzoo.bulk.sources import Source
-from repzoo.encoder import Encoder
 from repzoo.errors import Conflict, HubError, InvalidInput, UnsupportedOperation
 from repzoo.files import locked, no_space_at
 from repzoo.loading import load
-from repzoo.sessions import Provider
+from repzoo.runtime.encoder import Encoder
+from repzoo.runtime.sessions import Provider
 
 __all__ = ["Engine", "Summary", "embed_all"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from repzoo.cache import Cache
+from repzoo.cache.cache import Cache
 from repzoo.errors import InvalidInput
-from repzoo.package import Package
-from repzoo.reference import Reference, is_path
+from repzoo.packages.package import Package
+from repzoo.packages.reference import Reference, is_path
 
 __all__ = [
     "hub_option",

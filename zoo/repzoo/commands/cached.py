@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from repzoo.cache import Cache
+from repzoo.cache.cache import Cache
+from repzoo.cache.upkeep import held, prune, verify_all, waste
 from repzoo.commands.arguments import reference_argument
 from repzoo.errors import IntegrityError
+from repzoo.packages.reference import Reference
 from repzoo.progress import progress_bar
-from repzoo.reference import Reference
 from repzoo.report import Report, format_bytes, format_table, reporting
-from repzoo.upkeep import held, prune, verify_all, waste
 
 __all__ = ["cache", "path", "rm"]
 

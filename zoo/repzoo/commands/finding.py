@@ -7,15 +7,15 @@ from typing import Any
 
 import click
 
-from repzoo.cache import Cache
-from repzoo.catalogue import Card, Listing, listings, listings_of_cache, look_up
+from repzoo.cache.cache import Cache
+from repzoo.catalogue.differences import Comparison, MeasurePair, compare_cards
+from repzoo.catalogue.listing import Card, Listing, listings, listings_of_cache, look_up
+from repzoo.catalogue.search import Condition, Criteria, parse_size
 from repzoo.commands.arguments import hub_option
-from repzoo.comparison import Comparison, MeasurePair, compare_cards
 from repzoo.errors import InvalidInput
-from repzoo.hubs import open_hub
-from repzoo.measures import Measure, measures
+from repzoo.hubs.opening import open_hub
+from repzoo.packages.metrics import Measure, measures
 from repzoo.report import Report, format_bytes, format_table, reporting
-from repzoo.search import Condition, Criteria, parse_size
 
 __all__ = ["diff", "find"]
 

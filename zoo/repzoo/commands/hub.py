@@ -26,7 +26,7 @@ def hub() -> None:
 @reporting
 def hub_init(folder: Path) -> Report:
     """Make a store of a new or empty folder."""
-    from repzoo.hubs.store import Store
+    from repzoo.store.store import Store
 
     store = Store.create(folder)
     return Report({"hub": store.spec}, f"{store.spec} is a store: zoo publish DIR --hub {folder}")
@@ -51,8 +51,8 @@ def hub_fsck(folder: Path, prune: bool, grace: float) -> Report:
     """
     from tqdm import tqdm
 
-    from repzoo.hubs.fsck import check
-    from repzoo.hubs.store import Store
+    from repzoo.store.fsck import check
+    from repzoo.store.store import Store
 
     store = Store(folder)
     # disable=None: only on a terminal.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from repzoo.cache import Cache
-from repzoo.catalogue import Found, Listing, listings, listings_of_cache, look_up
+from repzoo.cache.cache import Cache
+from repzoo.catalogue.listing import Found, Listing, listings, listings_of_cache, look_up
 from repzoo.commands.arguments import hub_option, name_or_path_argument
-from repzoo.config import ModelConfig
-from repzoo.hubs import open_hub
+from repzoo.hubs.opening import open_hub
+from repzoo.packages.config import ModelConfig
 from repzoo.report import Report, format_bytes, format_table, reporting
 
 __all__ = ["info", "list_"]

@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
-from repzoo.content import check_content
+from repzoo.checks.content import check_content
 from repzoo.errors import HubError, InvalidInput, ModelNotFound
-from repzoo.hubs import Hub, WritableHub, open_hub
-from repzoo.names import names
-from repzoo.package import SIGNATURE, Package
+from repzoo.hub import Hub, WritableHub
+from repzoo.hubs.opening import open_hub
+from repzoo.packages.names import names
+from repzoo.packages.package import SIGNATURE, Package
+from repzoo.packages.signatures import is_encrypted, require_signature_of, sign_package
 from repzoo.report import Report, format_bytes, reporting
-from repzoo.signatures import is_encrypted, require_signature_of, sign_package
 
 __all__ = ["publish"]
 
@@ -70,7 +71,7 @@ def publish(
         )
     if not files_only:
         # It runs the model against its golden vectors, where this was not done before.
-        from repzoo.admission import admit
+        from repzoo.admission.first_load import admit
 
         admit(package)
     if dry_run:

@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from repzoo.cache import Cache, Plan, Pulled
+from repzoo.cache.cache import Cache, Plan, Pulled
 from repzoo.commands.arguments import hub_option, references_argument
-from repzoo.copies import copy_out
 from repzoo.errors import HubError, ModelNotFound, Offline, RepzooError
-from repzoo.reference import Reference
+from repzoo.packages.copies import copy_out
+from repzoo.packages.reference import Reference
+from repzoo.packages.signatures import verify_signature
 from repzoo.report import Report, format_bytes, reporting
-from repzoo.signatures import verify_signature
 
 __all__ = ["pull"]
 

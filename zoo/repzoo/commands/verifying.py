@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import click
 
-from repzoo.admission import admit
+from repzoo.admission.first_load import admit
+from repzoo.checks.content import check_content
 from repzoo.commands.arguments import local_package, name_or_path_argument
-from repzoo.content import check_content
+from repzoo.packages.signatures import verify_signature
 from repzoo.report import Report, format_table, reporting
-from repzoo.signatures import verify_signature
 
 __all__ = ["verify"]
 
@@ -68,8 +68,8 @@ def verify(
     # Before this process loads its graphs.
     admit(package)
 
-    from repzoo.encoder import Encoder
-    from repzoo.golden import check_golden
+    from repzoo.runtime.encoder import Encoder
+    from repzoo.runtime.golden import check_golden
 
     encoder = Encoder(package.path, package.config, revision=package.revision, provider=provider)
     deviations = check_golden(encoder)

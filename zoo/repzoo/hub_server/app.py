@@ -11,10 +11,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from repzoo.errors import RepzooError
-from repzoo.hub_server import changes, models, pages, trees, uploads
 from repzoo.hub_server.access_log import GONE
+from repzoo.hub_server.api import changes, models, trees, uploads
+from repzoo.hub_server.api.downloads import download
 from repzoo.hub_server.context import Server
-from repzoo.hub_server.downloads import download
+from repzoo.hub_server.pages import pages
 from repzoo.hub_server.problems import Problem, as_problem, problem_response
 
 __all__ = ["create_app"]

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
-from repzoo.config import ModelConfig
 from repzoo.errors import RepzooError
 from repzoo.hub_server.library import Library, Revision
 from repzoo.hub_server.limits import CARD_BYTES
+from repzoo.packages.config import ModelConfig
 
 __all__ = ["Card", "Metric", "check_card", "read_card", "read_config", "read_file"]
 

@@ -13,8 +13,8 @@ from repzoo.errors import HubError, ModelNotFound
 from repzoo.hub_server.access import Access, Visitor
 from repzoo.hub_server.library import Library
 from repzoo.hub_server.problems import Problem
-from repzoo.hubs.repository import Repository
-from repzoo.hubs.store import Store
+from repzoo.store.repository import Repository
+from repzoo.store.store import Store
 
 __all__ = [
     "Found",

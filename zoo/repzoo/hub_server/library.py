@@ -16,10 +16,9 @@ from typing import NamedTuple, Protocol
 
 from repzoo.errors import EntryNotFound, HubError
 from repzoo.files import open_regular
-from repzoo.hubs import open_hub
 from repzoo.hubs.flat import FlatHub
-from repzoo.hubs.store import Store
-from repzoo.package import (
+from repzoo.hubs.opening import open_hub
+from repzoo.packages.package import (
     ADVISORY,
     MANIFEST,
     MAX_ADVISORY_BYTES,
@@ -27,6 +26,7 @@ from repzoo.package import (
     FileEntry,
     Manifest,
 )
+from repzoo.store.store import Store
 
 __all__ = ["FlatLibrary", "Library", "Revision", "StoreLibrary", "open_library", "timestamp"]
 

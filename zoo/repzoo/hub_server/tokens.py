@@ -17,9 +17,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from repzoo.config import NAME_PATTERN
 from repzoo.errors import HubError, InvalidInput
 from repzoo.files import locked, open_regular, write_atomically
+from repzoo.packages.config import NAME_PATTERN
 
 __all__ = ["Role", "Token", "TokenFile"]
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from repzoo.errors import HubError, ModelNotFound
 from repzoo.files import open_regular
-from repzoo.package import (
+from repzoo.packages.package import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
     SIGNATURE,
     check_file_name,
     is_package,
 )
-from repzoo.reference import is_name, match_revision, no_such_package
+from repzoo.packages.reference import is_name, match_revision, no_such_package
 
 __all__ = ["FlatHub"]
 
@@ -24,7 +24,7 @@ class FlatHub:
     """The packages in one folder, each in a folder of its name.
 
     Every package has one revision, the one that lies there. The methods are those of
-    `repzoo.hubs.Hub`.
+    `repzoo.hub.Hub`.
     """
 
     def __init__(self, path: Path) -> None:

@@ -12,16 +12,16 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from repzoo.errors import HubError, ModelNotFound
-from repzoo.hubs import Published
+from repzoo.hub import Published
 from repzoo.hubs.transport import HUGGINGFACE, FileMissing, Transport
-from repzoo.package import (
+from repzoo.packages.package import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
     SIGNATURE,
     Package,
     check_file_name,
 )
-from repzoo.reference import is_digest, is_name, match_revision, no_such_package
+from repzoo.packages.reference import is_digest, is_name, match_revision, no_such_package
 
 __all__ = ["HuggingFaceHub", "is_commit"]
 
@@ -46,7 +46,7 @@ class HuggingFaceHub:
     """The model packages of one organisation or user.
 
     A package is a model repository with a manifest, in which other files may lie too; its commits
-    are git's. The methods are those of `repzoo.hubs.WritableHub`.
+    are git's. The methods are those of `repzoo.hub.WritableHub`.
     """
 
     def __init__(self, endpoint: str, org: str) -> None:

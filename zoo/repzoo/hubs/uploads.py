@@ -7,7 +7,7 @@ import io
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from repzoo.errors import (
     AccessDenied,
@@ -19,9 +19,9 @@ from repzoo.errors import (
     RepzooError,
 )
 from repzoo.files import open_regular
-from repzoo.hubs import Published
+from repzoo.hub import Hub, Published
 from repzoo.hubs.transport import HUGGINGFACE, FileMissing, is_offline, network_errors, printable
-from repzoo.package import (
+from repzoo.packages.package import (
     ADVISORY,
     MANIFEST,
     MAX_ADVISORY_BYTES,
@@ -34,9 +34,7 @@ from repzoo.progress import progress_bar
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    from repzoo.hubs.huggingface import HuggingFaceHub
-
-__all__ = ["upload"]
+__all__ = ["RemoteHub", "upload"]
 
 #: So often somebody else may commit between our look at the repository and our commit.
 _ATTEMPTS = 5
@@ -44,10 +42,20 @@ _ATTEMPTS = 5
 _CARD = "README.md"
 
 
+class RemoteHub(Hub, Protocol):
+    """A hub that is an organisation on a server of the Hub's API."""
+
+    endpoint: str
+    org: str
+
+    def token(self) -> str | None:
+        """The token that the server is asked with, or None."""
+
+
 def upload(
-    hub: HuggingFaceHub, package: Package, *, message: str | None, tag: str | None, private: bool
+    hub: RemoteHub, package: Package, *, message: str | None, tag: str | None, private: bool
 ) -> Published:
-    """Do what `repzoo.hubs.WritableHub.publish` says."""
+    """Do what `repzoo.hub.WritableHub.publish` says."""
     from huggingface_hub import HfApi
 
     if is_offline():
@@ -70,7 +78,7 @@ def upload(
 
 
 def _commit(
-    hub: HuggingFaceHub, api: HfApi, repository: str, package: Package, message: str
+    hub: RemoteHub, api: HfApi, repository: str, package: Package, message: str
 ) -> tuple[str, bool]:
     """Commit a package, unless it is the newest already; gives the commit and whether it is new."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -112,7 +120,7 @@ def _files(package: Package) -> dict[str, str]:
     return files
 
 
-def _holds(hub: HuggingFaceHub, package: Package, commit: str) -> bool:
+def _holds(hub: RemoteHub, package: Package, commit: str) -> bool:
     """Whether a commit has the package's very manifest and signature."""
     name = package.config.name
     signature = package.path / SIGNATURE
@@ -125,7 +133,7 @@ def _holds(hub: HuggingFaceHub, package: Package, commit: str) -> bool:
     )
 
 
-def _card(hub: HuggingFaceHub, name: str, commit: str) -> str | None:
+def _card(hub: RemoteHub, name: str, commit: str) -> str | None:
     """The sha256 of the card that a commit has."""
     try:
         with hub.open(name, commit, _CARD) as stream:
@@ -153,7 +161,7 @@ def _is_of_a_package(file: str) -> bool:
 
 @contextmanager
 def _additions(
-    hub: HuggingFaceHub, package: Package, files: dict[str, str]
+    hub: RemoteHub, package: Package, files: dict[str, str]
 ) -> Iterator[list[CommitOperationAdd]]:
     """Give the files as the client uploads them, with a progress bar for as long as it does."""
     from huggingface_hub import CommitOperationAdd
@@ -211,7 +219,7 @@ def _unlogged(name: str, words: str) -> Iterator[None]:
 
 
 @contextmanager
-def _as_ours(hub: HuggingFaceHub, name: str) -> Iterator[None]:
+def _as_ours(hub: RemoteHub, name: str) -> Iterator[None]:
     """Raise the client's errors as ours."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 

@@ -1,0 +1,1 @@
+"""HTTP below the API: one exchange, its timing, problem documents, hang-ups, draining."""

@@ -1,0 +1,1 @@
+"""Loaded models: batching, decoding, loading, hot swaps."""

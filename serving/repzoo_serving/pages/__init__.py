@@ -1,0 +1,1 @@
+"""The explorer and the API reference: pages for a browser."""

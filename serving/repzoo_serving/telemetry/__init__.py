@@ -1,0 +1,1 @@
+"""Metrics, traces, timings and logs."""

@@ -1,0 +1,1 @@
+"""Data parallelism as objectives and batch normalisation see it."""

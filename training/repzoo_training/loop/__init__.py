@@ -1,0 +1,1 @@
+"""The training loop: steps, runs and checkpoints, budgets, interruption."""

@@ -1,0 +1,1 @@
+"""Results as data: what papers published and what our recipes reached."""

@@ -1,0 +1,1 @@
+"""Watch a run while it trains: collapse metrics, pictures, plots."""

@@ -1,0 +1,142 @@
+"""Plots with axes, by matplotlib; import it where one is drawn, for it takes a second to load."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+__all__ = ["collapse_figure", "png"]
+
+#: One look for all plots: quiet axes, a light grid, colours that print.
+STYLE: Any = {
+    "axes.edgecolor": "#888888",
+    "axes.grid": True,
+    "axes.labelcolor": "#444444",
+    "axes.prop_cycle": cycler(color=["#1f5fa8", "#d1682a", "#2e8b6f", "#8a4fa3", "#777777"]),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "font.size": 9,
+    "grid.alpha": 0.25,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+}
+_ALARM = "#c62828"
+_MARGINS = {
+    "left": 0.07,
+    "right": 0.98,
+    "top": 0.9,
+    "bottom": 0.08,
+    "wspace": 0.16,
+    "hspace": 0.18,
+}
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def collapse_figure(lines: Sequence[Mapping[str, Any]], dim: int, title: str) -> bytes:
+    """What :mod:`repzoo_training.watching.collapse` has observed, over views: a PNG.
+
+    Args:
+        lines: those of ``metrics.jsonl`` that have a ``spectrum``, at least one.
+        dim: D, of the embeddings.
+        title: whose they are.
+    """
+    views = np.array([line["views"] for line in lines], float)
+    values = {
+        name: np.array([line[name] for line in lines], float)
+        for name in (
+            *("rankme", "effective_rank", "embedding_entropy", "correlation"),
+            *("std_min", "std_mean", "spread", "signal"),
+        )
+    }
+    spectra = np.array([line["spectrum"] for line in lines], float)  # [T, min(N, D)]
+    collapsed = np.array([line["collapsed"] for line in lines], bool)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.2, 6.2))  # margins are given: finding them doubles the time
+        axes = figure.subplots(2, 2, sharex=True, gridspec_kw=_MARGINS)
+        _spectrum(axes[0, 0], views, spectra)
+        rank = axes[0, 1]
+        rank.plot(views, values["rankme"], label="RankMe")
+        rank.plot(views, values["effective_rank"], label="effective rank, mean removed")
+        most = min(dim, spectra.shape[1])
+        rank.axhline(most, color="#888888", linewidth=1, linestyle=":")
+        rank.set_ylim(0, 1.08 * most)
+        rank.set_title(f"dimensions filled, of {dim}")
+        deviation = axes[1, 0]
+        deviation.plot(views, values["std_mean"], label="mean over dimensions")
+        deviation.plot(views, values["std_min"], label="least")
+        _log_if_positive(deviation, values["std_min"])
+        deviation.set_title("standard deviation of a dimension")
+        share = axes[1, 1]
+        share.plot(views, values["correlation"], label="mean |correlation|")
+        share.plot(views, values["spread"], label="spread")
+        if (values["signal"] < 1).any():
+            share.plot(views, values["signal"], label="signal")
+        share.set_ylim(-0.02, 1.02)
+        share.set_title("alike dimensions, distances between images")
+        for axis in axes.flat:
+            _shade(axis, views, collapsed)
+            axis.margins(x=0.02)
+        for axis in axes[1]:
+            axis.set_xlabel("views")
+            axis.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
+        for axis in (rank, deviation, share):
+            axis.legend(loc="best")
+        state = "collapsed" if collapsed[-1] else "not collapsed"
+        figure.suptitle(
+            f"{title}: {state} at {lines[-1]['views']:,} views, "
+            f"embedding entropy {values['embedding_entropy'][-1]:.1f} nats",
+            color=_ALARM if collapsed[-1] else "#222222",
+            fontsize=11,
+            x=0.07,
+            ha="left",
+        )
+        return png(figure)
+
+
+def _spectrum(axis: Axes, views: NDArray[Any], spectra: NDArray[Any]) -> None:
+    """A line for each singular value, from the largest, dark, to the smallest, light."""
+    count = spectra.shape[1]
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, count))
+    floor = max(1e-12, 1e-9 * spectra.max())  # zeros have no place on a logarithmic axis
+    axis.set_prop_cycle(color=colours)
+    axis.plot(
+        views,
+        np.maximum(spectra, floor),
+        linewidth=1.8 if count <= 32 else 0.7,
+        marker="o" if len(views) == 1 else None,
+        markersize=3,
+    )
+    axis.set_yscale("log")
+    axis.set_title(f"{count} singular values of the covariance")
+
+
+def _log_if_positive(axis: Axes, values: NDArray[Any]) -> None:
+    if (values > 0).all():
+        axis.set_yscale("log")
+
+
+def _shade(axis: Axes, views: NDArray[Any], collapsed: NDArray[Any]) -> None:
+    """Red behind the times at which the run was collapsed."""
+    for i in np.flatnonzero(collapsed):
+        left = views[i - 1] if i else views[i]
+        axis.axvspan(left, views[i], color=_ALARM, alpha=0.12, linewidth=0)

@@ -1,0 +1,1 @@
+"""List, search and compare the packages of a hub or the cache."""

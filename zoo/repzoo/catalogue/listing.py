@@ -1,0 +1,211 @@
+"""What hubs and the cache have, for people to choose from: `zoo list`, `info`, `find`, `diff`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from repzoo.cache.cache import Cache
+from repzoo.errors import HubError, IntegrityError, ModelNotFound, PackageError
+from repzoo.hub import Hub
+from repzoo.hubs.opening import open_hub
+from repzoo.packages.config import ModelConfig
+from repzoo.packages.package import Manifest, Package
+from repzoo.packages.reference import Reference, is_path
+
+__all__ = [
+    "Card",
+    "Found",
+    "Listing",
+    "card_of_package",
+    "card_on_hub",
+    "listings",
+    "listings_of_cache",
+    "look_up",
+]
+
+#: No file of a card is larger. A hub that says so is not believed.
+MAX_CARD_BYTES = 2**24
+#: Cards that are read from a hub at once.
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known about one revision of a package without running it."""
+
+    config: ModelConfig
+    manifest: Manifest
+    revision: str
+    #: the content of ``metrics.json``; None if there is none.
+    metrics: Any
+
+    @property
+    def abilities(self) -> str:
+        """What it can do beside embedding: posterior, decoder, uncertainty, probes."""
+        config = self.config
+        can = {
+            "posterior": config.has_posterior,
+            "decoder": config.has_decoder,
+            "uncertainty": config.uncertainty is not None,
+            "probes": bool(config.probes),
+        }
+        return ", ".join(name for name, has in can.items() if has)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One line of the catalogue."""
+
+    name: str
+    #: None if the hub's package cannot be used; ``problem`` then says why.
+    card: Card | None
+    problem: str | None
+    #: whether this very revision is in the cache.
+    cached: bool
+
+    def data(self) -> dict[str, Any]:
+        """The line for programs."""
+        data: dict[str, Any] = {"name": self.name, "cached": self.cached, "problem": self.problem}
+        if self.card is None:
+            return data
+        config = self.card.config
+        return data | {
+            "revision": self.card.revision,
+            "size": self.card.manifest.size,
+            "summary": config.summary,
+            "method": config.method,
+            "input": list(config.input.shape),
+            "latent_dim": config.latent_dim,
+            "has_posterior": config.has_posterior,
+            "has_decoder": config.has_decoder,
+            "probes": [f"{probe.task}.{probe.kind}" for probe in config.probes],
+        }
+
+
+class Found(NamedTuple):
+    """A card, and where it comes from."""
+
+    card: Card
+    #: a hub's spec, the cache or a path.
+    where: str
+    #: the commits there, the newest first, and which of them this is; a hub's own names.
+    commits: list[str]
+    commit: str
+    tags: dict[str, str]
+
+
+def listings(hub: Hub, cache: Cache) -> list[Listing]:
+    """The newest revision of every package of a hub; a bad one does not hide the others."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(partial(_listing, hub, cache), hub.names()))
+
+
+def _listing(hub: Hub, cache: Cache, name: str) -> Listing:
+    try:
+        card = card_on_hub(hub, Reference(name))
+    except (HubError, ModelNotFound, PackageError) as error:
+        return Listing(name, None, str(error), cached=False)
+    return Listing(name, card, None, card.revision in cache.revisions(name))
+
+
+def listings_of_cache(cache: Cache) -> list[Listing]:
+    """Every revision of every package in the cache."""
+    lines = []
+    for name in cache.names():
+        for revision in cache.revisions(name):
+            try:
+                card = card_of_package(cache.find(Reference(name, revision)))
+            except PackageError as error:
+                lines.append(Listing(name, None, str(error), cached=True))
+            else:
+                lines.append(Listing(name, card, None, cached=True))
+    return lines
+
+
+def look_up(name_or_path: str, hub_spec: str | None, cache: Cache) -> Found:
+    """The card that a name or a path means; from the cache, if the default hub does not have it.
+
+    Raises:
+        InvalidInput: if it is neither.
+        ModelNotFound: if there is no such package or revision.
+        HubError: if the hub cannot be read.
+        PackageError: if the package is not valid.
+    """
+    if is_path(name_or_path):
+        card = card_of_package(Package.open(name_or_path))
+        return Found(card, name_or_path, [card.revision], card.revision, {})
+    reference = Reference.parse(name_or_path)
+    asked = reference.hub_or(hub_spec)
+    try:
+        hub = open_hub(asked, reference.name)
+        commit = hub.resolve(reference.name, reference.revision)
+        return Found(
+            card_on_hub(hub, Reference(reference.name, commit)),
+            hub.spec,
+            hub.revisions(reference.name),
+            commit,
+            hub.tags(reference.name),
+        )
+    except (HubError, ModelNotFound):
+        # What was pulled from another hub is known without it.
+        if asked is not None or not cache.revisions(reference.name):
+            raise
+        card = card_of_package(cache.find(reference))
+        revisions = cache.revisions(reference.name)
+        return Found(card, f"the cache {cache.path}", revisions, card.revision, {})
+
+
+def card_on_hub(hub: Hub, reference: Reference) -> Card:
+    """Read a package's card from a hub, fetching no more than that.
+
+    Raises:
+        ModelNotFound: if the hub has no such package.
+        HubError: if the hub cannot be read.
+        PackageError: if the package is not valid.
+    """
+    commit = hub.resolve(reference.name, reference.revision)
+    data = hub.manifest(reference.name, commit)
+    where = f"{reference.name} in {hub.spec}"
+    manifest = Manifest.parse(data, where)
+
+    def read(file: str) -> bytes:
+        entry = manifest.files[file]
+        if entry.size > MAX_CARD_BYTES:
+            raise PackageError(f"{where}: {file} has more than {MAX_CARD_BYTES} bytes")
+        with hub.open(reference.name, commit, file) as stream:
+            content = stream.read(entry.size + 1)
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise IntegrityError(f"{where}: {file} does not have the manifest's sha256", (file,))
+        return content
+
+    try:
+        config = ModelConfig.model_validate_json(read("config.json"))
+    except ValidationError as error:
+        raise PackageError(f"{where}: config.json is not valid: {error}") from None
+    metrics = read("metrics.json") if "metrics.json" in manifest.files else None
+    return Card(config, manifest, hashlib.sha256(data).hexdigest(), _json(metrics, where))
+
+
+def card_of_package(package: Package) -> Card:
+    """Read the card of a package in a folder, which is not verified.
+
+    Raises:
+        PackageError: if the package is not valid.
+    """
+    path = package.path / "metrics.json"
+    metrics = path.read_bytes() if path.is_file() else None
+    return Card(package.config, package.manifest, package.revision, _json(metrics, str(path)))
+
+
+def _json(data: bytes | None, where: str) -> Any:
+    try:
+        return None if data is None else json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise PackageError(f"{where}: metrics.json is not JSON: {error}") from None

@@ -1,0 +1,121 @@
+"""Which packages are what somebody is looking for: `zoo find`."""
+
+from __future__ import annotations
+
+import operator
+import re
+from dataclasses import dataclass
+
+from repzoo.catalogue.listing import Card
+from repzoo.errors import InvalidInput
+from repzoo.packages.metrics import Measure, measures
+
+__all__ = ["Condition", "Criteria", "parse_size"]
+
+_OPERATORS = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+    "=": operator.eq,
+}
+_CONDITION = re.compile(r"\s*([^\s<>=]+)\s*(>=|<=|>|<|=)\s*([-+0-9.eE]+)\s*(%?)\s*")
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmg]?)(i?)b?\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A bound on a measure, such as ``knn>0.9`` or ``class.linear>=95%``."""
+
+    #: a measure's key or name, or what its name begins with before ``_``.
+    name: str
+    sign: str
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """Parse ``NAME>NUMBER``, with any of > >= < <= =, or with a % behind it.
+
+        Raises:
+            InvalidInput: if it is none.
+        """
+        match = _CONDITION.fullmatch(text)
+        try:
+            if match is None:
+                raise ValueError
+            name, sign, number, percent = match.groups()
+            return cls(name, sign, float(number) / (100 if percent else 1))
+        except ValueError:
+            raise InvalidInput(f"{text!r} is not a condition such as 'knn>0.9'") from None
+
+    def best(self, found: dict[str, Measure], task: str | None = None) -> Measure | None:
+        """Of the measures that are meant, the one that is farthest on the bound's right side."""
+        meant = [
+            measure
+            for measure in found.values()
+            if (
+                self.name in (measure.key, measure.name) or measure.name.startswith(f"{self.name}_")
+            )
+            and task in (None, measure.task)
+        ]
+        choose = min if self.sign.startswith("<") else max
+        return choose(meant, key=lambda measure: measure.value) if meant else None
+
+    def holds(self, measure: Measure | None) -> bool:
+        """Whether a measure is there and within the bound."""
+        return measure is not None and bool(_OPERATORS[self.sign](measure.value, self.bound))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criteria:
+    """What a package must be; None and empty mean anything."""
+
+    text: str | None = None
+    method: str | None = None
+    dataset: str | None = None
+    task: str | None = None
+    has_posterior: bool = False
+    has_decoder: bool = False
+    has_uncertainty: bool = False
+    #: bytes.
+    max_size: int | None = None
+    conditions: tuple[Condition, ...] = ()
+
+    def fits(self, card: Card) -> bool:
+        """Whether a package is all of that."""
+        config = card.config
+        found = measures(card.metrics)
+        words = f"{config.name} {config.summary} {config.training.recipe}".casefold()
+        return (
+            (self.text is None or all(word in words for word in self.text.casefold().split()))
+            and _same(self.method, config.method)
+            and _same(self.dataset, config.training.dataset)
+            and (self.task is None or any(_same(self.task, p.task) for p in config.probes))
+            and (config.has_posterior or not self.has_posterior)
+            and (config.has_decoder or not self.has_decoder)
+            and (config.uncertainty is not None or not self.has_uncertainty)
+            and (self.max_size is None or card.manifest.size <= self.max_size)
+            and all(each.holds(each.best(found, self.task)) for each in self.conditions)
+        )
+
+
+def parse_size(text: str) -> int:
+    """Bytes from ``50MB``, ``1.5GiB`` or ``1000``; MB is 10^6 and MiB 2^20.
+
+    Raises:
+        InvalidInput: if it is no size.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None or (match[3] and not match[2]):
+        raise InvalidInput(f"{text!r} is not a size such as 50MB or 1.5GiB")
+    number, prefix, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kmg".index(prefix.lower() or " "))
+
+
+def _same(wanted: str | None, there: str) -> bool:
+    """Whether two names are the same but for case and what joins their words."""
+    return wanted is None or _plain(wanted) == _plain(there)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s._-]", "", name).casefold()

@@ -1,0 +1,1 @@
+"""Web pages that list a hub's models and show their cards."""

@@ -1,0 +1,84 @@
+"""Open a hub by its address, and find the default one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from repzoo.errors import HubError
+from repzoo.hub import Hub
+from repzoo.hubs.flat import FlatHub
+from repzoo.hubs.huggingface import HuggingFaceHub
+from repzoo.packages.bundled import bundled_folder
+from repzoo.packages.names import names
+from repzoo.packages.package import MANIFEST, is_package
+from repzoo.packages.reference import did_you_mean, is_url
+from repzoo.progress import say
+from repzoo.store.store import Store, is_store
+
+__all__ = ["default_hub", "hub_spec", "open_hub"]
+
+
+def open_hub(spec: str | os.PathLike[str] | None = None, name: str | None = None) -> Hub:
+    """Open the hub ``spec``; None opens the default one, see `default_hub`.
+
+    Args:
+        spec: a folder, ``hf://ORG`` or ``https://HOST/ORG``.
+        name: the package that is wanted from it, where it is one.
+
+    Raises:
+        HubError: if there is no such hub, or this version cannot read it.
+    """
+    if spec is None:
+        spec = default_hub(name)
+        if name is not None and spec == names().organisation:
+            meant = did_you_mean(name, [*names().aliases, *_names_below(bundled_folder())])
+            say("%s is not among the bundled packages; %sasking %s", name, meant, spec)
+    text = os.fspath(spec)
+    if not text:
+        raise HubError("a hub is named by nothing; expected a folder, hf://ORG or https://HOST/ORG")
+    if is_url(text):
+        return HuggingFaceHub.parse(text)
+    path = Path(text)
+    if not path.is_dir():
+        raise HubError(f"{text}: there is no such folder")
+    if is_store(path):
+        return Store(path)
+    if is_package(path):
+        raise HubError(f"{text} is a package; a hub is the folder that packages lie in")
+    return FlatHub(path)
+
+
+def hub_spec(spec: str | os.PathLike[str] | None = None) -> str:
+    """The `Hub.spec` that the hub ``spec`` has, or had: nothing is opened.
+
+    Raises:
+        HubError: if it looks like an address, and is none of a hub.
+    """
+    text = os.fspath(default_hub() if spec is None else spec)
+    return HuggingFaceHub.parse(text).spec if is_url(text) else str(Path(text).absolute())
+
+
+def default_hub(name: str | None = None) -> str:
+    """The hub for whoever names none: the first of these.
+
+    1. ``REPZOO_HUB``;
+    2. a checkout's ``zoo/bundled``, or the packages that the wheel carries;
+    3. the catalogue's organisation, for the package ``name`` where the former does not have it.
+
+    Raises:
+        HubError: if there is none.
+    """
+    named = os.environ.get("REPZOO_HUB")
+    if named:
+        return named
+    bundled = bundled_folder()
+    if name is not None and not is_package(bundled / name):
+        return names().organisation
+    if not bundled.is_dir():
+        raise HubError(f"there is no hub: {bundled} is not there; name one by --hub or REPZOO_HUB")
+    return str(bundled)
+
+
+def _names_below(folder: Path) -> list[str]:
+    return [path.parent.name for path in folder.glob(f"*/{MANIFEST}")]

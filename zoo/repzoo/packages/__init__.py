@@ -1,0 +1,1 @@
+"""Model packages: their files, config, manifest, names and signatures."""

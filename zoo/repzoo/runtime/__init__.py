@@ -1,0 +1,1 @@
+"""Run a package on ONNX Runtime: preprocessing, sessions, the encoder, golden outputs."""

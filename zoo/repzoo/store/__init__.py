@@ -1,0 +1,1 @@
+"""A hub in a folder that packages are published to, with every revision of them."""

@@ -1,0 +1,1 @@
+"""The command `zoo index`: search a folder of images with a package and a posterior index."""

@@ -1,0 +1,75 @@
+"""What `zoo index search` shows: a table and a contact sheet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from repzoo.errors import InvalidInput
+from repzoo.files import write_atomically
+from repzoo.report import format_table
+from repzoo_client.retrieval import Answer
+
+from repzoo_index.contact_sheet import Tile, contact_sheet, read_image
+
+__all__ = ["answer_text", "image_folder", "remember_images", "write_sheet"]
+
+#: What a build leaves in the index's folder, so that a search can show the images.
+_SOURCE = "source.json"
+
+
+def remember_images(place: str, images: Path) -> None:
+    """Note in an index that is a folder where its images lie."""
+    if Path(place).is_dir():
+        source = json.dumps({"images": str(images.resolve())})
+        write_atomically(Path(place) / _SOURCE, source.encode())
+
+
+def image_folder(place: str) -> Path | None:
+    """Where the images of an index lie, if it is a folder and they are still known."""
+    try:
+        return Path(json.loads((Path(place) / _SOURCE).read_bytes())["images"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def answer_text(image: Path, answer: Answer, metric: str) -> str:
+    """A line about the query, and a table of its hits."""
+    head = str(image)
+    if answer.probability is not None:
+        head += f": uncertainty {answer.uncertainty:.3f}"
+    if answer.abstained:
+        return f"{head}\ntoo uncertain: no answer"
+    if not answer.hits:
+        return f"{head}\nnothing found"
+    rows = [
+        (str(rank), f"{hit.distance:.4g}", _number(hit.uncertainty), hit.id)
+        for rank, hit in enumerate(answer.hits, 1)
+    ]
+    header = ("RANK", f"DISTANCE ({metric})", "UNCERTAINTY", "ID")
+    return f"{head}\n{format_table(rows, header)}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def write_sheet(
+    out: Path, query: Path, answer: Answer, metric: str, images: Path | None, model: str
+) -> None:
+    """Draw the query and its hits into a PNG file."""
+    if images is None and answer.hits:
+        raise InvalidInput("say with --images in which folder the images of the index lie")
+    tiles = [
+        Tile(
+            read_image((images or Path()) / hit.id),
+            (f"{rank}.  d = {hit.distance:.3g}", f"u = {_number(hit.uncertainty)}", hit.id),
+            hit.uncertainty,
+        )
+        for rank, hit in enumerate(answer.hits, 1)
+    ]
+    lines = (f"query  u = {_number(answer.uncertainty)}", query.name)
+    first = Tile(read_image(query), lines, answer.uncertainty)
+    note = "too uncertain: no answer" if answer.abstained else "nothing found"
+    title = f"{model}, nearest by {metric}: d is the distance, u the uncertainty"
+    write_atomically(out, contact_sheet(first, tiles, title, note))
