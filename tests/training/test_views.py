@@ -11,7 +11,8 @@ import torch
 from matplotlib.colors import rgb_to_hsv
 from PIL import Image
 from repzoo_training.data import load
-from repzoo_training.views.views import Views, ViewSpec, color, resize_matrix
+from repzoo_training.views import color
+from repzoo_training.views.views import Views, ViewSpec, resize_matrix
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
