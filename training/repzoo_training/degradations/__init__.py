@@ -1,0 +1,21 @@
+"""Degradations of images, in three disjoint lists: to fit on, to choose by, to report.
+
+Real queries are blurred, cropped, noisy, badly lit. A content posterior is fitted to the kinds of
+`FIT`; everything about it (road, head, metric, recalibration) is chosen by the kinds of
+`VALIDATION`; and the kinds of `TEST` are for the numbers that are reported, once.
+"""
+
+from __future__ import annotations
+
+from repzoo_training.degradations.drawing import SEVERITIES, degrade, draw_degraded
+from repzoo_training.degradations.kinds import FIT, TEST, VALIDATION, Degradation
+
+__all__ = [
+    "FIT",
+    "SEVERITIES",
+    "TEST",
+    "VALIDATION",
+    "Degradation",
+    "degrade",
+    "draw_degraded",
+]

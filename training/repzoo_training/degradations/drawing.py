@@ -1,0 +1,95 @@
+"""Degrade many images: at one severity of one kind, or as drawn for fitting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from repzoo_training.degradations.kinds import FIT, TEST, VALIDATION, Degradation
+
+__all__ = ["SEVERITIES", "degrade", "draw_degraded"]
+
+Pixels = NDArray[np.uint8]
+
+#: Severities are 1 to 5; 0 is the image itself.
+SEVERITIES = 5
+#: Images that are worked on at once.
+_CHUNK = 500
+#: The share of drawn images that get a second kind on top of the first.
+_TWO_KINDS = 0.25
+
+
+def degrade(images: Pixels, kind: str, severity: int, seed: int = 0) -> Pixels:
+    """Degrade every image by one kind, at one severity.
+
+    Args:
+        images: uint8 ``[N, H, W, C]``.
+        kind: A name from `FIT`, `VALIDATION` or `TEST`.
+        severity: 0 (unchanged) to 5.
+        seed: The same seed gives the same result.
+
+    Returns:
+        uint8 ``[N, H, W, C]``.
+
+    Raises:
+        ValueError: If the kind is unknown or the severity is not 0 to 5.
+    """
+    known = {**FIT, **VALIDATION, **TEST}
+    if kind not in known:
+        raise ValueError(f"unknown degradation {kind!r}; known are {', '.join(known)}")
+    if not 0 <= severity <= SEVERITIES:
+        raise ValueError(f"severity must be 0 to {SEVERITIES}, got {severity}")
+    if severity == 0:
+        return images
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for start in range(0, len(images), _CHUNK):
+        x = _to_float(images[start : start + _CHUNK])  # [n, C, H, W]
+        strength = torch.full((len(x),), severity / SEVERITIES)
+        parts.append(_to_pixels(known[kind](x, strength, generator)))
+    return np.concatenate(parts) if parts else images
+
+
+def draw_degraded(
+    images: Pixels, generator: Generator, kinds: Mapping[str, Degradation] = FIT
+) -> Pixels:
+    """Degrade every image by a kind and a strength drawn for it, a quarter of them by two kinds.
+
+    Strengths are uniform in (0, 1], between severities 0 and 5.
+
+    Args:
+        images: uint8 ``[N, H, W, C]``.
+        generator: On the CPU.
+        kinds: What to draw from.
+
+    Returns:
+        uint8 ``[N, H, W, C]``.
+    """
+    names = list(kinds)
+    result = np.empty_like(images)
+    for start in range(0, len(images), _CHUNK):
+        x = _to_float(images[start : start + _CHUNK])  # [n, C, H, W]
+        n = len(x)
+        for share in (1.0, _TWO_KINDS):
+            chosen = torch.randint(0, len(names), (n,), generator=generator)
+            chosen[torch.rand(n, generator=generator) >= share] = -1
+            for number, name in enumerate(names):
+                rows = (chosen == number).nonzero()[:, 0]
+                if len(rows):
+                    strength = 1 - torch.rand(len(rows), generator=generator)
+                    x[rows] = kinds[name](x[rows], strength, generator).clamp(0, 1)
+        result[start : start + n] = _to_pixels(x)
+    return result
+
+
+def _to_float(images: Pixels) -> Tensor:
+    return torch.from_numpy(images).movedim(3, 1).float() / 255
+
+
+def _to_pixels(x: Tensor) -> Pixels:
+    pixels: Pixels = (x.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, 3).numpy()
+    return pixels
