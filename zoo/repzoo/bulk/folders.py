@@ -1,0 +1,77 @@
+"""Walking a folder, with the same rules for `zoo embed`, `zoo index` and `zoo train`.
+
+- Hidden files and folders are skipped, see `repzoo.bulk.formats.is_hidden`.
+- Symbolic links are followed. A folder that can be reached in several ways is read once, under the
+  name that comes first; this also ends loops.
+- Entries that cannot be read are reported, and do not end the walk.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from repzoo.bulk.formats import is_hidden
+
+__all__ = ["FolderEntry", "printable_path", "walk"]
+
+
+class FolderEntry(NamedTuple):
+    """A file below a folder, or a subfolder that cannot be read."""
+
+    #: The path below the folder, with slashes. It ends with a slash if it is a subfolder.
+    path: str
+    #: Size in bytes; 0 if the entry cannot be read.
+    size: int
+    #: Time of the last change, in nanoseconds; 0 if the entry cannot be read.
+    mtime_ns: int
+    #: Why the entry cannot be read, or None.
+    error: str | None = None
+
+
+def walk(root: Path) -> Iterator[FolderEntry]:
+    """Yield all files below a folder, in an order that depends on their names only.
+
+    Raises:
+        OSError: If ``root`` itself cannot be read.
+    """
+    seen = {_identity(root.stat())}
+    # The names still to come in ``root`` and in each subfolder on the way down.
+    waiting = [("", _names(root))]
+    while waiting:
+        below, names = waiting[-1]
+        name = next(names, None)
+        if name is None:
+            waiting.pop()
+            continue
+        if is_hidden(name):
+            continue
+        path = f"{below}{name}"
+        try:
+            status = (root / path).stat()
+            if stat.S_ISREG(status.st_mode):
+                yield FolderEntry(path, status.st_size, status.st_mtime_ns)
+            elif not stat.S_ISDIR(status.st_mode):  # reading a pipe could block forever
+                yield FolderEntry(path, 0, 0, "not a regular file")
+            elif (identity := _identity(status)) not in seen:
+                seen.add(identity)
+                path += "/"
+                waiting.append((path, _names(root / path)))
+        except OSError as error:  # a link to nothing, or a folder without permission
+            yield FolderEntry(path, 0, 0, error.strerror or str(error))
+
+
+def printable_path(path: str) -> str:
+    r"""Return a path as UTF-8 text, in which a byte that is not UTF-8 is written as ``\xff``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _names(folder: Path) -> Iterator[str]:
+    return iter(sorted(path.name for path in folder.iterdir()))
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
