@@ -64,7 +64,7 @@ def test_imports_follow_the_arrows(package: str) -> None:
         ("import repzoo.cli", ("torch", "onnxruntime", "PIL", "bentoml")),
         ("import repzoo.commands.embedding", ("ray", "pyarrow", "fsspec", "onnxruntime", "PIL")),
         ("import repzoo.bulk.on_ray", ("ray", "torch")),
-        ("import repzoo_training.cli", ("torch", "onnxruntime", "PIL")),
+        ("import repzoo_training.commands.train", ("torch", "onnxruntime", "PIL")),
         ("import repzoo_serving.cli", ("onnxruntime", "PIL", "bentoml")),
     ],
 )

@@ -18,7 +18,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from repzoo.errors import InvalidInput
-from repzoo_training.cli import compare
+from repzoo_training.commands.compare import compare
 from repzoo_training.comparison import (
     ComparedRun,
     Images,

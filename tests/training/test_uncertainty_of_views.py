@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from repzoo.packages.config import UncertaintySpec
 from repzoo.packages.package import Package, write_manifest
-from repzoo_training.cli import evaluate
+from repzoo_training.commands.evaluate import evaluate
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.errors import DataError
 from repzoo_training.recipes.registry import find_recipe

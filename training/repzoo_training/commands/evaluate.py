@@ -1,0 +1,113 @@
+"""``zoo evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from repzoo_training.commands.options import chosen_measures, load_outside
+
+if TYPE_CHECKING:
+    from repzoo_training.evaluation import EvaluationReport
+    from repzoo_training.uncertainty import UncertaintyReport
+
+__all__ = ["evaluate"]
+
+
+@click.command()
+@click.argument("model", metavar="RUN|PACKAGE")
+@click.option(
+    "--data", metavar="SOURCE", help="Images to measure on. Defaults to a run's training data."
+)
+@click.option(
+    "--measures",
+    metavar="NAME,...",
+    help="A comma-separated list. The default is knn, linear, mlp, clustering, reconstruction and "
+    "style; decoder, fid and inception take minutes on a CPU.",
+)
+@click.option(
+    "--inception",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The weights of torchvision's Inception-v3, for the measure inception.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write the report to this file, as JSON."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option(
+    "--uncertainty",
+    is_flag=True,
+    help="Measure the uncertainty of a PACKAGE instead, compared with simpler scores.",
+)
+@click.option(
+    "--outside",
+    multiple=True,
+    metavar="SOURCE",
+    help="With --uncertainty: out-of-distribution images to detect. Can be repeated.",
+)
+@click.option(
+    "--figure", type=click.Path(path_type=Path), help="With --uncertainty: write a plot, as PNG."
+)
+@click.option(
+    "--recipe",
+    help="With --uncertainty: the recipe whose views the package was calibrated with. Defaults to "
+    "the package's own recipe.",
+)
+def evaluate(
+    model: str,
+    data: str | None,
+    measures: str | None,
+    inception: Path | None,
+    out: Path | None,
+    as_json: bool,
+    uncertainty: bool,
+    outside: tuple[str, ...],
+    figure: Path | None,
+    recipe: str | None,
+) -> None:
+    """Measure the representation of a run or package: k-NN, probes, clusters, style, pixels.
+
+    PACKAGE is a folder, or the name of a model in the zoo. The measures of a run are kept in
+    RUN/evaluation.json and are not computed again for the same checkpoint and images.
+    """
+    import repzoo
+
+    from repzoo_training.data import load
+    from repzoo_training.evaluation import evaluate_dataset, evaluate_run
+
+    if (outside or figure or recipe) and not uncertainty:
+        raise click.UsageError("--outside, --figure and --recipe need --uncertainty")
+    groups = chosen_measures(measures)
+    report: EvaluationReport | UncertaintyReport
+    if (Path(model) / "run.json").exists():
+        if uncertainty:
+            raise click.UsageError("--uncertainty needs a package: run `zoo export` first")
+        report = evaluate_run(model, data, groups, inception=inception)
+    else:
+        encoder = repzoo.load(model)
+        if not data:
+            raise click.UsageError("--data is required: the images to measure on")
+        size = encoder.config.input.shape
+        train_set, test_set = (load(data, split, size=size) for split in ("train", "test"))
+        if uncertainty:
+            from repzoo_training.recipes.registry import find_recipe
+            from repzoo_training.uncertainty import is_of_views, measure_uncertainty
+
+            others, views = load_outside(outside, size), None
+            if is_of_views(encoder, train_set, test_set):
+                views = find_recipe(recipe or encoder.config.training.recipe).augmentation
+            report = measure_uncertainty(encoder, train_set, test_set, others, views=views)
+            if figure is not None:
+                from repzoo_training.uncertainty.figures import uncertainty_figure
+
+                figure.write_bytes(uncertainty_figure(report))
+        else:
+            report = evaluate_dataset(
+                encoder, train_set, test_set, measures=groups, inception=inception
+            ).report
+    if out is not None:
+        out.write_text(report.model_dump_json(indent=2) + "\n")
+    click.echo(report.model_dump_json(indent=2) if as_json else report.table())

@@ -1,0 +1,65 @@
+"""Option types and data loading that several commands share."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from repzoo_training.data import ImageDataset
+    from repzoo_training.evaluation.report import Group
+
+__all__ = ["Duration", "chosen_measures", "load_outside", "load_train_and_test"]
+
+
+class Duration(click.ParamType[float]):
+    """A duration such as ``90s``, ``2m``, ``1h30m`` or plain seconds, converted to seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", value.strip())
+        seconds = 0.0
+        if match:
+            hours, minutes, rest = (float(group or 0) for group in match.groups())
+            seconds = 3600 * hours + 60 * minutes + rest
+        if not seconds > 0:
+            self.fail(f"{value!r} is not a duration: write it as 90s, 2m or 1h30m", param, ctx)
+        return seconds
+
+
+def chosen_measures(text: str | None) -> tuple[Group, ...]:
+    """Return the measures in a comma-separated list, or the default measures for None."""
+    from repzoo_training.evaluation import DEFAULT_GROUPS
+    from repzoo_training.evaluation.protocol import check_groups
+
+    return DEFAULT_GROUPS if text is None else check_groups(text.split(","))
+
+
+def load_train_and_test(
+    source: str, size: tuple[int, int, int]
+) -> tuple[ImageDataset, ImageDataset | None]:
+    """Load both splits of a source; warn and return None for a test split that does not exist."""
+    from repzoo_training.data import load
+    from repzoo_training.errors import DataError
+
+    train_set = load(source, "train", size=size)
+    try:
+        return train_set, load(source, "test", size=size)
+    except DataError as error:
+        click.echo(f"without a test split, the card has no measurements: {error}", err=True)
+        return train_set, None
+
+
+def load_outside(sources: tuple[str, ...], size: tuple[int, int, int]) -> dict[str, ImageDataset]:
+    """Load the test images of out-of-distribution sources, keyed by data set name."""
+    from repzoo_training.data import load
+
+    sets = [load(source, "test", size=size) for source in sources]
+    return {dataset.name: dataset for dataset in sets}
