@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import httpx
 import pytest
-from repzoo.hub_server.tokens import TokenFile
+from repzoo.secrets_file import add_secret
 from repzoo.store.fsck import check
 from repzoo.store.store import Store
 
@@ -74,8 +74,8 @@ class Tokens:
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "tokens.json"
-        self.write = TokenFile(self.file).add("writer", "write")
-        self.read = TokenFile(self.file).add("reader", "read")
+        self.write = add_secret(self.file, "writer", prefix="zoo_", role="write")
+        self.read = add_secret(self.file, "reader", prefix="zoo_", role="read")
 
 
 class Shared:

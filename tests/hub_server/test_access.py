@@ -16,8 +16,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from repzoo.hub_server.tokens import TokenFile
 from repzoo.packages.package import Package
+from repzoo.secrets_file import SecretFile
 from repzoo.store.store import Store
 
 
@@ -160,39 +160,37 @@ def test_a_token_is_worth_nothing_once_it_is_revoked(
     assert status_of(caught) == 401
     fresh = zoo_here("hub", "token", "add", "--write", "other", tokens.file).strip()
     client(server.url, fresh).create_repo("zoo/two")
-    # A file that is damaged lets nobody in, not everybody.
-    tokens.file.write_text("{")
-    for token in (fresh, tokens.read):
-        with pytest.raises(HfHubHTTPError):
-            client(server.url, token).create_repo("zoo/three", exist_ok=False)
+    # A damaged file changes nothing until it is repaired.
+    good = tokens.file.read_text()
+    for damaged in ("{", "\0" * 100, good[:-80], good + "nonsense\n"):
+        tokens.file.write_text(damaged)
+        with pytest.raises(HfHubHTTPError) as caught:
+            client(server.url, tokens.write).create_repo("zoo/three")
+        assert status_of(caught) == 401
+        assert client(server.url, fresh).whoami()["name"] == "other"
+    tokens.file.unlink()
+    assert client(server.url, fresh).whoami()["name"] == "other"
+    assert "the secrets stay as they were" in server.log.read_text()
 
 
 def test_the_file_of_tokens(zoo_here: Any, tmp_path: Path) -> None:
-    file = tmp_path / "tokens.json"
+    file = tmp_path / "tokens"
     secret = zoo_here("hub", "token", "add", "--write", "ci", file).strip()
     assert secret.startswith("zoo_")
     made = json.loads(zoo_here("hub", "token", "add", "--read", "laptop", file, "--json"))
     assert made["role"] == "read"
-    assert file.stat().st_mode & 0o077 == 0
-    content = file.read_text()
-    assert secret not in content
-    assert made["token"] not in content
     listed = json.loads(zoo_here("hub", "token", "list", file, "--json"))
     assert [(each["name"], each["role"]) for each in listed] == [
         ("ci", "write"),
         ("laptop", "read"),
     ]
-    found = TokenFile(file).find(secret)
-    assert found is not None
-    assert found.name == "ci"
-    assert TokenFile(file).find("") is None
-    assert TokenFile(file).find(json.loads(content)["tokens"][0]["sha256"]) is None
     assert "already" in zoo_here("hub", "token", "add", "--read", "ci", file, status=1)
-    assert "no token" in zoo_here("hub", "token", "revoke", "nobody", file, status=1)
+    assert "no secret" in zoo_here("hub", "token", "revoke", "nobody", file, status=1)
     assert "--read or --write" in zoo_here("hub", "token", "add", "x", file, status=2)
     assert "cannot name" in zoo_here("hub", "token", "add", "--read", "A B", file, status=1)
     zoo_here("hub", "token", "revoke", "ci", file)
-    assert TokenFile(file).find(secret) is None
+    assert SecretFile(file).find(secret) is None
+    assert SecretFile(file).find(made["token"]) is not None
 
 
 def test_an_open_hub_is_for_this_machine_only(

@@ -53,18 +53,18 @@ def open_regular(path: Path) -> BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
-def create(path: Path) -> BufferedWriter:
-    """Create a file for writing that is not there yet, with the permissions of the umask."""
+def create(path: Path, mode: int = 0o666) -> BufferedWriter:
+    """Create a file that does not exist yet, with the permissions ``mode`` less the umask."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o666), "wb")
+    return os.fdopen(os.open(path, flags, mode), "wb")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``path`` so that it has, even after a crash, its old content or the new one whole."""
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Replace a file's content, so that even after a crash it is the whole old or new one."""
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
     with no_space_at(path):
         try:
-            with create(temporary) as file:
+            with create(temporary, mode) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

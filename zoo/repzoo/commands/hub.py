@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import click
 
 from repzoo.errors import IntegrityError, MissingExtra
 from repzoo.report import Report, format_bytes, format_table, reporting
+from repzoo.secrets_file import Role, add_secret, read_secrets, revoke_secret
 
 __all__ = ["hub"]
 
@@ -119,25 +119,23 @@ def hub_serve(
 
 @hub.group()
 def token() -> None:
-    """Who may read and write on a served hub."""
+    """Manage tokens for reading and writing on a served hub."""
 
 
 @token.command("add")
-@click.option("--read", "role", flag_value="read", help="It may read, private models too.")
+@click.option("--read", "role", flag_value="read", help="It may read, private models included.")
 @click.option("--write", "role", flag_value="write", help="It may read and write.")
 @click.argument("name", metavar="NAME")
 @_token_file
 @reporting
-def token_add(role: Literal["read", "write"] | None, name: str, file: Path) -> Report:
-    """Make a token, and print it this once.
+def token_add(role: Role | None, name: str, file: Path) -> Report:
+    """Make a token and print it, once.
 
-    FILE holds its sha256. A running server knows it at once.
+    FILE stores only the token's SHA-256. Running servers accept the token at once.
     """
-    from repzoo.hub_server.tokens import TokenFile
-
     if role is None:
-        raise click.UsageError("say --read or --write")
-    secret = TokenFile(file).add(name, role)
+        raise click.UsageError("Missing option: --read or --write.")
+    secret = add_secret(file, name, prefix="zoo_", role=role)
     return Report({"name": name, "role": role, "token": secret}, secret)
 
 
@@ -145,15 +143,23 @@ def token_add(role: Literal["read", "write"] | None, name: str, file: Path) -> R
 @_token_file
 @reporting
 def token_list(file: Path) -> Report:
-    """List the tokens of a file."""
-    from repzoo.hub_server.tokens import TokenFile
-
-    tokens = TokenFile(file).tokens()
-    data = [token.model_dump(mode="json", exclude={"sha256"}) for token in tokens]
+    """List the tokens in a file."""
+    tokens = read_secrets(file)
+    data = [
+        {
+            "name": each.name,
+            "role": each.role or "read",
+            "created": each.created and each.created.isoformat(),
+        }
+        for each in tokens
+    ]
     if not tokens:
-        return Report(data, f"There are no tokens in {file}.")
-    rows = [(each.name, each.role, f"{each.created:%Y-%m-%d %H:%M}") for each in tokens]
-    return Report(data, format_table(rows, ("NAME", "MAY", "MADE")))
+        return Report(data, f"{file} has no tokens.")
+    rows = [
+        (each.name, each.role or "read", f"{each.created:%Y-%m-%d %H:%M}" if each.created else "")
+        for each in tokens
+    ]
+    return Report(data, format_table(rows, ("NAME", "ROLE", "CREATED")))
 
 
 @token.command("revoke")
@@ -161,8 +167,6 @@ def token_list(file: Path) -> Report:
 @_token_file
 @reporting
 def token_revoke(name: str, file: Path) -> Report:
-    """Take a token out of a file; it is worth nothing from then on."""
-    from repzoo.hub_server.tokens import TokenFile
-
-    TokenFile(file).revoke(name)
+    """Remove a token from a file. Running servers refuse it at once."""
+    revoke_secret(file, name)
     return Report({"name": name, "revoked": True}, f"{name}: revoked")

@@ -4,7 +4,6 @@ The unmodified huggingface_hub client and the command ``hf`` work against it; so
 
 | module | what |
 | --- | --- |
-| `tokens` | the file of hashed tokens: who may read and write |
 | `limits` | how much of anything a request may bring |
 | `library` | a store or a flat folder, as the routes below see it |
 | `access`, `context` | who sent a request, what they may do, and which repository it is about |

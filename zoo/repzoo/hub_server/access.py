@@ -18,7 +18,7 @@ from typing import NamedTuple
 from starlette.requests import Request
 
 from repzoo.hub_server.problems import Problem
-from repzoo.hub_server.tokens import Role, TokenFile
+from repzoo.secrets_file import Role, SecretFile
 
 __all__ = ["Access", "Visitor"]
 
@@ -40,7 +40,7 @@ class Visitor(NamedTuple):
 class Access:
     """The rules of one server."""
 
-    tokens: TokenFile | None
+    tokens: SecretFile | None
     #: whether one may read without a token.
     public: bool
     #: whether anyone may do anything.
@@ -70,7 +70,7 @@ class Access:
         token = self.tokens.find(secret)
         if token is None:
             raise Problem(401, "the token is not one of this hub's", headers=_INVALID)
-        return Visitor(token.name, token.role)
+        return Visitor(token.name, token.role or "read")
 
     def require_write(self, request: Request, visitor: Visitor) -> None:
         """Let those pass who may write.

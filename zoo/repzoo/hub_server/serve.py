@@ -17,7 +17,7 @@ from repzoo.hub_server.app import create_app
 from repzoo.hub_server.context import ORG, Server
 from repzoo.hub_server.library import open_library
 from repzoo.hub_server.protocol import ImpatientProtocol
-from repzoo.hub_server.tokens import TokenFile
+from repzoo.secrets_file import SecretFile
 
 __all__ = ["serve"]
 
@@ -61,9 +61,7 @@ def serve(
     if tokens is None and not public:
         raise InvalidInput("--private needs --tokens FILE, or nobody could read")
     library = open_library(folder)
-    file = TokenFile(tokens) if tokens is not None else None
-    if file is not None:
-        file.tokens()  # a file that is not there is found out now
+    file = SecretFile(tokens) if tokens is not None else None
     if library.store is not None:
         library.store.blobs.clear_leftovers()
 
