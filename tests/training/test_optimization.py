@@ -217,7 +217,7 @@ def test_settings_that_mean_nothing_are_refused(settings: tuple[str, ...], messa
 
 def test_lars_refuses_what_it_cannot_do() -> None:
     w = nn.Parameter(torch.ones(2, 2))
-    with pytest.raises(ValueError, match="weight_decay must not be negative, but is -1"):
+    with pytest.raises(ValueError, match="weight_decay must not be negative, got -1"):
         LARS([w], 0.1, weight_decay=-1)
-    with pytest.raises(ValueError, match="below 1"):
+    with pytest.raises(ValueError, match="less than 1"):
         LARS([w], 0.1, momentum=1.0)

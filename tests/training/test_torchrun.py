@@ -152,5 +152,5 @@ def test_errors_are_told_once(tmp_path: Path) -> None:
     refused = Launched(command(tmp_path / "run", "--set", "images_per_step=7"), tmp_path / "log")
     assert refused.wait() == 1
     text = refused.log.read_text()
-    assert text.count("cannot be shared out") == 1
+    assert text.count("cannot be divided equally") == 1
     assert not (tmp_path / "run" / "run.json").exists()

@@ -17,7 +17,7 @@ from PIL import Image
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.errors import DataError, Diverged, RecipeError, RunError
 from repzoo_training.loop.budget import views_in
-from repzoo_training.loop.step import build_objective, compute_gradients
+from repzoo_training.loop.step import Learner, build_objective, to_device
 from repzoo_training.loop.trainer import train
 from repzoo_training.objectives import Batch
 from repzoo_training.optim.optimizers import learning_rate
@@ -184,7 +184,7 @@ def test_other_images_in_the_same_folder_are_refused(
     small: Recipe, mnist: ImageDataset, tmp_path: Path
 ) -> None:
     train(small, mnist, tmp_path, progress=False)
-    with pytest.raises(RunError, match="other content"):
+    with pytest.raises(RunError, match="different content"):
         train(small, ImageDataset("mnist", mnist.images[1:]), tmp_path, progress=False)
 
 
@@ -196,7 +196,7 @@ def test_two_processes_cannot_train_one_run(
 
 
 def test_images_of_another_size_are_refused(small: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="takes \\(28, 28, 1\\)"):
+    with pytest.raises(DataError, match="expects \\(28, 28, 1\\)"):
         train(small, ImageDataset("x", np.zeros((4, 32, 32, 3), np.uint8)), tmp_path)
     assert not (tmp_path / "run.json").exists()
 
@@ -293,7 +293,8 @@ def test_the_schedule_warms_up_and_falls_to_zero(small: Recipe) -> None:
 def test_a_budget_is_turned_into_views_once(
     small: Recipe, mnist: ImageDataset, tmp_path: Path
 ) -> None:
-    assert views_in(1.0, small, mnist, torch.device("cpu")) >= small.views_per_step
+    images = to_device(mnist, torch.device("cpu"))
+    assert views_in(1.0, small, images) >= small.views_per_step
     run = train(small, mnist, tmp_path, budget_seconds=1.0, progress=False)
     record = run.read_record()
     assert record is not None
@@ -324,11 +325,10 @@ def test_settings_that_do_not_fit_are_refused() -> None:
 
 
 def gradients_of(recipe: Recipe, dataset: ImageDataset) -> tuple[dict[str, Tensor], Tensor]:
-    objective = build_objective(recipe, len(dataset))
-    images = torch.from_numpy(dataset.images).permute(0, 3, 1, 2)
-    make_views = Views(recipe.augmentation, recipe.image_shape[1:])
-    terms = compute_gradients(objective, images, make_views, recipe, step=0)
-    gradients = {n: p.grad for n, p in objective.named_parameters() if p.grad is not None}
+    learner = Learner(recipe, to_device(dataset, torch.device("cpu")))
+    terms = learner.compute_gradients(step=0)
+    parameters = learner.objective.named_parameters()
+    gradients = {n: p.grad for n, p in parameters if p.grad is not None}
     return gradients, terms["loss"]
 
 
@@ -394,7 +394,7 @@ def test_an_optimizer_that_does_not_fit_is_named(
     groups = checkpoint.optimizer["param_groups"]
     groups[0]["params"] += groups.pop(1)["params"]
     run.save(checkpoint)
-    with pytest.raises(RunError, match="optimizer of another version of repzoo"):
+    with pytest.raises(RunError, match="optimizer state of another version of repzoo"):
         train(small, mnist, tmp_path, progress=False)
 
 
@@ -421,5 +421,5 @@ def test_a_compiled_run_is_the_same_and_resumes_exactly(undisturbed: Path, tmp_p
     assert_identical(state(run), state(whole))
     for compiled, eager in zip(metrics(whole)[:20], metrics(undisturbed)[:20], strict=True):
         assert compiled["loss"] == pytest.approx(eager["loss"], rel=1e-4)
-    # To go on without is possible, and said to be something else.
+    # Resuming without --compile is possible, with a warning.
     assert "compiled yes -> no" in finish(command(whole)).stderr

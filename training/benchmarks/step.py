@@ -25,13 +25,11 @@ from collections.abc import Callable
 
 import torch
 from repzoo_training.loop.budget import measure_precision
-from repzoo_training.loop.step import build_objective, place, take_step
+from repzoo_training.loop.step import Learner
 from repzoo_training.objectives import Batch
-from repzoo_training.optim.optimizers import build_optimizer
 from repzoo_training.randomness import generator
 from repzoo_training.recipes.recipe import Recipe, override
 from repzoo_training.recipes.registry import find_recipe
-from repzoo_training.views.views import Views
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -81,24 +79,21 @@ def line(recipe: Recipe, device: torch.device, steps: int, *, compiled: bool) ->
     images = torch.randint(
         0, 256, shape, dtype=torch.uint8, device=device, generator=draws
     )  # [4096, C, H, W]
-    make_views = Views(recipe.augmentation, recipe.image_shape[1:], device)
+    learner = Learner(recipe, images, compiled=compiled)
     chosen = torch.arange(recipe.images_per_step, device=device)
 
     def views() -> Tensor:
-        return make_views(images[chosen], recipe.views_per_image, draws)
+        return learner.make_views(images[chosen], recipe.views_per_image, draws)
 
     batch = Batch(views(), chosen, draws)
-    flop, kept, products = _count(recipe, device, batch)
-    objective = build_objective(recipe, len(images))
-    model = place(recipe, objective, device, compiled=compiled)
-    optimizer = build_optimizer(recipe, objective)
-    weights = sum(p.nbytes for p in objective.parameters() if p.requires_grad)
+    flop, kept, products = _count(recipe, images, batch)
+    weights = sum(p.nbytes for p in learner.objective.parameters() if p.requires_grad)
     traffic = 2 * kept + WEIGHT_PASSES * weights
     source = torch.ones(2**25, device=device)  # 128 MiB, read and written
     target = torch.empty_like(source)
 
     def step() -> None:
-        take_step(model, optimizer, images, make_views, recipe, 0)["loss"].item()
+        learner.step(0)["loss"].item()
 
     for _ in range(2):
         step()
@@ -121,11 +116,10 @@ def line(recipe: Recipe, device: torch.device, steps: int, *, compiled: bool) ->
 
 
 def _count(
-    recipe: Recipe, device: torch.device, batch: Batch
+    recipe: Recipe, images: Tensor, batch: Batch
 ) -> tuple[int, int, list[tuple[int, Callable[[], object]]]]:
     """Of a step: its floating-point operations, the bytes that it keeps, and its products."""
-    objective = build_objective(recipe, 4096)
-    place(recipe, objective, device)
+    objective = Learner(recipe, images).objective
     inputs: list[tuple[nn.Module, Tensor]] = []
     hooks = [
         module.register_forward_hook(lambda layer, x, _: inputs.append((layer, x[0].detach())))
@@ -142,7 +136,7 @@ def _count(
 
     with FlopCounterMode(display=False) as counter:
         with (
-            torch.autocast(device.type, torch.bfloat16, recipe.precision == "bfloat16"),
+            torch.autocast(images.device.type, torch.bfloat16, recipe.precision == "bfloat16"),
             torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
         ):
             loss = objective(batch)["loss"]

@@ -1,5 +1,5 @@
-"""Training of repzoo's encoders: data, views, objectives, networks, trainer, evaluation, export.
+"""Training of repzoo's encoders: from images to an evaluated and exported model package.
 
-Start at :func:`repzoo_training.loop.trainer.train`; the equations are in
-:mod:`repzoo_training.objectives`, the settings that ship in :mod:`repzoo_training.recipes`.
+Start reading at :func:`repzoo_training.loop.trainer.train`. The equations are in
+:mod:`repzoo_training.objectives`, and the built-in recipes in :mod:`repzoo_training.recipes`.
 """

@@ -1,4 +1,4 @@
-"""``python -m repzoo_training ...`` is ``zoo train ...``: a module for ``torchrun`` to start."""
+"""``python -m repzoo_training ...`` runs ``zoo train ...``, for ``torchrun``."""
 
 import sys
 

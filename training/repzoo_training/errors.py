@@ -1,10 +1,10 @@
-"""Errors of training that are the user's to mend; they print as one line.
+"""Errors of training that the user can fix; each is printed as one line.
 
 RepzooError
-├── DataError    (ValueError)     a source of images that cannot be used as it is
-├── RecipeError  (ValueError)     a recipe that does not exist or does not hold together
-├── RunError     (RuntimeError)   a run folder that cannot be trained on, resumed or read
-└── Diverged     (RuntimeError)   a loss that is no longer a number
+├── DataError    (ValueError)     images that cannot be loaded
+├── RecipeError  (ValueError)     a recipe that does not exist or is inconsistent
+├── RunError     (RuntimeError)   a run folder that cannot be trained in, resumed or read
+└── Diverged     (RuntimeError)   a loss or weights that are no longer finite
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ __all__ = ["DataError", "Diverged", "RecipeError", "RunError"]
 
 
 class DataError(RepzooError, ValueError):
-    """A source of images cannot be used as it is; the message names what and where."""
+    """The images of a source cannot be loaded; the message says which file and why."""
 
 
 class RecipeError(RepzooError, ValueError):
-    """A recipe does not exist, or its settings do not hold together."""
+    """A recipe does not exist, or its settings are inconsistent."""
 
 
 class RunError(RepzooError, RuntimeError):
-    """A run folder cannot be trained on, resumed or read; the message says what it holds."""
+    """A run folder cannot be trained in, resumed or read; the message says why."""
 
 
 class Diverged(RepzooError, RuntimeError):
-    """The loss is no longer a finite number; the last checkpoint is from before."""
+    """The loss or a weight is no longer finite; the last checkpoint is still valid."""

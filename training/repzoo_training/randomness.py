@@ -1,7 +1,7 @@
-"""Randomness that needs no state: every draw of a run is a function of (seed, purpose, counter).
+"""Stateless randomness: every draw of a run is a function of (seed, purpose, counter).
 
-A run resumed at step t draws what an undisturbed run draws there, because nothing depends on what
-was drawn before. A checkpoint therefore holds all its randomness in two numbers, seed and step.
+A run resumed at step t draws the same numbers as an uninterrupted run, because nothing depends on
+earlier draws. A checkpoint therefore stores all its randomness as two numbers, seed and step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 __all__ = ["Purpose", "generator", "image_indices"]
 
-#: Independent streams of one seed.
+#: Independent random streams of one seed.
 Purpose = Literal["initialisation", "order", "step", "figures", "measurement", "uncertainty"]
 _STREAM = {
     "initialisation": 0,
@@ -34,18 +34,18 @@ def generator(
     device: torch.device | str = "cpu",
     rank: int = 0,
 ) -> torch.Generator:
-    """A generator on ``device``, seeded from the seed, purpose, counter and process ``rank``."""
-    # A process by itself draws what the first of several does.
+    """Return a generator on ``device``, seeded from seed, purpose, counter and process rank."""
+    # A single process draws the same numbers as the first of several processes.
     entropy = [seed, _STREAM[purpose], counter, *([rank] if rank else [])]
     mixed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(mixed[0] >> np.uint64(1)))
 
 
 def image_indices(seed: int, images: int, step: int, batch: int) -> Tensor:
-    """Which images step ``step`` takes, int64 ``[batch]``.
+    """Return the images of step ``step``, int64 ``[batch]``.
 
-    The data order is an endless row of permutations of all ``images``, one an epoch; a step takes
-    the next ``batch`` of it, so that every image is seen equally often whatever the sizes are.
+    The data order is an endless sequence of permutations of all ``images``, one per epoch. Each
+    step takes the next ``batch`` indices, so that every image is seen equally often for any sizes.
     """
     position = step * batch + torch.arange(batch)  # [batch]
     epoch = position // images
@@ -57,6 +57,6 @@ def image_indices(seed: int, images: int, step: int, batch: int) -> Tensor:
     return indices
 
 
-@lru_cache(maxsize=2)  # a permutation takes longer than a step of a small network on a GPU
+@lru_cache(maxsize=2)  # a permutation takes longer than one step of a small network on a GPU
 def _order(seed: int, images: int, epoch: int) -> Tensor:
     return torch.randperm(images, generator=generator(seed, "order", epoch))

@@ -1,10 +1,10 @@
-"""A run's folder: what ``zoo train`` leaves behind, and finds again.
+"""The folder of a run: written by ``zoo train``, read by the other commands.
 
-RUN/run.json          the recipe as it ran, and the data set
-RUN/checkpoint.pt     everything needed to go on; replaced atomically
-RUN/metrics.jsonl     one line a report
-RUN/figures/*.png     reconstructions, samples and signs of collapse, as it trains
-RUN/evaluation.json   what `zoo evaluate` measured of the checkpoint
+RUN/run.json          the recipe and data set of the run
+RUN/checkpoint.pt     everything needed to resume; replaced atomically
+RUN/metrics.jsonl     one line per report
+RUN/figures/*.png     reconstructions, samples and collapse statistics, redrawn during training
+RUN/evaluation.json   what `zoo evaluate` measured for the checkpoint
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Checkpoint", "Run", "RunRecord"]
 
 
 class RunRecord(BaseModel):
-    """``run.json``: fixed at the start of a run. ``source`` is what ``--data`` named then."""
+    """``run.json``: fixed when a run starts. ``source`` is the value of ``--data``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,7 +44,7 @@ class RunRecord(BaseModel):
 
 
 class Checkpoint(BaseModel):
-    """``checkpoint.pt``: tensors and plain values only, so that it loads without running code.
+    """``checkpoint.pt``: only tensors and plain values, so that loading it runs no code.
 
     The schedule, the data order and all randomness are functions of the recipe and ``step``.
     """
@@ -70,28 +70,28 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process alone.
+        """Lock the run for this process.
 
         Raises:
-            RunError: if another process trains on it.
+            RunError: If another process trains in this folder, or the folder cannot be written.
         """
         try:
             self.figures.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"{self.path} cannot hold a run: {error}") from None
+            raise RunError(f"{self.path} cannot be used as a run folder: {error}") from None
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise RunError(f"{self.path} is being trained on by another process") from None
+            raise RunError(f"another process is training in {self.path}") from None
         with lock:
             yield
 
     def read_record(self) -> RunRecord | None:
-        """The record, or None for a folder that holds no run.
+        """Return the record, or None if the folder holds no run.
 
         Raises:
-            RunError: if ``run.json`` is damaged.
+            RunError: If ``run.json`` is damaged.
         """
         try:
             return RunRecord.model_validate_json(self.record_file.read_bytes())
@@ -105,30 +105,30 @@ class Run:
         write_atomically(self.record_file, record.model_dump_json(indent=2).encode() + b"\n")
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Replace the checkpoint; a kill at any moment leaves the old one or the new one."""
+        """Replace the checkpoint. A kill leaves either the old file or the new one."""
         buffer = io.BytesIO()
         torch.save(dict(checkpoint), buffer)
         write_atomically(self.checkpoint_file, buffer.getvalue())
 
     def read_checkpoint(self) -> Checkpoint | None:
-        """The checkpoint on the CPU, or None before the first.
+        """Return the checkpoint on the CPU, or None if there is none yet.
 
         Raises:
-            RunError: if the file is damaged.
+            RunError: If the file is damaged.
         """
         try:
             state = torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
-        except Exception as error:  # torch raises many kinds for a damaged file
+        except Exception as error:  # torch raises many exception types for a damaged file
             raise RunError(f"{self.checkpoint_file} is damaged: {error}") from None
         return Checkpoint.model_validate(state)
 
     def load_weights(self, objective: Objective) -> Checkpoint:
-        """Fill ``objective`` with the last checkpoint's weights.
+        """Load the weights of the last checkpoint into ``objective``.
 
         Raises:
-            RunError: if there is no checkpoint, or it is of another network.
+            RunError: If there is no checkpoint, or it belongs to another network.
         """
         checkpoint = self.read_checkpoint()
         if checkpoint is None:
@@ -136,14 +136,14 @@ class Run:
         try:
             objective.load_state_dict(checkpoint.objective)
         except RuntimeError as error:
-            raise RunError(f"{self.checkpoint_file} does not fit its recipe: {error}") from None
+            raise RunError(f"{self.checkpoint_file} does not match its recipe: {error}") from None
         return checkpoint
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
-        """Fill ``optimizer`` with what it had at ``checkpoint``.
+        """Load the state of ``checkpoint`` into ``optimizer``.
 
         Raises:
-            RunError: if that is of other parameters or of another optimiser.
+            RunError: If the state belongs to other parameters or to another optimizer.
         """
         try:
             optimizer.load_state_dict(checkpoint.optimizer)
@@ -151,28 +151,39 @@ class Run:
                 for name, value in state.items():
                     if isinstance(value, torch.Tensor) and value.ndim:
                         if value.shape != parameter.shape:
-                            raise ValueError(f"{name} of {value.shape}, not {parameter.shape}")
-                        # In the parameter's own memory format, which fused updates rely on.
+                            raise ValueError(
+                                f"{name} has shape {value.shape}, expected {parameter.shape}"
+                            )
+                        # Fused updates rely on the parameter's own memory format.
                         state[name] = torch.empty_like(parameter).copy_(value)
         except (ValueError, KeyError) as error:
             raise RunError(
-                f"{self.checkpoint_file} holds the optimizer of another version of repzoo "
-                f"({error}): its weights can be evaluated and exported, but not trained further. "
-                "To go on, use the version that wrote it; to begin anew, choose another --out"
+                f"{self.checkpoint_file} has the optimizer state of another version of repzoo "
+                f"({error}): it can be evaluated and exported, but not trained further. To "
+                "resume, use the version that wrote it; to start again, choose another --out"
             ) from None
 
     def rewind_metrics(self, step: int) -> None:
-        """Drop the lines of ``metrics.jsonl`` after ``step``, and a last line cut by a kill."""
+        """Remove lines of ``metrics.jsonl`` after ``step``, and a last line cut off by a kill."""
         if not self.metrics_file.exists():
             return
-        kept = []
-        for line in self.metrics_file.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (json.JSONDecodeError, KeyError):
-                break
+        kept = [json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step]
         write_atomically(self.metrics_file, "".join(kept).encode())
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of ``metrics.jsonl``, without a last line cut off by a kill."""
+        lines: list[dict[str, Any]] = []
+        if self.metrics_file.exists():
+            for line in self.metrics_file.read_text().splitlines():
+                try:
+                    lines.append(json.loads(line))
+                except json.JSONDecodeError:
+                    break
+        return lines
+
+    def observations(self) -> list[dict[str, Any]]:
+        """Return the lines of ``metrics.jsonl`` at which the run was checked for collapse."""
+        return [line for line in self.read_metrics() if "spectrum" in line]
 
     def report(self, values: Mapping[str, float | list[float]]) -> None:
         """Append one line to ``metrics.jsonl``."""

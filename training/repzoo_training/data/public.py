@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from repzoo.cache.cache import default_cache
+from repzoo.cache.places import default_cache
 
 from repzoo_training.data.dataset import ImageDataset, Split
 from repzoo_training.data.pixels import Size, stack_pixels

@@ -1,1 +1,1 @@
-"""Data parallelism as objectives and batch normalisation see it."""
+"""Data parallelism in objectives and batch normalisation."""

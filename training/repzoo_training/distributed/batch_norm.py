@@ -1,7 +1,7 @@
-"""Batch normalisation by the statistics of all processes' batches.
+"""Batch normalisation with the statistics of the batches of all processes.
 
-Ioffe, Szegedy 2015 (arXiv 1502.03167), with the batch that the processes have together, so that
-training on N of them is training on one with the whole batch.
+Ioffe, Szegedy 2015 (arXiv 1502.03167), over the joint batch of all processes, so that training on N
+processes is the same as training the whole batch on one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ __all__ = ["SyncBatchNorm", "synchronize"]
 
 
 def synchronize(module: nn.Module, device: torch.device) -> None:
-    """Put synchronised layers in the place of all of ``module``'s batch normalisation.
+    """Replace all batch normalisation layers of ``module`` by synchronised ones.
 
-    They are torch's on a GPU, and :class:`SyncBatchNorm` on a CPU, for which torch has none. They
-    take over the parameters and buffers themselves, under the same names. With one process nothing
+    On a GPU, these are torch's own; on a CPU, for which torch has none, :class:`SyncBatchNorm`.
+    They keep the same parameter and buffer objects, under the same names. With one process nothing
     changes.
     """
     if world_size() == 1:
@@ -34,17 +34,17 @@ def synchronize(module: nn.Module, device: torch.device) -> None:
 
 
 class SyncBatchNorm(_BatchNorm):
-    """``norm`` over all processes: ``[N, C, ...]`` -> ``[N, C, ...]``.
+    """``norm`` over the batches of all processes: ``[N, C, ...]`` -> ``[N, C, ...]``.
 
-    The variance is the mean squared deviation from the mean of all: two messages a layer, and none
-    of the cancellation of E[x²] − E[x]².
+    The variance is the mean squared deviation from the global mean. This takes two messages per
+    layer and avoids the cancellation in E[x²] − E[x]².
     """
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__(
             norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
         )
-        # The very same tensors: optimisers and momentum copies may hold them already.
+        # The same tensor objects: optimizers and momentum copies may already refer to them.
         self._parameters.update(norm._parameters)
         self._buffers.update(norm._buffers)
         self.train(norm.training)
@@ -52,7 +52,7 @@ class SyncBatchNorm(_BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        dtype = torch.promote_types(x.dtype, torch.float32)  # as torch's under autocast
+        dtype = torch.promote_types(x.dtype, torch.float32)  # like torch under autocast
         dims = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
         count = world_size() * x.numel() // x.shape[1]
@@ -66,12 +66,12 @@ class SyncBatchNorm(_BatchNorm):
         return y.to(x.dtype)
 
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        """Running statistics of what was seen; ``variance`` over count − 1, as torch's."""
+        """Update the running statistics; ``variance`` is divided by count − 1, as in torch."""
         if self.running_mean is None or self.running_var is None:
             return
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        # Without a momentum they are plain means of all batches.
+        # Without a momentum, running statistics are plain means over all batches.
         share = self.momentum
         if share is None:
             share = 1 / self.num_batches_tracked.item()
@@ -79,4 +79,4 @@ class SyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var), share)
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Any number of dimensions."""
+        """Accept any number of dimensions."""

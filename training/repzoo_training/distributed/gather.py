@@ -1,8 +1,8 @@
-"""Data parallelism seen from an objective: what other processes embedded, as if it were here.
+"""Communication for objectives: gathers the embeddings of all processes.
 
-Processes are started by ``torchrun``; each has its share of every batch. A loss that compares
-images gathers their embeddings first and is then computed, identically, by every process on the
-whole batch.
+``torchrun`` starts the processes, and each gets its share of every batch. A loss that compares
+images first gathers the embeddings of all processes; every process then computes the same loss on
+the whole batch.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ __all__ = ["agree", "gather", "rank", "total", "world_size"]
 
 
 def world_size() -> int:
-    """Number of processes W; 1 where nothing is distributed."""
+    """Return the number of processes W; 1 without data parallelism."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Return the index of this process, from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def gather(x: Tensor) -> Tensor:
-    """The rows of all processes, by rank: ``[N, ...]`` -> ``[W·N, ...]``; differentiable.
+    """Concatenate the rows of all processes: ``[N, ...]`` -> ``[W·N, ...]``; differentiable.
 
-    Every process must go on to compute the same loss from it. Each then holds the whole gradient,
-    takes the rows that are its own, times W, and the mean over processes that data parallelism
-    takes of parameter gradients is that of the whole batch. Nothing is sent on the way back.
+    Rows are ordered by rank. Every process must compute the same loss from the result, so each one
+    has the gradient for all rows. The backward pass keeps the process's own rows, times W, and
+    sends nothing. Data parallelism averages parameter gradients over processes, which gives the
+    gradient of the whole batch.
     """
     if world_size() == 1:
         return x
@@ -40,7 +41,7 @@ def gather(x: Tensor) -> Tensor:
 
 
 def agree(x: Tensor) -> Tensor:
-    """What the first process has, on all of them: draws that must be the same everywhere."""
+    """Return the first process's value on all processes, for shared random draws."""
     if world_size() == 1:
         return x
     x = x.detach().clone(memory_format=torch.contiguous_format)
@@ -49,10 +50,10 @@ def agree(x: Tensor) -> Tensor:
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum of all processes' ``x``, of any shape; differentiable.
+    """Sum ``x``, of any shape, over all processes; differentiable.
 
-    Unlike after :func:`gather`, every process may go on to a loss of its own: gradients are summed
-    over processes too, as those of a term that all the losses share.
+    In contrast to :func:`gather`, each process may compute its own loss from the result: gradients
+    are summed over processes as well, because all the losses depend on the sum.
     """
     if world_size() == 1:
         return x

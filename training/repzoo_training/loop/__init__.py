@@ -1,1 +1,1 @@
-"""The training loop: steps, runs and checkpoints, budgets, interruption."""
+"""The training loop: steps, checkpoints, time budgets and interruption."""

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, remembered until a step is finished and saved."""
+"""Handling of SIGTERM and Ctrl-C: remembered until the current step is finished and saved."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ __all__ = ["Stop"]
 
 
 class Stop:
-    """Remembers SIGTERM and Ctrl-C, so that a step is finished and saved before the end.
+    """Remembers SIGTERM and Ctrl-C, so that the current step is finished and saved first.
 
-    A second Ctrl-C ends at once. Outside the main thread, where Python allows no handlers, signals
-    stay as they are. That ``torchrun`` is gone, where it started this process, counts as SIGTERM:
-    nobody else would say so, and the process would go on and keep the run to itself.
+    A second Ctrl-C ends the process at once. Outside the main thread, Python allows no signal
+    handlers, and signals keep their usual effect.
+
+    If ``torchrun`` started this process, its disappearance counts as SIGTERM. Otherwise the process
+    would keep running and hold the lock of the run.
     """
 
     def __init__(self) -> None:
@@ -40,13 +42,13 @@ class Stop:
 
     @property
     def requested(self) -> int:
-        """The signal that asks for the end, or 0."""
+        """The signal that requested the end, or 0."""
         if self._launcher not in (None, os.getppid()):
             return signal.SIGTERM
         return self._received
 
     def exit(self, number: int, message: str) -> None:
-        """End the process as signal ``number`` would have, with a message from the first."""
+        """Exit with the status of signal ``number``; the first process prints ``message``."""
         if rank() == 0:
             print(message, file=sys.stderr)
         raise SystemExit(128 + number)

@@ -1,9 +1,9 @@
-"""Data parallelism seen from the trainer: processes that train one model together.
+"""Data parallelism in the trainer: several processes train one model.
 
-``torchrun`` starts them; each has its share of every batch. torch's DistributedDataParallel takes
-the mean of their gradients, batch normalisation and the losses themselves look across processes
-(see :mod:`repzoo_training.distributed.batch_norm` and :mod:`repzoo_training.distributed.gather`), and the first
-process alone writes the run. Where nothing is distributed, everything here does nothing.
+``torchrun`` starts the processes, and each gets its share of every batch. DistributedDataParallel
+averages their gradients. Batch normalisation and losses communicate across processes; see
+:mod:`repzoo_training.distributed.batch_norm` and :mod:`repzoo_training.distributed.gather`. Only
+the first process writes the run. With a single process, everything in this module does nothing.
 """
 
 from __future__ import annotations
@@ -34,22 +34,21 @@ __all__ = [
     "local_device",
     "mean_over_processes",
     "processes",
-    "unwrap",
 ]
 
-#: How long a process waits for the others before it gives them up.
+#: How long a process waits for the others before it fails.
 TIMEOUT = timedelta(minutes=10)
 T = TypeVar("T")
 
 
 def local_device(kind: torch.device | str | None = None) -> torch.device:
-    """The device of this process: of several on one machine each has a GPU of its own.
+    """Return the device of this process; several processes on one machine get one GPU each.
 
     Args:
-        kind: ``cuda``, ``cpu``, or a device with its number; by default CUDA if there is any.
+        kind: ``cuda``, ``cpu``, or a numbered device. By default CUDA if it is available.
 
     Raises:
-        RunError: if ``torchrun`` started more processes here than there are GPUs.
+        RunError: If ``torchrun`` started more processes on this machine than it has GPUs.
     """
     device = torch.device(kind or ("cuda" if torch.cuda.is_available() else "cpu"))
     local = os.environ.get("LOCAL_RANK")
@@ -57,17 +56,17 @@ def local_device(kind: torch.device | str | None = None) -> torch.device:
         return device
     if int(local) >= torch.cuda.device_count():
         raise RunError(
-            f"torchrun started process {local} here, counted from 0, but there are only "
-            f"{torch.cuda.device_count()} GPUs: lower --nproc-per-node, or give --device cpu"
+            f"torchrun started {int(local) + 1} or more processes on this machine, which has "
+            f"{torch.cuda.device_count()} GPUs: lower --nproc-per-node, or use --device cpu"
         )
     return torch.device("cuda", int(local))
 
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[None]:
-    """Meet the processes that ``torchrun`` started with this one, if it did.
+    """Join the process group of ``torchrun``, if it started this process.
 
-    Tensors on a GPU go by NCCL, others by gloo.
+    GPU tensors are sent with NCCL, CPU tensors with gloo.
     """
     needed = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     launched = all(name in os.environ for name in needed) and os.environ["WORLD_SIZE"] != "1"
@@ -79,40 +78,37 @@ def processes(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=TIMEOUT)
-    # Not after an error: leaving in good order could wait for processes that are gone.
+    # Not after an error: destroying the group could wait for processes that no longer exist.
     yield
     dist.destroy_process_group()
 
 
 def data_parallel(objective: Objective, device: torch.device) -> nn.Module:
-    """What to call in place of ``objective`` so that gradients are means over processes.
+    """Return the module to call instead of ``objective``, so that gradients are averaged.
 
-    Its batch normalisation is synchronised in place.
+    Batch normalisation layers of ``objective`` are synchronised in place.
     """
     synchronize(objective, device)
     if world_size() == 1:
         return objective
     with warnings.catch_warnings():
-        # Buffers are equal everywhere by themselves. Older torch knows no newer name for this.
+        # All processes compute the same buffers. Older torch has no other name for this option.
         warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
         return DistributedDataParallel(objective, broadcast_buffers=False)
 
 
-def unwrap(model: nn.Module) -> Objective:
-    """The objective in what :func:`data_parallel` returned."""
-    inner = model.module if isinstance(model, DistributedDataParallel) else model
-    return cast(Objective, inner)
-
-
 def from_first(decide: Callable[[], T]) -> T:
-    """What ``decide`` returns, or raises, in the first process; the others do not call it."""
+    """Return what ``decide`` returns in the first process, or raise what it raises there.
+
+    Other processes do not call ``decide``.
+    """
     if world_size() == 1:
         return decide()
     outcome: list[Any] = [None, None]
     if rank() == 0:
         try:
             outcome[0] = decide()
-        except Exception as error:  # told to all, and raised by all
+        except Exception as error:  # sent to all processes, and raised in all of them
             outcome[1] = error
     dist.broadcast_object_list(outcome, device=torch.device("cpu"))
     if outcome[1] is not None:
@@ -121,14 +117,14 @@ def from_first(decide: Callable[[], T]) -> T:
 
 
 def first_then_all(make: Callable[[], T]) -> T:
-    """What ``make`` makes here, once the first process has made it: what is downloaded, once."""
+    """Call ``make`` in the first process, then in the others, so that downloads happen once."""
     made: list[T] = []
     from_first(lambda: made.append(make()))
     return made[0] if made else make()
 
 
 def mean_over_processes(terms: Mapping[str, Tensor]) -> dict[str, float]:
-    """Scalars as numbers; waits for the device."""
+    """Return scalars as numbers, averaged over processes; waits for the device."""
     values = torch.stack([term.detach().float() for term in terms.values()])
     if world_size() > 1:
         dist.all_reduce(values)
@@ -137,13 +133,14 @@ def mean_over_processes(terms: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 class Pulse:
-    """What all processes do at the same step though each has a clock and signals of its own.
+    """Synchronises signals and checkpoints, so that all processes act on them at the same step.
 
-    A message of three numbers a few times a second, on the CPU, so that no GPU is waited for. How
-    many steps lie between two of them is for the first process to say, in the message itself.
+    Each process has its own clock and receives its own signals. A few times per second, the
+    processes exchange a message of three numbers, on the CPU, so that nothing waits for a GPU. The
+    first process decides how many steps pass until the next message, and says so in the message.
 
     Args:
-        step: from which it counts.
+        step: The step to start counting from.
     """
 
     SECONDS = 0.25
@@ -153,12 +150,12 @@ class Pulse:
         self._time = time.monotonic()
 
     def __call__(self, step: int, signal: int, save: bool) -> tuple[int, bool]:
-        """A signal that any process got, and whether the first wants to save.
+        """Return a signal that any process received, and whether the first one wants to save.
 
         Args:
-            step: counts up by one.
-            signal: this process's, or 0.
-            save: matters in the first process.
+            step: The current step; increases by one per call.
+            signal: The signal that this process received, or 0.
+            save: Whether to save. Only the first process's value counts.
         """
         if world_size() == 1:
             return signal, save
@@ -167,7 +164,7 @@ class Pulse:
         now = time.monotonic()
         pace = int(self.SECONDS * self._steps / max(now - self._time, 1e-6))
         first = rank() == 0
-        # At most doubled: one quick step proves little.
+        # Double at most: a single fast step is weak evidence.
         steps = max(1, min(2 * self._steps, pace)) if first else 0
         message = torch.tensor([signal, save and first, steps])
         dist.all_reduce(message, dist.ReduceOp.MAX)

@@ -1,4 +1,4 @@
-"""One step of training: its weights at the start, its batch, its loss, its update."""
+"""One training step: initial weights, batch, loss and update."""
 
 from __future__ import annotations
 
@@ -11,36 +11,31 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from repzoo_training import networks, objectives
+from repzoo_training.data import ImageDataset
 from repzoo_training.distributed.gather import rank, world_size
 from repzoo_training.errors import RecipeError, RunError
-from repzoo_training.loop.parallel import data_parallel, unwrap
+from repzoo_training.loop.parallel import data_parallel
 from repzoo_training.objectives import Batch, Objective, Parts
+from repzoo_training.optim.optimizers import build_optimizer
 from repzoo_training.randomness import generator, image_indices
 from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.views.views import Views
 
-__all__ = [
-    "build_objective",
-    "check_shares",
-    "compute_gradients",
-    "place",
-    "rehearse",
-    "take_step",
-]
+__all__ = ["Learner", "build_objective", "check_shares", "to_device"]
 
 
 def build_objective(recipe: Recipe, images: int) -> Objective:
-    """The recipe's objective with its networks, initialised from the recipe's seed.
+    """Build the recipe's objective and networks, initialised from the recipe's seed.
 
     Args:
-        recipe: what to build.
-        images: size of the data set, which memories with a row an image have.
+        recipe: The recipe to build.
+        images: The size of the data set, for memory banks with one row per image.
 
     Raises:
-        RecipeError: if the recipe does not hold together.
+        RecipeError: If the recipe is inconsistent.
     """
     shape, D = recipe.image_shape, recipe.latent_dim  # noqa: N806
-    # Modules initialise from the global generator; forking keeps the caller's as it was.
+    # Modules are initialised from the global generator. Forking preserves the caller's state.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(recipe.seed, "initialisation").initial_seed())
         try:
@@ -56,119 +51,134 @@ def build_objective(recipe: Recipe, images: int) -> Objective:
 
 
 def check_shares(recipe: Recipe) -> None:
-    """Every process takes the same number of images in every micro-batch.
+    """Check that all processes get the same number of images in every micro-batch.
 
     Raises:
-        RecipeError: if the recipe's images cannot be shared out so.
+        RecipeError: If the images of a step cannot be divided equally.
     """
     shares = world_size() * recipe.accumulate
     if recipe.images_per_step % shares:
         raise RecipeError(
-            f"recipe {recipe.name}: {recipe.images_per_step} images_per_step cannot be shared out "
-            f"among {world_size()} processes times {recipe.accumulate} micro-batches: "
-            f"set images_per_step to a multiple of {shares}"
+            f"recipe {recipe.name}: images_per_step is {recipe.images_per_step}, which cannot be "
+            f"divided equally among {world_size()} processes with {recipe.accumulate} "
+            f"micro-batches each: set images_per_step to a multiple of {shares}"
         )
 
 
-def place(
-    recipe: Recipe, objective: Objective, device: torch.device, *, compiled: bool = False
-) -> nn.Module:
-    """Put ``objective`` on ``device``, and return what :func:`take_step` calls in its place.
+def to_device(dataset: ImageDataset, device: torch.device) -> Tensor:
+    """Copy the images of a data set to a device: uint8 ``[N, C, H, W]``."""
+    return torch.from_numpy(dataset.images).permute(0, 3, 1, 2).contiguous().to(device)
 
-    Convolutions take their channels last, which is how fast kernels want them.
 
-    With ``compiled``, torch.compile fuses what is between the matrix products, and one process on
-    a GPU records each part as a CUDA graph, so that a step of a small network does not wait for
-    its many launches. Sums may then round otherwise. What no compiler can see through, such as
-    generators, runs as ever.
+class Learner:
+    """A recipe's objective, optimizer, images and views, ready to take steps on one device.
+
+    Convolutions use the channels-last memory format, which fast kernels expect.
+
+    Args:
+        recipe: The recipe to train.
+        images: The data set, uint8 ``[N, C, H, W]`` on the device to train on.
+        compiled: Compile the objective: torch.compile fuses the operations between matrix products.
+            A single process on a GPU also records CUDA graphs, so that the step of a small network
+            does not wait for kernel launches. Sums may round differently. Code that cannot be
+            compiled, such as generators, runs as usual.
+
+    Attributes:
+        objective: The loss with its networks.
+        model: The objective, wrapped for data parallelism if there are several processes.
+        optimizer: The optimizer of all trained parameters.
+        make_views: The random augmentation.
 
     Raises:
-        RunError: if something is to be compiled, and there is no compiler.
+        RecipeError: If the recipe is inconsistent.
+        RunError: If ``compiled`` is set and no C++ compiler is installed.
     """
-    # Of tensors with 4 dimensions only; an MLP has none.
-    objective.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    model = data_parallel(objective, device)
-    if compiled:
+
+    def __init__(self, recipe: Recipe, images: Tensor, *, compiled: bool = False) -> None:
+        self.recipe = recipe
+        self.images = images
+        device = images.device
+        self.objective = build_objective(recipe, len(images))
+        # channels_last applies to 4-D tensors only; an MLP has none.
+        self.objective.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.model: nn.Module = data_parallel(self.objective, device)
+        if compiled:
+            self._compile()
+        self.optimizer = build_optimizer(recipe, self.objective)
+        self.make_views = Views(recipe.augmentation, recipe.image_shape[1:], device)
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """Take step number ``step``, and return the loss and its terms."""
+        terms = self.compute_gradients(step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.objective.after_step((step + 1) / self.recipe.steps)
+        return terms
+
+    def compute_gradients(self, step: int) -> dict[str, Tensor]:
+        """Compute the gradients of step ``step``, and return this process's loss and its terms.
+
+        A step's images are split into micro-batches, and each micro-batch is split among the
+        processes. Gradients are averaged over micro-batches. They equal the gradients of the whole
+        batch if the loss is a mean over images. Anything that compares images (negatives,
+        covariances, batch normalisation) sees one micro-batch of all processes, and a queue takes
+        one micro-batch at a time.
+
+        Raises:
+            RecipeError: If the objective cannot use a batch of this shape.
+        """
+        recipe, images = self.recipe, self.images
+        device, count = images.device, recipe.accumulate
+        chosen = image_indices(recipe.seed, len(images), step, recipe.images_per_step)  # [B]
+        own = chosen.view(count, world_size(), -1)[:, rank()].to(device)  # [count, B / count / W]
+        draws = generator(recipe.seed, "step", step, device, rank())
+        seen = []
+        for number, indices in enumerate(own, start=1):
+            batch = Batch(
+                views=self.make_views(images[indices], recipe.views_per_image, draws),
+                indices=indices,
+                generator=draws,
+                epoch=step * recipe.images_per_step // len(images),
+                progress=step / recipe.steps,
+            )
+            with nullcontext() if number == count else self._without_sync():
+                with torch.autocast(device.type, torch.bfloat16, recipe.precision == "bfloat16"):
+                    try:
+                        terms = self.model(batch)
+                    except ValueError as error:
+                        raise RecipeError(f"recipe {recipe.name}: {error}") from error
+                terms["loss"].backward(torch.full_like(terms["loss"], 1 / count))
+            seen.append({name: term.detach() for name, term in terms.items()})
+        if count == 1:
+            return seen[0]
+        return {name: torch.stack([terms[name] for terms in seen]).mean() for name in seen[0]}
+
+    def rehearse(self, step: int) -> None:
+        """Compute gradients once and discard them.
+
+        In its first backward pass, DistributedDataParallel decides how gradients are grouped into
+        messages. With more than two processes, the last bits of the sums depend on that grouping.
+        A resumed run must therefore get through this pass before its first step.
+        """
+        before = {name: value.clone() for name, value in self.objective.state_dict().items()}
+        self.compute_gradients(step)
+        self.model.zero_grad(set_to_none=True)
+        self.objective.load_state_dict(before)
+
+    def _without_sync(self) -> AbstractContextManager[None]:
+        """Keep gradients local: they are exchanged once per step, with the last micro-batch."""
+        if isinstance(self.model, DistributedDataParallel):
+            return self.model.no_sync()
+        return nullcontext()
+
+    def _compile(self) -> None:
         if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
             raise RunError(
-                "compiling a step needs a C++ compiler, and there is none here: install g++, or "
+                "compiling the step needs a C++ compiler, and none is installed: install g++, or "
                 "train without --compile"
             )
-        # A graph's results are gone when it runs again: gradients could not add up in them.
-        graphs = device.type == "cuda" and recipe.accumulate == 1 and world_size() == 1
-        objective.compile(mode="reduce-overhead" if graphs else None)
-    return model
-
-
-def take_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    make_views: Views,
-    recipe: Recipe,
-    step: int,
-) -> dict[str, Tensor]:
-    """Step number ``step``: gradients, update. Returns the loss and its terms."""
-    terms = compute_gradients(model, images, make_views, recipe, step)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    unwrap(model).after_step((step + 1) / recipe.steps)
-    return terms
-
-
-def compute_gradients(
-    model: nn.Module, images: Tensor, make_views: Views, recipe: Recipe, step: int
-) -> dict[str, Tensor]:
-    """Views, loss and gradients of step ``step``. Returns the loss and its terms in this process.
-
-    Each micro-batch is a part of the step's images, and each process takes its part of that one.
-    Gradients are the mean over micro-batches: those of the whole batch where the loss is a mean
-    over images. What compares images (negatives, covariances, batch normalisation) sees one
-    micro-batch, of all processes, and a queue takes one at a time.
-
-    Raises:
-        RecipeError: if the objective cannot use such a batch.
-    """
-    device, count = images.device, recipe.accumulate
-    chosen = image_indices(recipe.seed, len(images), step, recipe.images_per_step)  # [B]
-    own = chosen.view(count, world_size(), -1)[:, rank()].to(device)  # [count, B / count / W]
-    draws = generator(recipe.seed, "step", step, device, rank())
-    seen = []
-    for number, indices in enumerate(own, start=1):
-        batch = Batch(
-            views=make_views(images[indices], recipe.views_per_image, draws),  # [b, J, C, H, W]
-            indices=indices,
-            generator=draws,
-            epoch=step * recipe.images_per_step // len(images),
-            progress=step / recipe.steps,
+        # A CUDA graph overwrites its results when it runs again, so gradients cannot accumulate.
+        graphs = (
+            self.images.device.type == "cuda" and self.recipe.accumulate == 1 and world_size() == 1
         )
-        with _silently(model) if number < count else nullcontext():
-            with torch.autocast(device.type, torch.bfloat16, recipe.precision == "bfloat16"):
-                try:
-                    terms = model(batch)
-                except ValueError as error:
-                    raise RecipeError(f"recipe {recipe.name}: {error}") from error
-            terms["loss"].backward(torch.full_like(terms["loss"], 1 / count))
-        seen.append({name: term.detach() for name, term in terms.items()})
-    if count == 1:
-        return seen[0]
-    return {name: torch.stack([terms[name] for terms in seen]).mean() for name in seen[0]}
-
-
-def rehearse(
-    model: nn.Module, images: Tensor, make_views: Views, recipe: Recipe, step: int
-) -> None:
-    """Compute gradients and leave no trace, except in how torch lays out its messages.
-
-    DistributedDataParallel settles that by its first backward pass, and sums of more than two
-    processes depend on it in their last bits: a resumed run must start where others are.
-    """
-    before = {name: value.clone() for name, value in unwrap(model).state_dict().items()}
-    compute_gradients(model, images, make_views, recipe, step)
-    model.zero_grad(set_to_none=True)
-    unwrap(model).load_state_dict(before)
-
-
-def _silently(model: nn.Module) -> AbstractContextManager[None]:
-    """Gradients travel once a step, with the last micro-batch, and not in here."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+        self.objective.compile(mode="reduce-overhead" if graphs else None)

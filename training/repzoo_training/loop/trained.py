@@ -1,10 +1,8 @@
-"""A trained run as a representation, in torch: the reference that exported packages must match."""
+"""A trained run as a representation, in torch: the reference for exported packages."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,7 +26,7 @@ Floats = NDArray[np.float32]
 
 
 class EncoderGraph(torch.nn.Module):
-    """``encoder.onnx``: scaling, the views' last step and layout are inside the graph.
+    """The module behind ``encoder.onnx``, including scaling, layout and the last step of the views.
 
     uint8 ``[N, H, W, C]`` -> float32 embedding ``[N, D]``, or mean and log_variance ``[N, D]``.
     """
@@ -45,7 +43,10 @@ class EncoderGraph(torch.nn.Module):
 
 
 class DecoderGraph(torch.nn.Module):
-    """``decoder.onnx``: latents float32 ``[N, D]`` -> images float32 ``[N, H, W, C]`` in [0, 1]."""
+    """The module behind ``decoder.onnx``: latents ``[N, D]`` -> images ``[N, H, W, C]``.
+
+    Both are float32, and the images are in [0, 1].
+    """
 
     def __init__(self, decoder: torch.nn.Module) -> None:
         super().__init__()
@@ -66,22 +67,23 @@ class TrainedModel:
     """The networks of a run at its last checkpoint, in evaluation mode.
 
     Attributes:
-        recipe: what was trained.
+        recipe: The recipe of the run.
         encoder: uint8 images -> embedding, or mean and log_variance.
-        decoder: latents -> images; None where the method has none.
-        has_posterior: whether it has a log_variance.
-        has_added_decoder: whether the decoder was trained afterwards, see :meth:`with_decoder`.
-        steps: optimiser steps behind the weights.
-        wall_seconds: time spent on them.
-        threads: CPU threads used, as text; empty on a GPU.
-        collapse: what :mod:`repzoo_training.watching.collapse` last observed of the run; empty if nothing.
+        decoder: Latents -> images, or None if the method has no decoder.
+        has_posterior: Whether the encoder returns a log_variance.
+        has_added_decoder: Whether the decoder was trained afterwards; see :meth:`with_decoder`.
+        steps: The number of optimizer steps.
+        wall_seconds: The training time.
+        threads: The number of CPU threads, as text; empty on a GPU.
+        collapse: The last collapse statistics of the run; see
+            :mod:`repzoo_training.watching.collapse`. Empty if the run has none.
     """
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
         """Load the run in the folder ``path``.
 
         Raises:
-            RunError: if there is no run with a checkpoint.
+            RunError: If the folder has no run with a checkpoint.
         """
         run = Run(path)
         record = run.read_record()
@@ -104,16 +106,16 @@ class TrainedModel:
 
     @property
     def views(self) -> int:
-        """Views behind the weights."""
+        """The number of views trained on."""
         return self.steps * self.recipe.views_per_step
 
     @property
     def output_names(self) -> tuple[Literal["embedding", "log_variance"], ...]:
-        """What the encoder gives of an image, in this order."""
+        """The names of the encoder's outputs, in order."""
         return ("embedding", "log_variance") if self.has_posterior else ("embedding",)
 
     def outputs(self, images: Pixels) -> dict[str, Floats]:
-        """All outputs of the encoder for uint8 images ``[N, H, W, C]``: float32 ``[N, D]`` each."""
+        """Return all encoder outputs for uint8 images ``[N, H, W, C]``: float32 ``[N, D]`` each."""
         with torch.no_grad():
             found = self.encoder(torch.from_numpy(images).to(self.device))
         tensors = found if self.has_posterior else (found,)
@@ -123,10 +125,10 @@ class TrainedModel:
         }
 
     def posterior(self, images: Pixels) -> tuple[Floats, Floats]:
-        """Mean and log_variance, float32 ``[N, D]`` each, of uint8 images ``[N, H, W, C]``.
+        """Return mean and log_variance, float32 ``[N, D]`` each, for uint8 images ``[N, H, W, C]``.
 
         Raises:
-            UnsupportedOperation: if the method has no posterior.
+            UnsupportedOperation: If the method has no posterior.
         """
         if not self.has_posterior:
             raise UnsupportedOperation(f"{self.recipe.method} has no posterior")
@@ -134,14 +136,14 @@ class TrainedModel:
         return outputs["embedding"], outputs["log_variance"]
 
     def embed(self, images: Pixels, /) -> Floats:
-        """The embedding, of a posterior its mean: float32 ``[N, D]``."""
+        """Return the embedding, or the posterior mean: float32 ``[N, D]``."""
         return self.outputs(images)["embedding"]
 
     def with_decoder(self, decoder: torch.nn.Module) -> TrainedModel:
-        """The same run with a decoder that was trained on its frozen representation.
+        """Return a copy with a decoder that was trained on the frozen representation.
 
         Args:
-            decoder: latents ``[N, D]`` -> logits ``[N, C, H, W]``.
+            decoder: Latents ``[N, D]`` -> logits ``[N, C, H, W]``.
         """
         other = copy.copy(self)
         decoder = decoder.requires_grad_(False).eval().to(self.device)
@@ -150,10 +152,10 @@ class TrainedModel:
         return other
 
     def decode(self, latents: Floats) -> Floats:
-        """Images float32 ``[N, H, W, C]`` in [0, 1] of latents ``[N, D]``.
+        """Return images, float32 ``[N, H, W, C]`` in [0, 1], for latents ``[N, D]``.
 
         Raises:
-            UnsupportedOperation: if the run has no decoder.
+            UnsupportedOperation: If the run has no decoder.
         """
         if self.decoder is None:
             raise UnsupportedOperation(f"{self.recipe.method} has no decoder")
@@ -169,14 +171,5 @@ class TrainedModel:
 
 
 def last_observation(run: Run) -> dict[str, Any]:
-    """The last line of ``metrics.jsonl`` with what is watched for collapse; empty without one."""
-    try:
-        lines = run.metrics_file.read_text().splitlines()
-    except FileNotFoundError:
-        return {}
-    for line in reversed(lines):
-        with contextlib.suppress(json.JSONDecodeError):  # a line that a kill has cut
-            values: dict[str, Any] = json.loads(line)
-            if "spectrum" in values:
-                return values
-    return {}
+    """Return the last line of ``metrics.jsonl`` with collapse statistics; empty without one."""
+    return next(reversed(run.observations()), {})

@@ -1,4 +1,4 @@
-"""The trainer, top to bottom: one function, :func:`train`, and what it is made of."""
+"""The trainer: :func:`train` and its parts, from top to bottom."""
 
 from __future__ import annotations
 
@@ -27,18 +27,17 @@ from repzoo_training.loop.parallel import (
     mean_over_processes,
     processes,
 )
-from repzoo_training.loop.step import build_objective, check_shares, place, rehearse, take_step
-from repzoo_training.optim.optimizers import build_optimizer, learning_rate
+from repzoo_training.loop.step import Learner, check_shares, to_device
+from repzoo_training.optim.optimizers import learning_rate
 from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.run import Checkpoint, Run, RunRecord
-from repzoo_training.views.views import Views
 from repzoo_training.watching.collapse import CollapseMonitor
 from repzoo_training.watching.figures import Progress
 
 __all__ = ["train"]
 
-REPORTS = 200  # lines of metrics.jsonl in a whole run
-FIGURES = 20  # times that the pictures are drawn
+REPORTS = 200  # lines of metrics.jsonl per run
+FIGURES = 20  # how often the pictures are redrawn per run
 
 
 def train(
@@ -53,48 +52,51 @@ def train(
     compiled: bool = False,
     progress: bool = True,
 ) -> Run:
-    """Train ``recipe`` on ``dataset`` in the folder ``out``, or go on where a run there stopped.
+    """Train ``recipe`` on ``dataset`` in the folder ``out``, or resume the run in that folder.
 
-    A resumed run ends with the weights of an undisturbed one, bit for bit on the same device type,
-    thread and process count and library versions. SIGTERM and Ctrl-C finish the step, save, and
-    end the process with 143 or 130.
+    A resumed run ends with the same weights as an uninterrupted one: bit for bit on the same device
+    type, number of threads and processes, and library versions. On SIGTERM or Ctrl-C, the current
+    step is finished and saved, and the process exits with status 143 or 130.
 
-    Under ``torchrun`` every process calls this; each takes its share of every batch, and the first
-    writes the run. All need the same images, and must see the folder ``out``.
+    Under ``torchrun``, every process calls this function. Each trains on its share of every batch,
+    and the first one writes the run. All need the same images and access to the folder ``out``.
 
     Args:
-        recipe: what to train.
-        dataset: uint8 images of the recipe's own size.
-        out: the run's folder; made if missing.
-        source: where the images come from, remembered for ``zoo export``.
-        budget_seconds: instead of the recipe's ``views``, as many as fit this time. Measured once,
-            when the run starts, and stored: the schedule never depends on the clock.
-        device: ``cuda`` where there is one, else ``cpu``.
-        checkpoint_seconds: time between checkpoints; it changes nothing else.
-        compiled: compile the step; see :func:`repzoo_training.loop.step.place`.
-        progress: show a bar on a terminal, and a line now and then elsewhere.
+        recipe: The recipe to train.
+        dataset: uint8 images of the recipe's input size.
+        out: The run folder; created if it does not exist.
+        source: Where the images come from; recorded for ``zoo export``.
+        budget_seconds: Train on as many views as fit in this time, instead of the recipe's
+            ``views``. Measured once, when the run starts, and recorded: the schedule never depends
+            on the clock.
+        device: By default ``cuda`` if it is available, else ``cpu``.
+        checkpoint_seconds: The time between checkpoints. It does not affect the weights.
+        compiled: Compile the step; see :class:`repzoo_training.loop.step.Learner`.
+        progress: Show a progress bar on a terminal, and occasional lines of text elsewhere.
 
     Raises:
-        DataError: if the images are not of the recipe's size.
-        RecipeError: if a step's images cannot be shared out among the processes.
-        RunError: if ``out`` holds a run of another recipe or data set, or is in use.
-        Diverged: if the loss stops being finite.
+        DataError: If the images do not have the recipe's input size.
+        RecipeError: If the images of a step cannot be divided among the processes.
+        RunError: If ``out`` is in use, or holds a run of another recipe or data set.
+        Diverged: If the loss or a weight is no longer finite.
     """
     device = local_device(device)
     if dataset.shape != recipe.input:
         raise DataError(
-            f"{dataset.name} has images of {dataset.shape} (height, width, channels), "
-            f"recipe {recipe.name} takes {recipe.input}"
+            f"{dataset.name} has images of {dataset.shape} (height, width, channels), but "
+            f"recipe {recipe.name} expects {recipe.input}"
         )
     run = Run(out)
     with processes(device), ExitStack() as held, deterministic(), Stop() as stop:
         check_shares(recipe)
         from_first(lambda: held.enter_context(run.locked()))
         record = from_first(run.read_record)
+        if record is not None:
+            _check_same(run, record, recipe, dataset, budget_seconds)
+        images = to_device(dataset, device)
         if record is None:
-            recipe = _settle(recipe, dataset, budget_seconds, device, compiled)
             record = RunRecord(
-                recipe=recipe,
+                recipe=_settle(recipe, images, budget_seconds, compiled),
                 source=source,
                 dataset=dataset.name,
                 dataset_sha256=dataset.sha256,
@@ -105,66 +107,57 @@ def train(
             )
             if rank() == 0:
                 run.start(record)
-        else:
-            _check_same(run, record, recipe, dataset, budget_seconds)
-        _train(run, record.recipe, dataset, device, stop, checkpoint_seconds, compiled, progress)
+        learner = Learner(record.recipe, images, compiled=compiled)
+        _train(run, learner, stop, checkpoint_seconds, _environment(device, compiled), progress)
     return run
 
 
 def _train(
     run: Run,
-    recipe: Recipe,
-    dataset: ImageDataset,
-    device: torch.device,
+    learner: Learner,
     stop: Stop,
     checkpoint_seconds: float,
-    compiled: bool,
+    environment: dict[str, str],
     progress: bool,
 ) -> None:
-    objective = build_objective(recipe, len(dataset))
-    model = place(recipe, objective, device, compiled=compiled)
-    optimizer = build_optimizer(recipe, objective)
+    recipe, objective = learner.recipe, learner.objective
     writes = rank() == 0
-    environment = _environment(device, compiled)
     first, spent = 0, 0.0
     if from_first(run.checkpoint_file.exists):
         checkpoint = run.load_weights(objective)
-        run.load_optimizer(optimizer, checkpoint)
+        run.load_optimizer(learner.optimizer, checkpoint)
         first, spent = checkpoint.step, checkpoint.wall_seconds
         if writes:
             _warn_of_changes(checkpoint.environment, environment)
     if writes:
         run.rewind_metrics(first)
-
-    images = torch.from_numpy(dataset.images).permute(0, 3, 1, 2).contiguous().to(device)
-    make_views = Views(recipe.augmentation, recipe.image_shape[1:], device)
     if world_size() > 1:
-        rehearse(model, images, make_views, recipe, first)
-    pictures = Progress(run, recipe, images, make_views)
+        learner.rehearse(first)
+    pictures = Progress(run, recipe, learner.images, learner.make_views)
     pulse = Pulse(first)
     report_every = max(1, recipe.steps // REPORTS)
     draw_every = max(1, recipe.steps // FIGURES)
-    monitor = CollapseMonitor(run, recipe, images, report_every)
+    monitor = CollapseMonitor(run, recipe, learner.images, report_every)
     started = saved = time.monotonic()
     advice = (
-        "the last checkpoint is from before. "
+        "the last checkpoint is still valid. "
         f"Try a lower learning rate than {recipe.learning_rate:g}"
     )
 
     def save(step: int) -> None:
         if not all(parameter.isfinite().all() for parameter in objective.parameters()):
-            raise Diverged(f"weights are no longer finite at step {step}; {advice}")
+            raise Diverged(f"the weights are no longer finite at step {step}: {advice}")
         if writes:
             run.save(
                 Checkpoint(
                     step=step,
                     objective=objective.state_dict(),
-                    optimizer=optimizer.state_dict(),
+                    optimizer=learner.optimizer.state_dict(),
                     wall_seconds=spent + time.monotonic() - started,
                     environment=environment,
                 )
             )
-        from_first(lambda: None)  # the others wait until it is written
+        from_first(lambda: None)  # the other processes wait until the file is written
 
     bar = tqdm(
         total=recipe.steps * recipe.views_per_step,
@@ -177,9 +170,9 @@ def _train(
     with bar:
         for step in range(first, recipe.steps):
             rate = learning_rate(recipe, step)
-            for group in optimizer.param_groups:
+            for group in learner.optimizer.param_groups:
                 group["lr"] = rate
-            terms = take_step(model, optimizer, images, make_views, recipe, step)
+            terms = learner.step(step)
             bar.update(recipe.views_per_step)
 
             done = step + 1
@@ -187,7 +180,7 @@ def _train(
             if done % report_every == 0 or last:
                 values = mean_over_processes(terms)
                 if not math.isfinite(values["loss"]):
-                    raise Diverged(f"the loss is {values['loss']} at step {done}; {advice}")
+                    raise Diverged(f"the loss is {values['loss']} at step {done}: {advice}")
                 elapsed = time.monotonic() - started
                 report = {
                     "step": done,
@@ -213,14 +206,15 @@ def _train(
             if signal and not last:
                 bar.close()
                 stop.exit(
-                    signal, f"saved at step {done} of {recipe.steps}; the same command goes on"
+                    signal,
+                    f"saved at step {done} of {recipe.steps}; repeat the command to resume",
                 )
 
 
 def _progress_line(
     recipe: Recipe, first: int, done: int, started: float, terms: dict[str, Tensor]
 ) -> str:
-    """What the bar shows, for logs."""
+    """Return the content of the progress bar as a line for logs."""
     rate = (done - first) / (time.monotonic() - started)
     return (
         f"{recipe.name}: {done * recipe.views_per_step:,} of "
@@ -230,19 +224,13 @@ def _progress_line(
     )
 
 
-def _settle(
-    recipe: Recipe,
-    dataset: ImageDataset,
-    budget_seconds: float | None,
-    device: torch.device,
-    compiled: bool,
-) -> Recipe:
-    """The recipe with everything decided that is measured: precision first, then views."""
+def _settle(recipe: Recipe, images: Tensor, budget_seconds: float | None, compiled: bool) -> Recipe:
+    """Return the recipe with all measured values filled in: first its precision, then its views."""
     if recipe.precision == "auto":
-        precision = from_first(lambda: measure_precision(device))
+        precision = from_first(lambda: measure_precision(images.device))
         recipe = recipe.model_copy(update={"precision": precision})
     if budget_seconds is not None:
-        views = views_in(budget_seconds, recipe, dataset, device, compiled=compiled)
+        views = views_in(budget_seconds, recipe, images, compiled=compiled)
         recipe = recipe.model_copy(update={"views": views})
     return recipe
 
@@ -254,9 +242,9 @@ def _check_same(
     dataset: ImageDataset,
     budget_seconds: float | None,
 ) -> None:
-    """Refuse to go on with a run of other settings than asked for."""
+    """Raise RunError if the run in the folder has other settings than requested."""
     old, new = record.recipe.model_dump(), recipe.model_dump()
-    # What was measured at the start stays as it is.
+    # Values measured at the start of the run are kept.
     measured = {"views"} if budget_seconds is not None else set()
     if recipe.precision == "auto":
         measured.add("precision")
@@ -266,14 +254,18 @@ def _check_same(
         if key not in measured and old[key] != new[key]
     ]
     if record.dataset_sha256 != dataset.sha256:
-        changed.append(f"the images were {record.dataset}, now {dataset.name} with other content")
+        changed.append(
+            f"the images were {record.dataset}, now {dataset.name} with different content"
+        )
     if changed:
-        raise RunError(f"{run.path} holds another run ({'; '.join(changed)}): choose another --out")
+        raise RunError(
+            f"{run.path} holds a different run ({'; '.join(changed)}): choose another --out"
+        )
 
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Have cuDNN choose the same algorithms in every process."""
+    """Make cuDNN choose the same algorithms in every process."""
     old = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     try:
@@ -283,7 +275,7 @@ def deterministic() -> Iterator[None]:
 
 
 def _environment(device: torch.device, compiled: bool) -> dict[str, str]:
-    """What bit-for-bit equality depends on beside the checkpoint."""
+    """Return what bit-for-bit equality depends on, apart from the checkpoint."""
     return {
         "torch": torch.__version__,
         "device": _device_name(device),
@@ -294,14 +286,14 @@ def _environment(device: torch.device, compiled: bool) -> dict[str, str]:
 
 
 def _warn_of_changes(old: dict[str, str], new: dict[str, str]) -> None:
-    old = {"processes": "1", "compiled": "no", **old}  # runs from before there was a choice
+    old = {"processes": "1", "compiled": "no", **old}  # runs older than these settings
     changed = [f"{key} {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]]
     if changed:
-        # Each process draws views of its own.
+        # Each process draws its own views.
         how = "" if old["processes"] != new["processes"] else " in their last bits"
         print(
-            f"resuming with {', '.join(changed)}: the weights will differ{how} from an "
-            "undisturbed run's",
+            f"resuming with {', '.join(changed)}: the weights will differ{how} from those of an "
+            "uninterrupted run",
             file=sys.stderr,
         )
 
@@ -313,7 +305,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def _code_commit() -> str | None:
-    """The commit of the checkout that this file is in, ``-dirty`` added; None outside of one."""
+    """Return the commit of this checkout, with ``-dirty`` if modified; None outside a checkout."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match="],

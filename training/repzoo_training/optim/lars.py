@@ -1,15 +1,15 @@
-"""LARS: stochastic gradient descent whose step is a fixed share of each layer's own size.
+"""LARS: stochastic gradient descent with steps relative to the norm of each layer's weights.
 
-You, Gitman, Ginsburg 2017 (arXiv 1708.03888), in the form that SimCLR and BYOL train with. For one
+You, Gitman, Ginsburg 2017 (arXiv 1708.03888), in the form used by SimCLR and BYOL. For one
 parameter w with gradient g, weight decay λ, trust coefficient η, momentum m and learning rate α:
 
     u = g + λ w
-    v ← m v + η ‖w‖/‖u‖ · u          (v ← m v + u where w is not adapted, or ‖w‖ or ‖u‖ is 0)
+    v ← m v + η ‖w‖/‖u‖ · u          (v ← m v + u if w is not adapted, or ‖w‖ or ‖u‖ is 0)
     w ← w − α v
 
-The paper's own trust ratio is η ‖w‖/(‖g‖ + λ‖w‖), the same up to the angle between g and w. The
-learning rate stands outside of the velocity, as in BYOL and in torch's SGD; in the paper and in
-SimCLR it is inside, which differs only while α changes.
+The trust ratio in the paper is η ‖w‖/(‖g‖ + λ‖w‖), which is the same up to the angle between g and
+w. The learning rate is outside the velocity, as in BYOL and in torch's SGD. In the paper and in
+SimCLR it is inside, which only makes a difference while α changes.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ __all__ = ["LARS"]
 
 
 class LARS(torch.optim.Optimizer):
-    """Adapts every parameter but those of groups that set ``adapt`` to False.
+    """Adapts every parameter, except in groups that set ``adapt`` to False.
 
     Biases and normalisation layers belong in such a group, with a ``weight_decay`` of 0.
 
     Args:
-        params: parameters, or groups of them.
-        lr: α, usually 0.1 to 0.5 for every 256 images of a step.
+        params: Parameters, or groups of parameters.
+        lr: α, usually 0.1 to 0.5 per 256 images in a step.
         momentum: m.
         weight_decay: λ.
         trust: η.
 
     Raises:
-        ValueError: for a negative setting, or a momentum of 1 or more.
+        ValueError: If a setting is negative, or the momentum is 1 or more.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class LARS(torch.optim.Optimizer):
         settings = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust}
         for name, value in settings.items():
             if value < 0:
-                raise ValueError(f"{name} must not be negative, but is {value}")
+                raise ValueError(f"{name} must not be negative, got {value}")
         if momentum >= 1:
-            raise ValueError(f"momentum must be below 1, but is {momentum}")
+            raise ValueError(f"momentum must be less than 1, got {momentum}")
         super().__init__(params, {**settings, "adapt": True})
 
     @overload
@@ -85,6 +85,6 @@ class LARS(torch.optim.Optimizer):
 
 
 def _trust_ratio(w: Tensor, update: Tensor, trust: float) -> Tensor:
-    """η ‖w‖/‖u‖, a scalar; 1 where either is 0. It stays on the device: no step waits for it."""
+    """Return η ‖w‖/‖u‖, a scalar, or 1 if either is 0; computed on the device without waiting."""
     sizes = w.norm(), update.norm()
     return torch.where((sizes[0] > 0) & (sizes[1] > 0), trust * sizes[0] / sizes[1], 1.0)

@@ -1,4 +1,4 @@
-"""Optimisers by name, and the schedule of the learning rate."""
+"""Optimizers by name, and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["build_optimizer", "learning_rate"]
 
 
 def build_optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimiser of what in ``module`` is trained.
+    """Build the recipe's optimizer for the trained parameters of ``module``.
 
-    Weight decay, and the adaptation of LARS, fall on matrices and kernels only: biases and the
-    scales of normalisation layers have no reason to be small.
+    Weight decay and the adaptation of LARS apply to matrices and kernels only, because biases and
+    the scales of normalisation layers do not need to be small.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
@@ -39,7 +39,7 @@ def build_optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then the recipe's schedule: a function of the step alone."""
+    """Return the learning rate of a step: linear warm-up, then the recipe's schedule."""
     warmup = max(1, round(recipe.warmup * recipe.steps))
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup

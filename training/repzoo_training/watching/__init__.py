@@ -1,1 +1,1 @@
-"""Watch a run while it trains: collapse metrics, pictures, plots."""
+"""Pictures and collapse statistics of a run, while it trains."""

@@ -31,7 +31,6 @@ It has to hold at two observations in a row, because early in a run it may hold 
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -145,7 +144,9 @@ class CollapseMonitor:
         order = torch.randperm(len(images), generator=generator(recipe.seed, "figures", 1))
         chosen = images[order[:size].to(images.device)]
         self.sample = recipe.augmentation.finish(chosen.to(torch.float32) / 255)  # [N, C, H, W]
-        self.suspect, self.collapsed = _last_state(run)
+        # A resumed run remembers whether it had collapsed.
+        last = next(reversed(run.observations()), {"suspect": False, "collapsed": False})
+        self.suspect, self.collapsed = bool(last["suspect"]), bool(last["collapsed"])
         self._drawn, self._cost = time.monotonic(), FIRST_DRAWING
 
     def observe(self, objective: Objective, step: int) -> dict[str, float | list[float]]:
@@ -185,14 +186,13 @@ class CollapseMonitor:
         now = time.monotonic()
         if step != self.recipe.steps and now - self._drawn < self._cost / DRAWING:
             return
-        from repzoo_training.watching.plots import (
-            collapse_figure,  # matplotlib takes a second to import
-        )
+        # matplotlib takes a second to import
+        from repzoo_training.watching.plots import collapse_figure
 
-        lines = [line for line in _lines(self.run) if "spectrum" in line]
-        if not lines:
+        observations = self.run.observations()
+        if not observations:
             return
-        picture = collapse_figure(lines, self.recipe.latent_dim, self.recipe.name)
+        picture = collapse_figure(observations, self.recipe.latent_dim, self.recipe.name)
         write_atomically(self.run.figures / "collapse.png", picture)
         self._drawn = time.monotonic()
         self._cost = self._drawn - now
@@ -343,20 +343,6 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
-
-
-def _last_state(run: Run) -> tuple[bool, bool]:
-    """Whether the last observation of an interrupted run looked like collapse, and was one."""
-    for line in reversed(_lines(run)):
-        if "spectrum" in line:
-            return bool(line["suspect"]), bool(line["collapsed"])
-    return False, False
-
-
-def _lines(run: Run) -> list[dict[str, float | list[float]]]:
-    if not run.metrics_file.exists():
-        return []
-    return [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
 
 
 def _clamp(value: float, least: int, most: int) -> int:
