@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import repzoo
-from repzoo.cache.cache import Cache, default_cache
+from repzoo.cache.cache import Cache
+from repzoo.cache.places import default_cache
 from repzoo.packages.copies import copy_out
 from repzoo.packages.package import Package, write_manifest
 from repzoo.packages.reference import Reference
@@ -99,7 +100,7 @@ def test_a_changed_manifest_is_found_out(flat_hub: Path) -> None:
     # Valid in itself: only the name of the folder says that it is another.
     (package.path / "README.md").write_text("Buy more!\n")
     write_manifest(package.path)
-    with pytest.raises(repzoo.IntegrityError, match=r"manifest\.json is not that of"):
+    with pytest.raises(repzoo.IntegrityError, match=r"manifest\.json does not have the SHA-256 of"):
         Cache().find(TINY)
     assert set(Cache().pull(TINY).repaired) == {"README.md", "manifest.json"}
     path.write_text("not json")
@@ -160,7 +161,7 @@ def test_hostile_names_write_nothing(
     manifest["files"][name] = manifest["files"]["README.md"]
     (flat_hub / "tiny" / "manifest.json").write_text(json.dumps(manifest))
     before = files_below(tmp_path)
-    with pytest.raises(repzoo.PackageError, match="not a file of a model package"):
+    with pytest.raises(repzoo.PackageError, match="is not a file that a model package may"):
         Cache().pull(TINY)
     assert files_below(tmp_path) == before
     assert not Path("/tmp/evil-repzoo").exists()
@@ -333,11 +334,11 @@ def test_a_damaged_memory_is_an_empty_one(
     flat_hub: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     revision = Cache().pull(TINY).package.revision
-    record = Cache().last_pull("tiny")
+    record = Cache().memory("tiny").newest()
     assert record is not None
     assert (record.hub, record.revision) == (str(flat_hub), revision)
     (cache / "pulled" / "tiny.json").write_text('{"records": [{}]}')
-    assert Cache().last_pull("tiny") is None
+    assert Cache().memory("tiny").newest() is None
     assert "damaged" in caplog.text
     with pytest.raises(repzoo.ModelNotFound):
         Cache().find(TINY)
@@ -452,7 +453,7 @@ def test_what_is_no_reference(text: str) -> None:
 
 
 def test_one_revision_is_enough(tiny_package: Path) -> None:
-    with pytest.raises(repzoo.InvalidInput, match="two revisions"):
+    with pytest.raises(repzoo.InvalidInput, match="two different revisions"):
         repzoo.load("a@0123abc", revision="main")
     with pytest.raises(repzoo.InvalidInput, match="is a path"):
         repzoo.load(tiny_package, revision="main")

@@ -1,4 +1,4 @@
-"""Reading and writing files so that neither a link nor a crash leads elsewhere."""
+"""Read and write files safely: no symbolic links are followed, and no crash leaves half a file."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file for reading; refuse a link, a folder, a pipe or a device.
+    """Open a regular file for reading; refuse links, folders, pipes and devices.
 
     Raises:
-        OSError: if it cannot be opened or is something else.
+        OSError: If the file cannot be opened or is not a regular file.
     """
-    # O_NONBLOCK: opening a pipe would wait for its writer.
+    # O_NONBLOCK: opening a pipe would otherwise wait for a writer.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags)
@@ -78,7 +78,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
 
 @contextmanager
 def no_space_at(path: Path) -> Iterator[None]:
-    """Have the error of a full disk, which knows of no file, name what is written."""
+    """Add the path to the error of a full disk, which does not name a file itself."""
     try:
         yield
     except OSError as error:
@@ -88,12 +88,12 @@ def no_space_at(path: Path) -> Iterator[None]:
 
 
 def is_no_space(error: OSError) -> bool:
-    """Whether an error means that a disk, a quota or a limit is full."""
+    """Whether an error means that a disk, quota or size limit is full."""
     return error.errno in _NO_SPACE
 
 
 def fsync_folder(path: Path) -> None:
-    """Make the names in a folder survive a power cut."""
+    """Flush a folder to disk, so that new names in it survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -103,8 +103,8 @@ def fsync_folder(path: Path) -> None:
 
 @contextmanager
 def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Give a new folder below ``parent``, removed at the end if it is still there."""
-    # Not tempfile's, which are private to the user: what is made in it may be for others too.
+    """Create a folder below ``parent`` and remove it at the end if it still exists."""
+    # tempfile would make it private to the user; what is built here may be shared.
     path = parent / f"{prefix}{secrets.token_hex(8)}"
     path.mkdir()
     try:
@@ -120,14 +120,17 @@ def copy_checked(
     sha256: str,
     progress: Callable[[int], object] | None = None,
 ) -> str | None:
-    """Copy a stream to a new file on disk, and say what is wrong with it, or None.
+    """Copy a stream to a new file on disk and check it.
 
     Args:
-        source: read until its end, or one byte more than it should have.
-        path: the file to create; it stays, whatever is wrong with its content.
-        size: how many bytes there should be.
-        sha256: what they should hash to, in hex.
-        progress: called with the number of bytes of each piece.
+        source: The stream. At most one byte more than ``size`` is read.
+        path: The file to create. It stays even if its content is wrong.
+        size: The expected number of bytes.
+        sha256: The expected SHA-256, in hex.
+        progress: Called with the number of bytes of each piece.
+
+    Returns:
+        What is wrong with the content, or None.
     """
     digest = hashlib.sha256()
     copied = 0
@@ -148,17 +151,24 @@ def copy_checked(
 
 
 @contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file ``path``, which a process that dies lets go of.
+def locked(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file, which is released if the process dies.
 
     Args:
-        path: the lock file; it is made and stays.
-        what: what the lock is for, said to a user who has to wait for it.
+        path: The lock file. It is created, with its folder, and stays.
+        what: What the other process is doing, for a user who has to wait.
+        wait: Whether to wait for another process.
+
+    Raises:
+        TimeoutError: If another process holds the lock and ``wait`` is false.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0.2)
+        lock.acquire(timeout=0.2 if wait else 0)
     except Timeout:
+        if not wait:
+            raise
         _log.warning("waiting for another process: %s", what)
         lock.acquire()
     try:

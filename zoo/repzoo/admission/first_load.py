@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from repzoo.cache.places import admission_lock, admission_marker
 from repzoo.checks.content import check_content
 from repzoo.errors import GoldenMismatch, InvalidInput, MissingExtra, PackageError
 from repzoo.files import locked
@@ -57,7 +58,7 @@ def admit(package: Package) -> None:
     marker = _marker(package)
     if marker.exists():
         return
-    with _alone(package, marker):
+    with _alone(package):
         if marker.exists():  # whoever was before us has done the work
             return
         _log.info("%s: running it for the first time, in a process of its own", package.path)
@@ -68,10 +69,8 @@ def admit(package: Package) -> None:
 
 
 def _marker(package: Package) -> Path:
-    from repzoo.cache.cache import default_cache
-
     versions = f"{importlib.metadata.version('repzoo')}-{_runtime_version()}"
-    return default_cache() / "admitted" / f"{package.revision}.{versions}"
+    return admission_marker(package.revision, versions)
 
 
 def _runtime_version() -> str:
@@ -82,13 +81,11 @@ def _runtime_version() -> str:
 
 
 @contextmanager
-def _alone(package: Package, marker: Path) -> Iterator[None]:
-    """Of several processes that load a package, one runs it and the others wait."""
-    locks = marker.parents[1] / "locks"
+def _alone(package: Package) -> Iterator[None]:
+    """Let one process run a package for the first time while others that load it wait."""
     with ExitStack() as stack:
         with suppress(OSError):
-            locks.mkdir(parents=True, exist_ok=True)
-            lock = locks / f"{package.revision}.admission.lock"
+            lock = admission_lock(package.revision)
             stack.enter_context(locked(lock, f"it runs {package.path} for the first time"))
         yield
 

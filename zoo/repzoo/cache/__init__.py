@@ -1,1 +1,1 @@
-"""The user's cache of packages: layout, downloads, installation, trust, cleaning."""
+"""The user's cache of packages: layout, downloads, installation, trust and cleanup."""

@@ -1,6 +1,6 @@
-"""The user's cache of model packages; `repzoo.cache.places` says what lies where in it.
+"""The user's cache of model packages; see `repzoo.cache.places` for its layout.
 
-Every pull checks size and sha256 of every file, of those that are there already too.
+Every pull checks the size and SHA-256 of every file, including files that are cached already.
 """
 
 from __future__ import annotations
@@ -8,15 +8,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from repzoo.cache.downloads import part_of
-from repzoo.cache.installation import Found, Pulled, install
-from repzoo.cache.places import Places
-from repzoo.cache.trust import MOVES, Memory, Record
+from repzoo.cache.installation import Pulled, RemotePackage, install
+from repzoo.cache.places import Places, default_cache, names_in, writing_to
+from repzoo.cache.trust import MOVING, Memory
 from repzoo.errors import IntegrityError, ModelNotFound
 from repzoo.files import write_atomically
 from repzoo.hubs.opening import default_hub, hub_spec, open_hub
@@ -28,16 +27,16 @@ from repzoo.packages.package import (
     Package,
     file_fault,
 )
-from repzoo.packages.reference import Reference, is_digest, is_name, is_url, match_revision
+from repzoo.packages.reference import Reference, is_digest, is_url, match_revision
 from repzoo.packages.signatures import check_signature
 from repzoo.retries import Patience
 
-__all__ = ["Cache", "Plan", "Pulled", "default_cache"]
+__all__ = ["Cache", "Plan", "Pulled"]
 
-#: How often a hub is asked what a package is; with no hub in reach one should soon know.
-_QUESTIONS = 4
+#: Attempts to ask a hub about a package. A user should soon learn that no hub can be reached.
+_ATTEMPTS = 4
 
-#: A commit or a manifest's sha256, or their beginning; anything else is a tag.
+#: A commit or a manifest's SHA-256, or the beginning of one; anything else is a tag.
 _DIGITS = re.compile(r"[0-9a-f]{7,64}")
 
 
@@ -47,14 +46,18 @@ class Plan(NamedTuple):
     name: str
     revision: str
     hub: str
-    #: bytes of every file.
+    #: Bytes of every file.
     files: dict[str, int]
-    #: bytes of every file that are in the cache already.
+    #: Bytes of every file that are already cached.
     there: dict[str, int]
 
 
 class Cache:
-    """The cache in ``REPZOO_CACHE``, by default in the user's cache folder."""
+    """A cache of packages.
+
+    Args:
+        path: Its folder; by default ``REPZOO_CACHE``, or ``repzoo`` in the user's cache folder.
+    """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = (default_cache() if path is None else Path(path)).absolute()
@@ -68,46 +71,45 @@ class Cache:
         asking: Patience | None = None,
         key: Path | None = None,
     ) -> Pulled:
-        """Bring a package of a hub into the cache, or find it there, and verify it.
+        """Bring a package from a hub into the cache if it is not there yet, and verify it.
+
+        No hub is asked for a cached revision that is given by its full SHA-256.
 
         Args:
-            reference: which package.
-            hub: the hub's spec, if the reference names none; None: the default one. It is not
-                asked for a revision that is given by its full sha256 and is there.
-            accept_change: take a tag or commit that is not what it was as what it is now.
-            asking: how patiently to ask what a revision is; files are waited for in any case.
-            key: a public key that the package must be signed with, see `repzoo.packages.signatures`.
+            reference: The package.
+            hub: The hub, unless the reference names one; None for the default hub.
+            accept_change: Accept a tag or commit that changed since it was first pulled.
+            asking: The patience for questions about the revision; downloads always wait longer.
+            key: A public key that must have signed the package; see `repzoo.packages.signatures`.
 
         Raises:
-            ModelNotFound: if the hub has no such package or revision.
-            HubError: if the hub cannot be read.
-            IntegrityError: if the hub's own files are bad, even when fetched again.
-            RevisionChanged: if a tag or commit has another manifest than when it was first pulled.
-            PackageError: if the hub's package is not a valid one.
-            SignatureError: if a key is given and the package is not signed with it.
-            NoSpace: if the disk is too full.
-            OSError: if the cache cannot be written.
+            ModelNotFound: If the hub does not have the package or revision.
+            HubError: If the hub cannot be read.
+            IntegrityError: If files on the hub are bad, even after fetching them again.
+            RevisionChanged: If a tag or commit changed since it was first pulled.
+            PackageError: If the package is not valid.
+            SignatureError: If a key is given and the package is not signed with it.
+            NoSpace: If the disk is full.
+            OSError: If the cache cannot be written.
         """
         places = Places(self.path, reference.name)
         if key is None and reference.revision is not None and is_digest(reference.revision):
-            there = places.intact(reference.revision)
-            if there is not None:
-                return Pulled(there, None)
+            cached = places.intact(reference.revision)
+            if cached is not None:
+                return Pulled(cached, None)
 
-        asking = asking or Patience(attempts=_QUESTIONS)
-        found = self._look_up(reference, hub, asking, accept_change=accept_change)
-        signature = self._new_signature(found, asking, key)
-        there = places.intact(found.revision)
-        pulled = Pulled(there, found.hub.spec) if there is not None else None
+        asking = asking or Patience(attempts=_ATTEMPTS)
+        remote, memory = self._look_up(reference, hub, asking, accept_change=accept_change)
+        signature = self._new_signature(remote, memory, asking, key)
+        spec = remote.hub.spec
+        cached = places.intact(remote.revision)
+        pulled = Pulled(cached, spec) if cached is not None else None
         if pulled is None:
-            with places.locked():
-                # Whoever held the lock may have done the work.
-                there = places.intact(found.revision)
-                if there is not None:
-                    pulled = Pulled(there, found.hub.spec)
-                else:
-                    pulled = install(found, places, Patience())
-        self._remember(found, pulled.package, signature)
+            with writing_to(self.path), places.locked():
+                # Another process may have installed it in the meantime.
+                cached = places.intact(remote.revision)
+                pulled = Pulled(cached, spec) if cached else install(remote, places, Patience())
+        self._remember(remote, memory, pulled.package, signature)
         return pulled
 
     def plan(
@@ -118,44 +120,44 @@ class Cache:
         accept_change: bool = False,
         key: Path | None = None,
     ) -> Plan:
-        """What `pull` would fetch with the same arguments; nothing is written.
+        """Return what `pull` would fetch with the same arguments, without writing anything.
 
         Raises:
-            As `pull` does for what it finds out before it fetches files.
+            RepzooError: As `pull` does before it fetches files.
         """
-        asking = Patience(attempts=_QUESTIONS)
-        found = self._look_up(reference, hub, asking, accept_change=accept_change)
+        asking = Patience(attempts=_ATTEMPTS)
+        remote, memory = self._look_up(reference, hub, asking, accept_change=accept_change)
         if key is not None:
-            self._new_signature(found, asking, key)
-        places = Places(self.path, found.name)
-        place, staging = places.packages / found.revision, places.staging / found.revision
-        files = {file: entry.size for file, entry in found.manifest.files.items()}
+            self._new_signature(remote, memory, asking, key)
+        places = Places(self.path, remote.name)
+        place, staging = places.packages / remote.revision, places.staging / remote.revision
+        files = {file: entry.size for file, entry in remote.manifest.files.items()}
         there = {}
-        for file, entry in found.manifest.files.items():
+        for file, entry in remote.manifest.files.items():
             if any(file_fault(folder, file, entry) is None for folder in (place, staging)):
                 there[file] = entry.size
             else:
                 with suppress(FileNotFoundError):
                     there[file] = min(part_of(staging / file).lstat().st_size, entry.size)
-        files[MANIFEST] = len(found.data)
+        files[MANIFEST] = len(remote.data)
         if (place / MANIFEST).is_file():
-            there[MANIFEST] = len(found.data)
-        return Plan(found.name, found.revision, found.hub.spec, files, there)
+            there[MANIFEST] = len(remote.data)
+        return Plan(remote.name, remote.revision, remote.hub.spec, files, there)
 
     def find(self, reference: Reference, hub: str | None = None) -> Package:
-        """The package in the cache that a reference means; no hub is asked, nothing is verified.
+        """Return a cached package without asking a hub and without verifying its files.
 
-        Without a revision, or with ``main``, it is the one that was pulled last; with a tag or a
-        commit, what that was when it was pulled.
+        A tag, a commit or ``main`` means what it meant when it was pulled last; so does a reference
+        without a revision.
 
         Args:
-            reference: which package.
-            hub: the hub that it must have been pulled from, if the reference names none.
+            reference: The package.
+            hub: The hub that it must have been pulled from, unless the reference names one.
 
         Raises:
-            ModelNotFound: if it is not in the cache.
-            IntegrityError: if its manifest was changed.
-            PackageError: if its manifest is damaged.
+            ModelNotFound: If the package is not in the cache.
+            IntegrityError: If its manifest was changed.
+            PackageError: If its manifest is damaged.
         """
         name, asked = reference.name, reference.revision
         spec = reference.hub_or(hub)
@@ -166,7 +168,7 @@ class Cache:
             spec = hub_spec(spec)
             where += f" from {spec}"
             known = [each for each in known if any(r.revision == each for r in memory.of(spec))]
-        if asked in (None, MOVES):
+        if asked in (None, MOVING):
             newest = memory.newest(spec)
             revision = newest.revision if newest is not None else None
         else:
@@ -174,135 +176,118 @@ class Cache:
             if revision is None:
                 revision = match_revision(asked, known, f"{name} in {where}")
         if revision not in known:
-            raise ModelNotFound(f"{name} is not in {where}: zoo pull {reference}")
+            raise ModelNotFound(f"{name} is not in {where}; run: zoo pull {reference}")
         package = Package.open(Places(self.path, name).packages / revision)
         if package.revision != revision:
             raise IntegrityError(
-                f"{package.path}: {MANIFEST} is not that of revision {revision}", (MANIFEST,)
+                f"{package.path}: {MANIFEST} does not have the SHA-256 of revision {revision}",
+                (MANIFEST,),
             )
         return package
 
     def names(self) -> list[str]:
-        """The names of the packages in the cache, sorted."""
-        folder = self.path / "packages"
-        there = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-        return sorted(name for name in there if is_name(name) and self.revisions(name))
+        """Return the names of the cached packages, sorted."""
+        return [name for name in names_in(self.path) if self.revisions(name)]
 
     def revisions(self, name: str) -> list[str]:
-        """The revisions of a package in the cache, sorted by digits."""
+        """Return the cached revisions of a package, sorted."""
         return Places(self.path, name).revisions()
 
     def memory(self, name: str) -> Memory:
-        """What is remembered of the pulls of a name."""
+        """Return what the cache remembers about the pulls of a package."""
         return Memory.read(Places(self.path, name).memory)
 
-    def last_pull(self, name: str) -> Record | None:
-        """Which revision of a package was pulled last, from where and when."""
-        return self.memory(name).newest()
-
     def remove(self, reference: Reference) -> list[str]:
-        """Remove one revision of a package, or all, with what else the cache holds of them.
+        """Remove one revision of a package, or all, with their leftovers.
 
         Returns:
-            The revisions that were removed.
+            The removed revisions.
 
         Raises:
-            ModelNotFound: if there is nothing to remove.
+            ModelNotFound: If the package or revision is not in the cache.
         """
         name, revision = reference.name, reference.revision
+        where = f"the cache {self.path}"
         if not self.revisions(name):
-            raise ModelNotFound(f"{name} is not in the cache {self.path}")
+            raise ModelNotFound(f"{name} is not in {where}")
         places = Places(self.path, name)
         with places.locked():
             doomed = known = places.revisions()
             if revision is not None:
-                doomed = [match_revision(revision, known, f"{name} in the cache {self.path}")]
+                doomed = [match_revision(revision, known, f"{name} in {where}")]
             for each in doomed:
-                # Out of sight in one step: a removal that is killed leaves no half package.
-                places.clear_staging()
-                (places.packages / each).rename(places.staging / each)
+                places.remove(each)
             if doomed == known:
                 shutil.rmtree(places.quarantine, ignore_errors=True)
             places.clear_staging()
         return doomed
 
     def _look_up(
-        self,
-        reference: Reference,
-        hub: str | None,
-        patience: Patience,
-        *,
-        accept_change: bool = False,
-    ) -> Found:
-        """Ask a hub what a reference means, and whether it still is what it was."""
+        self, reference: Reference, hub: str | None, patience: Patience, *, accept_change: bool
+    ) -> tuple[RemotePackage, Memory]:
+        """Ask a hub what a reference means, and check that it still means the same."""
         name, asked = reference.name, reference.revision
         memory = self.memory(name)
-        source = open_hub(reference.hub_or(hub) or self._usual_hub(name, memory), name)
+        source = open_hub(reference.hub_or(hub) or _usual_hub(name, memory), name)
         commit = patience(lambda: source.resolve(name, asked))
         meant = memory.meaning(source.spec, commit)
         data = Places(self.path, name).manifest(meant) if meant is not None else None
         if data is None:
             data = patience(lambda: source.manifest(name, commit))
         if asked is None or _DIGITS.fullmatch(asked):
-            asked = MOVES if asked is None else commit
+            asked = MOVING if asked is None else commit
         manifest = Manifest.parse(data, f"{name} in {source.spec}")
-        found = Found(source, name, commit, asked, data, manifest)
+        remote = RemotePackage(source, name, commit, asked, data, manifest)
         for promised in (commit, reference.revision):
-            if promised is not None and is_digest(promised) and promised != found.revision:
+            if promised is not None and is_digest(promised) and promised != remote.revision:
                 raise IntegrityError(
-                    f"{source.spec}: the manifest of {name} is not that of {promised}", (MANIFEST,)
+                    f"{source.spec}: the manifest of {name} does not have the SHA-256 {promised}",
+                    (MANIFEST,),
                 )
         if not accept_change:
             for each in (asked, commit):
-                memory.check(name, source.spec, each, found.revision)
-        return found
+                memory.check(name, source.spec, each, remote.revision)
+        return remote, memory
 
-    def _usual_hub(self, name: str, memory: Memory) -> str | None:
-        """The hub of who names none.
+    def _new_signature(
+        self, remote: RemotePackage, memory: Memory, patience: Patience, key: Path | None
+    ) -> bytes | None:
+        """Fetch the signature of a commit that was not pulled before; check it if there is a key.
 
-        That is the default one, None; but what it does not have here, and was pulled from another,
-        is not looked for among the packages of everybody.
+        A package may be signed long after it was made: same manifest, another commit.
         """
-        default = default_hub(name)
-        newest = memory.newest()
-        if is_url(default) and not os.environ.get("REPZOO_HUB") and newest is not None:
-            return newest.hub
-        return None
-
-    def _new_signature(self, found: Found, patience: Patience, key: Path | None) -> bytes | None:
-        """The signature of a commit that was not pulled before; with a key of any, and checked.
-
-        A package may be signed long after it was made: the same manifest, another commit.
-        """
-        known = self.memory(found.name).meaning(found.hub.spec, found.commit) == found.revision
+        known = memory.meaning(remote.hub.spec, remote.commit) == remote.revision
         if known and key is None:
             return None
-        signature = patience(lambda: found.hub.signature(found.name, found.commit))
+        signature = patience(lambda: remote.hub.signature(remote.name, remote.commit))
         if key is not None:
-            check_signature(found.data, signature, key, f"{found.name} in {found.hub.spec}")
+            check_signature(remote.data, signature, key, f"{remote.name} in {remote.hub.spec}")
         return signature
 
-    def _remember(self, found: Found, package: Package, signature: bytes | None) -> None:
-        """Remember a pull, and keep the signature that came with it."""
-        asked = tuple({found.asked, found.commit})
-        known = self.memory(found.name).knows(found.hub.spec, asked, found.revision)
-        if known and signature is None:
+    def _remember(
+        self, remote: RemotePackage, memory: Memory, package: Package, signature: bytes | None
+    ) -> None:
+        """Record a pull, and keep the signature that came with it."""
+        asked = tuple({remote.asked, remote.commit})
+        if signature is None and memory.is_up_to_date(remote.hub.spec, asked, remote.revision):
             return
-        places = Places(self.path, found.name)
-        # A cache that this user may only read still serves what is in it.
+        places = Places(self.path, remote.name)
+        # A cache that this user may only read can still serve its packages.
         with suppress(OSError), places.locked():
             if signature is not None and len(signature) <= MAX_MANIFEST_BYTES:
                 write_atomically(package.path / SIGNATURE, signature)
-            memory = Memory.read(places.memory).adding(found.hub.spec, asked, found.revision)
+            # Other processes may have added records since this one read them.
+            memory = Memory.read(places.memory).adding(remote.hub.spec, asked, remote.revision)
             memory.write(places.memory)
 
 
-def default_cache() -> Path:
-    """``REPZOO_CACHE``, or ``repzoo`` in the user's cache folder."""
-    named = os.environ.get("REPZOO_CACHE")
-    if named:
-        return Path(named)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "repzoo"
-    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "repzoo"
+def _usual_hub(name: str, memory: Memory) -> str | None:
+    """Return the hub to use if none is named; None for the default hub.
+
+    A package that the default hub does not bundle, and that was pulled from another hub before, is
+    not looked for in the public organisation.
+    """
+    newest = memory.newest()
+    if newest is not None and is_url(default_hub(name)) and not os.environ.get("REPZOO_HUB"):
+        return newest.hub
+    return None

@@ -1,7 +1,7 @@
-"""Fetching the files of a package: several at once, gone on with after whatever cut them off.
+"""Fetch the files of a package: several at once, and resumable after any interruption.
 
-A file comes into ``FILE.part`` and takes its name when all of it is there and right. A part that is
-there is gone on with, whichever process left it.
+A file is written to ``FILE.part`` and renamed once it is complete and right. A part is resumed, no
+matter which process left it.
 """
 
 from __future__ import annotations
@@ -25,57 +25,57 @@ __all__ = ["PART", "Download", "part_of"]
 PART = ".part"
 
 _THREADS = 4
-#: A bad file is fetched once more: what went wrong may have been the way here.
+#: A bad file is fetched once more, because the network may have damaged it.
 _FETCHES = 2
-#: After Ctrl-C, threads that wait for a hub are waited for no longer than this.
+#: After Ctrl-C, wait this long for threads that are waiting for a hub.
 _SECONDS_TO_STOP = 1.0
 
 
 def part_of(path: Path) -> Path:
-    """Where the part of the file ``path`` lies."""
+    """Return where the part of a file lies."""
     return path.with_name(path.name + PART)
 
 
 @dataclass
 class Download:
-    """Some files of one package, on their way from a hub into a folder."""
+    """A download of some files of one package into a folder."""
 
     hub: Hub
     name: str
     commit: str
     folder: Path
-    #: moves a bad file out of the way and says where to.
+    #: Moves a bad file away and returns its new path.
     put_aside: Callable[[Path], Path]
     patience: Patience
     _left: list[tuple[str, FileEntry]] = field(init=False)
     _errors: list[BaseException] = field(init=False)
     _skipped: list[str] = field(init=False)
-    #: tells the progress bar of bytes.
+    #: Advances the progress bar by a number of bytes.
     _advance: Callable[[int], None] = field(init=False)
 
     def fetch(self, files: Mapping[str, FileEntry]) -> list[str]:
-        """Fetch files, until all are there or one cannot be had.
+        """Fetch files.
 
-        A file that is bad does not keep the others from being fetched, so that only it is missing
-        afterwards. Ctrl-C and other errors end them all; their parts stay.
+        If a file is bad, the others are still fetched, so that only the bad one is missing
+        afterwards. Ctrl-C and other errors stop the whole download; parts stay.
 
         Returns:
-            Which advisory files the hub does not have, or has in no usable form.
+            The advisory files that the hub does not have in a usable form.
 
         Raises:
-            IntegrityError: if a file is bad each time it is fetched; it is put aside.
-            NoSpace: if the disk is full.
-            HubError: if the hub fails to give a file.
-            OSError: if the folder cannot be written.
+            IntegrityError: If a file is bad every time; what came is moved to the quarantine.
+            NoSpace: If the disk is full.
+            HubError: If the hub does not deliver a file.
+            OSError: If the folder cannot be written.
         """
         there = {file: _size(part_of(self.folder / file)) for file in files}
         total = sum(entry.size for entry in files.values())
-        # The largest first, so that none is left for last, alone.
+        # Taken from the end: the largest file first, so that it does not finish last, alone.
         self._left = sorted(files.items(), key=lambda item: item[1].size)
         self._errors, self._skipped = [], []
         with progress_bar(self.name, total, sum(there.values())) as self._advance:
             count = min(_THREADS, len(files))
-            # Daemons, because one that waits for a hub must not keep a process from ending.
+            # Daemons, because a thread that waits for a hub must not keep the process alive.
             threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
             for thread in threads:
                 thread.start()
@@ -124,16 +124,16 @@ class Download:
                 self._advance(-part.length)
             kept = self.put_aside(part.path)
         raise IntegrityError(
-            f"{self.hub.spec}: {file} of {self.name} {fault}; what came is kept as {kept}", (file,)
+            f"{self.hub.spec}: {file} of {self.name} {fault}; it was moved to {kept}", (file,)
         )
 
     def _complete(self, file: str, entry: FileEntry, part: Part) -> str | None:
-        """Fetch what a part lacks; what is wrong with it then, or None."""
+        """Fetch the rest of a file and return what is wrong with the file, or None."""
         failures = 0
         while part.length < entry.size:
             before = part.length
             try:
-                fault = self._go_on(file, entry, part)
+                fault = self._resume(file, entry, part)
             except HubUnavailable as error:
                 failures = failures + 1 if part.length == before else 1
                 self.patience.wait(error, failures)
@@ -144,13 +144,13 @@ class Download:
             return "does not have the manifest's sha256"
         return None
 
-    def _go_on(self, file: str, entry: FileEntry, part: Part) -> str | None:
+    def _resume(self, file: str, entry: FileEntry, part: Part) -> str | None:
         stop = self.patience.stop
         with self.hub.open(self.name, self.commit, file, part.length) as source:
             while part.length < entry.size:
                 piece = source.read1(min(CHUNK, entry.size - part.length))
                 if stop.is_set():
-                    # Whoever waited for this thread may be gone, and the lock with it.
+                    # The thread that held the lock may be gone.
                     raise Interrupted
                 if not piece:
                     return f"has {part.length} bytes, not {entry.size}"
@@ -159,7 +159,7 @@ class Download:
             return f"has more than {entry.size} bytes" if source.read1(1) else None
 
     def _fetch_advisory(self, file: str) -> None:
-        """Fetch what is for people only, whatever it has become; or leave it."""
+        """Fetch a file for people, whatever its content is now, or skip it."""
 
         def read() -> bytes:
             with self.hub.open(self.name, self.commit, file) as source:

@@ -1,4 +1,4 @@
-"""Making a package in the cache out of what a hub has, or mending one."""
+"""Assemble a package in the cache from a hub's files, or repair one."""
 
 from __future__ import annotations
 
@@ -28,78 +28,78 @@ from repzoo.packages.package import (
 )
 from repzoo.retries import Patience
 
-__all__ = ["Found", "Pulled", "install"]
+__all__ = ["Pulled", "RemotePackage", "install"]
 
 _log = logging.getLogger("repzoo")
 
 
-class Found(NamedTuple):
-    """A package on a hub: by commit, so that nothing mixes two of them."""
+class RemotePackage(NamedTuple):
+    """A package on a hub at one commit, so that two commits are never mixed."""
 
     hub: Hub
     name: str
     commit: str
-    #: what the commit was asked for by: ``main``, a tag, or the commit itself.
+    #: How the commit was asked for: ``main``, a tag, or the commit itself.
     asked: str
-    #: the bytes of ``manifest.json``.
+    #: The bytes of ``manifest.json``.
     data: bytes
     manifest: Manifest
 
     @property
     def revision(self) -> str:
-        """The sha256 of the manifest."""
+        """The SHA-256 of the manifest."""
         return hashlib.sha256(self.data).hexdigest()
 
 
 class Pulled(NamedTuple):
-    """What came of a pull."""
+    """The result of a pull."""
 
     package: Package
-    #: where it came from; None if the revision was there and no hub had to be asked.
+    #: The hub that was asked, or None if the cached revision sufficed.
     hub: str | None
-    #: files that were fetched.
+    #: Files that were fetched.
     fetched: tuple[str, ...] = ()
-    #: files of the cache that were bad, and were replaced.
+    #: Cached files that were bad and were replaced.
     repaired: tuple[str, ...] = ()
-    #: files for people, such as the card, that the hub no longer has.
+    #: Files for people, such as the card, that the hub no longer has.
     skipped: tuple[str, ...] = ()
 
 
-def install(found: Found, places: Places, patience: Patience) -> Pulled:
-    """Make or mend a package, of whose places the lock is held.
+def install(remote: RemotePackage, places: Places, patience: Patience) -> Pulled:
+    """Assemble or repair a package. The caller holds the lock of its places.
 
     Raises:
-        IntegrityError: if the hub's own files are bad, even when fetched again.
-        PackageError: if the hub's package is not a valid one.
-        HubError: if the hub cannot be read.
-        NoSpace: if the disk is too full.
-        OSError: if the cache cannot be written.
+        IntegrityError: If files on the hub are bad, even after fetching them again.
+        PackageError: If the package on the hub is not valid.
+        HubError: If the hub cannot be read.
+        NoSpace: If the disk is full.
+        OSError: If the cache cannot be written.
     """
-    place, staging = places.packages / found.revision, places.staging / found.revision
+    place, staging = places.packages / remote.revision, places.staging / remote.revision
     places.staging.mkdir(parents=True, exist_ok=True)
     damaged = place.exists()
     if damaged:
-        # Out of sight while it is mended.
+        # Nobody may use it while it is repaired.
         shutil.rmtree(staging, ignore_errors=True)
         place.rename(staging)
     staging.mkdir(exist_ok=True)
 
-    itself = FileEntry(size=len(found.data), sha256=found.revision)
-    wanted = {**found.manifest.files, MANIFEST: itself}
-    missing = _sort_out(places, staging, wanted, keep_bad=damaged)
+    itself = FileEntry(size=len(remote.data), sha256=remote.revision)
+    wanted = {**remote.manifest.files, MANIFEST: itself}
+    missing = _remove_bad_files(places, staging, wanted, keep_bad=damaged)
     repaired = tuple(missing) if damaged else ()
     if repaired:
         _log.warning("%s: replacing %s", place, ", ".join(repaired))
     to_fetch = {file: wanted[file] for file in missing if file != MANIFEST}
-    for file in _take_from_others(places, staging, to_fetch):
+    for file in _copy_from_other_revisions(places, staging, to_fetch):
         del to_fetch[file]
     _check_space(places, staging, to_fetch)
-    download = Download(found.hub, found.name, found.commit, staging, places.put_aside, patience)
+    download = Download(remote.hub, remote.name, remote.commit, staging, places.put_aside, patience)
     skipped = download.fetch(to_fetch)
-    write_atomically(staging / MANIFEST, found.data)
+    write_atomically(staging / MANIFEST, remote.data)
 
     try:
-        _check(Package.open(staging), found)
+        _check(Package.open(staging), remote)
     except PackageError:
         shutil.rmtree(staging)
         raise
@@ -110,20 +110,20 @@ def install(found: Found, places: Places, patience: Patience) -> Pulled:
     fsync_folder(place.parent)
     places.clear_staging()
     fetched = tuple(file for file in to_fetch if file not in skipped)
-    return Pulled(Package.open(place), found.hub.spec, fetched, repaired, tuple(skipped))
+    return Pulled(Package.open(place), remote.hub.spec, fetched, repaired, tuple(skipped))
 
 
-def _check(package: Package, found: Found) -> None:
-    """Check what the files say, of which each is the manifest's by now."""
-    if package.config.name != found.name:
-        raise PackageError(f"{found.name} in {found.hub.spec} calls itself {package.config.name}")
+def _check(package: Package, remote: RemotePackage) -> None:
+    """Check the content of files whose hashes are right."""
+    if package.config.name != remote.name:
+        raise PackageError(f"{remote.name} in {remote.hub.spec} calls itself {package.config.name}")
     check_content(package)
 
 
-def _sort_out(
+def _remove_bad_files(
     places: Places, staging: Path, wanted: Mapping[str, FileEntry], *, keep_bad: bool
 ) -> list[str]:
-    """Leave only good files, and parts, in a folder; say which are missing."""
+    """Leave only good files and parts of files in a folder, and return which files are missing."""
     real_folders = {"probes", "figures"}
     parts = {file + PART for file in wanted if file not in (*ADVISORY, MANIFEST)}
     for entry in sorted(staging.rglob("*")):
@@ -148,21 +148,23 @@ def _sort_out(
     return [file for file in wanted if not (staging / file).exists()]
 
 
-def _take_from_others(places: Places, staging: Path, files: Mapping[str, FileEntry]) -> list[str]:
-    """Copy what other revisions have already; say what that was."""
-    taken = []
+def _copy_from_other_revisions(
+    places: Places, staging: Path, files: Mapping[str, FileEntry]
+) -> list[str]:
+    """Copy files that other cached revisions have, and return their names."""
+    copied = []
     for revision in places.revisions():
         with suppress(PackageError, FileNotFoundError):
             other = Package.open(places.packages / revision)
             for file, entry in files.items():
-                same = file not in taken and other.manifest.files.get(file) == entry
+                same = file not in copied and other.manifest.files.get(file) == entry
                 if same and _copy(other.path / file, staging / file, entry):
-                    taken.append(file)
-    return taken
+                    copied.append(file)
+    return copied
 
 
 def _copy(source: Path, target: Path, entry: FileEntry) -> bool:
-    """Copy a file if it is what it should be."""
+    """Copy a file and return whether its content is right."""
     target.parent.mkdir(exist_ok=True)
     copy = target.with_name(target.name + ".copy")
     copy.unlink(missing_ok=True)
@@ -177,7 +179,11 @@ def _copy(source: Path, target: Path, entry: FileEntry) -> bool:
 
 
 def _check_space(places: Places, staging: Path, files: Mapping[str, FileEntry]) -> None:
-    """Say at the beginning, not at the end, that the disk is too full."""
+    """Fail before downloading, not at the end, if the disk is too full.
+
+    Raises:
+        NoSpace: If the files do not fit.
+    """
     parts = [part_of(staging / file) for file in files]
     there = sum(path.lstat().st_size for path in parts if path.exists())
     needed = sum(entry.size for entry in files.values()) - there
@@ -185,8 +191,8 @@ def _check_space(places: Places, staging: Path, files: Mapping[str, FileEntry]) 
     if needed > free:
         raise NoSpace(
             f"{places.cache}: {places.name} needs {_mebibytes(needed)} more, and "
-            f"{_mebibytes(free)} are free; free some (zoo cache prune), or set REPZOO_CACHE to "
-            "another disk"
+            f"{_mebibytes(free)} are free; free some space (zoo cache prune) or set REPZOO_CACHE "
+            "to a folder on another disk"
         )
 
 

@@ -1,4 +1,4 @@
-"""A file that is coming in: what of it has come so far, and what that hashes to."""
+"""A partly downloaded file and its running hash."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from repzoo.retries import Interrupted
 
 __all__ = ["CHUNK", "Part"]
 
-#: Bytes that are read at a time; a process that is killed loses no more than these.
+#: Bytes read at a time; a process that is killed loses no more than this.
 CHUNK = 2**20
 
 
 class Part:
-    """The beginning of a file, on disk; what is written goes to its end.
+    """The beginning of a file on disk, which grows at its end.
 
-    What an earlier process left is gone on with: it is read once, for the hash.
+    If an earlier process left a part, it is read once for the hash and then continued.
     """
 
     def __init__(self, path: Path, size: int, stop: threading.Event) -> None:
-        """Open or make the file ``path``.
+        """Open the part, or create it.
 
         Args:
-            path: where the part lies; a link is refused.
-            size: what the whole file has; what is longer already is no beginning of it, and goes.
-            stop: when it is set, reading ends with `Interrupted`.
+            path: The file of the part. Symbolic links are refused.
+            size: Bytes of the whole file. A part that is longer is discarded.
+            stop: Once it is set, reading ends with `Interrupted`.
         """
         self.path = path
         self.length = 0
@@ -66,10 +66,10 @@ class Part:
         os.close(self._descriptor)
 
     def write(self, piece: bytes) -> None:
-        """Add to the end.
+        """Append to the part.
 
         Raises:
-            NoSpace: if the disk is full; what was written until then stays.
+            NoSpace: If the disk is full. What was written before stays.
         """
         self._sha256.update(piece)
         left = memoryview(piece)
@@ -82,15 +82,15 @@ class Part:
             if is_no_space(error):
                 raise NoSpace(
                     f"{self.path}: {error.strerror}; free some space (zoo cache prune) or set "
-                    "REPZOO_CACHE, and pull again: what was fetched is kept"
+                    "REPZOO_CACHE, then pull again: what was fetched is kept"
                 ) from error
             raise
 
     def sha256(self) -> str:
-        """The hash of all that is there, in hex."""
+        """Return the SHA-256 of the part, in hex."""
         return self._sha256.hexdigest()
 
     def keep_as(self, path: Path) -> None:
-        """Make it the file ``path``, whole and on the disk."""
+        """Flush the part to disk and rename it to ``path``."""
         os.fsync(self._descriptor)
         self.path.rename(path)

@@ -1,4 +1,4 @@
-"""What lies in a cache, whether it is right, and what of it can go."""
+"""What the cache holds, whether it is intact, and what can be removed."""
 
 from __future__ import annotations
 
@@ -9,51 +9,52 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock, Timeout
-
 from repzoo.cache.cache import Cache
+from repzoo.cache.places import Places, names_in
 from repzoo.errors import PackageError
-from repzoo.packages.reference import Reference, is_name
+from repzoo.packages.reference import Reference
 
-__all__ = ["Held", "Waste", "held", "prune", "verify_all", "waste"]
+__all__ = ["CachedRevision", "Waste", "cached_revisions", "prune", "verify_all", "waste"]
 
 
-class Held(NamedTuple):
+class CachedRevision(NamedTuple):
     """One revision of a package in the cache."""
 
     name: str
     revision: str
-    #: bytes on the disk.
+    #: Bytes on disk.
     size: int
-    #: the hub that it was pulled from last, and when; None if that is not known.
+    #: The hub of the last pull, or None if it is unknown.
     hub: str | None
+    #: The time of the last pull, or None if it is unknown.
     pulled: datetime | None
-    #: whether the name alone means this revision.
+    #: Whether the name without a revision means this one.
     current: bool
 
 
 class Waste(NamedTuple):
-    """Something that nobody needs."""
+    """A folder in the cache that is not needed."""
 
     path: Path
     size: int
     why: str
 
 
-def held(cache: Cache) -> list[Held]:
-    """Every revision of every package, by name, the current one first."""
+def cached_revisions(cache: Cache) -> list[CachedRevision]:
+    """Return every revision of every package, by name, the current one first."""
     lines = []
     for name in cache.names():
         memory = cache.memory(name)
         newest = memory.newest()
-        for revision in cache.revisions(name):
+        places = Places(cache.path, name)
+        for revision in places.revisions():
             pulls = [record for record in memory.records if record.revision == revision]
             last = max(pulls, key=lambda record: record.last, default=None)
             lines.append(
-                Held(
+                CachedRevision(
                     name,
                     revision,
-                    _size(cache.path / "packages" / name / revision),
+                    _size(places.packages / revision),
                     last.hub if last is not None else None,
                     last.last if last is not None else None,
                     newest is not None and newest.revision == revision,
@@ -63,14 +64,17 @@ def held(cache: Cache) -> list[Held]:
 
 
 def verify_all(cache: Cache, progress: Callable[[int], object]) -> dict[tuple[str, str], str]:
-    """Check every byte of every package; what is wrong with which, by name and revision.
+    """Check every byte of every package, without changing anything.
 
     Args:
-        cache: the cache to check; nothing in it is changed.
-        progress: called with the bytes of a package when it was checked.
+        cache: The cache to check.
+        progress: Called with the size of each package in bytes after it was checked.
+
+    Returns:
+        What is wrong, by name and revision.
     """
     faults = {}
-    for name, revision, size, *_ in held(cache):
+    for name, revision, size, *_ in cached_revisions(cache):
         try:
             package = cache.find(Reference(name, revision))
             package.verify()
@@ -81,60 +85,50 @@ def verify_all(cache: Cache, progress: Callable[[int], object]) -> dict[tuple[st
 
 
 def waste(cache: Cache) -> list[Waste]:
-    """What `prune` would remove.
+    """Return what `prune` would remove.
 
-    That is: revisions that are not the last that was pulled from any hub, what pulls that were cut
-    short left, and bad files that were put aside.
+    These are revisions other than the last one pulled from each hub, leftovers of interrupted
+    pulls, and bad files in the quarantine.
     """
     lines = []
     for name in cache.names():
         memory = cache.memory(name)
         hubs = {record.hub for record in memory.records}
         newest = {record.revision for hub in hubs if (record := memory.newest(hub)) is not None}
-        for revision in cache.revisions(name):
-            # What nothing is known of was not pulled by this version; it may be all there is.
+        places = Places(cache.path, name)
+        for revision in places.revisions():
+            # Without records, an older version may have pulled this, and it may be the only copy.
             if newest and revision not in newest:
-                place = cache.path / "packages" / name / revision
-                lines.append(Waste(place, _size(place), "an older revision"))
-    for area, why in (("staging", "of a pull that was cut short"), ("quarantine", "bad files")):
-        for path in _folders(cache.path / area):
-            if size := _size(path):
-                lines.append(Waste(path, size, why))
-    return lines
+                path = places.packages / revision
+                lines.append(Waste(path, _size(path), "an older revision"))
+    for name in names_in(cache.path, "staging"):
+        path = Places(cache.path, name).staging
+        lines.append(Waste(path, _size(path), "of an interrupted pull"))
+    for name in names_in(cache.path, "quarantine"):
+        path = Places(cache.path, name).quarantine
+        lines.append(Waste(path, _size(path), "bad files"))
+    return [line for line in lines if line.size]
 
 
 def prune(cache: Cache) -> Iterator[Waste]:
-    """Remove what `waste` lists; gives what was removed.
+    """Remove what `waste` lists, and yield what was removed.
 
-    What belongs to a package that another process is pulling right now stays.
+    Packages that another process is pulling at the moment are left alone.
     """
     for line in waste(cache):
-        name = line.path.relative_to(cache.path).parts[1]
-        lock = FileLock(cache.path / "locks" / f"{name}.lock")
-        lock_folder = cache.path / "locks"
-        lock_folder.mkdir(exist_ok=True)
+        name, revision = line.path.name, None
+        if line.path.parent.parent == cache.path / "packages":
+            name, revision = line.path.parent.name, line.path.name
+        places = Places(cache.path, name)
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
+            with places.locked(wait=False):
+                if revision is not None:
+                    places.remove(revision)
+                else:
+                    shutil.rmtree(line.path)
+        except TimeoutError:
             continue
-        try:
-            if line.path.parent.parent.name == "packages":
-                # Out of sight in one step: a removal that is killed leaves no half package.
-                aside = cache.path / "staging" / name
-                aside.mkdir(parents=True, exist_ok=True)
-                doomed = line.path.rename(aside / f"{line.path.name}.old")
-            else:
-                doomed = line.path
-            shutil.rmtree(doomed)
-        finally:
-            lock.release()
         yield line
-
-
-def _folders(area: Path) -> list[Path]:
-    if not area.is_dir():
-        return []
-    return sorted(path for path in area.iterdir() if is_name(path.name) and path.is_dir())
 
 
 def _size(folder: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from repzoo.cache.cache import Cache
-from repzoo.cache.upkeep import held, prune, verify_all, waste
+from repzoo.cache.upkeep import cached_revisions, prune, verify_all, waste
 from repzoo.commands.arguments import reference_argument
 from repzoo.errors import IntegrityError
 from repzoo.packages.reference import Reference
@@ -56,7 +56,7 @@ def cache_path() -> Report:
 def cache_list() -> Report:
     """List what is in the cache: sizes, revisions, last pulls."""
     cache = Cache()
-    lines = held(cache)
+    lines = cached_revisions(cache)
     data = [
         {**line._asdict(), "pulled": line.pulled.isoformat() if line.pulled is not None else None}
         for line in lines
@@ -86,7 +86,7 @@ def cache_list() -> Report:
 def cache_verify() -> Report:
     """Check every byte of every package."""
     cache = Cache()
-    lines = held(cache)
+    lines = cached_revisions(cache)
     with progress_bar("verify", sum(line.size for line in lines)) as advance:
         faults = verify_all(cache, advance)
     if faults:
