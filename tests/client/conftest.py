@@ -1,4 +1,4 @@
-"""Both clients under one name, and a server that misbehaves."""
+"""Both clients behind one function, and a server that misbehaves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,9 @@ def make_png() -> Callable[..., bytes]:
 
 @pytest.fixture(params=["Client", "AsyncClient"])
 def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """``ask(url, call, *args, client={}, **kwargs)``: what a call of either client gives.
+    """``ask(url, call, *args, client={}, **kwargs)`` returns the result of a call.
 
-    Of a call that iterates, a list of all.
+    Each test runs once with each client. A call that iterates returns a list.
     """
 
     def sync(url: str, call: str, *args: Any, client: Any = None, **kwargs: Any) -> Any:
@@ -67,21 +67,21 @@ def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
 
 
 class Rogue:
-    """Stands before a real server, and spoils the POST requests as it is told, one after another.
+    """A proxy in front of a real server, which spoils the answers to POST requests in turn.
 
-    What there is to spoil: a status; ``"reset"`` in the middle of the answer; ``"drip"``, a byte of
-    the body at a time without an end; ``"drip head"``; ``"silence"``; ``"garbage"``; ``"three
-    rows"``, whatever was asked. After the last of them everything is passed on.
+    ``spoilt`` lists how: an HTTP status; ``"reset"`` in the middle of the answer; ``"drip"``, one
+    byte of the body at a time, forever; ``"drip head"``; ``"silence"``; ``"garbage"``; ``"three
+    rows"``, a valid answer for three images. After these, requests are passed on.
     """
 
     def __init__(self, url: str, spoilt: list[int | str], retry_after: str | None) -> None:
         self.spoilt = spoilt
-        #: requests with these bytes are not answered at all.
+        #: Requests that contain these bytes are never answered.
         self.marked: bytes | None = None
         self.retry_after = retry_after
-        #: what came, with the time at which it did.
+        #: The requests, with their times.
         self.posts: list[tuple[float, bytes]] = []
-        #: set when a connection that drips or is silent has been closed by the client.
+        #: Set when the client closes a connection that drips or is silent.
         self.left = threading.Event()
         self.ended = threading.Event()
         self._lock = threading.Lock()
@@ -132,7 +132,7 @@ class Rogue:
             return
         if how == "reset":
             connection.sendall(head + b"Content-Length: 100000\r\n\r\n" + b"x" * 1000)
-            # Linger of no time: RST instead of FIN.
+            # A linger time of zero sends RST instead of FIN.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.close()
             return
@@ -185,3 +185,44 @@ def rogue(server_url: str) -> Callable[..., Any]:
                 thread.join()
 
     return start
+
+
+@pytest.fixture
+def stranger() -> Callable[..., Any]:
+    """``with stranger(200, {}, b"body") as (url, received)``: a server with only one answer.
+
+    ``received`` lists the headers of each request.
+    """
+    return _stranger
+
+
+@contextmanager
+def _stranger(
+    status: int, headers: dict[str, str], body: bytes, seconds: float = 0
+) -> Iterator[tuple[str, list[Any]]]:
+    received: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            received.append(self.headers)
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            time.sleep(seconds)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = answer  # noqa: N815 - the names are http.server's
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", received
+        finally:
+            server.shutdown()
+            thread.join()

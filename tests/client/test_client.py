@@ -7,11 +7,7 @@ import re
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -280,41 +276,8 @@ class TestErrors:
             client.generate(model="tiny", latents=np.zeros((2, 3)))
 
 
-@contextmanager
-def stranger(
-    status: int, headers: dict[str, str], body: bytes, seconds: float = 0
-) -> Iterator[tuple[str, list[Any]]]:
-    """An HTTP server that answers everything alike; gives its URL and the headers it received."""
-    received: list[Any] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            received.append(self.headers)
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            time.sleep(seconds)
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_POST = answer  # noqa: N815 - the names are http.server's
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", received
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 class TestStrangers:
-    """Servers that are down, slow, or something else."""
+    """Servers that are down, slow, or not a repzoo server."""
 
     def test_nobody_answers(self) -> None:
         with socket.socket() as probe:
@@ -328,7 +291,7 @@ class TestStrangers:
         assert "zoo serve" in str(caught.value)
         assert "REPZOO_URL" in str(caught.value)
 
-    def test_a_slow_answer(self) -> None:
+    def test_a_slow_answer(self, stranger: Callable[..., Any]) -> None:
         with (
             stranger(200, {}, b"", seconds=0.5) as (url, _),
             Client(url, timeout=0.1) as client,
@@ -337,7 +300,7 @@ class TestStrangers:
             client.models()
         assert isinstance(caught.value, TimeoutError)
 
-    def test_a_connection_that_breaks(self) -> None:
+    def test_a_connection_that_breaks(self, stranger: Callable[..., Any]) -> None:
         with (
             stranger(200, {"Content-Length": "100"}, b"half") as (url, _),
             Client(url) as client,
@@ -358,14 +321,16 @@ class TestStrangers:
             ("application/x-safetensors", b"\x02\0\0\0\0\0\0\0[]"),
         ],
     )
-    def test_an_answer_that_is_not_the_apis(self, kind: str, body: bytes) -> None:
+    def test_an_answer_that_is_not_the_apis(
+        self, kind: str, body: bytes, stranger: Callable[..., Any]
+    ) -> None:
         with stranger(200, {"Content-Type": kind}, body) as (url, _), Client(url) as client:
             with pytest.raises(errors.UnexpectedAnswer):
                 client.models()
             with pytest.raises(errors.UnexpectedAnswer):
                 client.embed(b"x", model="tiny")
 
-    def test_a_redirection_is_not_followed(self) -> None:
+    def test_a_redirection_is_not_followed(self, stranger: Callable[..., Any]) -> None:
         with (
             stranger(302, {"Location": "http://127.0.0.1:1/"}, b"") as (url, _),
             Client(url) as client,
@@ -388,7 +353,10 @@ class TestStrangers:
         ],
     )
     def test_errors_without_a_problem_document(
-        self, status: int, kind: type[errors.APIError]
+        self,
+        status: int,
+        kind: type[errors.APIError],
+        stranger: Callable[..., Any],
     ) -> None:
         headers = {"Retry-After": "7", "Content-Type": "application/problem+json"}
         for body in (b"<html>", b"[]", b""):
@@ -418,7 +386,7 @@ class TestSettings:
         with Client() as client:
             assert client.url == "http://127.0.0.1:3000"
 
-    def test_the_key_is_sent(self) -> None:
+    def test_the_key_is_sent(self, stranger: Callable[..., Any]) -> None:
         with stranger(200, {"Content-Type": "application/json"}, b'{"models": []}') as (url, seen):
             with Client(url, api_key="secret") as client:
                 assert client.models() == []

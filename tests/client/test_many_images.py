@@ -1,4 +1,4 @@
-"""Any number of images through either client: chunks, order, bad images, progress, iteration."""
+"""Many images through both clients: chunks, order, bad images, progress, iteration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def noise(n: int, seed: int = 0) -> Any:
 
 
 class TestBoth:
-    """What either gives, on a real server that takes 64 images and a million bytes a request."""
+    """Both clients on a real server that takes 64 images and a million bytes per request."""
 
     def test_every_call(
         self, ask: Callable[..., Any], server_url: str, encoder: repzoo.Encoder
@@ -59,10 +59,10 @@ class TestBoth:
         encoder: repzoo.Encoder,
         make_png: Callable[..., bytes],
     ) -> None:
-        # Arrays by number; files by bytes too: three of 270 kB fit into one request.
+        # Arrays are limited by number, files by bytes too: a request holds three files of 270 kB.
         files = [make_png((300, 300, 3), seed) for seed in range(7)]
         with rogue() as (url, seen):
-            # One after another: several at once may be more than its queue takes.
+            # One at a time, so that the server's queue cannot overflow.
             options: Any = {"model": "tiny", "client": {"batch_size": 1000, "concurrency": 1}}
             many = ask(url, "embed", noise(150), **options)
             np.testing.assert_allclose(many, encoder.embed(noise(150)), atol=1e-6)
@@ -77,7 +77,9 @@ class TestBoth:
         self, ask: Callable[..., Any], server_url: str, make_png: Callable[..., bytes]
     ) -> None:
         files = [make_png(), make_png((1000, 1000))]
-        with pytest.raises(errors.RequestTooLarge, match=r"^image 1: .* \(1,000,000\)") as caught:
+        with pytest.raises(
+            errors.RequestTooLarge, match=r"^image 1 has .* \(1,000,000\)"
+        ) as caught:
             ask(server_url, "embed", files, model="tiny")
         assert caught.value.index == 1
 
@@ -151,7 +153,7 @@ class TestBoth:
         assert np.isnan(reconstruction.error[0])
         (expected,) = encoder.probe(images[1], "digit").labels
         assert ask(server_url, "probe", images, "digit", **options).labels == ["", expected]
-        # Of nothing but bad images there is a result as well.
+        # A call with nothing but bad images has a result, too.
         nothing = ask(server_url, "probe", [b"", b""], "attributes", **options)
         assert nothing.labels == [[], []]
         assert nothing.classes == encoder.probe(make_png(), "attributes").classes
@@ -167,7 +169,7 @@ class TestBoth:
         with rogue() as (url, seen):
             rows = ask(url, "embed", images, model="tiny", on_error="collect")
         assert np.isnan(rows[:, 0]).sum() == 16
-        # Less than half of 17 times all the good ones.
+        # Without halving, all good images would travel 17 times.
         assert sum(len(body) for _, body in seen.posts) < 17 * 16 * len(make_png()) / 2
 
     def test_progress(self, ask: Callable[..., Any], server_url: str) -> None:
@@ -230,7 +232,7 @@ def test_iteration_takes_constant_memory(server_url: str) -> None:
     with Client(server_url, batch_size=64) as client:
         pieces = client.embed_iter(images(), model="tiny")
         next(pieces)
-        # No further than what is under way.
+        # The iterator is only advanced for the requests that are running.
         assert taken <= 64 * 5 + 1
         tracemalloc.start()
         peaks = []

@@ -25,6 +25,7 @@ from repzoo_client._results import (
 from repzoo_client.errors import (
     AccessDenied,
     APIError,
+    ClientClosed,
     ClientError,
     DeadlineExceeded,
     InvalidImage,
@@ -50,6 +51,7 @@ __all__ = [
     "AccessDenied",
     "AsyncClient",
     "Client",
+    "ClientClosed",
     "ClientError",
     "DeadlineExceeded",
     "Embedding",
@@ -80,7 +82,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "PosteriorIndex":  # which few need, and nothing else does
+    if name == "PosteriorIndex":  # imported on demand: it needs the "retrieval" extra
         from repzoo_client.retrieval import PosteriorIndex
 
         return PosteriorIndex

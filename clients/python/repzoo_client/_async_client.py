@@ -1,4 +1,4 @@
-"""The client for asyncio. What a call means stands in `repzoo_client.Client`."""
+"""The client for asyncio. `repzoo_client.Client` documents the calls."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextlib import aclosing
-from types import TracebackType
-from typing import Any, TypeAlias, TypeVar, Unpack
+from typing import Any, Self, TypeAlias, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from repzoo_client import _calls, _wire
 from repzoo_client._calls import Call
 from repzoo_client._chunks import Chunk, Chunker, ImageLike, Images, Limits, chunks, count
-from repzoo_client._core import Core
-from repzoo_client._options import Options, Run
+from repzoo_client._core import ClientBase
+from repzoo_client._options import CheckedOptions, Options
 from repzoo_client._results import (
     Embedding,
     Generation,
@@ -33,50 +32,22 @@ T = TypeVar("T")
 AnyImages: TypeAlias = Images | AsyncIterable[ImageLike]
 
 
-class AsyncClient:
-    """`Client` for asyncio: the same arguments, calls, results and errors, awaited.
+class AsyncClient(ClientBase):
+    """`Client` for asyncio, with the same arguments, calls, results and errors.
 
         >>> async with AsyncClient() as client:
         ...     await client.embed(["one.png", "two.png"], model="simvae-mnist")
 
-    ``images`` may also be an asynchronous iterable. Other iterables are advanced, and files are
-    read, in a thread, so that the loop goes on. Cancelling a call drops all of its requests, and
-    their connections with them. A client belongs to the event loop that first used it.
+    ``images`` may also be an asynchronous iterable. Other iterables are advanced in a thread, and
+    files are read there, so that the event loop is never blocked. Cancelling a call drops all of
+    its requests and their connections. A client may be used in several event loops, for example in
+    one ``asyncio.run`` after the other.
     """
 
-    def __init__(
-        self,
-        url: str | None = None,
-        *,
-        timeout: float | None = 60.0,
-        api_key: str | None = None,
-        batch_size: int = 256,
-        answers: _wire.Answers = "safetensors",
-        concurrency: int = 4,
-        retries: int = 2,
-        deadline: float | None = None,
-    ) -> None:
-        self._core = Core(
-            url,
-            timeout=timeout,
-            api_key=api_key,
-            batch_size=batch_size,
-            answers=answers,
-            concurrency=concurrency,
-            retries=retries,
-            deadline=deadline,
-        )
-        self.url = self._core.url
-
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -93,8 +64,7 @@ class AsyncClient:
         self, images: AnyImages, *, model: str, normalize: bool = False, **options: Unpack[Options]
     ) -> AsyncIterator[NDArray[np.float32]]:
         """See `Client.embed_iter`."""
-        call = _calls.embed(model, normalize=normalize)
-        return self._iterate(call, images, Run(**options))
+        return self._iterate(_calls.embed(model, normalize=normalize), images, options)
 
     async def embed_with_uncertainty(
         self, images: AnyImages, *, model: str, normalize: bool = False, **options: Unpack[Options]
@@ -119,7 +89,7 @@ class AsyncClient:
         self, images: AnyImages, *, model: str, **options: Unpack[Options]
     ) -> AsyncIterator[Posterior]:
         """See `Client.posterior_iter`."""
-        return self._iterate(_calls.posterior(model), images, Run(**options))
+        return self._iterate(_calls.posterior(model), images, options)
 
     async def reconstruct(
         self, images: AnyImages, *, model: str, **options: Unpack[Options]
@@ -149,8 +119,9 @@ class AsyncClient:
         deadline: float | None = None,
     ) -> Generation:
         """See `Client.generate`."""
-        request = _wire.generation(model, n, seed, latents)
-        return await self._core.generate(*request, deadline)
+        return await self._core.generate(
+            n, model=model, seed=seed, latents=latents, deadline=deadline
+        )
 
     async def models(self) -> list[Model]:
         """See `Client.models`."""
@@ -161,70 +132,67 @@ class AsyncClient:
         return await self._core.model(name)
 
     async def _run(self, call: Call[T], images: AnyImages, options: Options) -> T:
-        async with aclosing(self._answers(call, images, Run(**options))) as answers:
+        async with aclosing(self._answers(call, images, CheckedOptions(**options))) as answers:
             return call.join([answer async for answer in answers])
 
-    async def _iterate(self, call: Call[T], images: AnyImages, run: Run) -> AsyncIterator[T]:
-        async with aclosing(self._answers(call, images, run)) as answers:
-            async for answer in answers:
-                yield call.join([answer])
+    def _iterate(self, call: Call[T], images: AnyImages, options: Options) -> AsyncIterator[T]:
+        checked = CheckedOptions(**options)  # now, not when the iteration starts
+
+        async def iterate() -> AsyncIterator[T]:
+            async with aclosing(self._answers(call, images, checked)) as answers:
+                async for answer in answers:
+                    yield call.join([answer])
+
+        return iterate()
 
     async def _answers(
-        self, call: Call[Any], images: AnyImages, run: Run
+        self, call: Call[Any], images: AnyImages, options: CheckedOptions
     ) -> AsyncGenerator[_wire.Answer, None]:
-        """Yield the answers for all chunks in order; several are under way at a time."""
-        limits, ends = await self._core.begin(call, run)
+        """Yield the answers for all chunks in order, while more requests are running."""
+        limits, ends = await self._core.begin(call, options)
         waiting: deque[tuple[Chunk, asyncio.Task[_wire.Answer]]] = deque()
+
+        async def take(advance: Callable[[int], object]) -> _wire.Answer:
+            chunk, task = waiting[0]
+            answer = await task
+            waiting.popleft()
+            options.done(chunk, advance)
+            return answer
+
         try:
-            with run.showing(count(images)) as advance:
-                async with aclosing(_chunks(images, limits, collect=run.collect)) as parts:
+            with options.showing(count(images)) as advance:
+                async with aclosing(_chunks(images, limits, collect=options.collect)) as parts:
                     async for chunk in parts:
-                        work = self._core.answer(call, chunk, run, ends)
+                        work = self._core.answer(call, chunk, options, ends)
                         waiting.append((chunk, asyncio.create_task(work)))
-                        if len(waiting) == self._core.concurrency:
-                            yield await _take(waiting, run, advance)
+                        if len(waiting) == self._concurrency:
+                            yield await take(advance)
                 while waiting:
-                    yield await _take(waiting, run, advance)
+                    yield await take(advance)
         finally:
             for _, task in waiting:
                 task.cancel()
             await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
 
 
-async def _take(
-    waiting: deque[tuple[Chunk, asyncio.Task[_wire.Answer]]],
-    run: Run,
-    advance: Callable[[int], object],
-) -> _wire.Answer:
-    """The answer for the chunk that has waited longest, once it is there."""
-    chunk, task = waiting[0]
-    answer = await task
-    waiting.popleft()
-    run.done(chunk, advance)
-    return answer
-
-
 async def _chunks(
     images: AnyImages, limits: Limits, *, collect: bool
 ) -> AsyncGenerator[Chunk, None]:
-    """Yield what `chunks` gives, also of an asynchronous iterable."""
+    """Yield the chunks of any iterable or asynchronous iterable."""
     if not isinstance(images, AsyncIterable):
         made = chunks(images, limits, collect=collect)
         while chunk := await asyncio.to_thread(next, made, None):
             yield chunk
         return
     chunker = Chunker(limits, collect=collect)
-    there = False
+    is_empty = True
     async for item in images:
-        chunk = (
-            chunker.add(item)
-            if isinstance(item, (bytes, np.ndarray))
-            else await asyncio.to_thread(chunker.add, item)
-        )
-        there = True
+        is_empty = False
+        in_memory = isinstance(item, (bytes, np.ndarray))
+        chunk = chunker.add(item) if in_memory else await asyncio.to_thread(chunker.add, item)
         if chunk:
             yield chunk
-    if not there:
+    if is_empty:
         raise ValueError("there are no images")
     if last := chunker.end():
         yield last

@@ -1,4 +1,4 @@
-"""The operations over images: what is sent, how answers become results, what a bad image leaves."""
+"""Operations on images: what is sent, how answers become results, what replaces a bad image."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Call(Generic[T]):
     """One operation on any number of images."""
 
     operation: str
-    #: sent with every request; ``model`` is one of them.
+    #: Options sent with every request, including ``model``.
     options: Mapping[str, Any]
-    #: makes the result of the answers for all chunks, in order.
+    #: Makes the result from the answers for all chunks, in order.
     join: Callable[[Sequence[Answer]], T]
-    #: what stands in an answer for an image that is none: the row of each array, and facts.
+    #: Makes the answer for one image that failed: a row of each array, and facts.
     blank: Callable[[Model], Answer]
 
     @property
@@ -49,7 +49,7 @@ class Call(Generic[T]):
         return name
 
     def fill(self, model: Model, chunk: Chunk, parts: Sequence[tuple[Chunk, Answer]]) -> Answer:
-        """The answer for all images of a chunk, of those for the parts of it that could be sent."""
+        """Combine the answers for parts of a chunk into one for all of its images."""
         if len(parts) == 1 and len(parts[0][0].places) == chunk.size:
             return parts[0][1]
         blank = self.blank(model)
@@ -67,12 +67,12 @@ class Call(Generic[T]):
 
 
 def embed(model: str, *, normalize: bool) -> Call[NDArray[np.float32]]:
-    """``[N, D]``."""
+    """Return the call whose result is ``[N, D]``."""
     return _embed(model, normalize, lambda answers: _join(answers, "embeddings"))
 
 
 def embed_with_uncertainty(model: str, *, normalize: bool) -> Call[Embedding]:
-    """Embeddings, uncertainty."""
+    """Return the call for embeddings and uncertainties."""
     return _embed(
         model,
         normalize,
@@ -81,12 +81,12 @@ def embed_with_uncertainty(model: str, *, normalize: bool) -> Call[Embedding]:
 
 
 def uncertainty(model: str) -> Call[NDArray[np.float32] | None]:
-    """``[N]``, or None."""
+    """Return the call whose result is ``[N]``, or None."""
     return _embed(model, False, _calibrated)
 
 
 def posterior(model: str) -> Call[Posterior]:
-    """Mean, variance, uncertainty."""
+    """Return the call for means, variances and uncertainties."""
 
     def join(answers: Sequence[Answer]) -> Posterior:
         return Posterior(_join(answers, "mean"), _join(answers, "variance"), _calibrated(answers))
@@ -100,7 +100,7 @@ def posterior(model: str) -> Call[Posterior]:
 
 
 def reconstruct(model: str) -> Call[Reconstruction]:
-    """Images and error."""
+    """Return the call for images and errors."""
 
     def join(answers: Sequence[Answer]) -> Reconstruction:
         return Reconstruction(_join(answers, "images"), _join(answers, "error"))
@@ -112,7 +112,7 @@ def reconstruct(model: str) -> Call[Reconstruction]:
 
 
 def probe(model: str, task: str, kind: str) -> Call[Predictions]:
-    """Classes, probabilities, labels."""
+    """Return the call for classes, probabilities and labels."""
 
     def join(answers: Sequence[Answer]) -> Predictions:
         classes = tuple(_fact(answers[0], "classes"))
@@ -129,17 +129,23 @@ def probe(model: str, task: str, kind: str) -> Call[Predictions]:
 
 
 def model_path(name: str) -> str:
-    """The path of a model's description."""
+    """Return the path of a model's description.
+
+    Raises:
+        ValueError: If ``name`` cannot be the name of a model.
+    """
+    if not isinstance(name, str) or not name.strip("."):  # ".." would lead to another path
+        raise ValueError(f"model is {name!r}: expected the name of a model")
     return f"models/{quote(name, safe='')}"
 
 
 def read_models(answer: Answer) -> list[Model]:
-    """What ``/models`` says."""
+    """Read the answer of ``/models``."""
     return [read_model(entry) for entry in _fact(answer, "models")]
 
 
 def read_model(entry: Any) -> Model:
-    """One model's description."""
+    """Read one model's description."""
     try:
         return Model(
             name=entry["name"],
@@ -150,11 +156,11 @@ def read_model(entry: Any) -> Model:
             config=entry["config"],
         )
     except (KeyError, TypeError) as error:
-        raise UnexpectedAnswer(f"the answer describes no model: {error!r}") from None
+        raise UnexpectedAnswer(f"the answer is not the description of a model: {error!r}") from None
 
 
 def _embed(model: str, normalize: bool, join: Callable[[Sequence[Answer]], T]) -> Call[T]:
-    options = {"model": model, "normalize": normalize}
+    options = {"model": model, "normalize": bool(normalize)}
     return Call("embed", options, join, _blank_embedding)
 
 
@@ -170,7 +176,7 @@ def _nan(*shape: int) -> NDArray[Any]:
 
 
 def _calibrated(answers: Sequence[Answer]) -> NDArray[np.float32] | None:
-    """Float32 ``[N]`` of all answers, if the model has an uncertainty."""
+    """Return the float32 ``[N]`` of all answers, or None if the model has no uncertainty."""
     return _join(answers, "uncertainty") if "uncertainty" in answers[0].tensors else None
 
 
@@ -182,4 +188,4 @@ def _fact(answer: Answer, name: str) -> Any:
     try:
         return answer.facts[name]
     except (KeyError, TypeError):
-        raise UnexpectedAnswer(f"the answer has no {name}") from None
+        raise UnexpectedAnswer(f"the answer lacks {name!r}") from None

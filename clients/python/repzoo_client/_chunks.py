@@ -1,7 +1,7 @@
-"""Images of any number -> chunks, each of which one request carries under the server's limits.
+"""Splitting any number of images into chunks that fit into one request each.
 
-Everything is lazy: an iterable is taken as far as the next chunk needs, and files are read when
-their turn comes, so that neither ever sits in memory whole.
+Everything is lazy: an iterable is only advanced as far as the next chunk needs, and files are read
+when their turn comes, so memory never holds all images.
 """
 
 from __future__ import annotations
@@ -21,41 +21,42 @@ __all__ = ["Chunk", "Chunker", "ImageLike", "Images", "Limits", "chunks", "count
 
 #: One image: a uint8 array ``[H, W]`` or ``[H, W, C]`` of the model's size, or a PNG, JPEG or WebP
 #: file of any size, as a path or its bytes.
-ImageLike: TypeAlias = NDArray[np.uint8] | str | os.PathLike[str] | bytes
+ImageLike: TypeAlias = NDArray[np.uint8] | str | os.PathLike[str] | bytes | bytearray | memoryview
 
 #: One image, an iterable of images, or a uint8 array ``[N, H, W, C]``.
 Images: TypeAlias = ImageLike | Iterable[ImageLike]
 
-# What a request has besides its images: options, and of a form the lines around each file.
+# Room for a request's options, and for the lines around each file of a multipart form.
 _BYTES_OF_REQUEST = 4096
 _BYTES_OF_FILE = 160
 
 
 class Limits(NamedTuple):
-    """What one request may carry."""
+    """Limits of one request."""
 
     images: int
     bytes: int
-    #: ``[H, W, C]`` that arrays must have; None: the server is left to say so.
+    #: The shape ``[H, W, C]`` that arrays must have; None leaves the check to the server.
     shape: tuple[int, ...] | None = None
 
 
 @dataclass
 class Chunk:
-    """Images ``first`` to ``first + size`` of a call; ``items`` are those at ``places`` among them.
+    """Images ``first`` to ``first + size`` of a call.
 
-    The others cannot be sent; ``errors`` says why, by place.
+    ``items`` are the images at the positions ``places`` of the call. The other images cannot be
+    sent, and ``errors`` says why, by position.
     """
 
     first: int
     size: int = 0
-    #: files, or uint8 ``[H, W, C]`` of one shape, or all in one array ``[n, H, W, C]``.
+    #: Files, or uint8 ``[H, W, C]`` of one shape, or one array ``[n, H, W, C]``.
     items: list[bytes] | list[NDArray[np.uint8]] | NDArray[np.uint8] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     errors: dict[int, Exception] = field(default_factory=dict)
 
     def pick(self, numbers: Sequence[int]) -> Chunk:
-        """Some of the items, by their number here, as a chunk of the same images."""
+        """Return a chunk with some of the items, given their positions in ``items``."""
         items: Any = (
             self.items[list(numbers)]
             if isinstance(self.items, np.ndarray)
@@ -65,11 +66,11 @@ class Chunk:
 
 
 class Chunker:
-    """Takes images one by one, and gives a chunk whenever one is full.
+    """Takes images one by one, and returns a chunk whenever it is full.
 
     Args:
-        limits: of one request.
-        collect: keep what cannot be sent as an error of its chunk; otherwise it is raised.
+        limits: Limits of one request.
+        collect: Keep the error of an image that cannot be sent in its chunk, instead of raising it.
     """
 
     def __init__(self, limits: Limits, *, collect: bool) -> None:
@@ -80,12 +81,12 @@ class Chunker:
         self._bytes = 0
 
     def add(self, item: Any) -> Chunk | None:
-        """Take one image; gives the chunk before it, if that had no room for it.
+        """Add one image; return the chunk before it if the image did not fit into that chunk.
 
         Raises:
-            TypeError, ValueError: if it is no image, or no uint8 array of an image's shape.
-            RequestTooLarge: if no request can carry it.
-            OSError: if a file cannot be read.
+            TypeError, ValueError: If it is not an image, or not a uint8 array of an image's shape.
+            RequestTooLarge: If it is too large for any request.
+            OSError: If a file cannot be read.
         """
         place = self._chunk.first + self._chunk.size
         try:
@@ -110,7 +111,7 @@ class Chunker:
         return full
 
     def end(self) -> Chunk | None:
-        """The last chunk, if there is one."""
+        """Return the last chunk, or None if it would be empty."""
         chunk = self._chunk
         self._chunk = Chunk(chunk.first + chunk.size)
         self._kind, self._bytes = None, 0
@@ -121,27 +122,29 @@ class Chunker:
         return self._limits.bytes - _BYTES_OF_REQUEST
 
     def _load(self, item: Any, place: int) -> bytes | NDArray[np.uint8]:
-        """One image as it is sent: a file's bytes, or uint8 ``[H, W, C]``."""
+        """Return an image as it is sent: a file's bytes, or uint8 ``[H, W, C]``."""
         if isinstance(item, (str, os.PathLike)):
             item = Path(item).read_bytes()
         if isinstance(item, np.ndarray):
             item = _pixels(item, f"image {place}")
             if self._limits.shape not in (None, item.shape):
                 raise ValueError(
-                    f"image {place} has shape {list(item.shape)}: the model takes arrays of "
-                    f"{list(self._limits.shape or ())}; send files to have them resized"
+                    f"image {place} has shape {list(item.shape)}: the model takes arrays of shape "
+                    f"{list(self._limits.shape or ())}, and files of any size"
                 )
-        elif not isinstance(item, bytes):
+        elif isinstance(item, (bytes, bytearray, memoryview)):
+            item = bytes(item)
+        else:
             raise TypeError(
-                f"image {place}: {type(item).__name__} is not an image: expected an array, a path "
-                f"or bytes"
+                f"image {place}: {type(item).__name__} is not an image: expected a path, the bytes "
+                f"of a file, or a NumPy array"
             )
         size = _size(item)
         if size > self._room:
             raise RequestTooLarge(
                 413,
                 "urn:repzoo:problem:too-many-bytes",
-                f"image {place}: {size:,} bytes are more than a request to this server may have "
+                f"image {place} has {size:,} bytes: more than a request to this server may carry "
                 f"({self._limits.bytes:,})",
                 index=place,
             )
@@ -150,10 +153,10 @@ class Chunker:
 
 
 def chunks(images: Images, limits: Limits, *, collect: bool) -> Iterator[Chunk]:
-    """The chunks of ``images``, in their order, each made when asked for.
+    """Yield the chunks of ``images`` in order, making each one on demand.
 
     Raises:
-        TypeError, ValueError, OSError: as `Chunker.add`, and ValueError if there are no images.
+        TypeError, ValueError, OSError: See `Chunker.add`; also ValueError if there are no images.
     """
     if isinstance(images, np.ndarray) and images.ndim == 4 and len(images):
         yield from _slices(images, limits, collect=collect)
@@ -171,14 +174,14 @@ def chunks(images: Images, limits: Limits, *, collect: bool) -> Iterator[Chunk]:
 
 
 def count(images: Any) -> int | None:
-    """How many images these are; None if that shows only when all have been taken."""
+    """Return the number of images, or None if it is only known at the end."""
     if _is_one(images):
         return 1
     return len(images) if hasattr(images, "__len__") else None
 
 
 def _slices(images: NDArray[Any], limits: Limits, *, collect: bool) -> Iterator[Chunk]:
-    """The same for ``[N, H, W, C]``, without a copy of any row."""
+    """Yield the chunks of an array ``[N, H, W, C]`` without copying any row."""
     first = images[0]
     try:
         Chunker(limits, collect=False).add(first)
@@ -197,7 +200,7 @@ def _slices(images: NDArray[Any], limits: Limits, *, collect: bool) -> Iterator[
 def _is_one(images: Any) -> bool:
     if isinstance(images, np.ndarray):
         return images.ndim != 4
-    return isinstance(images, (str, os.PathLike, bytes))
+    return isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview))
 
 
 def _size(image: bytes | NDArray[Any]) -> int:

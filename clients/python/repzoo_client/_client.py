@@ -1,13 +1,13 @@
-"""The client."""
+"""The synchronous client."""
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from types import TracebackType
-from typing import Any, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from repzoo_client import _calls, _wire
 from repzoo_client._calls import Call
 from repzoo_client._chunks import Chunk, Images, chunks, count
-from repzoo_client._core import Core
-from repzoo_client._options import Options, Run
+from repzoo_client._core import ClientBase
+from repzoo_client._options import CheckedOptions, Options
 from repzoo_client._portal import Portal
 from repzoo_client._results import (
     Embedding,
@@ -26,93 +26,74 @@ from repzoo_client._results import (
     Predictions,
     Reconstruction,
 )
+from repzoo_client.errors import ClientError
 
 __all__ = ["Client"]
 
 T = TypeVar("T")
 
 
-class Client:
-    """A connection to a repzoo server, for one or many threads.
+class Client(ClientBase):
+    """A client of a repzoo server, which any number of threads may share.
 
         >>> with Client() as client:
         ...     posterior = client.posterior("digit.png", model="simvae-mnist")
         ...     posterior.mean.shape
         (1, 10)
 
-    Wherever ``images`` are taken, they are one image or an iterable of them: uint8 arrays of the
-    model's own size, ``[H, W]`` or ``[H, W, C]``; or PNG, JPEG or WebP files of any size, as paths
-    or bytes; or one uint8 array ``[N, H, W, C]``. However many they are, they travel in requests
-    that the server's limits allow, several at a time, and results are in their order. An iterator
-    is taken as it is needed, and files are read when their turn comes.
+    ``images`` is one image or an iterable of images. An image is a uint8 array ``[H, W]`` or
+    ``[H, W, C]`` of the model's own size, or a PNG, JPEG or WebP file of any size, as a path or as
+    bytes. A uint8 array ``[N, H, W, C]`` works too. Any number of images is split into requests
+    that the server's limits allow; several requests run at a time, and results keep the order of
+    the images. Iterators are advanced and files are read only as requests need them.
 
-    Calls over images also take ``on_error``, ``errors``, ``progress`` and ``deadline``: see
-    `repzoo_client.Options`.
+    Calls with images also take ``on_error``, ``errors``, ``progress`` and ``deadline``: see
+    `repzoo_client.Options`. A forked process may go on using the client: it opens connections of
+    its own.
 
-    Every call raises, besides what it says itself:
+    Every call may raise, in addition to its own errors:
 
-    - `ServerUnreachable`, `RequestTimedOut`: there is no answer;
-    - `ModelNotFound`: the server does not serve that model;
-    - `InvalidImage`: an image is not one, with its ``index``; `InvalidRequest`: arrays have not
-      the model's size; `RequestTooLarge`, `Overloaded`: the server's limits;
-    - other kinds of `APIError`, see `repzoo_client.errors`;
-    - TypeError, ValueError, OSError: images that cannot be sent.
+    - `ServerUnreachable`, `RequestTimedOut`: There is no answer.
+    - `ModelNotFound`: The server does not serve the model.
+    - `InvalidImage`: An image cannot be decoded; ``index`` is its position. `InvalidRequest`: An
+      array does not have the model's size. `RequestTooLarge`, `Overloaded`: A limit of the server.
+    - `ClientClosed`: The client was closed.
+    - Other kinds of `APIError`, see `repzoo_client.errors`.
+    - TypeError, ValueError, OSError: An image cannot be sent.
 
     Args:
-        url: the server's; by default ``REPZOO_URL``, else ``http://127.0.0.1:3000``.
-        timeout: seconds that connecting, sending and waiting for the next bytes of the answer may
-            take, each; None for no limit.
-        api_key: sent as a bearer token; by default ``REPZOO_API_KEY``, else none.
-        batch_size: the most images in one request, if the server's limits allow as many.
-        answers: the format of answers. "json", with base64 vectors, is for what lies between and
-            lets nothing else through; reading images from it takes Pillow.
-        concurrency: requests of one call that are under way at once.
-        retries: how often a request is sent again after a broken connection, 429, 502 or 503, with
-            growing waits between, or what ``Retry-After`` asks for. Nothing that the server does
-            changes anything there, so all operations are safe to repeat.
-        deadline: seconds that a call may take in all, retries and waits included; None for no
-            limit. Whatever it has under way is then dropped.
+        url: The server's URL. Default: ``REPZOO_URL``, or ``http://127.0.0.1:3000``. A user name
+            and password in it are sent as basic authentication. Requests to other machines go
+            through the proxy that ``HTTP_PROXY``, ``HTTPS_PROXY`` or ``ALL_PROXY`` sets.
+        timeout: Seconds for connecting, for sending, and for the next bytes of the answer, each.
+            None means no limit.
+        api_key: The API key, sent as a bearer token. Default: ``REPZOO_API_KEY``, or no key.
+        batch_size: The largest number of images per request, if the server's limits allow it.
+        answers: The format of answers. "json" (with base64 vectors) is for proxies that only pass
+            JSON; reading images from it needs Pillow.
+        concurrency: The number of requests that one call keeps running at a time.
+        retries: How often to retry a request after a broken connection, 429, 502 or 503. Delays
+            grow, or follow ``Retry-After``. All operations are safe to repeat.
+        deadline: Seconds for a whole call, including retries and waits. Requests still running
+            after that are dropped. None means no limit.
+
+    Attributes:
+        url: The server's URL, without credentials.
 
     Raises:
-        ValueError: if the URL is not one of http or https, or another argument is out of range.
+        ValueError: If the URL does not start with http:// or https://, or another argument is
+            invalid.
     """
 
-    def __init__(
-        self,
-        url: str | None = None,
-        *,
-        timeout: float | None = 60.0,
-        api_key: str | None = None,
-        batch_size: int = 256,
-        answers: _wire.Answers = "safetensors",
-        concurrency: int = 4,
-        retries: int = 2,
-        deadline: float | None = None,
-    ) -> None:
-        self._core = Core(
-            url,
-            timeout=timeout,
-            api_key=api_key,
-            batch_size=batch_size,
-            answers=answers,
-            concurrency=concurrency,
-            retries=retries,
-            deadline=deadline,
-        )
-        self.url = self._core.url
-        # All that waits does so in one loop, where a deadline or Ctrl-C can end it at any byte.
+    def _prepare(self) -> None:
+        # All requests run in one event loop, where a deadline or Ctrl-C can stop them at any byte.
         self._portal = Portal()
-        self._finalizer = weakref.finalize(self, _close, self._core, self._portal)
+        self._finalizer = weakref.finalize(self, self._portal.close)
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -122,79 +103,74 @@ class Client:
     def embed(
         self, images: Images, *, model: str, normalize: bool = False, **options: Unpack[Options]
     ) -> NDArray[np.float32]:
-        """Embed images; with a posterior, its mean.
+        """Embed images.
 
         Args:
-            images: one image or many.
-            model: name of a model that the server serves.
-            normalize: divide each embedding by its Euclidean length.
-            options: see `repzoo_client.Options`.
+            images: One image or many.
+            model: The name of a model that the server serves.
+            normalize: Divide each embedding by its Euclidean length.
+            options: See `repzoo_client.Options`.
 
         Returns:
-            float32 ``[N, D]``.
+            float32 ``[N, D]``; the mean of the posterior if the model has one.
         """
         return self._run(_calls.embed(model, normalize=normalize), images, options)
 
     def embed_iter(
         self, images: Images, *, model: str, normalize: bool = False, **options: Unpack[Options]
     ) -> Iterator[NDArray[np.float32]]:
-        """`embed` in pieces, in order, as they arrive: any number of images in constant memory.
+        """Embed any number of images in constant memory: yield embeddings as they arrive, in order.
 
-        Ending the iteration early drops what is under way.
+        Leaving the iteration early drops the requests that are still running.
 
         Yields:
             float32 ``[n, D]`` of the next n images.
         """
-        call = _calls.embed(model, normalize=normalize)
-        return self._iterate(call, images, Run(**options))
+        return self._iterate(_calls.embed(model, normalize=normalize), images, options)
 
     def embed_with_uncertainty(
         self, images: Images, *, model: str, normalize: bool = False, **options: Unpack[Options]
     ) -> Embedding:
-        """`embed` and `uncertainty` by the same requests, for half the work of both.
-
-        Args:
-            As `embed`.
-        """
+        """Return what `embed` and `uncertainty` return, with half the work of calling both."""
         return self._run(_calls.embed_with_uncertainty(model, normalize=normalize), images, options)
 
     def uncertainty(
         self, images: Images, *, model: str, **options: Unpack[Options]
     ) -> NDArray[np.float32] | None:
-        """How likely each image's nearest neighbour is a wrong one: a calibrated probability.
+        """Return the calibrated probability that each image's nearest neighbour is wrong.
 
-        The config of `model` says in which gallery, and what wrong is.
+        ``model(name).config["uncertainty"]`` states the gallery, and what "wrong" means there.
 
         Returns:
-            float32 ``[N]`` in [0, 1]; None if the model has no calibrated uncertainty.
+            float32 ``[N]`` in [0, 1], or None if the model has no calibrated uncertainty.
         """
         return self._run(_calls.uncertainty(model), images, options)
 
     def posterior(self, images: Images, *, model: str, **options: Unpack[Options]) -> Posterior:
-        """The posterior over the latents of each image.
+        """Return the posterior over the latents of each image.
 
         Raises:
-            UnsupportedOperation: if the model has no posterior.
+            UnsupportedOperation: If the model has no posterior.
         """
         return self._run(_calls.posterior(model), images, options)
 
     def posterior_iter(
         self, images: Images, *, model: str, **options: Unpack[Options]
     ) -> Iterator[Posterior]:
-        """`posterior` in pieces, as `embed_iter`.
+        """Yield what `posterior` returns in pieces, like `embed_iter`.
 
         Raises:
-            UnsupportedOperation: if the model has no posterior.
+            UnsupportedOperation: If the model has no posterior.
         """
-        return self._iterate(_calls.posterior(model), images, Run(**options))
+        return self._iterate(_calls.posterior(model), images, options)
 
     def reconstruct(
         self, images: Images, *, model: str, **options: Unpack[Options]
     ) -> Reconstruction:
-        """Encode images and decode them again.
+        """Encode images, and decode their embeddings.
 
         Raises:
-            UnsupportedOperation: if the model has no decoder.
+            UnsupportedOperation: If the model has no decoder.
         """
         return self._run(_calls.reconstruct(model), images, options)
 
@@ -210,7 +186,7 @@ class Client:
         """Classify images with one of the model's probes.
 
         Raises:
-            UnknownTask: if the model has no probe for this task and kind.
+            UnknownTask: If the model has no probe for this task and kind.
         """
         return self._run(_calls.probe(model, task, kind), images, options)
 
@@ -226,69 +202,68 @@ class Client:
         """Draw images from the model's prior, or decode given latents, in one request.
 
         Args:
-            n: how many to draw.
-            model: name of a model that the server serves.
-            seed: the same seed gives the same images; by default every call draws anew.
-            latents: float ``[N, D]`` or ``[D]`` to decode; ``n`` and ``seed`` then mean nothing.
-            deadline: seconds for the call; by default the client's.
+            n: The number of images to draw.
+            model: The name of a model that the server serves.
+            seed: The same seed gives the same images. Without one, every call draws new images.
+            latents: float ``[N, D]`` or ``[D]`` to decode; ``n`` and ``seed`` are then ignored.
+            deadline: Seconds for the call; the default is the client's deadline.
 
         Raises:
-            UnsupportedOperation: if the model has no decoder.
+            UnsupportedOperation: If the model has no decoder.
         """
-        request = _wire.generation(model, n, seed, latents)
-        return self._portal.run(self._core.generate(*request, deadline))
+        return self._portal.run(
+            self._core.generate(n, model=model, seed=seed, latents=latents, deadline=deadline)
+        )
 
     def models(self) -> list[Model]:
-        """The models that the server serves."""
+        """Return the models that the server serves."""
         return self._portal.run(self._core.models())
 
     def model(self, name: str) -> Model:
-        """One of the models that the server serves.
+        """Return one of the models that the server serves.
 
         Raises:
-            ModelNotFound: if it does not serve it.
+            ModelNotFound: If the server does not serve it.
         """
         return self._portal.run(self._core.model(name))
 
     def _run(self, call: Call[T], images: Images, options: Options) -> T:
-        return call.join(list(self._answers(call, images, Run(**options))))
+        return call.join(list(self._answers(call, images, CheckedOptions(**options))))
 
-    def _iterate(self, call: Call[T], images: Images, run: Run) -> Iterator[T]:
-        return (call.join([answer]) for answer in self._answers(call, images, run))
+    def _iterate(self, call: Call[T], images: Images, options: Options) -> Iterator[T]:
+        answers = self._answers(call, images, CheckedOptions(**options))
+        return (call.join([answer]) for answer in answers)
 
-    def _answers(self, call: Call[Any], images: Images, run: Run) -> Iterator[_wire.Answer]:
-        """The answers for all chunks in order, several of which are under way at a time."""
-        limits, ends = self._portal.run(self._core.begin(call, run))
+    def _answers(
+        self, call: Call[Any], images: Images, options: CheckedOptions
+    ) -> Iterator[_wire.Answer]:
+        """Yield the answers for all chunks in order, while more requests are running."""
+        process = os.getpid()
+        limits, ends = self._portal.run(self._core.begin(call, options))
         waiting: deque[tuple[Chunk, Future[_wire.Answer]]] = deque()
+
+        def take(advance: Callable[[int], object]) -> _wire.Answer:
+            if os.getpid() != process:
+                raise ClientError(
+                    "an iteration cannot continue in a forked process; start a new one"
+                )
+            chunk, future = waiting[0]
+            answer = self._portal.wait(future)
+            waiting.popleft()
+            options.done(chunk, advance)
+            return answer
+
         try:
-            with run.showing(count(images)) as advance:
+            with options.showing(count(images)) as advance:
                 # Images are taken in the caller's thread: an iterator may be bound to it.
-                for chunk in chunks(images, limits, collect=run.collect):
-                    work = self._core.answer(call, chunk, run, ends)
+                for chunk in chunks(images, limits, collect=options.collect):
+                    work = self._core.answer(call, chunk, options, ends)
                     waiting.append((chunk, self._portal.submit(work)))
-                    if len(waiting) == self._core.concurrency:
-                        yield _take(waiting, run, advance)
+                    if len(waiting) == self._concurrency:
+                        yield take(advance)
                 while waiting:
-                    yield _take(waiting, run, advance)
+                    yield take(advance)
         finally:
-            for _, future in waiting:
-                future.cancel()
-
-
-def _take(
-    waiting: deque[tuple[Chunk, Future[_wire.Answer]]],
-    run: Run,
-    advance: Callable[[int], object],
-) -> _wire.Answer:
-    """The answer for the chunk that has waited longest, once it is there."""
-    chunk, future = waiting[0]
-    answer = future.result()
-    waiting.popleft()
-    run.done(chunk, advance)
-    return answer
-
-
-def _close(core: Core, portal: Portal) -> None:
-    if portal.started:
-        portal.run(core.close())
-    portal.close()
+            if os.getpid() == process:
+                for _, future in waiting:
+                    future.cancel()

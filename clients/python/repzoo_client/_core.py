@@ -1,22 +1,24 @@
-"""Sending requests, which both clients do by this one engine: retries, deadlines, bad images."""
+"""Sending requests, for both clients: retries, deadlines, and images that fail."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
+from numpy.typing import ArrayLike
 
 from repzoo_client import _calls, _wire
 from repzoo_client._calls import Call
 from repzoo_client._chunks import Chunk, Limits
-from repzoo_client._options import Run
+from repzoo_client._endpoint import Endpoint
+from repzoo_client._options import CheckedOptions
 from repzoo_client._results import Generation, Model
-from repzoo_client._retries import Patience
+from repzoo_client._retries import RetryPolicy
 from repzoo_client.errors import (
+    ClientClosed,
     ClientError,
     InvalidRequest,
     RequestTimedOut,
@@ -25,35 +27,33 @@ from repzoo_client.errors import (
     UnexpectedAnswer,
 )
 
-__all__ = ["Core"]
+__all__ = ["ClientBase", "Core"]
 
-DEFAULT_URL = "http://127.0.0.1:3000"
-
-# A server may take bodies of any length, memory may not.
+# A server may accept bodies of any size, but memory is limited.
 _MAX_BYTES = 2**30
 
 
-class Core:
-    """A connection to a server. All its coroutines run in one event loop.
+class ClientBase:
+    """The arguments of both clients; see `repzoo_client.Client`.
 
-    The arguments are those of `repzoo_client.Client`.
+    Attributes:
+        url: The server's URL, without credentials.
     """
+
+    url: str
 
     def __init__(
         self,
-        url: str | None,
+        url: str | None = None,
         *,
-        timeout: float | None,
-        api_key: str | None,
-        batch_size: int,
-        answers: _wire.Answers,
-        concurrency: int,
-        retries: int,
-        deadline: float | None,
+        timeout: float | None = 60.0,
+        api_key: str | None = None,
+        batch_size: int = 256,
+        answers: _wire.AnswerFormat = "safetensors",
+        concurrency: int = 4,
+        retries: int = 2,
+        deadline: float | None = None,
     ) -> None:
-        self.url = (url or os.environ.get("REPZOO_URL") or DEFAULT_URL).rstrip("/")
-        if not _is_web_url(self.url):
-            raise ValueError(f"{self.url!r} is not an http:// or https:// URL")
         if answers not in ("safetensors", "json"):
             raise ValueError(f"answers is {answers!r}: expected 'safetensors' or 'json'")
         for name, value, least in (
@@ -63,70 +63,108 @@ class Core:
         ):
             if value < least:
                 raise ValueError(f"{name} is {value}: expected {least} or more")
-        self.concurrency = concurrency
-        self._answers = answers
-        self._batch_size = batch_size
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout is {timeout}: expected more than 0 seconds")
+        deadline = CheckedOptions(deadline=deadline).deadline
+        endpoint = Endpoint.of(url, api_key)
+        self.url = endpoint.url
+        self._concurrency = concurrency
+        self._core = Core(endpoint, timeout, batch_size, answers, RetryPolicy(retries), deadline)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Set up what only one of the clients has."""
+
+
+class Core:
+    """Sends the requests of one client, in any event loop.
+
+    Connections belong to an event loop, so each loop gets its own. They close when the loop ends.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        timeout: float | None,
+        batch_size: int,
+        answers: _wire.AnswerFormat,
+        retry_policy: RetryPolicy,
+        deadline: float | None,
+    ) -> None:
+        self._endpoint = endpoint
         self._timeout = timeout
-        self._deadline = Run(deadline=deadline).deadline
-        self._patience = Patience(retries)
+        self._batch_size = batch_size
+        self._answers = answers
+        self._retry_policy = retry_policy
+        self._deadline = deadline
         self._models: dict[str, Model] = {}
-        api_key = api_key or os.environ.get("REPZOO_API_KEY")
-        self._http = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=timeout,
-            # Servers close idle connections after 5 seconds: give them up before that, or a
-            # request may meet one that is just being closed.
-            limits=httpx.Limits(keepalive_expiry=3),
-        )
+        self._closed = False
+        self._connections: dict[
+            asyncio.AbstractEventLoop,
+            tuple[httpx.AsyncClient, AsyncGenerator[httpx.AsyncClient, None]],
+        ] = {}
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
+        """Close the connections of this loop. The client cannot be used afterwards."""
+        self._closed = True
+        if connection := self._connections.pop(asyncio.get_running_loop(), None):
+            await connection[1].aclose()
 
     def ends(self, deadline: float | None) -> float | None:
-        """When a call that starts now has to be over, in the loop's time."""
+        """Return when a call that starts now must end, in the loop's time."""
         seconds = self._deadline if deadline is None else deadline
         return None if seconds is None else asyncio.get_running_loop().time() + seconds
 
-    async def begin(self, call: Call[Any], run: Run) -> tuple[Limits, float | None]:
-        """What one request of a call may carry, and when the call ends."""
-        ends = self.ends(run.deadline)
+    async def begin(self, call: Call[Any], options: CheckedOptions) -> tuple[Limits, float | None]:
+        """Return the limits of one request of a call, and when the call must end."""
+        ends = self.ends(options.deadline)
         model = await self._described(call.model, ends)
         with _as_unexpected():
             most, size = int(model.limits["max_images"]), int(model.limits["max_bytes"])
-            shape = model.input_shape if run.collect else None
+            shape = model.input_shape if options.collect else None
         return Limits(min(self._batch_size, most), min(size, _MAX_BYTES), shape), ends
 
     async def answer(
-        self, call: Call[Any], chunk: Chunk, run: Run, ends: float | None
+        self, call: Call[Any], chunk: Chunk, options: CheckedOptions, ends: float | None
     ) -> _wire.Answer:
-        """The answer for all images of a chunk, whose ``errors`` are completed where they collect.
+        """Return the answer for all images of a chunk.
+
+        With ``on_error="collect"``, images that the server cannot decode are added to the chunk's
+        ``errors``.
 
         Raises:
-            ClientError: if there is none; if errors do not collect, also for an image.
+            ClientError: If there is no answer or, with ``on_error="raise"``, an image fails.
         """
-        parts = [part async for part in self._parts(call, chunk, run, ends)] if chunk.places else []
+        parts = []
+        if chunk.places:
+            parts = [part async for part in self._parts(call, chunk, options, ends)]
         model = await self._described(call.model, ends)
         with _as_unexpected():
             return call.fill(model, chunk, parts)
 
     async def models(self) -> list[Model]:
-        """What `Client.models` gives."""
+        """See `Client.models`."""
         return _calls.read_models(await self.send("GET", "models", self.ends(None)))
 
     async def model(self, name: str, ends: float | None = None) -> Model:
-        """What `Client.model` gives."""
-        ends = self.ends(None) if ends is None else ends
-        answer = await self.send("GET", _calls.model_path(name), ends)
+        """See `Client.model`."""
+        path = _calls.model_path(name)
+        answer = await self.send("GET", path, self.ends(None) if ends is None else ends)
         model = self._models[name] = _calls.read_model(answer.facts)
         return model
 
     async def generate(
-        self, payload: _wire.Payload, options: dict[str, Any], deadline: float | None
+        self,
+        n: int,
+        *,
+        model: str,
+        seed: int | None,
+        latents: ArrayLike | None,
+        deadline: float | None,
     ) -> Generation:
-        """What `Client.generate` gives."""
-        ends = self.ends(Run(deadline=deadline).deadline)
-        request = payload.request(options, self._answers)
+        """See `Client.generate`."""
+        ends = self.ends(CheckedOptions(deadline=deadline).deadline)
+        request = _wire.generation(model, n, seed, latents, self._answers)
         answer = await self.send("POST", "generate", ends, **request)
         return Generation(answer["images"], answer["latents"])
 
@@ -138,78 +176,113 @@ class Core:
         places: Sequence[int] = (),
         **request: Any,
     ) -> _wire.Answer:
-        """Send a request, again if it need be, until there is an answer or no hope of one.
+        """Send a request, and retry it as the policy says.
 
         Args:
-            method: of HTTP.
-            path: below the server's URL.
-            ends: when to give up, in the loop's time.
-            places: of its images among those of the call, for errors.
-            request: the rest of it, for httpx.
+            method: The HTTP method.
+            path: The path below the server's URL.
+            ends: When to give up, in the loop's time.
+            places: The positions of the request's images in the call, for error messages.
+            request: Other arguments for httpx.
         """
         failures = 0
         last: ClientError | None = None
+        http = await self._connection()
         try:
             async with asyncio.timeout_at(ends) as timeout:
                 while True:
                     try:
-                        return await self._try(method, path, places, request)
+                        return await self._try(http, method, path, places, request)
                     except ClientError as error:
                         last, failures = error, failures + 1
-                        delay = self._patience.delay(error, failures)
+                        delay = self._retry_policy.delay(error, failures)
                         if delay is None or _passes(ends, delay):
                             raise
                         await asyncio.sleep(delay)
         except TimeoutError as error:
             if not timeout.expired():
                 raise
-            tried = f" (tried {failures} times before; {last})" if last else ""
+            tried = f" (attempts before: {failures}; the last error: {last})" if last else ""
             raise RequestTimedOut(
-                f"{self.url}/{path} did not answer before the deadline{tried}"
+                f"{self._endpoint.url}/{path} did not answer before the deadline{tried}"
             ) from error
 
     async def _try(
-        self, method: str, path: str, places: Sequence[int], request: dict[str, Any]
+        self,
+        http: httpx.AsyncClient,
+        method: str,
+        path: str,
+        places: Sequence[int],
+        request: dict[str, Any],
     ) -> _wire.Answer:
+        url, proxy = self._endpoint.url, self._endpoint.proxy
+        through = f" through the proxy {proxy}" if proxy else ""
         try:
-            response = await self._http.request(method, f"{self.url}/{path}", **request)
-        except httpx.ConnectError as error:
-            raise ServerUnreachable(
-                f"no server answers at {self.url} ({error}): start one with `zoo serve`, or say "
-                f"where it is with REPZOO_URL"
-            ) from error
-        except httpx.TimeoutException as error:
-            raise RequestTimedOut(
-                f"{self.url}/{path} did not answer within {self._timeout:g} seconds"
-            ) from error
-        except httpx.RequestError as error:
+            response = await http.request(method, f"{url}/{path}", **request)
+        except (httpx.RequestError, RuntimeError) as error:
+            if self._closed:  # in the meantime
+                raise ClientClosed("the client was closed during the call") from error
+            if isinstance(error, (httpx.ConnectError, httpx.ProxyError)):
+                advice = "Check the proxy, or set NO_PROXY to connect directly"
+                if not through:
+                    advice = "Start one with `zoo serve`, or set REPZOO_URL to where it runs"
+                raise ServerUnreachable(
+                    f"no server answers at {url}{through} ({error}). {advice}"
+                ) from error
+            if isinstance(error, httpx.TimeoutException):
+                raise RequestTimedOut(
+                    f"{url}/{path} did not answer{through} within {self._timeout:g} seconds"
+                ) from error
+            if isinstance(error, RuntimeError):
+                raise
             what = str(error) or type(error).__name__
-            raise ServerUnreachable(f"the connection to {self.url} broke: {what}") from error
-        return _wire.read(response, places)
+            raise ServerUnreachable(f"the connection to {url}{through} broke: {what}") from error
+        return _wire.read(response, places, through)
+
+    async def _connection(self) -> httpx.AsyncClient:
+        """Return the HTTP client of this event loop."""
+        if self._closed:
+            raise ClientClosed("the client is closed")
+        loop = asyncio.get_running_loop()
+        if loop not in self._connections:
+            ended = [other for other in self._connections if other.is_closed()]
+            for other in ended:
+                del self._connections[other]
+            lifetime = self._lifetime()
+            self._connections[loop] = await anext(lifetime), lifetime
+        return self._connections[loop][0]
+
+    async def _lifetime(self) -> AsyncGenerator[httpx.AsyncClient, None]:
+        """Yield an HTTP client once, and close it when the generator is closed.
+
+        An event loop closes its open asynchronous generators when it ends, for example at the end
+        of ``asyncio.run``.
+        """
+        async with self._endpoint.connect(self._timeout) as http:
+            yield http
 
     async def _described(self, name: str, ends: float | None) -> Model:
-        """A model, asked for once."""
+        """Return the description of a model, which is fetched once."""
         return self._models.get(name) or await self.model(name, ends)
 
     async def _parts(
-        self, call: Call[Any], chunk: Chunk, run: Run, ends: float | None
+        self, call: Call[Any], chunk: Chunk, options: CheckedOptions, ends: float | None
     ) -> AsyncIterator[tuple[Chunk, _wire.Answer]]:
-        """Yield the parts of a chunk that were answered, with their answers.
+        """Yield the parts of a chunk that succeeded, with their answers.
 
-        A server names one bad image a request. Without it the others are sent again; from the
-        second on in halves, so that many bad ones do not have all others sent as many times.
+        A server names one bad image per request, so the others are sent again. From the second
+        failure on they are sent in halves: many bad images must not multiply the traffic.
         """
         waiting = [(chunk, False)]
         while waiting:
             part, has_failed = waiting.pop()
-            payload = _wire.images_payload(part.items)
-            request = payload.request(call.options, self._answers)
+            request = _wire.images_request(part.items, call.options, self._answers)
             try:
                 answer = await self.send("POST", call.operation, ends, part.places, **request)
             except InvalidRequest as error:
                 if isinstance(error, RequestTooLarge):
-                    self._models.pop(call.model, None)  # other limits than those it told
-                if not run.collect or error.index not in part.places:
+                    self._models.pop(call.model, None)  # the server's limits have changed
+                if not options.collect or error.index not in part.places:
                     raise
                 chunk.errors[error.index] = error
                 at = part.places.index(error.index)
@@ -222,11 +295,12 @@ class Core:
 
 
 def _require_rows(answer: _wire.Answer, count: int) -> None:
-    """Check that every image has its row: rows that were shifted would be wrong in silence."""
+    """Check that every image has a row: shifted rows would be wrong without any error."""
     for name, tensor in answer.tensors.items():
         if tensor.shape[:1] != (count,):
             raise UnexpectedAnswer(
-                f"{count} images were sent, and {name} came back as {list(tensor.shape)}"
+                f"expected {count} rows of {name} for {count} images, got shape "
+                f"{list(tensor.shape)}"
             )
 
 
@@ -241,12 +315,6 @@ def _as_unexpected() -> Iterator[None]:
     except (LookupError, TypeError, ValueError) as error:
         if isinstance(error, ClientError):
             raise
-        raise UnexpectedAnswer(f"the server describes the model otherwise: {error!r}") from error
-
-
-def _is_web_url(text: str) -> bool:
-    try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL:
-        return False
-    return url.scheme in ("http", "https") and bool(url.host)
+        raise UnexpectedAnswer(
+            f"the answer does not fit the model's description: {error!r}"
+        ) from error

@@ -1,4 +1,4 @@
-"""How a call over many images is carried out."""
+"""Options of calls over many images."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from typing import Literal, TypeAlias, TypedDict
 
 from repzoo_client._chunks import Chunk
 
-__all__ = ["Options", "Progress", "Run"]
+__all__ = ["CheckedOptions", "Options", "Progress"]
 
-#: Called with how many images are done, and of how many; None: not known.
+#: Called with the number of images done and the total, which is None if it is not known.
 Progress: TypeAlias = Callable[[int, int | None], object]
 
 
 class Options(TypedDict, total=False):
-    """What every call that takes images also takes.
+    """Options of every call that takes images.
 
-    - ``on_error``: "raise", the default, ends the call at the first image that is none or cannot be
-      read. "collect" goes on: the rows of such images are NaN (a reconstruction is black, a label
-      empty), all others are as ever, and row i is image i.
-    - ``errors``: a dict that is filled, with "collect", with the error of each such image by its
-      place among all.
-    - ``progress``: True for a bar on stderr (takes tqdm), or a function that is called with how
-      many images are done and of how many (None where that is not known).
-    - ``deadline``: seconds for the whole call, retries and waits included; by default the client's.
+    - ``on_error``: "raise" (the default) ends the call at the first image that cannot be read or
+      decoded. "collect" continues: the rows of such images are NaN, their reconstructions are
+      black and their labels are empty. Row i always belongs to image i.
+    - ``errors``: A dict that "collect" fills with the error of each such image, by the image's
+      position in the call.
+    - ``progress``: True shows a bar on stderr, which needs tqdm. A function is called with the
+      number of images done and the total, which is None if it is not known.
+    - ``deadline``: The number of seconds for the whole call, including retries and waits. The
+      default is the client's deadline.
     """
 
     on_error: Literal["raise", "collect"]
@@ -35,12 +36,11 @@ class Options(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Run:
-    """`Options`, checked, with their defaults.
+class CheckedOptions:
+    """`Options` with their defaults, checked.
 
     Raises:
-        ValueError: if one has no such value.
-        ImportError: if a bar is asked for and tqdm is not installed.
+        ValueError: If an option has an invalid value.
     """
 
     on_error: Literal["raise", "collect"] = "raise"
@@ -52,29 +52,33 @@ class Run:
         if self.on_error not in ("raise", "collect"):
             raise ValueError(f"on_error is {self.on_error!r}: expected 'raise' or 'collect'")
         if self.errors is not None and not self.collect:
-            raise ValueError("errors are collected with on_error='collect' only")
+            raise ValueError("errors needs on_error='collect'")
         if self.deadline is not None and not self.deadline > 0:
-            raise ValueError(f"deadline is {self.deadline}: expected seconds, more than 0")
+            raise ValueError(f"deadline is {self.deadline}: expected more than 0 seconds")
 
     @property
     def collect(self) -> bool:
-        """Whether a bad image does not end the call."""
+        """Whether the call continues after an image that fails."""
         return self.on_error == "collect"
 
     def done(self, chunk: Chunk, advance: Callable[[int], object]) -> None:
-        """Tell the caller of a chunk that is answered."""
+        """Report a chunk that was answered."""
         if self.errors is not None:
             self.errors.update(chunk.errors)
         advance(chunk.size)
 
     @contextmanager
     def showing(self, total: int | None) -> Iterator[Callable[[int], object]]:
-        """Gives the function to call with how many more images are done."""
+        """Show progress; yield a function that takes the number of images done since its last call.
+
+        Raises:
+            ImportError: If a bar is asked for and tqdm is not installed.
+        """
         if self.progress is True:
             try:
                 from tqdm import tqdm
             except ImportError as error:
-                raise ImportError("progress=True shows a bar by tqdm: pip install tqdm") from error
+                raise ImportError("progress=True needs tqdm: pip install tqdm") from error
             with tqdm(total=total, unit="image", unit_scale=True) as bar:
                 yield bar.update
             return

@@ -1,4 +1,4 @@
-"""What the calls return. The shapes and names are those of the local runtime, `repzoo.Encoder`."""
+"""Results of calls, with the names and shapes of the local runtime (`repzoo.Encoder`)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["Embedding", "Generation", "Model", "Posterior", "Predictions", "Reco
 
 
 class Embedding(NamedTuple):
-    """Where each image lies, and how sure that is."""
+    """The embedding of each image, and its uncertainty."""
 
-    #: float32 ``[N, D]``; with a posterior, its mean.
+    #: float32 ``[N, D]``; the mean if the model has a posterior.
     embeddings: NDArray[np.float32]
     #: float32 ``[N]`` in [0, 1], a calibrated probability; None if the model has none.
     uncertainty: NDArray[np.float32] | None
 
 
 class Posterior(NamedTuple):
-    """``q(z|x) = N(mean, diag(variance))`` of each image."""
+    """The posterior ``q(z|x) = N(mean, diag(variance))`` of each image."""
 
     #: float32 ``[N, D]``.
     mean: NDArray[np.float32]
@@ -33,31 +33,32 @@ class Posterior(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """What the decoder makes of each image's embedding."""
+    """Each image, decoded from its embedding."""
 
     #: uint8 ``[N, H, W, C]``.
     images: NDArray[np.uint8]
-    #: float32 ``[N]``: mean squared difference from the image as the model sees it, both in [0, 1].
+    #: float32 ``[N]``: mean squared difference from the preprocessed image, both in [0, 1].
     error: NDArray[np.float32]
 
 
 class Generation(NamedTuple):
-    """Images from the model's prior, or from given latents."""
+    """Images drawn from the model's prior, or decoded from given latents."""
 
     #: uint8 ``[N, H, W, C]``.
     images: NDArray[np.uint8]
-    #: float32 ``[N, D]``: what they were decoded from.
+    #: float32 ``[N, D]``: the latents that the images were decoded from.
     latents: NDArray[np.float32]
 
 
 class Predictions(NamedTuple):
-    """What a probe says of each image."""
+    """A probe's predictions for each image."""
 
-    #: names of the K classes.
+    #: Names of the K classes.
     classes: tuple[str, ...]
     #: float32 ``[N, K]``; rows sum to one unless the probe is multi-label.
     probabilities: NDArray[np.float32]
-    #: the likeliest class of each image; of a multi-label probe, all with probability 0.5 or more.
+    #: The most likely class of each image; for a multi-label probe, all classes with a probability
+    #: of 0.5 or more.
     labels: list[str] | list[list[str]]
 
 
@@ -66,19 +67,19 @@ class Model:
     """A model that the server serves."""
 
     name: str
-    #: sha256 of the package's manifest, in hex: it changes whenever the model does.
+    #: sha256 of the package's manifest, in hex; it changes whenever the model changes.
     revision: str
-    #: the ONNX Runtime execution provider that the server runs it on.
+    #: The ONNX Runtime execution provider that runs the model on the server.
     provider: str
-    #: the operations that it has, of embed, posterior, reconstruct, generate and probe.
+    #: The operations that the model supports: embed, posterior, reconstruct, generate, probe.
     capabilities: tuple[str, ...]
-    #: what one request may take: ``max_bytes``, ``max_images``, ``max_pixels``, ...
+    #: Limits of one request: ``max_bytes``, ``max_images``, ``max_pixels``, ...
     limits: Mapping[str, float]
-    #: the model's record, the package's ``config.json``.
+    #: The model's record: the package's ``config.json``.
     config: Mapping[str, Any]
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """``(H, W, C)`` of the arrays that it takes."""
+        """``(H, W, C)``, the shape of arrays that the model takes."""
         spec = self.config["input"]
         return spec["height"], spec["width"], spec["channels"]

@@ -1,4 +1,4 @@
-"""What is tried again, and after how long."""
+"""Which failures are retried, and when."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from typing import NamedTuple
 
 from repzoo_client.errors import APIError, Overloaded, ServerUnreachable, Unavailable
 
-__all__ = ["Patience"]
+__all__ = ["RetryPolicy"]
 
 
-class Patience(NamedTuple):
+class RetryPolicy(NamedTuple):
     """When to send a request again.
 
-    Every operation may be repeated: none changes anything on the server. ``generate`` without a
-    seed draws anew each time, and what was drawn for an answer that never arrived, nobody has seen.
+    All operations are safe to repeat, because none changes anything on the server. ``generate``
+    without a seed draws new images, and nobody has seen those of an answer that never arrived.
 
-    Tried again is what may be over soon: no connection or one that broke, 429, 502 and 503. A
-    time-out (of the client, or the server's 504) is not: the work was too much, and would be again.
+    Failures that may pass soon are retried: no connection, a broken connection, 429, 502 and 503.
+    Timeouts (the client's, or a 504 from the server) are not: the same work would take as long
+    again.
 
-    The waits double from ``first`` to ``longest`` seconds, each up to a quarter longer or shorter,
-    so that those whom a busy server turned away do not all come back at once. ``Retry-After`` is
-    granted, up to ``limit`` seconds.
+    Delays double from ``first`` to ``longest`` seconds, each with up to 25 % of random jitter, so
+    that the clients of a busy server do not return all at once. A longer ``Retry-After`` takes
+    precedence; if it exceeds ``limit`` seconds, the request is not retried.
     """
 
     retries: int = 2
@@ -30,7 +31,7 @@ class Patience(NamedTuple):
     limit: float = 60.0
 
     def delay(self, error: Exception, failures: int) -> float | None:
-        """Seconds to wait after so many failures in a row; None: give up."""
+        """Return the seconds to wait after this many failures in a row, or None to give up."""
         passing = isinstance(error, (ServerUnreachable, Overloaded, Unavailable))
         passing |= isinstance(error, APIError) and error.status == 502
         asked = (error.retry_after or 0.0) if isinstance(error, APIError) else 0.0

@@ -1,7 +1,7 @@
-"""Version 1 of the wire, seen from the client: calls -> requests, and answers -> arrays or errors.
+"""Version 1 of the wire: calls become requests, and answers become arrays or errors.
 
-Nothing here sends anything. Arrays travel as safetensors, files as multipart forms, and results as
-safetensors, or as JSON with base64 vectors where that is asked for.
+Nothing here sends anything. Arrays travel as safetensors and files as multipart forms. Results
+travel as safetensors, or as JSON with base64 vectors if the client asks for it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, TypeAlias
@@ -22,62 +23,64 @@ from numpy.typing import ArrayLike, NDArray
 
 from repzoo_client import errors
 
-__all__ = ["Answer", "Answers", "Payload", "generation", "images_payload", "read"]
+__all__ = ["Answer", "AnswerFormat", "generation", "images_request", "read"]
 
 SAFETENSORS_TYPE = "application/x-safetensors"
 
 #: The format of answers.
-Answers: TypeAlias = Literal["safetensors", "json"]
+AnswerFormat: TypeAlias = Literal["safetensors", "json"]
 
 
-@dataclass(frozen=True)
-class Payload:
-    """The images or latents of one request: ``tensors`` by name, or ``files``, or nothing."""
-
-    tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    files: tuple[bytes, ...] = ()
-
-    def request(
-        self, options: Mapping[str, Any], answers: Answers = "safetensors"
-    ) -> dict[str, Any]:
-        """Keyword arguments for httpx."""
-        headers = {"Accept": SAFETENSORS_TYPE}
-        if answers == "json":
-            headers = {"Accept": "application/json"}
-            options = {**options, "encoding_format": "base64"}
-        if self.files:
-            texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in options.items()}
-            files = [("images", (str(i), content)) for i, content in enumerate(self.files)]
-            return {"data": texts, "files": files, "headers": headers}
-        content = safetensors.numpy.save(
-            {name: np.ascontiguousarray(array) for name, array in self.tensors.items()},
-            {"request": json.dumps(options)},
-        )
-        return {"content": content, "headers": headers | {"Content-Type": SAFETENSORS_TYPE}}
-
-
-def images_payload(items: list[bytes] | list[NDArray[np.uint8]] | NDArray[np.uint8]) -> Payload:
-    """The payload for files, or for uint8 ``[n, H, W, C]`` in one array or one by one."""
+def images_request(
+    items: Sequence[bytes] | Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+    options: Mapping[str, Any],
+    answers: AnswerFormat,
+) -> dict[str, Any]:
+    """Return httpx arguments for files, or for uint8 ``[n, H, W, C]`` in one array or several."""
     if len(items) and isinstance(items[0], bytes):
-        return Payload(files=tuple(items))  # type: ignore[arg-type]
-    return Payload({"images": np.asarray(items)})
+        options, headers = _accepting(options, answers)
+        texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in options.items()}
+        files = [("images", (str(i), content)) for i, content in enumerate(items)]
+        return {"data": texts, "files": files, "headers": headers}
+    return _tensor_request({"images": np.asarray(items)}, options, answers)
 
 
 def generation(
-    model: str, n: int, seed: int | None, latents: ArrayLike | None
-) -> tuple[Payload, dict[str, Any]]:
-    """The payload and the options of ``/generate``; latents are float ``[N, D]``, or ``[D]``."""
+    model: str, n: int, seed: int | None, latents: ArrayLike | None, answers: AnswerFormat
+) -> dict[str, Any]:
+    """Return httpx arguments for ``/generate``; latents are float ``[N, D]`` or ``[D]``."""
     if latents is None:
-        return Payload(), {"model": model, "n": n, "seed": seed}
+        seed = None if seed is None else operator.index(seed)
+        return _tensor_request({}, {"model": model, "n": operator.index(n), "seed": seed}, answers)
     array = np.atleast_2d(np.asarray(latents, dtype=np.float32))
     if array.ndim != 2:
         raise ValueError(f"latents have shape {list(array.shape)}: expected [N, D]")
-    return Payload({"latents": array}), {"model": model}
+    return _tensor_request({"latents": array}, {"model": model}, answers)
+
+
+def _tensor_request(
+    tensors: Mapping[str, NDArray[Any]], options: Mapping[str, Any], answers: AnswerFormat
+) -> dict[str, Any]:
+    options, headers = _accepting(options, answers)
+    content = safetensors.numpy.save(
+        {name: np.ascontiguousarray(array) for name, array in tensors.items()},
+        {"request": json.dumps(options)},
+    )
+    return {"content": content, "headers": headers | {"Content-Type": SAFETENSORS_TYPE}}
+
+
+def _accepting(
+    options: Mapping[str, Any], answers: AnswerFormat
+) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Return the options and headers that ask for answers in a format."""
+    if answers == "json":
+        return {**options, "encoding_format": "base64"}, {"Accept": "application/json"}
+    return options, {"Accept": SAFETENSORS_TYPE}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A good answer: its tensors, and its other members."""
+    """A successful answer: its tensors and its other fields."""
 
     tensors: Mapping[str, NDArray[Any]]
     facts: Mapping[str, Any]
@@ -86,22 +89,23 @@ class Answer:
         try:
             return self.tensors[name]
         except KeyError:
-            raise errors.UnexpectedAnswer(f"the answer has no {name}") from None
+            raise errors.UnexpectedAnswer(f"the answer lacks {name!r}") from None
 
 
-def read(response: httpx.Response, places: Sequence[int] = ()) -> Answer:
-    """Read a response that is complete.
+def read(response: httpx.Response, places: Sequence[int] = (), through: str = "") -> Answer:
+    """Read a complete response.
 
     Args:
-        response: the response, of JSON or safetensors if it is a good one.
-        places: of the images of this request among those of the call.
+        response: The response; JSON or safetensors if it is successful.
+        places: The positions of this request's images in the call.
+        through: " through the proxy ...", for errors that a proxy may have caused.
 
     Raises:
-        APIError: if it is a problem.
-        UnexpectedAnswer: if it is nothing that the API answers.
+        APIError: If the response has an error status.
+        UnexpectedAnswer: If the response does not follow the API.
     """
     if response.is_error:
-        raise _error(response, places)
+        raise _error(response, places, through)
     media_type = response.headers.get("content-type", "").split(";")[0]
     try:
         if media_type == "application/json":
@@ -113,14 +117,17 @@ def read(response: httpx.Response, places: Sequence[int] = ()) -> Answer:
             facts = json.loads(header["__metadata__"]["response"])
             return Answer(safetensors.numpy.load(data), facts)
     except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise errors.UnexpectedAnswer(f"{response.url} gave a damaged answer: {error}") from error
+        raise errors.UnexpectedAnswer(
+            f"{response.url} sent a damaged answer{through}: {error}"
+        ) from error
     raise errors.UnexpectedAnswer(
-        f"{response.url} answered with {media_type or 'no type'}: is it a repzoo server?"
+        f"{response.url} answered{through} with {media_type or 'no content type'}: is it a repzoo "
+        "server?"
     )
 
 
 def _from_json(document: Any) -> dict[str, NDArray[Any]]:
-    """The arrays of a JSON answer, which are among its members."""
+    """Return the arrays among the fields of a JSON answer."""
     arrays = {
         name: np.stack([np.frombuffer(base64.b64decode(row), "<f4") for row in document[name]])
         for name in ("embeddings", "mean", "variance", "latents", "probabilities")
@@ -139,8 +146,7 @@ def _read_png(text: str) -> NDArray[np.uint8]:
         from PIL import Image
     except ImportError as error:
         raise ImportError(
-            "images in JSON answers are PNG files, which Pillow reads: pip install pillow, or do "
-            "without answers='json'"
+            "images in JSON answers need Pillow: pip install pillow, or use answers='safetensors'"
         ) from error
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
@@ -164,7 +170,7 @@ _BY_STATUS: dict[int, type[errors.APIError]] = {
 
 
 def _problem(response: httpx.Response) -> dict[str, Any]:
-    """The problem document of a response, empty if it has none."""
+    """Return the problem document of a response, or an empty one."""
     if not response.headers.get("content-type", "").startswith("application/problem+json"):
         return {}
     try:
@@ -174,16 +180,16 @@ def _problem(response: httpx.Response) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _error(response: httpx.Response, places: Sequence[int]) -> errors.APIError:
+def _error(response: httpx.Response, places: Sequence[int], through: str) -> errors.APIError:
     status = response.status_code
     problem = _problem(response)
     kind = str(problem.get("type", "about:blank"))
     index = problem.get("index")
-    detail = str(problem.get("detail") or f"{response.url}: {response.reason_phrase}")
+    detail = str(problem.get("detail") or f"{response.url}: {response.reason_phrase}{through}")
     if not isinstance(index, int):
         index = None
     elif 0 <= index < len(places):
-        # The server counts within one request, the caller within all that the call has sent.
+        # The server counts within one request, the caller within the whole call.
         detail = detail.replace(f"image {index}:", f"image {places[index]}:", 1)
         index = places[index]
     default = errors.ServerError if status >= 500 else errors.InvalidRequest
@@ -198,7 +204,7 @@ def _error(response: httpx.Response, places: Sequence[int]) -> errors.APIError:
 
 
 def _retry_after(text: str) -> float | None:
-    """Seconds from now, of either form that the header may have."""
+    """Return the seconds from now that either form of the header asks for."""
     if text.isdecimal():
         return float(text)
     try:

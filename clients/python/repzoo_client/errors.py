@@ -1,31 +1,36 @@
-"""Every error that the client raises on purpose.
+"""All errors that the client raises on purpose.
 
     ClientError
-    ├── ServerUnreachable         (ConnectionError)  nobody answers, or the connection broke
-    ├── RequestTimedOut           (TimeoutError)     no answer within the client's timeout
-    ├── UnexpectedAnswer          (ValueError)       an answer that is not the API's
+    ├── ClientClosed              (RuntimeError)     the client was closed before or during the call
+    ├── ServerUnreachable         (ConnectionError)  no server answers, or the connection broke
+    ├── RequestTimedOut           (TimeoutError)     no answer within the timeout or the deadline
+    ├── UnexpectedAnswer          (ValueError)       the answer does not follow the API
     └── APIError                                     the server refused or failed, and says why
         ├── InvalidRequest        (ValueError)       400, 405, 406, 415
-        │   ├── InvalidImage                         422: image ``index`` is not an image
+        │   ├── InvalidImage                         422: image ``index`` cannot be decoded
         │   └── RequestTooLarge                      413: too many bytes, images or pixels
         ├── AccessDenied          (PermissionError)  401, 403
         ├── NotFound              (LookupError)      404
-        │   ├── ModelNotFound                        no such model is served
-        │   └── UnknownTask                          the model has no such probe
+        │   ├── ModelNotFound                        the server does not serve this model
+        │   └── UnknownTask                          the model does not have this probe
         ├── UnsupportedOperation  (TypeError)        409: no posterior, no decoder, ...
-        ├── Overloaded                               429: too much to do, or the rate used up
+        ├── Overloaded                               429: busy, or the key's rate is used up
         └── ServerError                              5xx
-            ├── Unavailable                          503: starting, draining
+            ├── Unavailable                          503: starting or shutting down
             └── DeadlineExceeded  (TimeoutError)     504: the server gave up
 
-Each also is the builtin error that fits it, so ordinary ``except ValueError`` works.
+Where a builtin exception matches, the error inherits it too, so ordinary ``except ValueError``
+works.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "APIError",
     "AccessDenied",
+    "ClientClosed",
     "ClientError",
     "DeadlineExceeded",
     "InvalidImage",
@@ -45,32 +50,37 @@ __all__ = [
 
 
 class ClientError(Exception):
-    """Base of all errors that the client raises on purpose."""
+    """Base class of all errors that the client raises on purpose."""
+
+
+class ClientClosed(ClientError, RuntimeError):
+    """The client was closed before or during the call."""
 
 
 class ServerUnreachable(ClientError, ConnectionError):
-    """Nobody answers at the server's URL, or the connection broke before the answer was whole."""
+    """No server answers at the URL, or the connection broke before the answer was complete."""
 
 
 class RequestTimedOut(ClientError, TimeoutError):
-    """The server did not answer within the client's timeout."""
+    """The server did not answer within the client's timeout or the call's deadline."""
 
 
 class UnexpectedAnswer(ClientError, ValueError):
-    """Something answered that does not speak this API."""
+    """The answer does not follow this API: the URL may belong to another kind of server."""
 
 
 class APIError(ClientError):
     """The server refused a request or failed, and said why.
 
     Attributes:
-        status: the HTTP status.
-        type: the stable name of the problem, for example "urn:repzoo:problem:invalid-image".
-        detail: what was wrong, in a sentence.
-        request_id: what the server's log calls the request; None if it did not say.
-        index: the place of the image at fault among those given to the call; None if it is not
-            about one image.
-        retry_after: seconds after which to try again; None if the server did not say.
+        status: The HTTP status.
+        type: The stable name of the problem, for example "urn:repzoo:problem:invalid-image".
+        detail: What was wrong, in one sentence.
+        request_id: The ID of the request in the server's log, or None if the server sent none.
+        index: The position of the faulty image among the images of the call, or None if the error
+            is not about one image.
+        retry_after: The number of seconds after which to try again, or None if the server did not
+            say.
     """
 
     def __init__(
@@ -91,17 +101,21 @@ class APIError(ClientError):
         self.index = index
         self.retry_after = retry_after
 
+    def __reduce__(self) -> Any:
+        # An error that cannot be unpickled would leave a multiprocessing.Pool waiting forever.
+        return type(self), (self.status, self.type, self.detail), self.__dict__
+
 
 class InvalidRequest(APIError, ValueError):
-    """The request is not what the operation takes."""
+    """The operation does not accept this request."""
 
 
 class InvalidImage(InvalidRequest):
-    """One image is not an image; ``index`` is its place among those given to the call."""
+    """An image cannot be decoded; ``index`` is its position among the images of the call."""
 
 
 class RequestTooLarge(InvalidRequest):
-    """The request, or an image of it, is beyond the server's limits: see `Model.limits`."""
+    """The request, or one of its images, exceeds the server's limits (see `Model.limits`)."""
 
 
 class AccessDenied(APIError, PermissionError):
@@ -109,15 +123,15 @@ class AccessDenied(APIError, PermissionError):
 
 
 class NotFound(APIError, LookupError):
-    """There is nothing at the path that was asked."""
+    """The path does not exist."""
 
 
 class ModelNotFound(NotFound):
-    """The server does not serve that model."""
+    """The server does not serve this model."""
 
 
 class UnknownTask(NotFound):
-    """The model has no probe for that task and kind."""
+    """The model has no probe for this task and kind."""
 
 
 class UnsupportedOperation(APIError, TypeError):
@@ -125,19 +139,19 @@ class UnsupportedOperation(APIError, TypeError):
 
 
 class Overloaded(APIError):
-    """The server has too much to do, or the key has used up its rate (see ``type``).
+    """The server is too busy, or the API key has used up its rate (see ``type``).
 
-    ``retry_after`` says when to come back.
+    ``retry_after`` says when to try again.
     """
 
 
 class ServerError(APIError):
-    """The server failed; its log says more under ``request_id``."""
+    """The server failed; its log has the details under ``request_id``."""
 
 
 class Unavailable(ServerError):
-    """The server is starting or going down."""
+    """The server is starting or shutting down."""
 
 
 class DeadlineExceeded(ServerError, TimeoutError):
-    """The server gave up on the request, having had no answer within its deadline."""
+    """The server gave up on the request, because it had no result within its own deadline."""
