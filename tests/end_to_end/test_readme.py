@@ -1,46 +1,210 @@
-"""What README.md promises: its files exist, and its numbers are those of the bundled packages."""
+"""The documents keep their promises: links, commands and paths exist, and the README runs."""
 
 from __future__ import annotations
 
-import json
+import os
 import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+from repzoo import cli
 
 ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    [
+        *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+        *(ROOT / "docs").rglob("*.md"),
+        ROOT / "serving" / "deploy" / "README.md",
+        ROOT / "clients" / "python" / "README.md",
+    ]
+)
 README = (ROOT / "README.md").read_text()
-BUNDLED = sorted(path.name for path in (ROOT / "zoo" / "bundled").iterdir() if path.is_dir())
+ROOMS = {
+    "repzoo": ROOT / "zoo" / "repzoo",
+    "repzoo_serving": ROOT / "serving" / "repzoo_serving",
+    "repzoo_training": ROOT / "training" / "repzoo_training",
+    "repzoo_client": ROOT / "clients" / "python" / "repzoo_client",
+}
+#: A block of code: its language and its text.
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e-?\d+)?")
 
 
-def test_every_relative_link_leads_somewhere() -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
-    assert links
-    assert not [link for link in links if not (ROOT / link).exists()]
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
-def test_every_bundled_package_is_in_the_readme() -> None:
-    assert {"simvae-mnist", "simvae-fashion-mnist", "vae-mnist"} <= set(BUNDLED)
+def commands(text: str) -> Iterator[list[str]]:
+    """Yield the words of every command in the shell blocks of a document."""
+    for language, block in BLOCK.findall(text):
+        for line in block.replace("\\\n", " ").splitlines():
+            if language == "console" and not line.startswith("$ "):
+                continue
+            if language in ("sh", "console"):
+                for part in re.split(r" && | \| ", line.removeprefix("$ ")):
+                    yield shlex.split(part, comments=True)
 
 
-@pytest.mark.parametrize("name", BUNDLED)
-def test_the_tables_have_the_numbers_of_the_package(name: str) -> None:
-    metrics = json.loads((ROOT / "zoo" / "bundled" / name / "metrics.json").read_text())
-    values: dict[str, float] = {}  # of the first task: on CelebA gender
-    for measure in metrics["evaluation"]["measures"]:
-        values.setdefault(measure["name"], 100 * measure["value"])
-    rows = re.findall(rf"^\| `{name}` \|.*$", README, re.MULTILINE)
-    of_uncertainty = [row for row in rows if "%" in row]
-    (accuracy,) = [row for row in rows if row not in of_uncertainty]
-    for name_of in ("knn_euclidean", "knn_cosine", "linear", "mlp"):
-        shown = (f"{values[name_of]:.{digits}f} ±" for digits in (1, 2))
-        assert any(each in accuracy for each in shown), name_of
-    if "uncertainty" not in metrics:  # without labels there is nothing to measure it by
-        return
-    (uncertainty,) = of_uncertainty
-    report = metrics["uncertainty"]
-    assert f"{100 * report['wrong']:.1f} %" in uncertainty
-    scores = {score["name"]: score for score in report["scores"]}
-    for score in ("uncertainty", "variance", "reconstruction"):
-        if score in scores:  # not every encoder has a variance
-            assert f"{scores[score]['r_auroc'][0]:.3f}".removeprefix("0") in uncertainty
+def slugs(text: str) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def test_the_readme_is_short() -> None:
+    lines = README.splitlines()
+    assert len(lines) < 150
+    assert not [line for line in lines if len(line) > 120]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+def test_every_relative_link_leads_somewhere(document: Path) -> None:
+    text = document.read_text()
+    links = re.findall(r"\]\((?!https?:)([^)\s]+)\)|src=\"(?!https?:)([^\"]+)\"", text)
+    for link in filter(None, (target for pair in links for target in pair)):
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        assert target.exists(), link
+        if anchor:
+            assert anchor in slugs(target.read_text()), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+def test_every_command_and_option_exists(document: Path) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for words in commands(document.read_text()):
+        while words and "=" in words[0]:  # a variable before the command
+            words = words[1:]
+        match words:
+            case ["make", target, *_]:
+                assert target in targets
+            case ["python", script, *_] if script.endswith(".py"):
+                assert (ROOT / script).exists(), script
+            case ["zoo", *arguments]:
+                check_command(cli.zoo, arguments)
+
+
+def check_command(command: click.Command, arguments: list[str]) -> None:
+    """Assert that the subcommands and options in ``arguments`` exist."""
+    while isinstance(command, click.Group) and not arguments[0].startswith("-"):
+        name, arguments = arguments[0], arguments[1:]
+        assert name in command.commands, f"zoo {name}"
+        command = cli._import_command(name) if command is cli.zoo else command.commands[name]
+    options = {"--help", *(option for each in command.params for option in each.opts)}
+    given = {word.split("=")[0] for word in arguments if word.startswith("--")}
+    assert given <= options, command.name
+
+
+def test_every_table_is_up_to_date() -> None:
+    command = [sys.executable, ROOT / "docs" / "generate.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_bundled_model_is_in_the_readme() -> None:
+    for config in (ROOT / "zoo" / "bundled").glob("*/config.json"):
+        assert f"(zoo/bundled/{config.parent.name}" in README
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_the_map_has_every_room(package: str) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    folder = ROOMS[package]
+    section = text.split(f"\n## `{folder.relative_to(ROOT)}`\n")[1].split("\n## ")[0]
+    rooms = {
+        str(path.parent.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.suffix in (".py", ".csv") and path.parent != folder
+    }
+    assert set(re.findall(r"^\| `([\w/]+)` \|", section, re.MULTILINE)) == rooms
+
+
+def test_every_setting_of_the_server_is_documented() -> None:
+    from repzoo_serving.settings import Settings
+
+    text = (ROOT / "docs" / "serving.md").read_text()
+    documented = set(re.findall(r"^\| `REPZOO_SERVE_(\w+)` \|", text, re.MULTILINE))
+    private = {"SUPERVISOR", "SUPERVISOR_KEY"}
+    assert documented == {name.upper() for name in Settings.model_fields} - private
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the images that the README unpacks."""
+    folder = tmp_path_factory.mktemp("readme")
+    for sample, name in (("mnist", "digits"), ("cifar10", "photos")):
+        script = ROOT / "tests" / "data" / "unpack.py"
+        subprocess.run([sys.executable, script, sample, name], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(server_process: type, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    log = tmp_path_factory.mktemp("server") / "log"
+    with server_process("--models", "simvae-mnist", "--port", "0", log=log) as server:
+        yield server.wait_until_ready()
+
+
+def run(place: Path, *words: str) -> str:
+    """Run a command of the environment in ``place``, and return what it prints."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        words,
+        cwd=place,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def same(shown: str, printed: str) -> bool:
+    """Compare two outputs; numbers may differ a little, and ``...`` stands for anything."""
+    pattern = re.escape(NUMBER.sub("#", shown).strip()).replace(r"\.\.\.", ".*")
+    wanted, found = ([float(x) for x in NUMBER.findall(text)] for text in (shown, printed))
+    if "..." not in shown and wanted != pytest.approx(found, rel=0.02, abs=1e-3):
+        return False
+    return re.fullmatch(pattern, NUMBER.sub("#", printed).strip(), re.DOTALL) is not None
+
+
+def test_the_python_blocks_print_what_they_say(place: Path, url: str) -> None:
+    blocks = [block for language, block in BLOCK.findall(README) if language == "python"]
+    assert blocks
+    for block in blocks:
+        printed = run(place, "python", "-c", block.replace("http://127.0.0.1:3000", url))
+        shown = re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
+        assert same("\n".join(shown), printed), printed
+
+
+def test_the_sessions_print_what_they_show(place: Path, url: str) -> None:
+    """Every command of the README's sessions, in order, in one folder; training is cut short."""
+    sessions = [block for language, block in BLOCK.findall(README) if language == "console"]
+    steps = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", "".join(sessions), re.MULTILINE)
+    assert len(steps) > 5
+    for command, shown in steps:
+        words = shlex.split(command.replace("http://127.0.0.1:3000", url))
+        words = [*words[:-2], "--views", "640"] if words[-2:] == ["--budget", "1m"] else words
+        if words[:2] == ["zoo", "serve"]:
+            continue  # it does not end; its model is what the next line checks
+        printed = run(place, *words)
+        assert same(shown, printed), f"{command}\n{printed}"
+    run(place, "zoo", "verify", "packages/photos")
+
+    made = {path.name for path in place.iterdir()}
+    assert {"digits", "index", "models", "packages", "runs"} <= made
+    if (ROOT / ".git").exists():
+        ignored = subprocess.run(
+            ["git", "check-ignore", *sorted(made)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert set(ignored.stdout.split()) == made
