@@ -159,7 +159,7 @@ def test_its_state_is_in_its_state_dict(
 
 
 def test_refusals(toy_parts: Callable[..., Parts], digit_batch: Callable[..., Batch]) -> None:
-    with pytest.raises(ValueError, match="at least 2 an image, not 1"):
+    with pytest.raises(ValueError, match="at least 2 views per image, got 1"):
         BYOL.build(toy_parts())(digit_batch(0, views=1))
     with pytest.raises(ValueError, match="momentum"):
         BYOL.build(toy_parts(), momentum=1.5)

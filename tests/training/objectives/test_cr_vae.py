@@ -170,7 +170,7 @@ def test_settings_that_mean_nothing_are_refused() -> None:
     encoder, decoder = networks()
     with pytest.raises(ValueError, match="at least 2 views"):
         CRVAE(encoder, decoder, Gaussian())(batch(1))
-    with pytest.raises(ValueError, match="must not be negative, but is -1"):
+    with pytest.raises(ValueError, match="must not be negative, got -1"):
         CRVAE(encoder, decoder, Gaussian(), consistency=-1.0)
     with pytest.raises(ValueError, match="needs a likelihood"):
         CRVAE.build(Parts(encoder, 3, 4))

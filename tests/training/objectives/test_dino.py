@@ -164,7 +164,7 @@ def test_its_state_is_in_its_state_dict(
 
 
 def test_refusals(toy_parts: Callable[..., Parts], digit_batch: Callable[..., Batch]) -> None:
-    with pytest.raises(ValueError, match="at least 2 an image, not 1"):
+    with pytest.raises(ValueError, match="at least 2 views per image, got 1"):
         DINO.build(toy_parts())(digit_batch(0, views=1))
     with pytest.raises(ValueError, match="teacher_temperature=0"):
         DINO.build(toy_parts(), teacher_temperature=0.0)

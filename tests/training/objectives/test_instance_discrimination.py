@@ -189,12 +189,12 @@ def test_state_goes_through_a_checkpoint() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="temperature must be positive, not 0"):
+    with pytest.raises(ValueError, match="temperature must be positive, got 0"):
         instance(temperature=0)
-    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), not 1"):
+    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), got 1"):
         instance(momentum=1)
-    with pytest.raises(ValueError, match="negatives must be positive, or 0 for all rows, not -1"):
+    with pytest.raises(ValueError, match="negatives must be positive, or 0 for all rows, got -1"):
         instance(negatives=-1)
     encoder = build_encoder(NetworkSpec(widths=(16,)), (1, 8, 8), 4)
-    with pytest.raises(ValueError, match="there must be at least 2"):
+    with pytest.raises(ValueError, match="needs at least 2 images"):
         build("instance-discrimination", {}, Parts(encoder, 4, 1))

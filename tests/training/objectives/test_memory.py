@@ -99,7 +99,7 @@ def test_memories_are_in_checkpoints() -> None:
 
 
 def test_memories_of_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 1 embedding, not 0"):
+    with pytest.raises(ValueError, match="at least 1, got 0"):
         Queue(0, 3)
-    with pytest.raises(ValueError, match="at least 1 image, not 0"):
+    with pytest.raises(ValueError, match="at least 1 image, got 0"):
         MemoryBank(0, 3)

@@ -235,16 +235,16 @@ def test_state_goes_through_a_checkpoint() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="alpha must be positive, not 0"):
+    with pytest.raises(ValueError, match="alpha must be positive, got 0"):
         minc(alpha=0)
     with pytest.raises(ValueError, match="set moment_momentum to 0 and triangle to false"):
         minc(alpha=1.5)
     with pytest.raises(ValueError, match="set moment_momentum to 0 and triangle to false"):
         minc(alpha=1.5, moment_momentum=0, triangle=True)
-    with pytest.raises(ValueError, match=r"momentum of Σ must be in \[0, 1\), not 1"):
+    with pytest.raises(ValueError, match=r"momentum of Σ must be in \[0, 1\), got 1"):
         minc(moment_momentum=1)
-    with pytest.raises(ValueError, match=r"target_momentum must be in \[0, 1\), not -0.1"):
+    with pytest.raises(ValueError, match=r"target_momentum must be in \[0, 1\), got -0.1"):
         minc(target_momentum=-0.1)
     for objective in (minc(), minc(alpha=3, moment_momentum=0)):
-        with pytest.raises(ValueError, match="at least 2 an image, not 1"):
+        with pytest.raises(ValueError, match="at least 2 views per image, got 1"):
             objective(batch(4, 1))

@@ -159,11 +159,11 @@ def test_state_goes_through_a_checkpoint() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="temperature must be positive, not -1"):
+    with pytest.raises(ValueError, match="temperature must be positive, got -1"):
         moco(temperature=-1)
-    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), not 1"):
+    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), got 1"):
         moco(momentum=1)
-    with pytest.raises(ValueError, match="at least 2 views an image, not 1"):
+    with pytest.raises(ValueError, match="at least 2 views per image, got 1"):
         moco()(batch(4, 1))
-    with pytest.raises(ValueError, match="3 queries an image need 1 key or 3, not 2"):
+    with pytest.raises(ValueError, match="3 queries per image need 1 or 3 keys, got 2"):
         info_nce(directions(4, 3, 5), directions(4, 2, 5), directions(7, 5), 0.1)

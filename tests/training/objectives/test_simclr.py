@@ -124,9 +124,9 @@ def test_state_goes_through_a_checkpoint() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="temperature must be positive, not 0"):
+    with pytest.raises(ValueError, match="temperature must be positive, got 0"):
         simclr(temperature=0)
-    with pytest.raises(ValueError, match="at least 2 an image, not 1"):
+    with pytest.raises(ValueError, match="at least 2 views per image, got 1"):
         simclr()(batch(4, 1))
-    with pytest.raises(ValueError, match="at least 2 in a batch, not 1"):
+    with pytest.raises(ValueError, match="at least 2 per batch, got 1"):
         simclr()(batch(1, 2))

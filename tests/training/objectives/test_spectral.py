@@ -147,9 +147,9 @@ def test_state_goes_through_a_checkpoint() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="max_norm must be positive, or 0 for none, not -1"):
+    with pytest.raises(ValueError, match="max_norm must be positive, or 0 for no limit, got -1"):
         spectral(max_norm=-1)
-    with pytest.raises(ValueError, match="at least 2 an image, not 1"):
+    with pytest.raises(ValueError, match="at least 2 views per image, got 1"):
         spectral()(batch(4, 1))
-    with pytest.raises(ValueError, match="at least 2, not 1"):
+    with pytest.raises(ValueError, match="at least 2 per batch, got 1"):
         spectral()(batch(1, 2))

@@ -130,7 +130,7 @@ def test_refusals(toy_parts: Callable[..., Parts]) -> None:
         x = torch.zeros(images, views, 1, 1, 4)
         objective(Batch(x, torch.arange(images), torch.Generator()))
 
-    with pytest.raises(ValueError, match="at least 2 an image, not 1"):
+    with pytest.raises(ValueError, match="at least 2 views per image, got 1"):
         run(4, 1)
     with pytest.raises(ValueError, match="at least 2 images"):
         run(1, 2)

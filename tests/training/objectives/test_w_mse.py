@@ -180,11 +180,11 @@ def test_its_state_is_in_its_state_dict(
 
 
 def test_refusals(toy_parts: Callable[..., Parts], digit_batch: Callable[..., Batch]) -> None:
-    with pytest.raises(ValueError, match="at least 2 an image, not 1"):
+    with pytest.raises(ValueError, match="at least 2 views per image, got 1"):
         WMSE.build(toy_parts())(digit_batch(0, views=1))
-    with pytest.raises(ValueError, match=r"a batch has 64.*images_per_step to at least 128"):
+    with pytest.raises(ValueError, match=r"the batch has 64.*images_per_step to at least 128"):
         WMSE.build(toy_parts(), projection_dim=64)(digit_batch(0))
-    with pytest.raises(ValueError, match="at least 64 images, not 63"):
+    with pytest.raises(ValueError, match="at least 64 images, got 63"):
         WMSE.build(toy_parts(), projection_dim=32, sub_batch=63)
     with pytest.raises(ValueError, match="slices"):
         WMSE.build(toy_parts(), slices=0)
@@ -192,6 +192,6 @@ def test_refusals(toy_parts: Callable[..., Parts], digit_batch: Callable[..., Ba
         WMSE.build(toy_parts(), ridge=-1.0)
     flat = projections(20, 1, 4)[:, 0].clone()
     flat[:, 2] = 0
-    with pytest.raises(ValueError, match="do not vary in all of 4 dimensions"):
+    with pytest.raises(ValueError, match="do not vary in all 4 dimensions"):
         whiten(flat)
     assert whiten(flat, 1e-4).isfinite().all()

@@ -1,4 +1,4 @@
-"""Objectives, registered once: what a recipe's ``method`` and ``likelihood`` name."""
+"""The registry of objectives: what ``method`` and ``likelihood`` in a recipe refer to."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ Family: TypeAlias = Literal[
     "lower bound",
 ]
 
-#: Settings of a method, as a recipe holds them.
+#: The settings of a method, as written in a recipe.
 Options: TypeAlias = dict[str, bool | int | float | str]
 
 
 @dataclass(frozen=True)
 class Method:
-    """One entry of the registry.
+    """A registered method.
 
     Attributes:
-        title: as the field writes it.
-        family: what kind of method it is; only ``generative`` ones have posterior and decoder.
-        paper: where it comes from.
-        build: ``build(parts, **options)`` makes its objective.
+        title: The name used in the literature.
+        family: The kind of method. Only ``generative`` methods have a posterior and a decoder.
+        paper: The paper that introduced the method.
+        build: ``build(parts, **options)`` builds the objective.
     """
 
     title: str
@@ -80,8 +80,10 @@ class Method:
 
     @property
     def metric(self) -> Literal["cosine", "euclidean"]:
-        """The distance to compare its embeddings by: posterior means live in the space of their
-        prior, lengths included; discriminative encoders are compared by angle, the field's custom.
+        """The distance for comparing embeddings.
+
+        Posterior means live in the space of their prior, where lengths have a meaning.
+        Discriminative encoders are compared by angle, as is customary.
         """
         return "euclidean" if self.family in ("generative", "lower bound") else "cosine"
 
@@ -119,7 +121,7 @@ class LikelihoodSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["bernoulli", "gaussian", "optimal-gaussian"] = "bernoulli"
-    weight: float = Field(default=1.0, gt=0, description="of a Bernoulli (pseudo-)likelihood")
+    weight: float = Field(default=1.0, gt=0, description="w of a Bernoulli (pseudo-)likelihood")
     log_variance: float = Field(default=-4.6, description="log σ_x² of a fixed Gaussian")
 
     @property
@@ -133,21 +135,21 @@ class LikelihoodSpec(BaseModel):
 
 
 def find_method(name: str) -> Method:
-    """The method called ``name``.
+    """Return the method called ``name``.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: If the method does not exist.
     """
     if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; there are {', '.join(sorted(METHODS))}")
+        raise ValueError(f"unknown method {name!r}: choose from {', '.join(sorted(METHODS))}")
     return METHODS[name]
 
 
 def build(method: str, options: Options, parts: Parts) -> Objective:
-    """The objective ``method`` with its own ``options`` (``scatter``, ``temperature``, ...).
+    """Build the objective of ``method`` with its ``options`` (``scatter``, ``temperature``, ...).
 
     Raises:
-        ValueError: for an unknown method, or an option that it does not take.
+        ValueError: If the method does not exist or does not have one of the options.
     """
     make = find_method(method).build
     try:

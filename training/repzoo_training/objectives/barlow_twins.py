@@ -1,11 +1,11 @@
-"""Barlow Twins: the cross-correlation of two views' embeddings should be the identity.
+"""Barlow Twins: the cross-correlation between the embeddings of two views should be the identity.
 
 Zbontar, Jing, Misra, LeCun, Deny 2021, "Barlow Twins: Self-Supervised Learning via Redundancy
 Reduction" (arXiv 2103.03230). With every dimension of each view standardised over the batch,
 
     c_ij = (1/N) Σ_n a_ni b_nj,     loss = Σ_i (1 − c_ii)² + λ Σ_i Σ_{j≠i} c_ij²
 
-Of J > 2 views the loss is the mean over all pairs of them.
+With J > 2 views, the loss is averaged over all pairs of views.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ __all__ = ["BarlowTwins", "cross_correlation", "invariance_loss", "redundancy_lo
 
 
 class BarlowTwins(Objective):
-    """Ones on the diagonal of the cross-correlation, zeros beside it.
+    """Makes the diagonal of the cross-correlation one and the rest zero.
 
     Args:
-        encoder: images ``[N, C, H, W]`` -> embedding ``[N, D]``.
-        projector: ``[N, D]`` -> ``[N, P]``; the paper finds that large P helps.
-        redundancy: λ, the weight of what is beside the diagonal.
+        encoder: Images ``[N, C, H, W]`` -> embedding ``[N, D]``.
+        projector: ``[N, D]`` -> ``[N, P]``; in the paper, a large P helps.
+        redundancy: λ, the weight of the off-diagonal entries.
 
     Raises:
-        ValueError: if ``redundancy`` is negative.
+        ValueError: If ``redundancy`` is negative.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class BarlowTwins(Objective):
     ) -> None:
         super().__init__(encoder)
         if not redundancy >= 0:
-            raise ValueError(f"redundancy (λ) must not be negative, but is {redundancy}")
+            raise ValueError(f"redundancy (λ) must not be negative, got {redundancy}")
         self.projector = projector
         self.redundancy = redundancy
 
@@ -56,14 +56,12 @@ class BarlowTwins(Objective):
         return cls(parts.encoder, projector, redundancy=redundancy)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss`` and its terms ``invariance`` and ``redundancy``, before λ.
+        """Return ``loss`` and its terms ``invariance`` and ``redundancy``, the latter before λ.
 
         Raises:
-            ValueError: for one view an image, or one image.
+            ValueError: If there is only one view per image, or only one image.
         """
-        B, J = batch.views.shape[:2]  # noqa: N806
-        if J < 2:
-            raise ValueError(f"Barlow Twins compares views: it needs at least 2 an image, not {J}")
+        B, J = batch.several_views("Barlow Twins")  # noqa: N806
         z = self.projector(self.encoder(batch.views.flatten(0, 1)))  # [B*J, P]
         with torch.autocast(z.device.type, enabled=False):
             z = gather(z.float().unflatten(0, (B, J)))  # [N, J, P]
@@ -80,31 +78,31 @@ class BarlowTwins(Objective):
 
 
 def standardize(z: Tensor) -> Tensor:
-    """Mean 0 and variance 1 over the images, of every dimension of every view: ``[N, ...]``.
+    """Standardise every dimension of every view over the images: ``[N, ...]`` -> same shape.
 
-    As batch normalisation in the authors' code: the variance is over N, with 1e-5 added, so that
-    a dimension that does not vary becomes 0.
+    As in the authors' code, which uses batch normalisation, the variance is divided by N, and 1e-5
+    is added, so that a constant dimension becomes 0.
 
     Raises:
-        ValueError: for one row.
+        ValueError: If there is only one row.
     """
     if len(z) < 2:
-        raise ValueError("a correlation needs at least 2 images in a batch, not 1")
+        raise ValueError("a correlation needs at least 2 images per batch, got 1")
     variance, mean = torch.var_mean(z, dim=0, correction=0)
     return (z - mean) * torch.rsqrt(variance + 1e-5)
 
 
 def cross_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """c_ij = (1/N) Σ_n a_ni b_nj of standardised embeddings: ``[N, P]`` twice -> ``[P, P]``."""
+    """Return c_ij = (1/N) Σ_n a_ni b_nj of standardised embeddings: ``[N, P]`` -> ``[P, P]``."""
     return a.T @ b / len(a)
 
 
 def invariance_loss(c: Tensor) -> Tensor:
-    """Σ_i (1 − c_ii)², averaged over matrices: ``[..., P, P]`` -> scalar."""
+    """Return Σ_i (1 − c_ii)², averaged over matrices: ``[..., P, P]`` -> scalar."""
     return (1 - c.diagonal(dim1=-2, dim2=-1)).square().sum(-1).mean()
 
 
 def redundancy_loss(c: Tensor) -> Tensor:
-    """Σ_i Σ_{j≠i} c_ij², averaged over matrices: ``[..., P, P]`` -> scalar."""
+    """Return Σ_i Σ_{j≠i} c_ij², averaged over matrices: ``[..., P, P]`` -> scalar."""
     diagonal = torch.eye(c.shape[-1], dtype=torch.bool, device=c.device)
     return c.masked_fill(diagonal, 0).square().sum((-2, -1)).mean()

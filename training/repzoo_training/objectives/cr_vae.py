@@ -1,15 +1,15 @@
-"""CR-VAE: a VAE whose posterior is to be the same for an image and its augmentation.
+"""CR-VAE: a VAE with similar posteriors for an image and its augmentation.
 
 Sinha, Dieng 2021, "Consistency Regularization for VAEs" (arXiv 2105.14859). With x an image, x̃ its
-augmentation, and ELBO that of the VAE:
+augmentation, and the ELBO of a VAE:
 
     loss(x, x̃) = −ELBO(x) − ELBO(x̃) + λ KL(q(z|x̃) ‖ q(z|x))
 
-In the paper x is an image of the data set as it is. Here every view is augmented, and any may be
-x: the loss of an image is the mean of loss(x_i, x_j) over all ordered pairs of its J views, i ≠ j.
-For J = 2 that is the paper's loss with x and x̃ in both orders; its expectation is that with the
-first view as x, because views are drawn alike, and its variance is smaller. Halved, to be nats a
-view as the other objectives:
+In the paper, x is the original image. Here, every view is augmented, and each one can take the role
+of x: the loss of an image is the mean of loss(x_i, x_j) over all ordered pairs of its J views, i ≠
+j. For J = 2, this is the paper's loss with x and x̃ in both orders. All views have the same
+distribution, so the expectation does not change, and the variance is smaller. The loss is halved,
+so that it is in nats per view, like the other objectives:
 
     loss = −mean_j ELBO(x_j) + λ/2 · mean_{i≠j} KL(q(z|x_j) ‖ q(z|x_i))
 """
@@ -26,16 +26,16 @@ __all__ = ["CRVAE", "inconsistency"]
 
 
 class CRVAE(Objective):
-    """The negative ELBO of every view, and how far the posteriors of an image's views are apart.
+    """The negative ELBO of every view, plus the divergence between the posteriors of its image.
 
     Args:
-        encoder: images ``[N, C, H, W]`` -> (mean ``[N, D]``, log_variance ``[N, D]``), float32.
-        decoder: latents ``[N, D]`` -> logits ``[N, C, H, W]``.
+        encoder: Images ``[N, C, H, W]`` -> (mean ``[N, D]``, log_variance ``[N, D]``), float32.
+        decoder: Latents ``[N, D]`` -> logits ``[N, C, H, W]``.
         likelihood: p(x|z).
         consistency: λ.
 
     Raises:
-        ValueError: if ``consistency`` is negative.
+        ValueError: If ``consistency`` is negative.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class CRVAE(Objective):
         super().__init__(encoder)
         self.decoder: nn.Module = decoder
         if consistency < 0:
-            raise ValueError(f"consistency (λ) must not be negative, but is {consistency}")
+            raise ValueError(f"consistency (λ) must not be negative, got {consistency}")
         self.likelihood = likelihood
         self.consistency = consistency
 
@@ -58,19 +58,15 @@ class CRVAE(Objective):
         return cls(*parts.generative(), consistency=consistency)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss`` and its terms, nats a view; ``inconsistency`` without its weight.
+        """Return ``loss`` and its terms, in nats per view; ``inconsistency`` is unweighted.
 
         Raises:
-            ValueError: for one view of each image.
+            ValueError: If there is only one view per image.
         """
-        B, J = batch.views.shape[:2]  # noqa: N806
-        if J == 1:
-            raise ValueError(
-                "CR-VAE needs at least 2 views of each image, but views_per_image is 1"
-            )
+        B, J = batch.several_views("CR-VAE")  # noqa: N806
         x = batch.views.flatten(0, 1)  # [B*J, C, H, W]
         mean, log_variance = self.encoder(x)  # [B*J, D] twice
-        z = sample(mean, log_variance, batch.generator)
+        z = sample(mean, log_variance, batch.generator)  # [B*J, D]
         log_likelihood = self.likelihood.log_prob(x, self.decoder(z)).mean()
         prior = kl_to_standard_normal(mean, log_variance).mean()
         apart = inconsistency(mean.unflatten(0, (B, J)), log_variance.unflatten(0, (B, J))).mean()
@@ -83,9 +79,9 @@ class CRVAE(Objective):
 
 
 def inconsistency(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """mean_{i≠j} KL(q(z|x_j) ‖ q(z|x_i)): ``[B, J, D]`` twice, J ≥ 2 -> ``[B]``."""
+    """Return mean_{i≠j} KL(q(z|x_j) ‖ q(z|x_i)): ``[B, J, D]`` twice, J ≥ 2 -> ``[B]``."""
     J = mean.shape[1]  # noqa: N806
     pairs = kl(
         mean[:, :, None], log_variance[:, :, None], mean[:, None], log_variance[:, None]
-    )  # [B, J, J], 0 where a view meets itself
-    return pairs.sum((1, 2)) / (J * (J - 1))
+    )  # [B, J, J], 0 for a view and itself
+    return pairs.sum((1, 2)) / (J * (J - 1))  # [B]

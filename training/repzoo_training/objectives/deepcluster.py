@@ -1,26 +1,26 @@
-"""DeepCluster: k-means makes labels, the network learns to predict them.
+"""DeepCluster: k-means assigns pseudo-labels, and the network learns to predict them.
 
 Caron, Bojanowski, Joulin, Douze 2018, "Deep Clustering for Unsupervised Learning of Visual
-Features" (arXiv 1807.05520), in the form that Caron et al. 2020 (arXiv 2006.09882) call
-DeepCluster-v2: a bank keeps the embedding z_n of every image as it was last seen, spherical
-k-means on it gives centroids c_k and labels y_n, and the centroids are the classifier:
+Features" (arXiv 1807.05520), in the form called DeepCluster-v2 by Caron et al. 2020
+(arXiv 2006.09882). A memory bank stores the last embedding z_n of every image. Spherical k-means on
+the bank gives centroids c_k and labels y_n, and the centroids are the classifier:
 
     loss = mean over images and views of −log softmax(C z̄ / τ)_y,     bars for unit norm
 
-The papers cluster once an epoch, after a first pass that fills the bank. Runs here may last two or
-three epochs, so (our choice):
+The papers cluster once per epoch, after a first pass that fills the bank. Runs here may last only
+two or three epochs, so the schedule is our own:
 
-- an image is in the bank from the first step that it is part of, and only those are clustered;
-- clusters are made anew every ``recluster`` steps, and before that at steps 0, 1, 2, 4, 8, ...,
-  while the bank and the network change fast;
-- each clustering starts from the last centroids, so that a cluster stays the same class;
-- an image that was never clustered takes a label by the mean of its own views, such that the
-  images of a batch share the clusters out equally (as SwAV does, in the same paper): were it just
-  the nearest, few clusters would soon take all.
+- An image enters the bank in its first step, and only images in the bank are clustered.
+- Images are clustered every ``recluster`` steps, and before that at steps 0, 1, 2, 4, 8, ...,
+  while the bank and the network change fast.
+- Each clustering starts from the previous centroids, so that a cluster remains the same class.
+- An image that was never clustered is labelled by the mean of its own views, such that the images
+  of a batch are divided equally among the clusters (as in SwAV, in the same paper). If it took the
+  nearest cluster instead, few clusters would soon contain all images.
 
-An empty cluster restarts at a random image, which falls into the large clusters most often. The
-last layer of the projection is batch-normalised: embeddings that all point nearly the same way
-have nearly equal centroids, and from those nothing is learnt.
+An empty cluster restarts at a random image, which usually belongs to a large cluster. The last
+layer of the projection is batch-normalised: if all embeddings point in nearly the same direction,
+so do the centroids, and nothing can be learned from them.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ __all__ = ["DeepCluster", "balanced_labels", "prototype_loss", "spherical_kmeans
 
 
 class DeepCluster(Objective):
-    """Cross entropy to the cluster of the image.
+    """Cross entropy with the cluster of the image as the target.
 
     Args:
-        encoder: images ``[N, C, H, W]`` -> embedding ``[N, D]``.
+        encoder: Images ``[N, C, H, W]`` -> embedding ``[N, D]``.
         projector: ``[N, D]`` -> ``[N, P]``.
         dim: P.
-        images: size of the data set.
-        clusters: K; at most as many as there are images get any.
+        images: The size of the data set.
+        clusters: K. At most as many clusters as images are used.
         temperature: τ.
-        recluster: steps from one clustering to the next.
-        iterations: of k-means at each.
+        recluster: The number of steps between clusterings.
+        iterations: The number of k-means iterations per clustering.
 
     Attributes:
         centroids: float32 ``[K, P]``, of norm 1.
         labels: int64 ``[images]``; −1 for an image that was never clustered.
-        step: int64, steps taken.
+        step: int64, the number of steps taken.
 
     Raises:
-        ValueError: if a setting is not positive, or K is 1.
+        ValueError: If a setting is not positive, or K is 1.
     """
 
     centroids: Tensor
@@ -79,12 +79,12 @@ class DeepCluster(Objective):
     ) -> None:
         super().__init__(encoder)
         if clusters < 2:
-            raise ValueError(f"one cluster teaches nothing: clusters must be >= 2, not {clusters}")
+            raise ValueError(f"clusters must be at least 2, got {clusters}")
         if not temperature > 0:
-            raise ValueError(f"temperature must be positive, not {temperature}")
+            raise ValueError(f"temperature must be positive, got {temperature}")
         if min(recluster, iterations) < 1:
             raise ValueError(
-                f"recluster and iterations must be at least 1, not {recluster} and {iterations}"
+                f"recluster and iterations must be at least 1, got {recluster} and {iterations}"
             )
         self.projector = projector
         self.bank = MemoryBank(images, dim)
@@ -119,21 +119,16 @@ class DeepCluster(Objective):
         )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss``, and ``used``, the share of clusters that the batch's labels name.
+        """Return ``loss``, and ``used``, the share of clusters among the labels of the batch.
 
         Raises:
-            ValueError: for one view an image.
+            ValueError: If there is only one view per image.
         """
-        B, J = batch.views.shape[:2]  # noqa: N806
-        if J < 2:
-            raise ValueError(
-                "DeepCluster labels a new image by its views together: "
-                f"it needs at least 2 an image, not {J}"
-            )
+        B, J = batch.several_views("DeepCluster")  # noqa: N806
         z = self.projector(self.encoder(batch.views.flatten(0, 1)))  # [B*J, P]
         with torch.autocast(z.device.type, enabled=False):
             z = F.normalize(z.float()).unflatten(0, (B, J))  # [B, J, P]
-            mean = gather(z.detach().mean(1))  # [N, P], of all processes
+            mean = gather(z.detach().mean(1))  # [N, P], from all processes
             indices = gather(batch.indices)  # [N]
             self.bank.update(indices, mean, momentum=0.0)
             if self._due():
@@ -152,21 +147,21 @@ class DeepCluster(Objective):
 
     @torch.no_grad()
     def _cluster(self, generator: torch.Generator) -> None:
-        """New centroids and labels from the bank, the same on all processes."""
+        """Compute new centroids and labels from the bank, the same on all processes."""
         seen = self.bank.seen.nonzero()[:, 0]  # [n]
         rows = self.bank.rows[seen]  # [n, P]
         centroids = self.centroids.clone()
         K = min(len(centroids), len(rows))  # noqa: N806
         centroids[:K], _ = spherical_kmeans(rows, centroids[:K], self.iterations, generator)
         self.centroids.copy_(agree(centroids))
-        self.labels[seen] = (rows @ self.centroids[:K].T).argmax(1)
+        self.labels[seen] = (rows @ self.centroids[:K].T).argmax(1)  # [n]
 
 
 def prototype_loss(z: Tensor, centroids: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Mean of −log softmax(C z / τ)_y over images and views.
+    """Return the mean of −log softmax(C z / τ)_y over images and views, a scalar.
 
     Args:
-        z: of norm 1, ``[B, J, P]``.
+        z: Embeddings of norm 1, ``[B, J, P]``.
         centroids: C, of norm 1, ``[K, P]``.
         labels: y, int64 ``[B]``.
         temperature: τ.
@@ -178,41 +173,41 @@ def prototype_loss(z: Tensor, centroids: Tensor, labels: Tensor, temperature: fl
 def balanced_labels(
     similarity: Tensor, *, temperature: float = 0.05, iterations: int = 3
 ) -> Tensor:
-    """Clusters that take about as many rows each: cosines ``[N, K]`` -> int64 ``[N]``.
+    """Assign rows to clusters of about equal size: cosines ``[N, K]`` -> int64 ``[N]``.
 
-    Sinkhorn and Knopp's iterations on exp(cos / ε), with SwAV's settings: the columns are made to
-    sum to N / K and the rows to 1, in turn; a row's label is its largest entry.
+    Sinkhorn-Knopp iterations on exp(cos / ε), with SwAV's settings. Columns are scaled to sum to N
+    / K and rows to sum to 1, in turn. The label of a row is its largest entry.
     """
     N, K = similarity.shape  # noqa: N806
-    log_q = similarity / temperature
+    log_q = similarity / temperature  # [N, K]
     for _ in range(iterations):
         log_q = log_q - log_q.logsumexp(0, keepdim=True) + math.log(N / K)
         log_q = log_q - log_q.logsumexp(1, keepdim=True)
-    return log_q.argmax(1)
+    return log_q.argmax(1)  # [N]
 
 
 def spherical_kmeans(
     rows: Tensor, start: Tensor, iterations: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Unit centroids that raise Σ_n max_k cos(z_n, c_k) (Dhillon, Modha 2001).
+    """Find unit centroids that increase Σ_n max_k cos(z_n, c_k) (Dhillon, Modha 2001).
 
-    A centroid that is nearest to no row restarts at a random one, but for the last iteration,
-    after which it stays.
+    A centroid that is not the nearest one of any row restarts at a random row, except in the last
+    iteration, in which it does not move.
 
     Args:
         rows: z, of norm 1, ``[N, P]``.
-        start: first centroids, of norm 1, ``[K, P]`` with K <= N.
-        iterations: of assignment and mean.
-        generator: of the restarts, on the rows' device.
+        start: The first centroids, of norm 1, ``[K, P]`` with K <= N.
+        iterations: The number of assignments and updates.
+        generator: The source of restarts, on the device of the rows.
 
     Returns:
-        centroids ``[K, P]`` and the nearest of them to each row, int64 ``[N]``.
+        Centroids ``[K, P]``, and the nearest one of each row, int64 ``[N]``.
     """
     K = len(start)  # noqa: N806
     centroids = start
     for iteration in range(iterations):
         nearest = (rows @ centroids.T).argmax(1)  # [N]
-        sums = torch.zeros_like(centroids).index_add(0, nearest, rows)
+        sums = torch.zeros_like(centroids).index_add(0, nearest, rows)  # [K, P]
         empty = torch.bincount(nearest, minlength=K) == 0  # [K]
         if iteration < iterations - 1:
             order = torch.randperm(len(rows), generator=generator, device=rows.device)

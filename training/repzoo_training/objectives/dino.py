@@ -1,18 +1,19 @@
-"""DINO: a student matches the sharpened, centred class distribution of its own slow copy.
+"""DINO: a student matches the sharpened and centred class distribution of its slow copy.
 
 Caron, Touvron, Misra, Jégou, Mairal, Bojanowski, Joulin 2021, "Emerging Properties in
-Self-Supervised Vision Transformers" (arXiv 2104.14294). A head gives K logits t_i (teacher) and
-s_j (student) of views i and j; of all pairs of different views
+Self-Supervised Vision Transformers" (arXiv 2104.14294). A head maps views i and j to K logits, t_i
+(teacher) and s_j (student). Over all pairs of different views,
 
     loss = mean_{i≠j} −Σ_k p_ik log q_jk,     p_i = softmax((t_i − c)/τ_t),  q_j = softmax(s_j/τ_s)
 
-No gradient reaches the teacher. Its weights follow the student's as m rises to 1 by half a cosine,
-and its centre c follows the mean teacher logits of the batch, c ← 0.9 c + 0.1 t̄. The centre keeps
-one class from winning everywhere, the sharpening τ_t < τ_s keeps all from being equal.
+The teacher gets no gradient. Its weights follow the student's, with m rising to 1 along half a
+cosine. Its centre c follows the mean teacher logits of the batch, c ← 0.9 c + 0.1 t̄. The centre
+prevents one class from always winning, and the sharpening τ_t < τ_s prevents a uniform
+distribution.
 
-Images here are small, so all J views are what the paper calls global: both networks see all of
-them, and there are no local crops. The paper's warm-up of τ_t and its first epoch with a frozen
-last layer are left out.
+Images here are small, so all J views are global views in the paper's sense: both networks see all
+of them, and there are no local crops. The paper's warm-up of τ_t and the frozen last layer in its
+first epoch are omitted.
 """
 
 from __future__ import annotations
@@ -32,23 +33,23 @@ __all__ = ["DINO", "DINOHead", "distillation_loss"]
 class DINO(Objective):
     """Self-distillation without labels.
 
-    The representation, ``encoder``, is the teacher's: the paper evaluates it, and it is better
-    than the student all along. What the optimiser trains is ``student``.
+    The representation, ``encoder``, is the teacher: the paper evaluates the teacher, which is
+    better than the student throughout training. The optimizer trains ``student``.
 
     Args:
-        encoder: images ``[N, C, H, W]`` -> embedding ``[N, D]``; it becomes the student.
+        encoder: Images ``[N, C, H, W]`` -> embedding ``[N, D]``; becomes the student.
         head: ``[N, D]`` -> logits ``[N, K]``.
         classes: K.
         momentum: m at the start of the run.
         teacher_temperature: τ_t.
         student_temperature: τ_s.
-        center_momentum: of c; 0.9 in the paper.
+        center_momentum: The momentum of c; 0.9 in the paper.
 
     Attributes:
         center: float32 ``[K]``, c.
 
     Raises:
-        ValueError: if a temperature is not positive, or a momentum not in [0, 1].
+        ValueError: If a temperature is not positive, or a momentum is not in [0, 1].
     """
 
     center: Tensor
@@ -66,13 +67,13 @@ class DINO(Objective):
     ) -> None:
         if not min(teacher_temperature, student_temperature) > 0:
             raise ValueError(
-                "temperatures must be positive, but are "
+                "temperatures must be positive, got "
                 f"teacher_temperature={teacher_temperature}, "
                 f"student_temperature={student_temperature}"
             )
         for name, value in (("momentum", momentum), ("center_momentum", center_momentum)):
             if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in [0, 1], not {value}")
+                raise ValueError(f"{name} must be in [0, 1], got {value}")
         super().__init__(frozen_copy(encoder))
         self.head = frozen_copy(head)
         self.student = encoder
@@ -107,24 +108,20 @@ class DINO(Objective):
         )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss``, and ``teacher_entropy`` in nats, from 0 to log K.
+        """Return ``loss``, and ``teacher_entropy`` in nats, from 0 to log K.
 
         Raises:
-            ValueError: for one view an image.
+            ValueError: If there is only one view per image.
         """
-        B, J = batch.views.shape[:2]  # noqa: N806
-        if J < 2:
-            raise ValueError(
-                f"DINO matches a view to another: it needs at least 2 an image, not {J}"
-            )
+        B, J = batch.several_views("DINO")  # noqa: N806
         x = batch.views.flatten(0, 1)  # [B*J, C, H, W]
         student = self.student_head(self.student(x))  # [B*J, K]
         with torch.no_grad():
             teacher = self.head(self.encoder(x))  # [B*J, K]
         with torch.autocast(x.device.type, enabled=False):
             student, teacher = (t.float() for t in (student, teacher))
-            p = F.softmax((teacher - self.center) / self.teacher_temperature, dim=1)
-            log_q = F.log_softmax(student / self.student_temperature, dim=1)
+            p = F.softmax((teacher - self.center) / self.teacher_temperature, dim=1)  # [B*J, K]
+            log_q = F.log_softmax(student / self.student_temperature, dim=1)  # [B*J, K]
             loss = distillation_loss(p.unflatten(0, (B, J)), log_q.unflatten(0, (B, J)))
             entropy = torch.special.entr(p).sum(1).mean()
             mean = gather(teacher.mean(0, keepdim=True)).mean(0)  # [K], over all processes
@@ -138,12 +135,12 @@ class DINO(Objective):
 
 
 class DINOHead(nn.Module):
-    """MLP, unit norm, and a last layer of K unit directions: ``[N, D]`` -> cosines ``[N, K]``.
+    """An MLP, unit norm, and a last layer of K unit directions: ``[N, D]`` -> cosines ``[N, K]``.
 
-    The paper's weight-normalised last layer with its scale fixed at 1.
+    This is the weight-normalised last layer of the paper, with its scale fixed at 1.
 
     Args:
-        widths: of the MLP, from D to the bottleneck.
+        widths: The widths of the MLP, from D to the bottleneck.
         classes: K.
     """
 
@@ -153,17 +150,17 @@ class DINOHead(nn.Module):
         self.directions = nn.Parameter(torch.randn(classes, widths[-1]))
 
     def forward(self, z: Tensor) -> Tensor:
-        z = self.mlp(z)
+        z = self.mlp(z)  # [N, bottleneck]
         with torch.autocast(z.device.type, enabled=False):
             return F.normalize(z.float()) @ F.normalize(self.directions).T  # [N, K]
 
 
 def distillation_loss(p: Tensor, log_q: Tensor) -> Tensor:
-    """Mean over images and i ≠ j of −Σ_k p_ik log q_jk.
+    """Return the mean of −Σ_k p_ik log q_jk over images and i ≠ j, a scalar.
 
     Args:
-        p: the teacher's probabilities ``[B, J, K]``, a constant.
-        log_q: the student's log probabilities ``[B, J, K]``.
+        p: The teacher's probabilities ``[B, J, K]``, treated as constants.
+        log_q: The student's log probabilities ``[B, J, K]``.
     """
     B, J = p.shape[:2]  # noqa: N806
     cross_entropy = -torch.einsum("bik,bjk->ij", p.detach(), log_q) / B  # [J, J]

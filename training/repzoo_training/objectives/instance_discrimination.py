@@ -1,25 +1,26 @@
-"""Instance discrimination: every image is a class of its own.
+"""Instance discrimination: every image is its own class.
 
 Wu, Xiong, Yu, Lin 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination"
-(arXiv 1805.01978). A memory bank holds a row v_i of norm 1 for each of n images. A view of image i,
-projected to z of norm 1, has the loss (eq. 2)
+(arXiv 1805.01978). A memory bank stores one row v_i of norm 1 for each of n images. A view of image
+i, projected to z of norm 1, has the loss (eq. 2)
 
     −log P(i|z),     P(i|z) = exp(v_iᵀz/τ) / Σ_j exp(v_jᵀz/τ)
 
-and after it the row follows, v_i ← normalise(m v_i + (1 − m) z).
+Afterwards the row is updated, v_i ← normalise(m v_i + (1 − m) z).
 
-The sum over a large data set is estimated from ``negatives`` rows j ≠ i, drawn uniformly with
-replacement and shared by the batch, as Σ_{j≠i} ≈ (n − 1)/K Σ_k exp(v_kᵀz/τ): without bias for the
-sum, from above for P, and exact in the limit of many. The paper's noise contrastive estimation
-draws the same rows but fits n binary problems with a constant for Σ_j, guessed from the first
-batch; this needs no constant. The paper's proximal term is left out.
+For a large data set, the sum is estimated from ``negatives`` rows j ≠ i, drawn uniformly with
+replacement and shared by the batch: Σ_{j≠i} ≈ (n − 1)/K Σ_k exp(v_kᵀz/τ). The estimate of the sum
+is unbiased, the estimate of P is an upper bound on average, and both are exact in the limit of many
+rows. The paper's noise contrastive estimation draws the same rows, but fits n binary problems with
+a constant for Σ_j, guessed from the first batch; no constant is needed here. The paper's proximal
+term is omitted.
 
-Ours, for short runs: a row means nothing before its image was seen, so an image seen for the first
-time takes the mean of its own views of that step for v_i. In the paper it would have to predict a
-random direction for the whole first epoch.
+Our change for short runs: a row is meaningless before its image was first seen. An image that is
+seen for the first time therefore uses the mean of its own views in that step as v_i. In the paper,
+it would have to predict a random direction during the whole first epoch.
 
-J = 1 is the paper's. With more views the loss is the mean over them, and a row follows the mean of
-its image's views.
+J = 1 is the paper's setting. With more views, the loss is averaged over them, and a row follows the
+mean of its image's views.
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ class InstanceDiscrimination(Objective):
     """Cross entropy of image indices under a non-parametric softmax, in nats.
 
     Args:
-        encoder: images ``[N, C, H, W]`` -> embedding ``[N, D]``.
-        projector: ``[N, D]`` -> ``[N, P]``; thrown away after training.
-        bank: rows ``[n, P]``, one for each image of the data set.
+        encoder: Images ``[N, C, H, W]`` -> embedding ``[N, D]``.
+        projector: ``[N, D]`` -> ``[N, P]``; discarded after training.
+        bank: Rows ``[n, P]``, one per image of the data set.
         temperature: τ.
-        momentum: m of the rows.
-        negatives: K; 0 sums over all rows, at a cost of n·P a view.
+        momentum: m, the momentum of the rows.
+        negatives: K; 0 sums over all rows, at a cost of n·P per view.
 
     Raises:
-        ValueError: if ``temperature`` is not positive, ``momentum`` not in [0, 1), ``negatives`` is
-            negative, or there is no second image to tell from the first.
+        ValueError: If ``temperature`` is not positive, ``momentum`` is not in [0, 1), ``negatives``
+            is negative, or the data set has only one image.
     """
 
     def __init__(
@@ -66,13 +67,13 @@ class InstanceDiscrimination(Objective):
     ) -> None:
         super().__init__(encoder)
         if not temperature > 0:
-            raise ValueError(f"temperature must be positive, not {temperature}")
+            raise ValueError(f"temperature must be positive, got {temperature}")
         if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), not {momentum}")
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
         if negatives < 0:
-            raise ValueError(f"negatives must be positive, or 0 for all rows, not {negatives}")
+            raise ValueError(f"negatives must be positive, or 0 for all rows, got {negatives}")
         if len(bank.rows) < 2:
-            raise ValueError("one image cannot be told from others: there must be at least 2")
+            raise ValueError("instance discrimination needs at least 2 images, got 1")
         self.projector = projector
         self.bank = bank
         self.temperature = temperature
@@ -100,7 +101,7 @@ class InstanceDiscrimination(Objective):
         )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss``, the mean over this process's views."""
+        """Return ``loss``, the mean over this process's views."""
         B, J = batch.views.shape[:2]  # noqa: N806
         z = self.projector(self.encoder(batch.views.flatten(0, 1)))  # [B*J, P]
         with torch.autocast(z.device.type, enabled=False):
@@ -112,8 +113,8 @@ class InstanceDiscrimination(Objective):
             loss = instance_cross_entropy(
                 z,
                 own,
-                self.bank.rows[others],
-                batch.indices[:, None] == others[None, :],
+                self.bank.rows[others],  # [K, P]
+                batch.indices[:, None] == others[None, :],  # [B, K]
                 images=len(self.bank.rows),
                 temperature=self.temperature,
             )
@@ -121,7 +122,7 @@ class InstanceDiscrimination(Objective):
         return {"loss": loss}
 
     def _others(self, batch: Batch) -> Tensor:
-        """Which rows stand for all others, int64 ``[K]``, the same on every process."""
+        """Draw the rows that represent all others, int64 ``[K]``, the same on every process."""
         n = len(self.bank.rows)
         if self.negatives in range(1, n):
             draws = torch.randint(
@@ -134,19 +135,19 @@ class InstanceDiscrimination(Objective):
 def instance_cross_entropy(
     z: Tensor, own: Tensor, others: Tensor, hidden: Tensor, *, images: int, temperature: float
 ) -> Tensor:
-    """Mean of −log P(i|z) over views, Σ_{j≠i} estimated from a sample.
+    """Return the mean of −log P(i|z) over views, with Σ_{j≠i} estimated from a sample; a scalar.
 
     Args:
-        z: ``[B, J, P]``, norm 1.
-        own: v_i ``[B, P]``, norm 1.
-        others: ``[K, P]``, rows drawn uniformly from the bank, or all of them.
-        hidden: bool ``[B, K]``, which of these are the image's own row, and so no other.
+        z: ``[B, J, P]``, of norm 1.
+        own: v_i ``[B, P]``, of norm 1.
+        others: ``[K, P]``, rows drawn uniformly from the bank, or all rows.
+        hidden: bool ``[B, K]``, which of these rows belong to the image itself and are ignored.
         images: n.
         temperature: τ.
     """
     positives = (z * own[:, None]).sum(2) / temperature  # [B, J]
     logits = (z @ others.mT / temperature).masked_fill(hidden[:, None], -math.inf)  # [B, J, K]
-    # Without rows that are their own, a sample is one of the n − 1 others.
+    # Apart from the image's own row, each sample is one of the n − 1 others.
     count = (~hidden).sum(1, keepdim=True).clamp_min(1)  # [B, 1]
     negatives = logits.logsumexp(2) + torch.log((images - 1) / count)  # [B, J]
     # −log [ e^p / (e^p + e^n) ] = log (1 + e^(n−p))

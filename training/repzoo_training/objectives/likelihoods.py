@@ -1,7 +1,7 @@
-"""Decoder likelihoods p(x|z), in nats a view.
+"""Decoder likelihoods p(x|z), in nats per view.
 
-A decoder gives logits; every likelihood here has the mean ``sigmoid(logits)``, so that images
-decode into [0, 1] whatever the likelihood was.
+A decoder returns logits. The mean of every likelihood is ``sigmoid(logits)``, so that decoded
+images are in [0, 1] for every likelihood.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Likelihood(Protocol):
 class Bernoulli:
     """log p(x|z) = w · Σ_pixels [x log m + (1−x) log(1−m)], m = sigmoid(logits).
 
-    With ``weight`` 1 and binary ``x`` this is a likelihood. Grey pixels, or another weight (the
-    SimVAE authors divide by exp(−4.6), that is a weight of 99.5), make it a pseudo-likelihood:
-    then its value orders models of one recipe and is not comparable in nats with anything else.
+    With ``weight`` 1 and binary ``x``, this is a likelihood. With grey pixels or another weight, it
+    is a pseudo-likelihood: its value ranks models of the same recipe, but cannot be compared in
+    nats with anything else. The SimVAE authors divide by exp(−4.6), which is a weight of 99.5.
     """
 
     def __init__(self, weight: float = 1.0) -> None:
         if not weight > 0:
-            raise ValueError(f"weight must be positive, not {weight}")
+            raise ValueError(f"weight must be positive, got {weight}")
         self.weight = weight
 
     def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
@@ -55,20 +55,20 @@ class Gaussian:
 
 
 class OptimalGaussian:
-    """log N(x; m, σ_x² I) at the σ_x² that maximises it over the batch: its mean squared error.
+    """log N(x; m, σ_x² I) with the maximum-likelihood σ_x² of the batch, its mean squared error.
 
-    Source: σ-VAE, Rybkin, Daniilidis, Levine 2021 (arXiv 2006.13202), eq. 6. The batch is that of
-    all processes. The variance is detached: at the optimum d log p/dσ_x² = 0, and the gradient
-    passes through m alone. (That is true of the whole batch, not of one process's share of it.)
+    Source: σ-VAE, Rybkin, Daniilidis, Levine 2021 (arXiv 2006.13202), eq. 6. The batch is the batch
+    of all processes. The variance is detached: at the optimum d log p/dσ_x² = 0, and the gradient
+    flows through m only. This holds for the whole batch, not for one process's share of it.
     """
 
     def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
         pixels = x[0].numel()
         error = squared_error(x, logits)  # [N]
-        variance = (gather(error.detach()).mean() / pixels).clamp_min(1e-6)
-        return -0.5 * (error / variance + pixels * torch.log(2 * math.pi * variance))
+        variance = (gather(error.detach()).mean() / pixels).clamp_min(1e-6)  # scalar
+        return -0.5 * (error / variance + pixels * torch.log(2 * math.pi * variance))  # [N]
 
 
 def squared_error(x: Tensor, logits: Tensor) -> Tensor:
-    """Σ_pixels (x − sigmoid(logits))²: ``[N, ...]`` twice -> ``[N]``."""
+    """Return Σ_pixels (x − sigmoid(logits))²: ``[N, ...]`` twice -> ``[N]``."""
     return (x - torch.sigmoid(logits)).square().flatten(1).sum(1)

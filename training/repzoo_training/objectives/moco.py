@@ -1,26 +1,26 @@
-"""MoCo: a query finds the key of its image among a queue of keys of earlier batches.
+"""MoCo: a query identifies the key of its image among a queue of keys from earlier batches.
 
-He, Fan, Wu, Xie, Girshick 2020, "Momentum Contrast for Unsupervised Visual Representation
-Learning" (arXiv 1911.05722), with an MLP head as in version 2 (arXiv 2003.04297). Query q and key
-k⁺ are projected views of one image, k_1..k_K the queue, all of norm 1 (eq. 1):
+He, Fan, Wu, Xie, Girshick 2020, "Momentum Contrast for Unsupervised Visual Representation Learning"
+(arXiv 1911.05722), with an MLP head as in version 2 (arXiv 2003.04297). Query q and key k⁺ are
+projected views of one image, k_1..k_K is the queue, and all have norm 1 (eq. 1):
 
     l(q, k⁺) = −log [ exp(qᵀk⁺/τ) / (exp(qᵀk⁺/τ) + Σ_i exp(qᵀk_i/τ)) ]
 
-Queries come from the trained encoder, keys from a momentum copy of it, θ_k ← m θ_k + (1 − m) θ_q.
-The keys of a batch, of all processes, enter the queue after the loss has seen it.
+Queries come from the trained encoder, keys from its momentum copy, θ_k ← m θ_k + (1 − m) θ_q. After
+the loss, the keys of the batch, from all processes, enter the queue.
 
-The first view of each image is its key and all others are its queries: J = 2 is the paper's. With
-``symmetric``, every view is query and key, and the loss is the mean over all ordered pairs of
-different views, as in the authors' symmetric version for small images.
+The first view of each image is its key, and all others are its queries: J = 2 is the paper's
+setting. With ``symmetric``, every view is both query and key, and the loss is averaged over all
+ordered pairs of different views, as in the authors' symmetric version for small images.
 
-Shuffled batch normalisation is left out. The paper shuffles keys among GPUs because statistics of a
-small sub-batch on one GPU tell which key shares it with the query. Here batch normalisation, a
-ResNet's or the head's, goes over the whole batch of all processes: there is no sub-batch to
-recognise, and what is left is how statistics differ between this batch and those of the queue.
+Shuffled batch normalisation is omitted. The paper shuffles keys among GPUs, because the statistics
+of a small sub-batch on one GPU reveal which key shares it with the query. Here, batch normalisation
+in a ResNet or in the head spans the whole batch of all processes, so there are no sub-batches to
+recognise. What remains is the difference between the statistics of this batch and of earlier ones.
 
-Unlike version 2, the head's hidden layer has batch normalisation by default: without it, short
-runs with D = 10 used fewer of their dimensions and were less accurate. ``projection_norm`` turns
-it off.
+Unlike in version 2, the hidden layer of the head is batch-normalised by default. Without it, short
+runs with D = 10 used fewer of their dimensions and were less accurate. ``projection_norm`` turns it
+off.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ class MoCo(Objective):
     """InfoNCE against a queue of keys, in nats.
 
     Args:
-        encoder: images ``[N, C, H, W]`` -> embedding ``[N, D]``.
-        projector: ``[N, D]`` -> ``[N, P]``; thrown away after training.
+        encoder: Images ``[N, C, H, W]`` -> embedding ``[N, D]``.
+        projector: ``[N, D]`` -> ``[N, P]``; discarded after training.
         queue: K keys ``[K, P]``.
         temperature: τ.
-        momentum: m of the key encoder. The paper's 0.999 is for runs of a million steps.
-        symmetric: every view is query and key; otherwise the first is the key of the others.
+        momentum: m of the key encoder. The paper's 0.999 is meant for runs of a million steps.
+        symmetric: Use every view as both query and key; otherwise the first view is the key.
 
     Raises:
-        ValueError: if ``temperature`` is not positive, or ``momentum`` not in [0, 1).
+        ValueError: If ``temperature`` is not positive, or ``momentum`` is not in [0, 1).
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class MoCo(Objective):
     ) -> None:
         super().__init__(encoder)
         if not temperature > 0:
-            raise ValueError(f"temperature must be positive, not {temperature}")
+            raise ValueError(f"temperature must be positive, got {temperature}")
         if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), not {momentum}")
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
         self.projector = projector
         self.key_encoder = MomentumCopy(nn.Sequential(encoder, projector))
         self.queue = queue
@@ -99,24 +99,22 @@ class MoCo(Objective):
         )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss``, the mean over this process's queries.
+        """Return ``loss``, the mean over this process's queries.
 
         Raises:
-            ValueError: for one view of each image.
+            ValueError: If there is only one view per image.
         """
+        B, _ = batch.several_views("MoCo")  # noqa: N806
         x = batch.views  # [B, J, C, H, W]
-        B, J = x.shape[:2]  # noqa: N806
-        if J < 2:
-            raise ValueError(f"MoCo needs a query and a key: at least 2 views an image, not {J}")
-        x_q, x_k = (x, x) if self.symmetric else (x[:, 1:], x[:, :1])
+        x_q, x_k = (x, x) if self.symmetric else (x[:, 1:], x[:, :1])  # [B, Q or M, C, H, W]
         queries = self.projector(self.encoder(x_q.flatten(0, 1)))  # [B*Q, P]
         keys = self.key_encoder(x_k.flatten(0, 1))  # [B*M, P]
         with torch.autocast(x.device.type, enabled=False):
-            queries = F.normalize(queries.float(), dim=1).unflatten(0, (B, -1))
-            keys = F.normalize(keys.float(), dim=1).unflatten(0, (B, -1))
-            # The gradient needs the queue as it is now, and the push below writes in place.
+            queries = F.normalize(queries.float(), dim=1).unflatten(0, (B, -1))  # [B, Q, P]
+            keys = F.normalize(keys.float(), dim=1).unflatten(0, (B, -1))  # [B, M, P]
+            # The gradient needs the current queue, and the push below writes in place.
             loss = info_nce(queries, keys, self.queue.rows.clone(), self.temperature)
-        self.queue.push(gather(keys).flatten(0, 1))
+        self.queue.push(gather(keys).flatten(0, 1))  # [N*M, P], from all processes
         return {"loss": loss}
 
     def after_step(self, progress: float) -> None:
@@ -124,26 +122,26 @@ class MoCo(Objective):
 
 
 def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """Mean of l(q, k⁺) over the queries and keys of one image.
+    """Return the mean of l(q, k⁺) over the queries and keys of each image, a scalar.
 
     Args:
-        queries: ``[B, Q, P]``, norm 1.
-        keys: ``[B, M, P]``, norm 1. With M = 1 it is the key of all queries; with M = Q > 1, query
-            and key of the same number are the same view, and no pair.
+        queries: ``[B, Q, P]``, of norm 1.
+        keys: ``[B, M, P]``, of norm 1. If M = 1, it is the key of all queries. If M = Q > 1, query
+            and key number i are the same view and do not form a pair.
         queue: ``[K, P]``, the negatives.
         temperature: τ.
 
     Raises:
-        ValueError: for any other M.
+        ValueError: If M is neither 1 nor Q.
     """
     Q, M = queries.shape[1], keys.shape[1]  # noqa: N806
     if M not in (1, Q):
-        raise ValueError(f"{Q} queries an image need 1 key or {Q}, not {M}")
+        raise ValueError(f"{Q} queries per image need 1 or {Q} keys, got {M}")
     positives = queries @ keys.mT / temperature  # [B, Q, M]
     negatives = (queries @ queue.mT / temperature).logsumexp(2, keepdim=True)  # [B, Q, 1]
     # −log [ e^p / (e^p + e^n) ] = log (1 + e^(n−p))
     losses = F.softplus(negatives - positives)  # [B, Q, M]
     if M == 1:
         return losses.mean()
-    different = ~torch.eye(Q, dtype=torch.bool, device=queries.device)
+    different = ~torch.eye(Q, dtype=torch.bool, device=queries.device)  # [Q, Q]
     return losses[:, different].mean()

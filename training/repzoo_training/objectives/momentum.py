@@ -1,4 +1,4 @@
-"""Momentum (target, teacher) networks: copies that follow by an exponential moving average."""
+"""Momentum (target, teacher) networks: copies that follow as exponential moving averages."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class MomentumCopy(nn.Module):
-    """A copy of ``source`` that no gradient reaches.
+    """A copy of ``source`` without gradients.
 
-    Batch normalisation in it normalises by its own batches and keeps its own running statistics,
-    as the sources do (He et al. 2020, MoCo; Grill et al. 2020, BYOL).
+    Its batch normalisation uses the statistics of its own batches and keeps its own running
+    statistics, as in the papers (He et al. 2020, MoCo; Grill et al. 2020, BYOL).
     """
 
     def __init__(self, source: nn.Module) -> None:
@@ -31,24 +31,24 @@ class MomentumCopy(nn.Module):
         return y
 
     def follow(self, source: nn.Module, momentum: float) -> None:
-        """θ ← m θ + (1 − m) θ_source, of every parameter."""
+        """Update every parameter: θ ← m θ + (1 − m) θ_source."""
         follow(self.module, source, momentum)
 
 
 def frozen_copy(source: Network) -> Network:
-    """A copy of ``source`` whose parameters are not trained."""
+    """Return a copy of ``source`` whose parameters are not trained."""
     return copy.deepcopy(source).requires_grad_(False)
 
 
 @torch.no_grad()
 def follow(target: nn.Module, source: nn.Module, momentum: float) -> None:
-    """θ ← m θ + (1 − m) θ_source, of every parameter of ``target``; buffers stay its own."""
+    """Update every parameter of ``target``: θ ← m θ + (1 − m) θ_source. Buffers do not change."""
     for mine, theirs in zip(target.parameters(), source.parameters(), strict=True):
         mine.lerp_(theirs, 1 - momentum)
 
 
 def cosine_momentum(start: float, progress: float) -> float:
-    """From ``start`` at the beginning of a run to 1 at its end: 1 − (1 − m₀)(cos πt + 1)/2.
+    """Return the momentum at ``progress``: 1 − (1 − m₀)(cos πt + 1)/2, from ``start`` to 1.
 
     Source: BYOL, Grill et al. 2020 (arXiv 2006.07733), section 3.2.
     """

@@ -1,4 +1,4 @@
-"""Random: an untrained encoder, the lower bound of every comparison."""
+"""Random: an untrained encoder, the lower bound in every comparison."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["Random"]
 
 
 class Random(Objective):
-    """Initial weights that stay as they are, whatever the optimiser.
+    """Initial weights that never change.
 
-    The encoder is frozen. Its loss is 0 times a number of its own, so that all machinery runs and
-    nothing moves. Batch normalisation, where there is any, collects the running statistics that it
-    will be evaluated with: plain means over all batches, since after a short run an exponential
-    average would still hold much of the 0 and 1 that it started with.
+    The encoder is frozen. The loss is 0 times a parameter of its own, so that the training loop
+    runs and nothing changes. Batch normalisation layers collect the running statistics that they
+    are evaluated with. These are plain means over all batches: after a short run, an exponential
+    average would still be close to the initial 0 and 1.
 
     Args:
-        encoder: images ``[N, C, H, W]`` -> embedding ``[N, D]``.
+        encoder: Images ``[N, C, H, W]`` -> embedding ``[N, D]``.
     """
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -35,6 +35,6 @@ class Random(Objective):
         return cls(parts.encoder)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss``, which is 0."""
+        """Return ``loss``, which is 0."""
         self.encoder(batch.views.flatten(0, 1))
         return {"loss": 0 * self.nothing}

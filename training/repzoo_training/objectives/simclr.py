@@ -6,9 +6,9 @@ the temperature, a view u and another view v of its image have the NT-Xent loss 
 
     l(u, v) = −log [ exp(s_uv/τ) / (exp(s_uv/τ) + Σ_w exp(s_uw/τ)) ]
 
-with w over all views of other images, and the loss is its mean over all ordered pairs (u, v). J = 2
-is the paper's. With more views, the further views of the same image are positives of other pairs,
-never negatives: they stand in no denominator but their own.
+where w runs over all views of other images. The loss is the mean over all ordered pairs (u, v). J =
+2 is the paper's setting. With more views, the further views of the same image are positives of
+other pairs, and never negatives: they only appear in the denominators of their own pairs.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class SimCLR(Objective):
     """NT-Xent on projected views, in nats.
 
     Args:
-        encoder: images ``[N, C, H, W]`` -> embedding ``[N, D]``.
-        projector: ``[N, D]`` -> ``[N, P]``; thrown away after training.
+        encoder: Images ``[N, C, H, W]`` -> embedding ``[N, D]``.
+        projector: ``[N, D]`` -> ``[N, P]``; discarded after training.
         temperature: τ of the cosine similarities.
 
     Raises:
-        ValueError: if ``temperature`` is not positive.
+        ValueError: If ``temperature`` is not positive.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SimCLR(Objective):
     ) -> None:
         super().__init__(encoder)
         if not temperature > 0:
-            raise ValueError(f"temperature must be positive, not {temperature}")
+            raise ValueError(f"temperature must be positive, got {temperature}")
         self.projector = projector
         self.temperature = temperature
 
@@ -60,37 +60,35 @@ class SimCLR(Objective):
         return cls(parts.encoder, projector, temperature=temperature)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss``.
+        """Return ``loss``.
 
         Raises:
-            ValueError: for one view of each image, or a batch of one image.
+            ValueError: If there is only one view per image, or only one image.
         """
-        B, J = batch.views.shape[:2]  # noqa: N806
+        B, J = batch.several_views("SimCLR")  # noqa: N806
         z = self.projector(self.encoder(batch.views.flatten(0, 1)))  # [B*J, P]
         with torch.autocast(z.device.type, enabled=False):
-            z = gather(z.float().unflatten(0, (B, J)))  # [B, J, P] of all processes
+            z = gather(z.float().unflatten(0, (B, J)))  # [N, J, P], from all processes
             return {"loss": nt_xent(z, self.temperature)}
 
 
 def nt_xent(z: Tensor, temperature: float) -> Tensor:
-    """Mean of l(u, v) over all ordered pairs of views of one image: ``[B, J, P]`` -> scalar.
+    """Return the mean of l(u, v) over ordered pairs of views of one image: ``[B, J, P]`` -> scalar.
 
     Raises:
-        ValueError: if B or J is less than 2.
+        ValueError: If B is less than 2.
     """
     B, J = z.shape[:2]  # noqa: N806
-    if J < 2:
-        raise ValueError(f"NT-Xent pulls views together: it needs at least 2 an image, not {J}")
     if B < 2:
-        raise ValueError(f"NT-Xent pushes images apart: it needs at least 2 in a batch, not {B}")
-    z = F.normalize(z, dim=2)
+        raise ValueError(f"NT-Xent compares images: it needs at least 2 per batch, got {B}")
+    z = F.normalize(z, dim=2)  # [B, J, P]
     rows = z.flatten(0, 1)  # [B*J, P]
     image = torch.arange(B, device=z.device).repeat_interleave(J)  # [B*J]
     same = image[:, None] == image[None, :]  # [B*J, B*J]
-    logits = (rows @ rows.mT / temperature).masked_fill(same, -math.inf)
-    negatives = logits.logsumexp(1).view(B, J, 1)  # log Σ_w exp(s_uw/τ)
+    logits = (rows @ rows.mT / temperature).masked_fill(same, -math.inf)  # [B*J, B*J]
+    negatives = logits.logsumexp(1).view(B, J, 1)  # [B, J, 1], log Σ_w exp(s_uw/τ)
     positives = z @ z.mT / temperature  # [B, J, J]
     # −log [ e^p / (e^p + e^n) ] = log (1 + e^(n−p))
     losses = F.softplus(negatives - positives)  # [B, J, J]
-    different = ~torch.eye(J, dtype=torch.bool, device=z.device)
+    different = ~torch.eye(J, dtype=torch.bool, device=z.device)  # [J, J]
     return losses[:, different].mean()

@@ -1,4 +1,4 @@
-"""VICReg: views agree, every dimension varies, and no two of them say the same.
+"""VICReg: views agree, every dimension varies, and dimensions are uncorrelated.
 
 Bardes, Ponce, LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularization for
 Self-Supervised Learning" (arXiv 2105.04906). For two views a, b of N images in P dimensions,
@@ -7,11 +7,11 @@ Self-Supervised Learning" (arXiv 2105.04906). For two views a, b of N images in 
          + 25 · ½ Σ_views mean_d max(0, 1 − √(var_d + 1e-4))
          +  1 · Σ_views Σ_{i≠j} C_ij² / P                                    C over N − 1
 
-The normalisers are those of the authors' code. The paper's equations have no ½ before the
-variances, and sum the squared distance over P where the code takes the mean.
+The normalisation follows the authors' code. The paper's equations have no ½ before the variances,
+and sum the squared distance over P where the code takes the mean.
 
-Of J > 2 views, the invariance is the mean over all pairs of views; the variance is the mean and
-the covariance twice the mean over views, which are the sums above where J = 2.
+With J > 2 views, the invariance is averaged over all pairs of views, the variance term over views,
+and the covariance term is twice the mean over views. For J = 2, these are the sums above.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class VICReg(Objective):
     """The weighted sum of :func:`invariance_loss`, :func:`variance_loss`, :func:`covariance_loss`.
 
     Args:
-        encoder: images ``[N, C, H, W]`` -> embedding ``[N, D]``.
+        encoder: Images ``[N, C, H, W]`` -> embedding ``[N, D]``.
         projector: ``[N, D]`` -> ``[N, P]``, the paper's expander.
-        invariance: weight λ.
-        variance: weight μ.
-        covariance: weight ν.
+        invariance: The weight λ.
+        variance: The weight μ.
+        covariance: The weight ν.
 
     Raises:
-        ValueError: if a weight is negative.
+        ValueError: If a weight is negative.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class VICReg(Objective):
         super().__init__(encoder)
         if not min(invariance, variance, covariance) >= 0:
             raise ValueError(
-                "the weights of VICReg must not be negative, but are "
+                "the weights of VICReg must not be negative, got "
                 f"invariance={invariance}, variance={variance}, covariance={covariance}"
             )
         self.projector = projector
@@ -81,19 +81,17 @@ class VICReg(Objective):
         )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss`` and its terms, before their weights.
+        """Return ``loss`` and its unweighted terms.
 
         Raises:
-            ValueError: for one view an image, or one image.
+            ValueError: If there is only one view per image, or only one image.
         """
-        B, J = batch.views.shape[:2]  # noqa: N806
-        if J < 2:
-            raise ValueError(f"VICReg compares views: it needs at least 2 an image, not {J}")
+        B, J = batch.several_views("VICReg")  # noqa: N806
         z = self.projector(self.encoder(batch.views.flatten(0, 1)))  # [B*J, P]
         with torch.autocast(z.device.type, enabled=False):
             z = gather(z.float().unflatten(0, (B, J)))  # [N, J, P]
             if len(z) < 2:
-                raise ValueError("a variance needs at least 2 images in a batch, not 1")
+                raise ValueError("a variance needs at least 2 images per batch, got 1")
             terms = {
                 "invariance": invariance_loss(z),
                 "variance": variance_loss(z),
@@ -108,23 +106,23 @@ class VICReg(Objective):
 
 
 def invariance_loss(z: Tensor) -> Tensor:
-    """Mean of (z_i − z_j)² over images, dimensions and pairs i < j: ``[N, J, P]`` -> scalar.
+    """Return the mean of (z_i − z_j)² over images, dimensions and pairs: ``[N, J, P]`` -> scalar.
 
-    Over pairs, Σ_{i<j} (z_i − z_j)² = J Σ_j (z_j − z̄)², so that the mean over the J(J−1)/2 of them
-    is twice the unbiased variance of the views.
+    Because Σ_{i<j} (z_i − z_j)² = J Σ_j (z_j − z̄)², the mean over the J(J−1)/2 pairs i < j is
+    twice the unbiased variance of the views.
     """
     return 2 * z.var(dim=1).mean()
 
 
 def variance_loss(z: Tensor) -> Tensor:
-    """Mean over views and dimensions of max(0, 1 − √(var + 1e-4)): ``[N, J, P]`` -> scalar."""
+    """Return the mean of max(0, 1 − √(var + 1e-4)), over views and P: ``[N, J, P]`` -> scalar."""
     return F.relu(1 - torch.sqrt(z.var(dim=0) + 1e-4)).mean()
 
 
 def covariance_loss(z: Tensor) -> Tensor:
-    """Twice the mean over views of Σ_{i≠j} C_ij² / P: ``[N, J, P]`` -> scalar."""
+    """Return twice the mean of Σ_{i≠j} C_ij² / P over views: ``[N, J, P]`` -> scalar."""
     N, _, P = z.shape  # noqa: N806
     centered = (z - z.mean(dim=0)).transpose(0, 1)  # [J, N, P]
     C = centered.mT @ centered / (N - 1)  # noqa: N806  [J, P, P]
-    diagonal = torch.eye(P, dtype=torch.bool, device=z.device)
+    diagonal = torch.eye(P, dtype=torch.bool, device=z.device)  # [P, P]
     return 2 * C.masked_fill(diagonal, 0).square().sum((1, 2)).mean() / P
