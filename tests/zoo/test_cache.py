@@ -353,7 +353,7 @@ def test_a_read_only_cache_serves_what_is_in_it(
     Cache().pull(TINY)
     read_only(cache)
     assert "already in the cache" in zoo_as_anyone("pull", "tiny")
-    assert "are right" in zoo_as_anyone("verify", "tiny")
+    assert "files verified" in zoo_as_anyone("verify", "tiny")
     for command in (("pull", "plain"), ("rm", "tiny")):
         message = zoo_as_anyone(*command, status=1)
         assert message.startswith(f"zoo: {cache}")

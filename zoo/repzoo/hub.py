@@ -1,13 +1,13 @@
-"""The hub protocol: which packages there are, which revisions of them, and their bytes.
+"""The hub protocol: which packages exist, in which revisions, and their bytes.
 
 | kind | module |
 | --- | --- |
-| flat folder | `repzoo.hubs.flat`: any folder of packages; read-only, one revision each |
+| flat folder | `repzoo.hubs.flat`: any folder of packages; read-only, one revision per package |
 | store | `repzoo.store`: made by ``zoo hub init``; keeps every published revision |
 | ``hf://ORG`` | `repzoo.hubs.huggingface`: an organisation or user on huggingface.co |
-| ``https://HOST/ORG`` | the same module: another server of that API, such as `zoo hub serve` |
+| ``https://HOST/ORG`` | the same module: another server with that API, such as `zoo hub serve` |
 
-A hub is not trusted: `repzoo.cache` checks names, sizes and sha256 of everything it reads.
+Hubs are not trusted: `repzoo.cache` checks the names, sizes and SHA-256 of everything it reads.
 """
 
 from __future__ import annotations
@@ -22,53 +22,58 @@ __all__ = ["Hub", "Published", "WritableHub"]
 
 
 class Hub(Protocol):
-    """What every kind of hub answers. Revisions are called by their commit.
+    """The methods of every kind of hub.
 
-    In a folder the commit is the sha256 of the manifest; another kind may have names of its own.
+    Revisions are identified by their commit. In a flat folder the commit is the SHA-256 of the
+    manifest; other kinds may use other names.
 
-    All methods raise `HubError` if the hub cannot be read, `HubUnavailable` where that may pass.
-    All that take a name raise `ModelNotFound` if there is no such package or commit.
+    All methods raise `HubError` if the hub cannot be read, and `HubUnavailable` if a later attempt
+    may succeed. Methods that take a name raise `ModelNotFound` if the package or commit does not
+    exist.
     """
 
     @property
     def spec(self) -> str:
-        """What opens this hub again, as given to ``--hub``."""
+        """The address of this hub, as given to ``--hub``."""
 
     def names(self) -> list[str]:
-        """The names of its packages, sorted."""
+        """Return the names of its packages, sorted."""
 
     def revisions(self, name: str) -> list[str]:
-        """The commits of a package, the newest first."""
+        """Return the commits of a package, newest first."""
 
     def resolve(self, name: str, revision: str | None = None) -> str:
-        """The commit that a revision means; None and ``main`` mean the newest.
+        """Return the commit that a revision means.
 
-        Else it is a tag, a commit, the sha256 of a manifest, or 7 or more digits that one of the
-        last two starts with.
+        Args:
+            name: The package.
+            revision: A tag, a commit, the SHA-256 of a manifest, or at least 7 leading digits of
+                one of the last two. None and ``main`` mean the newest commit. The SHA-256 of a
+                manifest means the newest commit that also has the manifest's files.
         """
 
     def manifest(self, name: str, commit: str) -> bytes:
-        """The bytes of ``manifest.json``."""
+        """Return the bytes of ``manifest.json``."""
 
     def open(
         self, name: str, commit: str, file: str, start: int = 0
     ) -> AbstractContextManager[BufferedIOBase]:
-        """The bytes of another file, by its path in the package, from byte ``start`` on."""
+        """Open another file, by its path in the package, at byte ``start``."""
 
     def signature(self, name: str, commit: str) -> bytes | None:
-        """The bytes of the signature, ``manifest.json.sig``; None if it is not signed."""
+        """Return the bytes of ``manifest.json.sig``, or None if the package is not signed."""
 
     def tags(self, name: str) -> dict[str, str]:
-        """The commit of every tag."""
+        """Return the commit of every tag."""
 
 
 class Published(NamedTuple):
-    """What came of publishing a package."""
+    """The result of publishing a package."""
 
     name: str
-    #: the sha256 of its manifest.
+    #: The SHA-256 of its manifest.
     revision: str
-    #: what the hub calls the state that holds it.
+    #: The commit that holds the package on the hub.
     commit: str
     #: False if it was the newest revision already.
     new: bool
@@ -86,16 +91,16 @@ class WritableHub(Hub, Protocol):
         tag: str | None = None,
         private: bool = False,
     ) -> Published:
-        """Add a package's files as the newest revision of its name, all of them or nothing.
+        """Add a package as the newest revision of its name, completely or not at all.
 
         Args:
-            package: what to publish; it is verified first.
-            message: what the hub's history is to say of it.
-            tag: a name that this revision is to have for good.
-            private: whether a package that is new on the hub is not for everyone.
+            package: The package, which is verified first.
+            message: A description for the hub's history.
+            tag: A permanent name for this revision.
+            private: Make the repository private if it is new.
 
         Raises:
-            IntegrityError: if the package's files are not those of its manifest.
-            PackageError: if its config is not valid.
-            HubError: if the hub cannot be written, or has this tag on another revision.
+            IntegrityError: If the package's files do not match its manifest.
+            PackageError: If its config is not valid.
+            HubError: If the hub cannot be written, or another revision has the tag.
         """

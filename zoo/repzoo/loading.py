@@ -1,4 +1,4 @@
-"""`repzoo.load`: from a name or a path to a running encoder, by way of a verified package."""
+"""`repzoo.load`: from a name or path to a verified package to a running encoder."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def load(
     provider: Provider | None = None,
     threads: int | None = None,
 ) -> Encoder:
-    """Load a model: by name, pulled into the cache if it is not there, or from a package's folder.
+    """Load a model by name, which pulls it if necessary, or from a package's folder.
 
-    Every file is verified before it is used, and what is loaded for the first time is run in a
-    process with limits before, see `repzoo.admission.first_load`. If the hub cannot be reached, or is the
-    default one and does not have the model, the revision that was pulled last is taken from the
-    cache.
+    Every file is verified before it is used. Before its first load, a package is run in a separate
+    process with limits; see `repzoo.admission.first_load`. If the hub cannot be reached, or if no
+    hub is named and the default one does not have the model, the last pulled revision is loaded
+    from the cache.
 
         >>> encoder = repzoo.load("simvae-mnist")
         >>> encoder = repzoo.load("hf://org/simvae-celeba@v2")
@@ -52,19 +52,19 @@ def load(
 
     Args:
         name_or_path: ``NAME``, ``NAME@REVISION`` or ``hf://ORG/NAME@REVISION``; or a path, which
-            has a separator in it or is a folder with a ``manifest.json``.
-        hub: a hub's folder, ``hf://ORG`` or ``https://HOST/ORG``; by default the one of
-            ``REPZOO_HUB`` or the bundled one.
-        revision: another way to say ``@REVISION``.
-        provider: "cpu" or "cuda"; by default CUDA where a GPU and its libraries work.
-        threads: threads that one call may use; by default as many as the machine has cores.
+            contains a separator or is a folder with a ``manifest.json``.
+        hub: A hub's folder, ``hf://ORG`` or ``https://HOST/ORG``; by default ``REPZOO_HUB`` or the
+            bundled packages.
+        revision: The revision, if it is not part of the name.
+        provider: "cpu" or "cuda"; by default CUDA if a GPU and its libraries work.
+        threads: Threads that one call may use; by default the number of cores.
 
     Raises:
-        ModelNotFound: if there is no such model or revision.
-        HubError: if the hub cannot be read and the cache does not have the model.
-        IntegrityError: if files are bad, and cannot be replaced by good ones.
-        PackageError: if the package is not a valid one.
-        InvalidInput: if an argument cannot be used.
+        ModelNotFound: If the model or revision does not exist.
+        HubError: If the hub cannot be read and the cache does not have the model.
+        IntegrityError: If files are bad and cannot be replaced.
+        PackageError: If the package is not valid.
+        InvalidInput: If an argument cannot be used.
     """
     package = find(name_or_path, hub=hub, revision=revision)
     return Encoder(
@@ -79,10 +79,12 @@ def load(
 def find(
     name_or_path: str | os.PathLike[str], *, hub: str | None = None, revision: str | None = None
 ) -> Package:
-    """The verified package that `load` would load, with the same arguments and errors."""
+    """Return the verified package that `load` would load, with the same arguments and errors."""
     if is_path(name_or_path):
         if hub is not None or revision is not None:
-            raise InvalidInput(f"{os.fspath(name_or_path)} is a path: it has no hub or revision")
+            raise InvalidInput(
+                f"{os.fspath(name_or_path)} is a path: hub and revision cannot be given"
+            )
         package = Package.open(name_or_path)
         package.verify()
     else:
@@ -96,25 +98,25 @@ def _pull_or_find(reference: Reference, hub: str | None) -> Package:
     named = hub or reference.hub
     there = _is_cached(cache, reference, named)
     if there and named is None and default_hub(reference.name) == names().organisation:
-        # It is here, from whichever hub; the last resort is for names that nobody has.
+        # Asking the public organisation is the last resort, for packages that are not cached.
         package = cache.find(reference)
-        with suppress(IntegrityError):  # which the hub that it came from can mend
+        with suppress(IntegrityError):  # its hub may be able to repair it
             package.verify()
             return package
     try:
-        # With something to fall back on, a hub that is gone is not waited for.
+        # With a cached revision to fall back on, do not wait long for an unreachable hub.
         patience = _BRIEF if there else None
         return cache.pull(reference, hub, asking=patience).package
     except (HubError, ModelNotFound) as error:
         if named is not None and isinstance(error, ModelNotFound):
             raise
         try:
-            # From another hub it would not be what was asked for.
+            # The same name from another hub may be another model.
             package = cache.find(reference, hub)
         except (ModelNotFound, HubError):
             raise error from None
         package.verify()
-        # Not in the default hub is how models pulled from another hub always are.
+        # The default hub never has models that were pulled from another hub.
         expected = isinstance(error, (ModelNotFound, Offline))
         level = logging.INFO if expected else logging.WARNING
         _log.log(level, "%s; using the cached revision %s", error, package.revision[:12])

@@ -1,4 +1,4 @@
-"""One progress bar for one piece of work, however many threads do it."""
+"""A progress bar that several threads can advance, and warnings that do not disturb it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ _log = logging.getLogger("repzoo")
 
 @contextmanager
 def progress_bar(what: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show how many bytes of ``total`` are done, and how fast, if stderr is a terminal.
+    """Show a progress bar in bytes if stderr is a terminal.
 
-    Gives the function to call, from any thread, with how many more have been done; a negative
-    number takes some back.
+    Args:
+        what: A label.
+        total: All bytes.
+        done: Bytes that are done already.
+
+    Yields:
+        A function that advances the bar by a number of bytes, which may be negative. Any thread
+        may call it.
     """
     lock = threading.Lock()
     # disable=None: only on a terminal.
@@ -42,6 +48,6 @@ def progress_bar(what: str, total: int, done: int = 0) -> Iterator[Callable[[int
 
 
 def say(message: str, *arguments: object) -> None:
-    """Log a warning without running into a progress bar."""
+    """Log a warning without breaking a progress bar."""
     with tqdm.external_write_mode():
         _log.warning(message, *arguments)

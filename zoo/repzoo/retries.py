@@ -1,4 +1,4 @@
-"""Trying again what a hub could not do just now: how often, and after how long."""
+"""Retries for hubs that are unavailable: how often, and after which delay."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ T = TypeVar("T")
 
 
 class Interrupted(Exception):
-    """Somebody else stopped the work that this was a part of."""
+    """The work was stopped by another thread."""
 
 
 @dataclass
 class Patience:
-    """Tries an action again while a hub is unavailable, and says what it waits for.
+    """Retries an action while a hub is unavailable, and logs what it waits for.
 
-    The waits double from ``first`` to ``longest`` seconds, each up to a quarter longer or shorter,
-    so that those whom a busy hub turned away do not all come back at once. What a hub asks for in
-    ``Retry-After`` is granted, up to ``limit`` seconds.
+    Delays double from ``first`` to ``longest`` seconds. Each is up to a quarter longer or shorter,
+    so that clients that a busy hub turned away do not all return at once. A ``Retry-After`` of up
+    to ``limit`` seconds is respected.
     """
 
     attempts: int = 6
     first: float = 1.0
     longest: float = 30.0
     limit: float = 300.0
-    #: set by whoever wants the waiting, and all the rest, to end.
+    #: Set this to end all waiting and work.
     stop: threading.Event = field(default_factory=threading.Event)
 
     def __call__(self, action: Callable[[], T]) -> T:
-        """What ``action`` returns, at last.
+        """Call ``action`` until it succeeds and return its result.
 
         Raises:
-            HubUnavailable: if the last attempt fails, or the hub wants to be left alone for long.
-            Interrupted: if ``stop`` is set meanwhile.
+            HubUnavailable: If the last attempt fails, or ``Retry-After`` is over the limit.
+            Interrupted: If ``stop`` is set.
         """
         failures = 0
         while True:
@@ -52,7 +52,7 @@ class Patience:
                 self.wait(error, failures)
 
     def wait(self, error: HubUnavailable, failures: int) -> None:
-        """Wait after so many failures in a row, or raise ``error`` if that was the last."""
+        """Wait after a number of consecutive failures, or raise ``error`` after the last one."""
         asked = error.retry_after or 0.0
         if isinstance(error, Offline) or failures >= self.attempts:
             raise error

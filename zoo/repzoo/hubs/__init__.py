@@ -1,1 +1,1 @@
-"""Hubs: where packages come from. See `repzoo.hub` for the protocol."""
+"""The kinds of hubs that packages come from; see `repzoo.hub` for their protocol."""

@@ -21,10 +21,9 @@ __all__ = ["FlatHub"]
 
 
 class FlatHub:
-    """The packages in one folder, each in a folder of its name.
+    """The packages in one folder, each in a subfolder with its name.
 
-    Every package has one revision, the one that lies there. The methods are those of
-    `repzoo.hub.Hub`.
+    Every package has one revision: its current content. The methods implement `repzoo.hub.Hub`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,7 +52,7 @@ class FlatHub:
     def manifest(self, name: str, commit: str) -> bytes:
         data = self._read_manifest(name)
         if hashlib.sha256(data).hexdigest() != commit:
-            raise ModelNotFound(f"{self.spec} has another revision of {name} by now")
+            raise ModelNotFound(f"{name} in {self.spec} has changed in the meantime; try again")
         return data
 
     def open(self, name: str, commit: str, file: str, start: int = 0) -> BufferedReader:

@@ -1,4 +1,4 @@
-"""An organisation on huggingface.co, or on another server of the same API, as a hub."""
+"""A hub that is an organisation on huggingface.co or on another server with that API."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from io import BufferedIOBase
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import quote, urlsplit
 
 from repzoo.errors import HubError, ModelNotFound
 from repzoo.hub import Published
 from repzoo.hubs.transport import HUGGINGFACE, FileMissing, Transport
+from repzoo.hubs.uploads import RemoteFile, upload
 from repzoo.packages.package import (
+    ADVISORY,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     SIGNATURE,
+    Manifest,
     Package,
     check_file_name,
 )
 from repzoo.packages.reference import is_digest, is_name, match_revision, no_such_package
 
-__all__ = ["HuggingFaceHub", "is_commit"]
+__all__ = ["HuggingFaceHub"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGITS = re.compile(r"[0-9a-f]{7,64}")
@@ -31,30 +34,25 @@ _ORG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _MAX_ANSWER_BYTES = 2**25
-#: Pages of 50 commits, or of 1000 packages, that are looked through.
+#: Pages of 50 commits, or of 1000 packages or files, that are read.
 _MAX_PAGES = 40
-#: The newest commits, in which a manifest's sha256 is looked for.
+#: The number of newest commits in which a manifest's SHA-256 is searched.
 _RECENT = 50
-
-
-def is_commit(text: object) -> bool:
-    """Whether ``text`` is a git commit in lower-case hex."""
-    return isinstance(text, str) and _COMMIT.fullmatch(text) is not None
 
 
 class HuggingFaceHub:
     """The model packages of one organisation or user.
 
-    A package is a model repository with a manifest, in which other files may lie too; its commits
-    are git's. The methods are those of `repzoo.hub.WritableHub`.
+    A package is a model repository with a manifest; the repository may hold other files, too. Its
+    commits are Git's. The methods implement `repzoo.hub.WritableHub`.
     """
 
     def __init__(self, endpoint: str, org: str) -> None:
-        """Open the hub of ``org`` on the server ``endpoint``; nothing is asked of it yet."""
+        """Open the hub of ``org`` on the server ``endpoint``, without a request."""
         self.endpoint = endpoint
         self.org = org
         self._transport = Transport(endpoint)
-        # Manifests by name and commit: what a commit holds does not change.
+        # Manifests by name and commit, because the content of a commit does not change.
         self._manifests: dict[tuple[str, str], bytes] = {}
 
     @classmethod
@@ -62,21 +60,21 @@ class HuggingFaceHub:
         """Open ``hf://ORG``, on the endpoint that ``HF_ENDPOINT`` names, or ``https://HOST/ORG``.
 
         Raises:
-            HubError: if it is neither.
+            HubError: If it is neither.
         """
         endpoint, _, org = spec.rstrip("/").rpartition("/")
         if endpoint == "hf:/":
             endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUGGINGFACE
         if _ORG.fullmatch(org) is None or not _is_endpoint(endpoint):
             raise HubError(
-                f"{spec} is not a hub: a folder, hf://ORG or http[s]://HOST[:PORT]/ORG; packages "
-                "are hf://ORG/NAME"
+                f"{spec} is not a hub: expected a folder, hf://ORG or http[s]://HOST[:PORT]/ORG; "
+                "hf://ORG/NAME is a package"
             )
         return cls(endpoint, org)
 
     @property
     def spec(self) -> str:
-        """``hf://ORG`` on huggingface.co; elsewhere with the host, which is what it is then."""
+        """``hf://ORG`` on huggingface.co, and ``https://HOST/ORG`` elsewhere."""
         return f"hf://{self.org}" if self.endpoint == HUGGINGFACE else f"{self.endpoint}/{self.org}"
 
     def names(self) -> list[str]:
@@ -94,7 +92,7 @@ class HuggingFaceHub:
 
     def revisions(self, name: str) -> list[str]:
         commits = [*self._commits(name)]
-        # The oldest are from before it was a package: a repository begins with one that is empty.
+        # The oldest commits may precede the package: a repository begins with an empty commit.
         while commits and not self._holds_package(name, commits[-1]):
             commits.pop()
         return commits
@@ -103,10 +101,10 @@ class HuggingFaceHub:
         if revision in (None, "main"):
             return self._commit_of(name, "main")
         where = f"{name} in {self.spec}"
-        if is_commit(revision):
+        if _is_commit(revision):
             commit = self._commit_of(name, revision)
             if commit != revision:
-                raise HubError(f"{where}: asked for the commit {revision}, got {commit}")
+                raise HubError(f"{where}: requested commit {revision}, got {commit}")
             return commit
         tags = self.tags(name)
         if revision in tags:
@@ -118,12 +116,20 @@ class HuggingFaceHub:
         known = {newest: None, **dict.fromkeys(tags.values()), **dict.fromkeys(self._commits(name))}
         if not is_digest(revision) and any(each.startswith(revision) for each in known):
             return match_revision(revision, known, where)
-        # main first, then what was given a name, then the newest of the rest.
+        # main first, then tags, then the newest of the other commits.
+        broken: list[str] = []
         for commit in [*known][: len(tags) + _RECENT]:
             if self._holds_package(name, commit):
                 digest = hashlib.sha256(self.manifest(name, commit)).hexdigest()
                 if digest.startswith(revision):
-                    return commit
+                    if self._is_whole(name, commit):
+                        return commit
+                    broken.append(commit[:12])
+        if broken:
+            raise ModelNotFound(
+                f"{where}: files of {revision[:12]} were deleted or changed in "
+                f"{', '.join(broken)}; publish the package again"
+            )
         raise ModelNotFound(f"{where} has no revision {revision!r}")
 
     def manifest(self, name: str, commit: str) -> bytes:
@@ -134,7 +140,7 @@ class HuggingFaceHub:
                 answer = self._transport.get(path, MAX_MANIFEST_BYTES)
             except FileMissing:
                 raise ModelNotFound(
-                    f"{name} in {self.spec} has no {MANIFEST}: it is not a model package"
+                    f"{name} in {self.spec} has no {MANIFEST}, so it is not a model package"
                 ) from None
             self._manifests[key] = answer.content
         return self._manifests[key]
@@ -157,8 +163,8 @@ class HuggingFaceHub:
             case {"tags": list(refs)}:
                 for ref in refs:
                     match ref:
-                        case {"name": str(tag), "targetCommit": str(commit)} if is_commit(commit):
-                            # git allows more names than a revision of ours can have.
+                        case {"name": str(tag), "targetCommit": str(commit)} if _is_commit(commit):
+                            # Git allows more names than a reference can contain.
                             if _TAG.fullmatch(tag) is not None:
                                 tags[tag] = commit
                         case _:
@@ -175,22 +181,39 @@ class HuggingFaceHub:
         tag: str | None = None,
         private: bool = False,
     ) -> Published:
-        from repzoo.hubs.uploads import upload
-
         return upload(self, package, message=message, tag=tag, private=private)
 
+    def files(self, name: str, commit: str) -> dict[str, RemoteFile]:
+        """Return all files of a commit, by path."""
+        files = {}
+        for entry in self._pages(f"{self._repository(name)}/tree/{commit}", {"recursive": "true"}):
+            match entry:
+                case {"type": "file", "path": str(path), "size": int(size)}:
+                    lfs, git_id = entry.get("lfs"), entry.get("oid")
+                    sha256 = lfs.get("oid") if isinstance(lfs, dict) else None
+                    files[path] = RemoteFile(size, sha256, git_id)
+                case {"type": "directory"}:
+                    pass
+                case _:
+                    raise self._nonsense(f"the files of {name}")
+        return files
+
     def token(self) -> str | None:
-        """The token that requests to this hub carry."""
+        """Return the token that requests to this hub carry."""
         return self._transport.token()
+
+    def token_hint(self) -> str:
+        """Return how to set the token for this hub."""
+        return self._transport.token_hint()
 
     def _commit_of(self, name: str, revision: str) -> str:
         try:
             answer = self._json(f"{self._repository(name)}/revision/{quote(revision, safe='')}")
         except ModelNotFound as error:
-            # Said better than by a URL, if the names can be listed.
+            # A list of names makes a better message than a URL.
             raise self._not_found(name, error) from error
         match answer:
-            case {"sha": str(commit)} if is_commit(commit):
+            case {"sha": str(commit)} if _is_commit(commit):
                 return commit
             case _:
                 raise self._nonsense(f"the commit of {name}")
@@ -198,7 +221,7 @@ class HuggingFaceHub:
     def _commits(self, name: str) -> Iterator[str]:
         for entry in self._pages(f"{self._repository(name)}/commits/main"):
             match entry:
-                case {"id": str(commit)} if is_commit(commit):
+                case {"id": str(commit)} if _is_commit(commit):
                     yield commit
                 case _:
                     raise self._nonsense(f"the commits of {name}")
@@ -209,6 +232,23 @@ class HuggingFaceHub:
         except ModelNotFound:
             return False
         return True
+
+    def _is_whole(self, name: str, commit: str) -> bool:
+        """Whether a commit has the files of its manifest, as far as its list of files tells."""
+        manifest = Manifest.parse(self.manifest(name, commit), f"{name} in {self.spec}")
+        try:
+            there = self.files(name, commit)
+        except ModelNotFound:
+            return True  # a server that does not list files
+        return all(
+            file in ADVISORY
+            or (
+                file in there
+                and there[file].size == entry.size
+                and there[file].sha256 in (None, entry.sha256)
+            )
+            for file, entry in manifest.files.items()
+        )
 
     def _pages(self, path: str, params: Mapping[str, str] | None = None) -> Iterator[Any]:
         for _ in range(_MAX_PAGES):
@@ -235,7 +275,7 @@ class HuggingFaceHub:
             raise self._nonsense(what) from None
 
     def _nonsense(self, what: str) -> HubError:
-        return HubError(f"{self.endpoint}: what it answers for {what} cannot be understood")
+        return HubError(f"{self.endpoint}: the response for {what} cannot be understood")
 
     def _not_found(self, name: str, error: ModelNotFound) -> ModelNotFound:
         try:
@@ -250,18 +290,18 @@ class HuggingFaceHub:
         return f"/api/models/{self.org}/{self._named(name)}"
 
     def _path(self, name: str, commit: str, file: str) -> str:
-        if not is_commit(commit):
+        if not _is_commit(commit):
             raise ModelNotFound(f"{name} in {self.spec} has no commit {commit!r}")
         return f"/{self.org}/{self._named(name)}/resolve/{commit}/{quote(file)}"
 
     def _named(self, name: str) -> str:
         if not is_name(name):
-            raise ModelNotFound(f"{self.spec} has no package {name!r}: that is no name")
+            raise ModelNotFound(f"{self.spec} has no package {name!r}, which is not a valid name")
         return name
 
 
 def _is_endpoint(text: str) -> bool:
-    # No user name, password, path or query: what is named here is shown, remembered and logged.
+    # No user name, password, path or query, because specs are shown, stored and logged.
     host = r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
     try:
         return re.fullmatch(host, text) is not None and (urlsplit(text).port or 0) >= 0
@@ -270,7 +310,7 @@ def _is_endpoint(text: str) -> bool:
 
 
 def _is_package(facts: Mapping[str, Any]) -> bool:
-    """Whether a model in a list is a package: it has the files, or at least the library's tag."""
+    """Whether a model in a list is a package, judged by its files or by the library's tag."""
     match facts:
         case {"siblings": [_, *_] as siblings}:
             files = {each.get("rfilename") for each in siblings if isinstance(each, dict)}
@@ -280,6 +320,10 @@ def _is_package(facts: Mapping[str, Any]) -> bool:
         case {"tags": list(tags)}:
             return "repzoo" in tags
     return False
+
+
+def _is_commit(text: object) -> TypeGuard[str]:
+    return isinstance(text, str) and _COMMIT.fullmatch(text) is not None
 
 
 def _listing(tags: Mapping[str, str]) -> str:

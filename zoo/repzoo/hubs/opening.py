@@ -20,54 +20,55 @@ __all__ = ["default_hub", "hub_spec", "open_hub"]
 
 
 def open_hub(spec: str | os.PathLike[str] | None = None, name: str | None = None) -> Hub:
-    """Open the hub ``spec``; None opens the default one, see `default_hub`.
+    """Open a hub.
 
     Args:
-        spec: a folder, ``hf://ORG`` or ``https://HOST/ORG``.
-        name: the package that is wanted from it, where it is one.
+        spec: A folder, ``hf://ORG`` or ``https://HOST/ORG``; None for the default hub, see
+            `default_hub`.
+        name: The package that is wanted from it, if it is a single one.
 
     Raises:
-        HubError: if there is no such hub, or this version cannot read it.
+        HubError: If the hub does not exist, or this version cannot read it.
     """
     if spec is None:
         spec = default_hub(name)
         if name is not None and spec == names().organisation:
             meant = did_you_mean(name, [*names().aliases, *_names_below(bundled_folder())])
-            say("%s is not among the bundled packages; %sasking %s", name, meant, spec)
+            say("%s is not a bundled package; %sasking %s", name, meant, spec)
     text = os.fspath(spec)
     if not text:
-        raise HubError("a hub is named by nothing; expected a folder, hf://ORG or https://HOST/ORG")
+        raise HubError("the hub name is empty; expected a folder, hf://ORG or https://HOST/ORG")
     if is_url(text):
         return HuggingFaceHub.parse(text)
     path = Path(text)
     if not path.is_dir():
-        raise HubError(f"{text}: there is no such folder")
+        raise HubError(f"{text}: no such folder")
     if is_store(path):
         return Store(path)
     if is_package(path):
-        raise HubError(f"{text} is a package; a hub is the folder that packages lie in")
+        raise HubError(f"{text} is a package, not a hub; expected the folder that contains it")
     return FlatHub(path)
 
 
 def hub_spec(spec: str | os.PathLike[str] | None = None) -> str:
-    """The `Hub.spec` that the hub ``spec`` has, or had: nothing is opened.
+    """Return the `Hub.spec` of a hub without opening it, so the hub need not exist any more.
 
     Raises:
-        HubError: if it looks like an address, and is none of a hub.
+        HubError: If the address is not valid for a hub.
     """
     text = os.fspath(default_hub() if spec is None else spec)
     return HuggingFaceHub.parse(text).spec if is_url(text) else str(Path(text).absolute())
 
 
 def default_hub(name: str | None = None) -> str:
-    """The hub for whoever names none: the first of these.
+    """Return the hub to use if none is named: the first of these.
 
     1. ``REPZOO_HUB``;
-    2. a checkout's ``zoo/bundled``, or the packages that the wheel carries;
-    3. the catalogue's organisation, for the package ``name`` where the former does not have it.
+    2. the checkout's ``zoo/bundled``, or the packages in the wheel;
+    3. the catalogue's organisation, for a package ``name`` that is not bundled.
 
     Raises:
-        HubError: if there is none.
+        HubError: If there is no hub.
     """
     named = os.environ.get("REPZOO_HUB")
     if named:
@@ -76,7 +77,7 @@ def default_hub(name: str | None = None) -> str:
     if name is not None and not is_package(bundled / name):
         return names().organisation
     if not bundled.is_dir():
-        raise HubError(f"there is no hub: {bundled} is not there; name one by --hub or REPZOO_HUB")
+        raise HubError(f"no hub: {bundled} does not exist; name a hub with --hub or REPZOO_HUB")
     return str(bundled)
 
 

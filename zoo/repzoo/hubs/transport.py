@@ -1,15 +1,14 @@
-"""Reading from a server of the Hub's API: bounded, with time limits, and with errors of ours.
+"""Read from a server of the Hub's API with size and time limits and repzoo's own errors.
 
-Requests go through `huggingface_hub`'s HTTP client, so proxies, certificates and tokens are those
-that are set up for it. Its functions are not used to read: they wait for ever, take answers of any
-length, and use what a server says as names of files. Here nothing that a server says is used
-before it was checked, and a redirect to another host does not take the token along.
+Requests use `huggingface_hub`'s HTTP client and its settings for proxies, certificates and tokens.
+Its functions are not used for reading: they wait forever, accept answers of any length, and use
+text from the server as file names. Here everything is checked before it is used, and a redirect to
+another host does not take the token along.
 """
 
 from __future__ import annotations
 
 import io
-import ipaddress
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from urllib.parse import urljoin, urlsplit
 
 import repzoo
 from repzoo.errors import AccessDenied, HubError, HubUnavailable, ModelNotFound, Offline
+from repzoo.hubs.proxies import client_for, is_this_machine, proxy_of
 
 if TYPE_CHECKING:
     import httpx2
@@ -40,31 +40,33 @@ HUGGINGFACE = "https://huggingface.co"
 
 _CONNECT_SECONDS = 10.0
 _MAX_REDIRECTS = 5
-#: Of what a server says for people, this much is shown.
+#: Characters of a server's message that are shown.
 _MAX_SAID = 200
-#: None remaining, and the seconds until there are some.
+#: No requests remain; the group is the number of seconds until there are some.
 _RATE_LIMIT = re.compile(r";\s*r=0\s*;\s*t=([0-9]{1,9})")
+#: The Hub's client does not take a 401 with these words for a missing repository.
+_INVALID_CREDENTIALS = "Invalid credentials in Authorization header"
 _TRUE = {"1", "on", "yes", "true"}
 
 
 class FileMissing(HubError):
-    """A repository has no such file at that commit."""
+    """A commit does not have a file."""
 
 
 class Answer(NamedTuple):
-    """A short answer."""
+    """A short response."""
 
     content: bytes
-    #: the path and query of the next page; None after the last one.
+    #: Path and query of the next page, or None for the last one.
     next: str | None
 
     def json(self) -> Any:
-        """The content as JSON; raises `ValueError` if it is none."""
+        """Parse the content as JSON. Raises `ValueError` if it is not valid."""
         return json.loads(self.content)
 
 
 def is_offline() -> bool:
-    """Whether ``REPZOO_OFFLINE`` or ``HF_HUB_OFFLINE`` says not to use the network."""
+    """Whether ``REPZOO_OFFLINE`` or ``HF_HUB_OFFLINE`` forbids the network."""
     names = ("REPZOO_OFFLINE", "HF_HUB_OFFLINE")
     return any(os.environ.get(name, "").lower() in _TRUE for name in names)
 
@@ -73,37 +75,37 @@ class Transport:
     """Requests to one endpoint."""
 
     def __init__(self, endpoint: str) -> None:
-        """Make requests to ``endpoint``, which is a scheme and a host, with no path."""
+        """Make requests to an endpoint, which is a scheme and a host without a path."""
         self.endpoint = endpoint
 
     def get(self, path: str, limit: int, params: Mapping[str, str] | None = None) -> Answer:
-        """Fetch a short answer.
+        """Fetch a short response.
 
         Args:
-            path: begins with a slash, and may have a query.
-            limit: the most bytes that it may have.
-            params: a query.
+            path: The path, which begins with a slash and may have a query.
+            limit: The maximum number of bytes.
+            params: A query.
 
         Raises:
-            ModelNotFound: if there is no such repository or revision.
-            FileMissing: if there is no such file.
-            AccessDenied: if a token is missing, or not allowed to read this.
-            HubUnavailable: if the server cannot be reached or is too busy.
-            HubError: if it answers anything else, or too much.
+            ModelNotFound: If the repository or revision does not exist.
+            FileMissing: If the file does not exist.
+            AccessDenied: If the token is missing or may not read this.
+            HubUnavailable: If the server cannot be reached or is too busy.
+            HubError: If the response is anything else, or too long.
         """
         with self._respond(path, {}, params) as response:
             body = _Body(response)
             content = body.read(limit + 1)
             if len(content) > limit:
-                raise HubError(f"{self.endpoint}{path} has more than {limit} bytes")
+                raise HubError(f"{self.endpoint}{path}: the response has more than {limit} bytes")
             return Answer(content, self._next_page(response))
 
     @contextmanager
     def stream(self, path: str, start: int = 0) -> Iterator[io.BufferedIOBase]:
-        """Give the bytes of a file from byte ``start`` on, as they come.
+        """Give the bytes of a file from byte ``start`` on, as they arrive.
 
         Raises:
-            As `get` does, also while it is read.
+            HubError: As `get` does, also while the stream is read.
         """
         headers = {"Range": f"bytes={start}-"} if start else {}
         try:
@@ -113,27 +115,27 @@ class Transport:
                     said = response.headers.get("content-range", "")
                     if not said.replace(" ", "").startswith(f"bytes{start}-"):
                         raise HubError(
-                            f"{self.endpoint}{path}: asked from byte {start}, got {said!r}"
+                            f"{self.endpoint}{path}: requested byte {start}, got {said!r}"
                         )
                 elif start:
-                    # It does not know ranges, and starts over.
+                    # The server does not support ranges and starts over.
                     body.skip(start)
                 yield body
         except _PastTheEnd:
             yield io.BytesIO()
 
     def token(self) -> str | None:
-        """The token to send to the endpoint, if there is one.
+        """Return the token to send to the endpoint, or None.
 
-        huggingface.co's token is for huggingface.co, for the endpoint that ``HF_ENDPOINT`` names,
-        and for this machine. Any other host gets ``REPZOO_HUB_TOKEN`` or nothing: who may name a
-        hub must not get the token of another.
+        The Hugging Face token is sent to huggingface.co, to the endpoint in ``HF_ENDPOINT``, and to
+        this machine. Any other host gets ``REPZOO_HUB_TOKEN`` or nothing, because a hub that
+        somebody names in a command must not receive another hub's token.
         """
         own = os.environ.get("REPZOO_HUB_TOKEN")
         if not self._is_home():
             if own:
                 return own
-            if not _is_this_machine(self.endpoint):
+            if not self._is_here():
                 return None
         from huggingface_hub import constants, get_token
 
@@ -143,28 +145,28 @@ class Transport:
     def _respond(
         self, path: str, headers: dict[str, str], params: Mapping[str, str] | None = None
     ) -> Iterator[httpx2.Response]:
-        """Give the answer to a GET, at the end of its redirects, if it is one of success."""
+        """Give the successful response to a GET, after redirects."""
         if is_offline():
-            raise Offline(f"{self.endpoint} is not asked: this process is offline")
+            raise Offline(f"{self.endpoint}: not asked, because this process is offline")
         import httpx2
-        from huggingface_hub import constants, get_session
+        from huggingface_hub import constants
         from huggingface_hub.errors import OfflineModeIsEnabled
 
         token = self.token()
         headers = {
             "User-Agent": f"repzoo/{repzoo.__version__}",
             **({"Authorization": f"Bearer {token}"} if token else {}),
-            # Sizes and sha256 are those of the file, not of what a server makes of it.
+            # Sizes and hashes are those of the file, not of a compressed form.
             "Accept-Encoding": "identity",
             **headers,
         }
-        # Beyond the first byte, too: a server that stalls is one that is gone.
+        # This applies to every read: a server that stalls counts as unavailable.
         timeout = httpx2.Timeout(constants.HF_HUB_DOWNLOAD_TIMEOUT, connect=_CONNECT_SECONDS)
-        client = get_session()
         url = f"{self.endpoint}{path}"
         with network_errors(self.endpoint):
             try:
                 for _ in range(_MAX_REDIRECTS + 1):
+                    client = client_for(url)
                     request = client.build_request(
                         "GET", url, headers=headers, params=params, timeout=timeout
                     )
@@ -179,53 +181,59 @@ class Transport:
                     finally:
                         response.close()
             except OfflineModeIsEnabled:
-                raise Offline(f"{self.endpoint} is not asked: HF_HUB_OFFLINE is set") from None
+                raise Offline(f"{self.endpoint}: not asked, HF_HUB_OFFLINE is set") from None
         raise HubError(f"{self.endpoint}{path}: more than {_MAX_REDIRECTS} redirects")
 
     def _check(self, response: httpx2.Response, path: str, with_token: bool) -> None:
-        """Raise what an answer's status means, unless it is success."""
+        """Raise the error that a response's status means, if any."""
         status = response.status_code
         if status in (200, 206):
             return
         code = response.headers.get("X-Error-Code", "")
         said = printable(response.headers.get("X-Error-Message", ""))
         where = f"{self.endpoint}{path}"
-        answer = f"HTTP {status} from {where}" + (f": {said}" if said else "")
+        about = f": {said}" if said not in ("", _INVALID_CREDENTIALS) else ""
+        answer = f"HTTP {status} from {where}{about}"
         if status == 416:
             raise _PastTheEnd(answer)
         if status in (408, 425, 429) or status >= 500:
             raise HubUnavailable(answer, _retry_after(response.headers))
         if code == "GatedRepo":
-            raise AccessDenied(f"{answer}; ask for access to it on its page, with the same account")
+            raise AccessDenied(f"{answer}; ask for access on its page with the same account")
+        unsaid = not about or self.endpoint == HUGGINGFACE
+        if code == "RepoNotFound" and status == 404 and not unsaid:
+            raise ModelNotFound(f"{where}: no such package{about}")
         if code == "RepoNotFound" or (status == 401 and self._hides(said, with_token)):
-            hint = "the token may not read it" if with_token else f"it wants {self._a_token()}"
-            raise ModelNotFound(f"{where}: there is no such package, or it is private and {hint}")
+            hint = "the token may not read it" if with_token else f"needs {self.token_hint()}"
+            raise ModelNotFound(f"{where}: no such package, or it is private and {hint}")
         if code == "RevisionNotFound":
-            raise ModelNotFound(f"{where}: there is no such revision")
+            raise ModelNotFound(f"{where}: no such revision")
+        if status in (401, 403) and not with_token:
+            raise AccessDenied(f"{answer}; this needs {self.token_hint()}")
         if status in (401, 403):
-            hint = "the token is not allowed to" if with_token else f"it wants {self._a_token()}"
-            raise AccessDenied(f"{answer}; {hint}")
+            raise AccessDenied(f"{answer}; the token may not read this")
         if status == 404 and "/resolve/" in path:
-            raise FileMissing(f"{where}: there is no such file")
+            raise FileMissing(f"{where}: no such file")
         if status == 404:
-            raise ModelNotFound(f"{where}: there is nothing there")
+            raise ModelNotFound(f"{where}: nothing is there{about}")
         raise HubError(answer)
 
-    def _a_token(self) -> str:
-        home = _is_this_machine(self.endpoint) or self._is_home()
-        return "a token: " + ("HF_TOKEN, or hf auth login" if home else "REPZOO_HUB_TOKEN")
+    def token_hint(self) -> str:
+        """Return how to set the token for the endpoint."""
+        if self._is_here() or self._is_home():
+            return "a token: set HF_TOKEN, or run hf auth login"
+        return "a token: set REPZOO_HUB_TOKEN"
+
+    def _is_here(self) -> bool:
+        return is_this_machine(_origin(self.endpoint)[1])
 
     def _is_home(self) -> bool:
         home = os.environ.get("HF_ENDPOINT") or HUGGINGFACE
         return _origin(self.endpoint) in {_origin(HUGGINGFACE), _origin(home)}
 
     def _hides(self, said: str, with_token: bool) -> bool:
-        # Without a token huggingface.co answers 401 for what does not exist, too.
-        return (
-            self.endpoint == HUGGINGFACE
-            and not with_token
-            and said != "Invalid credentials in Authorization header"
-        )
+        # Without a token huggingface.co also answers 401 for repositories that do not exist.
+        return self.endpoint == HUGGINGFACE and not with_token and said != _INVALID_CREDENTIALS
 
     def _next_page(self, response: httpx2.Response) -> str | None:
         url = response.links.get("next", {}).get("url")
@@ -234,7 +242,7 @@ class Transport:
         try:
             url = urljoin(str(response.url), url)
         except ValueError as error:
-            raise HubError(f"{self.endpoint}: {printable(url)} is not an address") from error
+            raise HubError(f"{self.endpoint}: {printable(url)} is not a valid URL") from error
         if _origin(url) != _origin(self.endpoint):
             raise HubError(f"{self.endpoint}: the next page is on another host, {printable(url)}")
         parts = urlsplit(url)
@@ -242,7 +250,7 @@ class Transport:
 
 
 class _PastTheEnd(Exception):
-    """A range was asked for that begins after the file's end."""
+    """The requested range begins after the end of the file."""
 
 
 class _Body(io.BufferedIOBase):
@@ -257,7 +265,7 @@ class _Body(io.BufferedIOBase):
         return True
 
     def read1(self, size: int = -1) -> bytes:
-        """What has come, at most ``size`` bytes; nothing only at the end."""
+        """Return up to ``size`` bytes that have arrived, and nothing only at the end."""
         if not self._rest:
             try:
                 self._rest = next(self._pieces, b"")
@@ -271,7 +279,7 @@ class _Body(io.BufferedIOBase):
         return piece
 
     def read(self, size: int | None = -1) -> bytes:
-        """``size`` bytes, or all until the end."""
+        """Return ``size`` bytes, or everything until the end."""
         pieces = []
         left = -1 if size is None else size
         while left != 0 and (piece := self.read1(left)):
@@ -280,36 +288,42 @@ class _Body(io.BufferedIOBase):
         return b"".join(pieces)
 
     def skip(self, count: int) -> None:
-        """Read and forget ``count`` bytes."""
+        """Skip ``count`` bytes."""
         while count > 0 and (piece := self.read1(count)):
             count -= len(piece)
 
 
 @contextmanager
 def network_errors(where: str) -> Iterator[None]:
-    """Raise what goes wrong on the network as an error of ours."""
+    """Turn errors of the network into repzoo's errors."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         yield
     except HfHubHTTPError:
-        raise  # an answer, though not a good one
+        raise  # the server did respond
     except (httpx2.HTTPError, httpx2.StreamError) as error:
         reason = printable(str(error)) or type(error).__name__
         if isinstance(error, httpx2.TimeoutException):
             reason = (
-                "no answer in time" if isinstance(error, httpx2.ConnectTimeout) else "it stalled"
+                "no response in time" if isinstance(error, httpx2.ConnectTimeout) else "it stalled"
             )
-        message = f"{where}: {reason}"
+        message = f"{where}: {reason}{_through_proxy(error)}"
         hopeless = isinstance(error, httpx2.UnsupportedProtocol) or "CERTIFICATE" in reason
         raise HubError(message) if hopeless else HubUnavailable(message) from error
     except httpx2.InvalidURL as error:
         raise HubError(f"{where}: {printable(str(error))}") from error
 
 
+def _through_proxy(error: Exception) -> str:
+    request = getattr(error, "_request", None)
+    variable = proxy_of(str(request.url)) if request is not None else None
+    return f" (through the proxy in {variable})" if variable is not None else ""
+
+
 def _follow(url: str, location: str, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """Where a redirect leads, and the headers to send there."""
+    """Return the target of a redirect and the headers to send there."""
     try:
         target = urljoin(url, location)
     except ValueError:
@@ -318,7 +332,7 @@ def _follow(url: str, location: str, headers: dict[str, str]) -> tuple[str, dict
     if after[0] not in ("http", "https") or (before[0], after[0]) == ("https", "http"):
         raise HubError(f"{url} redirects to {printable(target)}, which is not safe to follow")
     if before != after:
-        # A signed address of a file store wants none of ours, and another host must not get it.
+        # A file store's signed URL needs no token, and another host must not receive it.
         headers = {k: v for k, v in headers.items() if k.lower() not in ("authorization", "cookie")}
     return target, headers
 
@@ -328,22 +342,12 @@ def _origin(url: str) -> tuple[str, str, int | None]:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     except ValueError as error:
-        raise HubError(f"{printable(url)} is not an address") from error
+        raise HubError(f"{printable(url)} is not a valid URL") from error
     return parts.scheme, (parts.hostname or "").lower(), port
 
 
-def _is_this_machine(url: str) -> bool:
-    host = _origin(url)[1]
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, from ``Retry-After`` or huggingface.co's ``RateLimit``."""
+    """Return the seconds to wait, from ``Retry-After`` or huggingface.co's ``RateLimit``."""
     said = headers.get("retry-after", "").strip()
     if said.isascii() and said.isdigit():
         return float(said[:9])
@@ -358,6 +362,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def printable(text: str) -> str:
-    """Text of a server's, without what would move a terminal's cursor."""
+    """Return text from a server as one short line without control characters."""
     line = " ".join(text.split())
     return "".join(each for each in line if each.isprintable())[:_MAX_SAID]

@@ -1,13 +1,13 @@
-"""Publishing to a server of the Hub's API: every file of a package in one commit."""
+"""Publish to a server of the Hub's API: every file of a package in one commit."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from repzoo.errors import (
     AccessDenied,
@@ -20,11 +20,11 @@ from repzoo.errors import (
 )
 from repzoo.files import open_regular
 from repzoo.hub import Hub, Published
-from repzoo.hubs.transport import HUGGINGFACE, FileMissing, is_offline, network_errors, printable
+from repzoo.hubs.proxies import client_without_proxies
+from repzoo.hubs.transport import HUGGINGFACE, is_offline, network_errors, printable
 from repzoo.packages.package import (
     ADVISORY,
     MANIFEST,
-    MAX_ADVISORY_BYTES,
     SIGNATURE,
     Package,
     check_file_name,
@@ -34,12 +34,23 @@ from repzoo.progress import progress_bar
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-__all__ = ["RemoteHub", "upload"]
+__all__ = ["RemoteFile", "RemoteHub", "upload"]
 
-#: So often somebody else may commit between our look at the repository and our commit.
+#: Attempts if somebody else commits between our look at the repository and our commit.
 _ATTEMPTS = 5
 
-_CARD = "README.md"
+#: What servers say so that the Hub's client does not take a 401 for a missing repository.
+_INVALID_CREDENTIALS = "Invalid credentials in Authorization header"
+
+
+class RemoteFile(NamedTuple):
+    """What a server says about one file. Small files may have only one of the two hashes."""
+
+    size: int
+    #: SHA-256 in hex, or None.
+    sha256: str | None
+    #: Git blob ID in hex: of the content, or of an LFS pointer if there is a SHA-256.
+    git_id: str | None
 
 
 class RemoteHub(Hub, Protocol):
@@ -49,57 +60,84 @@ class RemoteHub(Hub, Protocol):
     org: str
 
     def token(self) -> str | None:
-        """The token that the server is asked with, or None."""
+        """Return the token that requests to this hub carry."""
+
+    def token_hint(self) -> str:
+        """Return how to set the token for this hub."""
+
+    def files(self, name: str, commit: str) -> dict[str, RemoteFile]:
+        """Return all files of a commit, by path."""
 
 
 def upload(
     hub: RemoteHub, package: Package, *, message: str | None, tag: str | None, private: bool
 ) -> Published:
-    """Do what `repzoo.hub.WritableHub.publish` says."""
+    """Publish a package as `repzoo.hub.WritableHub.publish` specifies."""
     from huggingface_hub import HfApi
 
     if is_offline():
-        raise Offline(f"{hub.spec} is not asked: this process is offline")
+        raise Offline(f"{hub.spec}: not asked, because this process is offline")
     package.verify()
     name = package.config.name
     api = HfApi(hub.endpoint, token=hub.token() or False, library_name="repzoo")
     repository = f"{hub.org}/{name}"
-    with _as_ours(hub, name):
-        api.create_repo(repository, private=private, exist_ok=True)
+    with client_without_proxies(hub.endpoint), _as_repzoo_errors(hub, name):
+        # Its own exist_ok hides what is wrong if the token may not create repositories.
+        if not api.repo_exists(repository):
+            api.create_repo(repository, private=private, exist_ok=True)
         if private and not api.model_info(repository).private:
-            raise HubError(f"{name} is in {hub.spec} already, and public: make it private first")
+            raise HubError(f"{name} in {hub.spec} exists and is public: make it private first")
         tags = hub.tags(name)
-        if tag in tags and not _holds(hub, package, tags[tag]):
-            raise HubError(f"{name} in {hub.spec} has the tag {tag} already, and tags do not move")
-        commit, new = _commit(hub, api, repository, package, message or f"Publish {name}")
+        files = _files(package)
+        if tag in tags:
+            there = hub.files(name, tags[tag])
+            different = sorted(_different(package, files, there).keys() - ADVISORY)
+            if different:
+                raise HubError(
+                    f"{name} in {hub.spec} already has the tag {tag} on {tags[tag][:12]}, where "
+                    f"{', '.join(different[:3])} differ{'s' if len(different) == 1 else ''}; tags "
+                    "do not move, so choose another tag"
+                )
+        message = message or f"Publish {name}"
+        commit, new = _commit(hub, api, repository, package, files, message)
         if tag is not None and tag not in tags:
             api.create_tag(repository, tag=tag, revision=commit)
     return Published(name, package.revision, commit, new)
 
 
 def _commit(
-    hub: RemoteHub, api: HfApi, repository: str, package: Package, message: str
+    hub: RemoteHub,
+    api: HfApi,
+    repository: str,
+    package: Package,
+    files: Mapping[str, str],
+    message: str,
 ) -> tuple[str, bool]:
-    """Commit a package, unless it is the newest already; gives the commit and whether it is new."""
+    """Commit the files that differ from the newest commit.
+
+    Returns:
+        The commit that holds the package, and whether it is a new one.
+    """
     from huggingface_hub.errors import HfHubHTTPError
 
     name = package.config.name
-    files = _files(package)
     for attempt in range(1, _ATTEMPTS + 1):
         parent = hub.resolve(name)
-        if _holds(hub, package, parent) and _card(hub, name, parent) == files.get(_CARD):
+        there = hub.files(name, parent)
+        different = _different(package, files, there)
+        deletions = [*_deletions(there, files)]
+        if not different and not deletions:
             return parent, False
-        there = api.list_repo_files(repository, revision=parent)
-        with _additions(hub, package, files) as additions:
+        with _additions(hub, package, different) as additions:
             try:
                 done = api.create_commit(
                     repository,
-                    [*additions, *_deletions(there, files)],
+                    [*additions, *deletions],
                     commit_message=message,
                     parent_commit=parent,
                 )
             except HfHubHTTPError as error:
-                # 412: somebody else was faster. What was uploaded already is not sent again.
+                # 412: somebody else committed first. Files that were uploaded are not sent again.
                 if error.response.status_code != 412 or attempt == _ATTEMPTS:
                     raise
             else:
@@ -108,10 +146,10 @@ def _commit(
 
 
 def _files(package: Package) -> dict[str, str]:
-    """The sha256 of every file to upload: those of the manifest, and it, and what stands beside."""
+    """Return the SHA-256 of every file to publish, by name."""
     files = {file: entry.sha256 for file, entry in package.manifest.files.items()}
     files[MANIFEST] = package.revision
-    # These are taken as they are.
+    # The manifest does not decide about the content of these.
     for file in (*ADVISORY, SIGNATURE):
         files.pop(file, None)
         if (package.path / file).exists():
@@ -120,30 +158,29 @@ def _files(package: Package) -> dict[str, str]:
     return files
 
 
-def _holds(hub: RemoteHub, package: Package, commit: str) -> bool:
-    """Whether a commit has the package's very manifest and signature."""
-    name = package.config.name
-    signature = package.path / SIGNATURE
-    try:
-        same = hub.manifest(name, commit) == (package.path / MANIFEST).read_bytes()
-    except ModelNotFound:
-        return False  # a new repository, or one that was something else until now
-    return same and hub.signature(name, commit) == (
-        signature.read_bytes() if signature.is_file() else None
-    )
+def _different(
+    package: Package, files: Mapping[str, str], there: Mapping[str, RemoteFile]
+) -> dict[str, str]:
+    """Return those of the files that a commit does not have with the same content."""
+    return {
+        file: sha256
+        for file, sha256 in files.items()
+        if file not in there or not _is_same(package, file, sha256, there[file])
+    }
 
 
-def _card(hub: RemoteHub, name: str, commit: str) -> str | None:
-    """The sha256 of the card that a commit has."""
-    try:
-        with hub.open(name, commit, _CARD) as stream:
-            return hashlib.sha256(stream.read(MAX_ADVISORY_BYTES + 1)).hexdigest()
-    except FileMissing:
-        return None
+def _is_same(package: Package, file: str, sha256: str, there: RemoteFile) -> bool:
+    if there.sha256 is not None:
+        return there.sha256 == sha256
+    # A small file, which a server may keep in Git itself.
+    with open_regular(package.path / file) as stream:
+        content = stream.read(there.size + 1)
+    blob = b"blob %d\0" % len(content) + content
+    return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == there.git_id
 
 
 def _deletions(there: Iterable[str], files: Iterable[str]) -> Iterator[CommitOperationDelete]:
-    """Files of the package before that this one lacks; what is no package's file stays."""
+    """Delete files of the previous package that this one lacks; keep other files."""
     from huggingface_hub import CommitOperationDelete
 
     for file in set(there).difference(files):
@@ -161,9 +198,9 @@ def _is_of_a_package(file: str) -> bool:
 
 @contextmanager
 def _additions(
-    hub: RemoteHub, package: Package, files: dict[str, str]
+    hub: RemoteHub, package: Package, files: Mapping[str, str]
 ) -> Iterator[list[CommitOperationAdd]]:
-    """Give the files as the client uploads them, with a progress bar for as long as it does."""
+    """Give the files to the client for uploading, with a progress bar."""
     from huggingface_hub import CommitOperationAdd
 
     if hub.endpoint == HUGGINGFACE:
@@ -171,10 +208,10 @@ def _additions(
         yield [CommitOperationAdd(file, package.path / file) for file in files]
         return
     with ExitStack() as stack:
-        # The client sends paths through Xet without asking, which other servers do not speak, but
-        # open files through LFS, with a warning.
+        # The client always sends paths through Xet, which other servers do not speak. It sends open
+        # files through LFS, with a warning.
         stack.enter_context(_unlogged("huggingface_hub._commit_api", "binary IO buffer"))
-        # What a server of ours tells those who do not know that.
+        # A warning from `zoo hub serve` for clients that do use Xet.
         stack.enter_context(_unlogged("huggingface_hub.utils._http", "not through Xet"))
         additions, streams = [], []
         for file, sha256 in files.items():
@@ -192,7 +229,7 @@ def _additions(
 
 
 class _Watched(io.BufferedReader):
-    """A file that says how much of it was read."""
+    """A file that reports how much of it was read."""
 
     advance: Callable[[int], None] | None = None
 
@@ -205,7 +242,7 @@ class _Watched(io.BufferedReader):
 
 @contextmanager
 def _unlogged(name: str, words: str) -> Iterator[None]:
-    """Keep what has these words in it out of a log."""
+    """Drop log records that contain these words."""
     logger = logging.getLogger(name)
 
     def keep(record: logging.LogRecord) -> bool:
@@ -219,8 +256,8 @@ def _unlogged(name: str, words: str) -> Iterator[None]:
 
 
 @contextmanager
-def _as_ours(hub: RemoteHub, name: str) -> Iterator[None]:
-    """Raise the client's errors as ours."""
+def _as_repzoo_errors(hub: RemoteHub, name: str) -> Iterator[None]:
+    """Turn the Hub client's errors into repzoo's errors."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     where = f"{name} in {hub.spec}"
@@ -229,7 +266,7 @@ def _as_ours(hub: RemoteHub, name: str) -> Iterator[None]:
             try:
                 yield
             except RuntimeError as error:
-                # What a thread that uploads a file says instead of what went wrong.
+                # A thread that uploads a file hides what went wrong behind this.
                 if error.__cause__ is None or isinstance(error, RepzooError):
                     raise
                 raise error.__cause__ from error
@@ -239,17 +276,22 @@ def _as_ours(hub: RemoteHub, name: str) -> Iterator[None]:
         raise ModelNotFound(f"{where}: {printable(str(error))}") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        # The server's header and its body, a line each.
-        message = "; ".join((error.server_message or str(error)).splitlines())
+        # The server's header and its body, one line each.
+        lines = (error.server_message or str(error)).splitlines()
+        message = "; ".join(line for line in lines if line != _INVALID_CREDENTIALS)
         said = f"{where}: HTTP {status}: {printable(message)}"
-        if status in (401, 403):
-            raise AccessDenied(
-                f"{said}; set HF_TOKEN or REPZOO_HUB_TOKEN to a token that may write"
-            ) from error
+        if status == 401 and hub.token() is None:
+            raise AccessDenied(f"{where}: publishing needs {hub.token_hint()}") from error
+        if status == 401:
+            raise AccessDenied(f"{said}; publishing needs {hub.token_hint()}") from error
+        if status == 403:
+            raise AccessDenied(said) from error
         if status == 429 or status >= 500:
             raise HubUnavailable(said) from error
         raise HubError(said) from error
     except OfflineModeIsEnabled as error:
         raise Offline(f"{where}: HF_HUB_OFFLINE is set") from error
     except (ValueError, LookupError, TypeError) as error:
-        raise HubError(f"{where}: the server answers nonsense: {printable(str(error))}") from error
+        raise HubError(
+            f"{where}: the server's response cannot be understood: {printable(str(error))}"
+        ) from error
