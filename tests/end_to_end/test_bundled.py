@@ -1,7 +1,7 @@
-"""The packages that this repository ships, run on real images.
+"""Run the packages that this repository ships on real images.
 
-What was trained on images that may not be passed on has none in tests/data: it is run on its own
-samples, and looked through for those images where ``REPZOO_CELEBA`` names their folder.
+tests/data has no images of data sets that may not be shared. Models of such data run on their own
+samples, and are checked for copies of training images if ``REPZOO_CELEBA`` names the folder.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def test_all_of_them_together_stay_under_100_mib() -> None:
 
 
 def test_faces_are_pulled_and_verified(tmp_path: Path) -> None:
-    """As from a clone, with an empty cache."""
+    """Pull from a clone with an empty cache."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("REPZOO_")}
     for command in ("pull", "verify"):
         done = subprocess.run(
@@ -87,15 +87,17 @@ def test_faces_are_pulled_and_verified(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-    assert "golden outputs too" in done.stdout
+    assert "golden outputs verified" in done.stdout
 
 
 def test_no_face_of_the_data_is_in_it(private_package: Path) -> None:
-    """Golden inputs are the model's own samples and files that show the first of them."""
+    """Golden inputs are the model's own samples, and files of the first sample."""
     encoder = repzoo.load(private_package, provider="cpu")
     golden = read_arrays(private_package / "golden.npz")
     own = own_images(encoder, EXAMPLES)[: len(golden["inputs"])].astype(int)
-    assert np.abs(golden["inputs"].astype(int) - own).max() <= 2  # other processors round otherwise
+    assert (
+        np.abs(golden["inputs"].astype(int) - own).max() <= 2
+    )  # other processors round differently
     assert encoder.config.licence == "other"
     assert "non-commercial" in (private_package / "README.md").read_text()
     figures = {path.stem for path in (private_package / "figures").iterdir()}
@@ -110,14 +112,14 @@ def test_no_picture_of_it_is_near_a_training_image(private_package: Path) -> Non
     originals = train[:: len(train) // 100]
 
     def nearest(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Root mean squared difference in grey levels from the nearest training image."""
+        """Return the RMS difference in grey levels from the nearest training image."""
         flat, rows = images.reshape(len(images), -1).astype(np.float32), len(train)
         table = train.reshape(rows, -1).astype(np.float32)
         squared = (flat**2).sum(1)[:, None] + (table**2).sum(1) - 2 * flat @ table.T
         found: NDArray[np.float32] = np.sqrt(squared.clip(0).min(1) / flat.shape[1])
         return found
 
-    assert nearest(originals).max() < 1  # what it would find
+    assert nearest(originals).max() < 1  # a copy would be found
     assert nearest(golden).min() > 8
     for figure in ("reconstructions", "samples", "walk"):
         sheet = np.asarray(Image.open(private_package / "figures" / f"{figure}.png").convert("RGB"))
@@ -130,7 +132,7 @@ def test_no_picture_of_it_is_near_a_training_image(private_package: Path) -> Non
 
 
 def test_samples_of_faces_are_alike_and_differ(private_package: Path) -> None:
-    """They differ from each other, far less than noise does, and survive a reconstruction."""
+    """Samples differ, but less than noise, and survive a reconstruction."""
     encoder = repzoo.load(private_package)
     drawn = encoder.generate(60, seed=0).images
     assert 0.03 < drawn.std(axis=0).mean() < 0.29  # that of uniform noise
@@ -143,7 +145,7 @@ def test_samples_of_faces_are_alike_and_differ(private_package: Path) -> None:
 
 
 def test_its_probe_is_as_good_as_its_card_says(package: Path) -> None:
-    """On the sample of test images in tests/data, within four standard errors of the sample."""
+    """Check the accuracy on the test images in tests/data, within four standard errors."""
     encoder = repzoo.load(package)
     sample = load(str(SAMPLES / encoder.config.training.dataset), "test")
     assert sample.labels is not None
@@ -160,8 +162,8 @@ def test_it_reconstructs(decoder_package: Path) -> None:
     encoder = repzoo.load(decoder_package)
     images = load(str(SAMPLES / encoder.config.training.dataset), "test").images[:100]
     error = encoder.reconstruct(images).error.mean()
-    # Far better than the mean image, which explains nothing of an image. A decoder that was trained
-    # on a frozen encoder gets what that one kept.
+    # Far better than the mean image, which explains nothing. A decoder trained on a frozen encoder
+    # only gets what the encoder keeps.
     scaled = images.astype(np.float32) / 255
     share = 0.6 if encoder.config.has_posterior else 0.9
     assert error < share * np.square(scaled - scaled.mean(0)).mean()
@@ -170,13 +172,13 @@ def test_it_reconstructs(decoder_package: Path) -> None:
 def test_it_is_sure_of_what_it_sees(posterior_package: Path) -> None:
     encoder = repzoo.load(posterior_package)
     images = load(str(SAMPLES / encoder.config.training.dataset), "test").images[:100]
-    # The aggregate posterior is wider than any one of them.
+    # The aggregate posterior is wider than each posterior.
     mean, variance, _ = encoder.posterior(images)
     assert (variance.mean(0) < mean.var(0)).sum() >= 0.5 * mean.shape[1]
 
 
 def test_samples_are_images_of_its_kind(decoder_package: Path) -> None:
-    """Samples embed among the data: nearer to a real image than noise is."""
+    """Samples are closer to a real image than noise is."""
     encoder = repzoo.load(decoder_package)
     sample = load(str(SAMPLES / encoder.config.training.dataset), "train")
     shown = sample.images[:200]
@@ -187,13 +189,13 @@ def test_samples_are_images_of_its_kind(decoder_package: Path) -> None:
     def nearest(rows: NDArray[np.float32]) -> float:
         return float(np.square(rows[:, None] - real[None]).mean(2).min(1).mean())
 
-    # Of photographs, unlike digits, the sample has none that is near to any other.
+    # Photographs in the sample are farther apart than digits.
     share = 0.3 if encoder.config.input.channels == 1 else 0.5
     assert nearest(drawn) < share * nearest(noise)
 
 
 def test_it_knows_what_it_does_not_know(package: Path) -> None:
-    """Noise is unlike any image that it was trained on; the sample is like them."""
+    """Noise gets a higher uncertainty than real images."""
     encoder = repzoo.load(package)
     images = load(str(SAMPLES / encoder.config.training.dataset), "test").images
     noise = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)

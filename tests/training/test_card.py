@@ -1,4 +1,4 @@
-"""Parts of a package's card. What a whole one says is in test_export.py."""
+"""Parts of a model card. Complete cards are tested in test_export.py."""
 
 from __future__ import annotations
 

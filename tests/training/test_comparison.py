@@ -1,4 +1,4 @@
-"""``zoo compare``: pooling, published numbers, tables, pictures, and what it refuses."""
+"""``zoo compare``: pooling, published numbers, tables, pictures and errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from repzoo_training.loop.trainer import train
 from repzoo_training.networks import NetworkSpec
 from repzoo_training.recipes.recipe import override
 from repzoo_training.recipes.registry import find_recipe
-from repzoo_training.results import published
+from repzoo_training.results.published import published
 from repzoo_training.run import RunRecord
 
 DATA = Path(__file__).parents[1] / "data"
@@ -69,7 +69,7 @@ def made(
     measures: tuple[Measure, ...] | None = None,
     collapse: dict[str, Any] | None = None,
 ) -> ComparedRun:
-    """A run that was never trained, with the numbers that a test needs."""
+    """Return an untrained run with the given numbers."""
     settled = override(find_recipe(recipe), (*SMALL, "views=6400", *settings))
     record = RunRecord(
         recipe=settled,
@@ -154,11 +154,11 @@ def test_each_data_set_has_its_own_board() -> None:
 
 def test_published_numbers_stand_beside_those_of_the_same_data_and_method() -> None:
     by_task = {p.task: (p.value, p.error) for p in published("fashion-mnist", "simvae", "mlp")}
-    assert by_task == {"knn": (86.5, None), "mlp": (82.1, None)}
+    assert by_task == {"knn": (86.5, 0.0), "mlp": (82.1, 0.0)}
     assert published("fashion_mnist", "vae", "mlp")[0].value == 83.7
     of_celeba = {p.task: p.value for p in published("celeba10k", "simclr", "resnet18")}
     assert of_celeba == {"knn": 91.6, "mlp": 93.7, "hair-colour mlp": 52.0}
-    # Those of a ResNet-18 do not stand beside an MLP.
+    # Numbers of a ResNet-18 are not compared with an MLP.
     assert {p.source for p in published("cifar10", "simclr", "mlp")} == {"paper"}
     sources = {p.source: p.value for p in published("cifar10", "moco", "resnet18")}
     assert sources == {"paper": 56.4, "lightly 200": 84.7, "lightly 800": 89.9, "solo-learn": 92.94}
@@ -179,7 +179,7 @@ def test_of_celeba_the_papers_task_stands_for_the_content() -> None:
         "attributes knn_cosine": 0.8,
         "hair-colour knn_cosine": 0.5,
     }
-    assert "of the task gender" in board_table(board)
+    assert "The task is gender" in board_table(board)
 
 
 def test_the_markdown_table_is_one() -> None:
@@ -197,18 +197,18 @@ def test_the_markdown_table_is_one() -> None:
     head, rule, *rows = cells
     assert all(set(cell) <= set("-:") for cell in rule)
     table = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
-    # Generative ones first, the lower bound last: the order of the registry.
+    # In the order of the registry: generative methods first, the lower bound last.
     assert list(table) == ["SimVAE", "SimCLR", "BYOL !!", "Random *"]
     assert table["SimVAE"]["k-NN euc"].startswith("97.0 ±")
-    assert table["SimVAE"]["paper: k-NN"] == "98.5"
+    assert table["SimVAE"]["paper: k-NN"] == "98.5 ± 0.0"
     assert table["Random *"]["paper: k-NN"] == "46.1 ± 2.5"
     assert table["BYOL !!"]["paper: k-NN"] == ""
     assert table["SimCLR"]["seeds"] == "2"
     text = board_table(board, "markdown")
-    assert "collapsed while training" in text
+    assert "collapsed during training" in text
     assert "unfinished" in text
     assert "arXiv:2402.01399" in text
-    # The same for all, so said once.
+    # Constant facts are part of the title.
     assert "D" not in head
     assert "; D 10;" in text
 
@@ -244,7 +244,7 @@ def test_pictures_leave_out_what_was_not_measured() -> None:
 
 
 def test_a_frozen_decoder_does_not_depend_on_the_scale_of_embeddings() -> None:
-    """Their scale is an accident of the method; a decoder folds it into its first layer."""
+    """A decoder folds the scale of the embeddings into its first layer."""
     random = np.random.default_rng(0)
     z = random.normal(size=(300, 4)).astype(np.float32)
     images = (255 / (1 + np.exp(-z @ random.normal(size=(4, 36))))).astype(np.uint8)
@@ -265,14 +265,14 @@ def test_a_frozen_decoder_does_not_depend_on_the_scale_of_embeddings() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     target = images.transpose(0, 3, 1, 2) / 255
     assert np.square(plain - target).mean() < 0.2 * target.var(0).mean()
-    # A dimension that is constant, as of a collapsed encoder, is no division by zero.
+    # A constant dimension, as of a collapsed encoder, causes no division by zero.
     z[:, 0] = 3
     assert np.isfinite(decoded(z)).all()
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Real runs of seconds on real digits: SimCLR with two seeds, and SimVAE."""
+    """Short runs on real digits: SimCLR with two seeds, and SimVAE."""
     folder = tmp_path_factory.mktemp("runs")
     images = load(str(DATA / "mnist"), "train", progress=False)
     paths = {}
@@ -364,7 +364,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
     good = trained["a"]
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert f"{empty} holds no run" in refusal(good, empty)
+    assert f"{empty} is not a run" in refusal(good, empty)
     young = tmp_path / "young"
     young.mkdir()
     shutil.copy(good / "run.json", young)
@@ -385,7 +385,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
 
 def test_errors_are_one_line(tmp_path: Path) -> None:
     _, error = zoo(tmp_path, status=1)
-    assert error == f"zoo: {tmp_path} holds no run: no run.json\n"
+    assert error == f"zoo: {tmp_path} is not a run: it has no run.json\n"
 
 
 def test_a_measure_that_does_not_exist_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The evaluation protocol, held against scikit-learn on real images."""
+"""The evaluation protocol, compared with scikit-learn on real images."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_knn_is_scikit_learns(
     chunk_values: int,
     k: int,
 ) -> None:
-    """On raw pixels, many of which lie near together; in one chunk and in many."""
+    """On raw pixels with many close distances, in one chunk and in many."""
     monkeypatch.setattr(knn_module, "_CHUNK_VALUES", chunk_values)
     x, queries = (d.images.reshape(len(d), -1) / np.float32(255) for d in (train, test))
     reference = KNeighborsClassifier(k, metric=distance, algorithm="brute")
@@ -119,7 +119,7 @@ def test_knn_votes_on_each_label(
 
 
 def test_knn_far_from_the_origin() -> None:
-    """‖a‖² − 2ab + ‖b‖² in float32 loses distances of 1e-2 at norms of 1e3; the answer does not."""
+    """Results are exact although ‖a‖² − 2ab + ‖b‖² loses distances of 1e-2 at norms of 1e3."""
     rng = np.random.default_rng(0)
     train = (1000 + rng.normal(scale=1e-2, size=(300, 8))).astype(np.float32)
     labels = np.arange(300)
@@ -247,7 +247,7 @@ def test_dead_dimension_changes_nothing(
 @pytest.mark.parametrize(
     ("labels", "classes", "message"),
     [
-        (np.zeros(20, int), (), "has 1 classes; a probe needs two"),
+        (np.zeros(20, int), (), "has 1 classes; a probe needs at least two"),
         (np.arange(20), ("a", "b"), "has 2 classes, but labels for 20"),
         (np.zeros((20, 3), bool), ("a", "b", "c", "d"), "has 4 classes, but labels for 3"),
         (np.arange(20) - 1, (), "has the label -1"),

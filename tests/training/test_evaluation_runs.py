@@ -1,4 +1,4 @@
-"""A run is evaluated once: its report is kept, and added to, while it is of the same things."""
+"""The report of a run is kept and extended while checkpoint, images and protocols are the same."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def trained(tmp_path: Path, splits: tuple[ImageDataset, ImageDataset]) -> Path:
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The groups that were computed, call by call."""
+    """The groups that each call computed."""
     calls: list[list[str]] = []
 
     def counted(*arguments: object, **options: object) -> object:
@@ -58,7 +58,7 @@ def test_a_report_is_kept_and_added_to(
     assert (first.method, first.recipe, first.seed) == ("simvae", "simvae-mnist", 3)
     assert (first.views, first.steps, first.groups) == (1280, 20, ("knn",))
     assert evaluate_run(trained, splits, ["knn"], device="cpu", progress=False) == first
-    # By default on what it was trained on, which is read again and found to be the same.
+    # By default on the training data, which is read again and recognised.
     more = evaluate_run(trained, None, ["linear", "knn"], device="cpu", progress=False)
     assert more.groups == ("knn", "linear")
     assert more.measures[: len(first.measures)] == first.measures
@@ -88,7 +88,7 @@ def test_another_checkpoint_other_images_or_protocols_are_measured_anew(
     checkpoint["objective"]["encoder.head.weight"] *= 0.01
     torch.save(checkpoint, trained / "checkpoint.pt")
     measured()
-    assert len(work) == 2  # the weights are others
+    assert len(work) == 2  # other weights
     train, test = splits
     assert test.labels is not None
     halved = ImageDataset("half", test.images[::2].copy(), test.labels[::2].copy(), test.classes)
@@ -113,7 +113,7 @@ def test_a_run_generates_for_its_fid(
     again, _ = model.generate(70, seed=0)
     np.testing.assert_array_equal(images, again)
     assert not np.array_equal(images, model.generate(70, seed=1).images)
-    # The prior is that of the data: latents lie where its posteriors do.
+    # The prior matches the data: latents lie where the posterior means do.
     means = model.embed(train.images)
     np.testing.assert_allclose(latents.mean(0), means.mean(0), atol=4 * means.std() / np.sqrt(70))
 
@@ -138,7 +138,7 @@ def test_the_decoder_group(
 
 
 def test_what_cannot_be_evaluated(tmp_path: Path, trained: Path) -> None:
-    with pytest.raises(RunError, match="holds no run"):
+    with pytest.raises(RunError, match="is not a run"):
         evaluate_run(tmp_path / "nothing")
     (trained / "checkpoint.pt").unlink()
     with pytest.raises(RunError, match="no checkpoint yet"):

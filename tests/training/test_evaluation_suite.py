@@ -15,9 +15,9 @@ from repzoo.errors import InvalidInput
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.evaluation import Measure, evaluate_dataset, pool_seeds
 from repzoo_training.evaluation.clustering import cluster, match, measure_clusters
-from repzoo_training.evaluation.features import CNNFeatures, InceptionFeatures, extract
 from repzoo_training.evaluation.fid import measure_fid
-from repzoo_training.evaluation.frechet import frechet_distance, frechet_of_features
+from repzoo_training.evaluation.fid.features import CNNFeatures, InceptionFeatures, extract
+from repzoo_training.evaluation.fid.frechet import frechet_distance, frechet_of_features
 from repzoo_training.evaluation.report import EvaluationReport
 from repzoo_training.evaluation.style import (
     STYLE_VIEWS,
@@ -46,7 +46,7 @@ def test() -> ImageDataset:
 
 
 class Pixels:
-    """Every fourth pixel, both ways: it knows all about style."""
+    """Every fourth pixel in both directions, which reveals everything about style."""
 
     def embed(self, images: NDArray[np.uint8], /) -> NDArray[np.float32]:
         return images[:, 2::4, 2::4].reshape(len(images), -1).astype(np.float32) / 255
@@ -203,12 +203,12 @@ def test_fid_orders_real_blurred_and_noise(train: ImageDataset, test: ImageDatas
         np.cov(a.T) + np.cov(b.T) - 2 * sqrtm(product).real
     )
     assert real.value == pytest.approx(expected, rel=1e-3)
-    # Features are the same again, and tell digits apart: a linear model on them does.
+    # Features are reproducible.
     state = torch.get_rng_state()
     again = CNNFeatures(train.images, train.labels, steps=60, progress=False)
     assert torch.equal(torch.get_rng_state(), state)
     np.testing.assert_array_equal(extract(again, test.images, progress=False), a)
-    # Nothing to measure of what neither reconstructs nor generates.
+    # Without reconstructions or samples there is nothing to measure.
     assert measure_fid(Pixels(), lambda: features, train.images, test.images) == ()
 
 
@@ -236,7 +236,7 @@ def test_inception_features(tmp_path: Path, test: ImageDataset) -> None:
         reference((x - 0.5) / 0.5)
     np.testing.assert_allclose(ours, pooled[0].flatten(1).numpy(), rtol=1e-3, atol=1e-4)
     assert "Inception-v3" in features.description
-    with pytest.raises(InvalidInput, match="holds no weights of torchvision's inception_v3"):
+    with pytest.raises(InvalidInput, match="does not hold weights of torchvision's inception_v3"):
         InceptionFeatures(tmp_path / "absent.pth")
 
 
@@ -244,7 +244,7 @@ def test_inception_features(tmp_path: Path, test: ImageDataset) -> None:
 
 
 def test_what_was_drawn_is_what_was_done(train: ImageDataset) -> None:
-    """Each view again, from its box and flips alone, by Pillow."""
+    """Pillow makes the same view from the recorded box and flips."""
     from PIL import Image
 
     spec = ViewSpec(scale=(0.4, 1.0), ratio=(0.75, 1.3), horizontal_flip=0.5, vertical_flip=0.5)
@@ -269,8 +269,10 @@ def test_what_was_drawn_is_what_was_done(train: ImageDataset) -> None:
     assert not whole.horizontal_flip.any()
 
 
-def test_style_is_told_by_who_knows_it(train: ImageDataset, test: ImageDataset) -> None:
-    """The pixels know crops better than an embedding that is constant or random."""
+def test_style_is_read_from_pixels_and_not_from_noise(
+    train: ImageDataset, test: ImageDataset
+) -> None:
+    """Pixels reveal crops better than a random embedding."""
 
     class Nothing:
         def embed(self, images: NDArray[np.uint8], /) -> NDArray[np.float32]:
@@ -329,7 +331,7 @@ def test_groups_are_checked(train: ImageDataset) -> None:
         (["knn", "knm"], "cannot measure 'knm'; choose from knn, linear"),
         ([], "cannot measure nothing"),
         (["decoder"], "needs a run"),
-        (["inception"], "needs a file of Inception-v3's weights"),
+        (["inception"], "needs a file with the weights of Inception-v3"),
     ):
         with pytest.raises(InvalidInput, match=said):
             evaluate_dataset(Pixels(), train, train, measures=chosen)  # type: ignore[arg-type]

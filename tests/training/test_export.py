@@ -1,4 +1,4 @@
-"""Exported packages: what is in them, and what must not be."""
+"""Exported packages: their contents, and what must not be in them."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_integers_quarter_the_encoder_and_keep_its_neighbours(
         np.linalg.norm(each.embed(queries)[:, None] - each.embed(gallery), axis=2).argmin(1)
         for each in (small, whole)
     ]
-    # An encoder so little trained has its embeddings close together.
+    # Embeddings of such a short training are close together.
     assert np.mean(mnist[0].labels[nearest[0]] == mnist[0].labels[nearest[1]]) > 0.9
     metrics = json.loads((out / "metrics.json").read_text())
     assert 0.001 < metrics["onnx_against_torch"]["embedding_relative"] < 0.5
@@ -133,7 +133,7 @@ def test_integers_quarter_the_encoder_and_keep_its_neighbours(
 def point_run(
     mnist: tuple[ImageDataset, ImageDataset], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A run of a method without posterior."""
+    """Return a run of a method without a posterior."""
     recipe = small("simclr-mnist", "network.widths=[128,64]", "images_per_step=64", "views=9600")
     path = tmp_path_factory.mktemp("point") / "run"
     return train(recipe, mnist[0], path, progress=False).path
@@ -185,7 +185,7 @@ def test_an_encoder_without_posterior_has_one_output_and_no_decoder(
 
 def test_the_card_of_an_encoder_without_posterior_promises_none(point_package: Path) -> None:
     card = (point_package / "README.md").read_text()
-    assert "| method | SimCLR (contrastive)" in card
+    assert "| Method | SimCLR (contrastive)" in card
     assert "before any projection head" in card
     assert "RankMe" in card
     assert "neighbours.png" in card
@@ -210,11 +210,11 @@ def test_a_decoder_can_be_trained_on_a_frozen_encoder(
     Package.open(out).verify()
     encoder = repzoo.load(out)
     np.testing.assert_allclose(encoder.embed(mnist[1].images[:20]), before, rtol=0, atol=1e-4)
-    # It tells images apart: better than the mean image, which knows nothing of them.
+    # Better than the mean image, which knows nothing about an image.
     scaled = mnist[1].images / np.float32(255)
     assert encoder.reconstruct(mnist[1].images).error.mean() < 0.85 * scaled.var(0).mean()
     assert encoder.generate(3, seed=0).images.shape == (3, 28, 28, 1)
-    # Latents are drawn from where embeddings are.
+    # Latents are drawn from the region of the embeddings.
     drawn, real = encoder.sample(500, seed=0), encoder.embed(mnist[0].images)
     assert (np.abs(drawn.mean(0) - real.mean(0)) < 0.3 * real.std(0)).all()
     card = (out / "README.md").read_text()
@@ -260,7 +260,7 @@ def test_a_served_encoder_without_posterior_says_so(
 
 
 def test_neighbours_of_another_class_have_a_red_frame(point_package: Path, tmp_path: Path) -> None:
-    """Queries that are training images are their own neighbours, whatever the encoder is."""
+    """Queries from the training images are their own neighbours under any encoder."""
     encoder = repzoo.load(point_package)
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (10, 28, 28, 1), dtype=np.uint8)
@@ -286,12 +286,14 @@ def test_an_encoder_of_private_images_has_no_picture_of_them(tmp_path: Path) -> 
     out = tmp_path / "package"
     export_run(run.path, out, unlabelled, unlabelled, name="mine", progress=False)
     assert not (out / "figures").exists()
-    assert "## Pictures" not in (out / "README.md").read_text()
+    assert "## Figures" not in (out / "README.md").read_text()
     golden = read_arrays(out / "golden.npz")
     rows = golden["inputs"].astype(int)
     distances = np.abs(rows[:, None] - photos.images[None]).mean((2, 3, 4))
     assert distances.min() > 8
-    assert repzoo.load(out).config.likelihood is None  # that of the recipe was not trained with
+    assert (
+        repzoo.load(out).config.likelihood is None
+    )  # training did not use the likelihood of the recipe
 
 
 def test_nothing_of_the_machine_is_in_a_package(package: Path, run: Path) -> None:
@@ -325,7 +327,7 @@ def test_the_card_says_what_was_measured(package: Path) -> None:
 
 
 def test_the_hub_reads_the_numbers_of_the_card(package: Path) -> None:
-    """With huggingface_hub's own reader: what it makes of the card is what was measured."""
+    """huggingface_hub reads the measured numbers from the card."""
     card = ModelCard.load(package / "README.md")
     assert card.data.license == "apache-2.0"
     assert card.data.library_name == "repzoo"
@@ -345,7 +347,7 @@ def test_the_hub_reads_the_numbers_of_the_card(package: Path) -> None:
         assert result.metric_args == measure["protocol"]
         assert (result.dataset_type, result.dataset_split) == ("ylecun/mnist", "test")
     assert set(card.data.metrics) == {result.metric_type for result in card.data.eval_results}
-    # What it writes of that has the same numbers.
+    # The numbers survive a round trip.
     again = ModelCard(str(card)).data.eval_results
     numbers = [
         sorted((each.metric_name, each.metric_value, str(each.metric_args)) for each in results)
@@ -361,7 +363,7 @@ def test_the_card_links_what_is_there_and_says_how_to_pin(package: Path) -> None
     for link in links:
         assert (package / link).is_file()
     assert '`repzoo.load("simvae-mnist@sha256:REVISION")`' in card
-    assert "| networks | mlp, widths 256-64, linear head and its mirror |" in card
+    assert "| Network | mlp, widths 256-64, linear head; the decoder is its mirror |" in card
 
 
 def test_a_vae_has_a_standard_normal_prior(
@@ -377,7 +379,7 @@ def test_a_vae_has_a_standard_normal_prior(
 
 
 def test_images_that_may_not_be_passed_on_stay_out(tmp_path: Path) -> None:
-    """CIFAR-10 stands in for private photos: no row of it is in golden inputs or figures."""
+    """With CIFAR-10 as private photos, golden inputs and figures contain none of its images."""
     photos = load(str(DATA / "cifar10"), "train", progress=False)
     recipe = small("simvae-images-32", "network.widths=[64,32]")
     assert not recipe.share_images
@@ -399,7 +401,7 @@ def test_an_export_appears_whole_or_not_at_all(
     run: Path, mnist: tuple[ImageDataset, ImageDataset], tmp_path: Path
 ) -> None:
     other = ImageDataset("mnist", mnist[0].images[1:])
-    with pytest.raises(PackageError, match="other images"):
+    with pytest.raises(PackageError, match="was not trained on the images of mnist"):
         export_run(run, tmp_path / "package", other, None, progress=False)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(PackageError, match="cannot name a model"):
@@ -418,6 +420,6 @@ def test_a_mixture_finds_its_components() -> None:
     assert len(weights) == 3
     nearest = np.abs(centers[:, None] - means[None]).sum(2).min(1)
     assert nearest.max() < 0.7
-    # The posterior's own spread is part of the aggregate posterior.
+    # The aggregate posterior includes the spread of each posterior.
     mixture_variance = weights @ (scales**2 + means**2) - (weights @ means) ** 2
     np.testing.assert_allclose(mixture_variance, mean.var(0) + 0.25, rtol=0.3)

@@ -1,4 +1,4 @@
-"""Encoders in integers, of every network: as good as in floats, and the same wherever they run."""
+"""Int8 encoders of every network: as good as float32, and the same on every implementation."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def graphs(
     images: NDArray[np.uint8],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, Path]:
-    """An encoder's graph in floats, and the same in integers."""
+    """Return the graph of an encoder in float32 and in int8."""
     torch.manual_seed(3)
     encoder = build_encoder(NETWORKS[request.param], (3, 32, 32), D)
     pixels = torch.from_numpy(images[:64]).permute(0, 3, 1, 2) / 255
     for _ in range(3):
-        encoder(pixels)  # running statistics that are those of images
+        encoder(pixels)  # running statistics of real images
     folder = tmp_path_factory.mktemp(request.param)
     whole, small = folder / "whole.onnx", folder / "small.onnx"
     for path in (whole, small):
@@ -64,7 +64,7 @@ def graphs(
 def run(path: Path, images: NDArray[np.uint8], *, optimised: bool = True) -> NDArray[np.float32]:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    if not optimised:  # every node as ONNX defines it, in floats between the roundings
+    if not optimised:  # every node as ONNX defines it, in floats between roundings
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     embeddings: NDArray[np.float32] = session.run(["embedding"], {"images": images})[0]
@@ -87,7 +87,7 @@ def test_products_are_of_integers_but_the_last_is_not(
     model = onnx.load(graphs[1])
     kinds = Counter(node.op_type for node in model.graph.node)
     assert kinds["QuantizeLinear"] >= 2
-    # 7 bits: two products of a signed and an unsigned byte, added, fit into 16 bits.
+    # With 7 bits, the sum of two products of a signed and an unsigned byte fits into 16 bits.
     weights = [
         onnx.numpy_helper.to_array(each)
         for each in model.graph.initializer
@@ -95,7 +95,7 @@ def test_products_are_of_integers_but_the_last_is_not(
     ]
     largest = max(int(np.abs(each.astype(int)).max()) for each in weights)
     assert 32 < largest <= 64
-    # Of 8 bits, outputs would have 256 values.
+    # 8-bit outputs would have 256 values.
     assert len(np.unique(run(graphs[1], images))) > 0.9 * len(images) * D
 
 

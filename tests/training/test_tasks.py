@@ -1,4 +1,4 @@
-"""What is asked of CelebA's attributes, and of any others."""
+"""The tasks that CelebA's attributes and other attributes pose."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = ("Bald", *HAIR, "Male", *(f"Other_{i}" for i in range(24)))
 
 
 def faces(count: int, seed: int, names: tuple[str, ...] = NAMES) -> ImageDataset:
-    """Attributes of every rarity; images whose brightness is the attribute Male."""
+    """Return attributes of different rarity, and images whose brightness encodes Male."""
     random = np.random.default_rng(seed)
     rarity = np.linspace(0.02, 0.5, len(names))
     attributes = random.random((count, len(names))) < rarity
@@ -25,7 +25,7 @@ def faces(count: int, seed: int, names: tuple[str, ...] = NAMES) -> ImageDataset
 
 
 class Pixels:
-    """The representation that is the image."""
+    """Embeds images as their pixels."""
 
     def embed(self, images: NDArray[np.uint8], /) -> NDArray[np.float32]:
         return images.reshape(len(images), -1).astype(np.float32)
@@ -46,7 +46,7 @@ def test_celebas_attributes_are_three_tasks() -> None:
     answers = iter(hair.train.tolist())
     for row, known in zip(train.attributes, hair.train_rows, strict=True):
         colours = [i for i, name in enumerate(HAIR) if row[NAMES.index(name)]]
-        assert known == (len(colours) <= 1)  # two colours are no answer
+        assert known == (len(colours) <= 1)  # images with two hair colours are left out
         if known:
             assert next(answers) == (colours or [4])[0]
     assert len(hair.test) == hair.test_rows.sum() < len(test)

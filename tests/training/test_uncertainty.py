@@ -1,4 +1,4 @@
-"""Uncertainty: its parts against independent references, and the whole on real digits."""
+"""Uncertainty: its parts against independent references, and as a whole on real digits."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from repzoo.packages.package import Package, write_manifest
 from repzoo.runtime.golden import check_golden
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.evaluation.knn import Distance
+from repzoo_training.export.calibration import calibrate_package
 from repzoo_training.recipes.registry import find_recipe
 from repzoo_training.uncertainty.benchmark import BASELINES, measure_uncertainty
 from repzoo_training.uncertainty.corruptions import CORRUPTIONS, LEVELS, corrupt
@@ -27,8 +28,7 @@ from repzoo_training.uncertainty.head import (
     UncertaintyHead,
     mixture_log_density,
 )
-from repzoo_training.uncertainty.package import calibrate_package
-from repzoo_training.uncertainty.scores import (
+from repzoo_training.uncertainty.metrics import (
     aurc,
     auroc,
     auroc_interval,
@@ -76,11 +76,11 @@ def test_the_density_is_that_of_a_mixture() -> None:
 
 @pytest.fixture
 def head() -> UncertaintyHead:
-    """Of blank 4x4 images at N(0, I), whose decoder gives 0 and whose errors are all of b."""
+    """Return a head for 4x4 images with prior N(0, I), whose decoder outputs 0."""
     head = UncertaintyHead(2, 1, (4, 4, 1), classes=0, has_posterior=True)
     for parameter in head.parameters():
         parameter.data.zero_()
-    head.calibration.copy_(torch.tensor([1.0, -30.0]))  # inside, no error ever
+    head.calibration.copy_(torch.tensor([1.0, -30.0]))  # no errors in distribution
     head.tails.copy_(torch.tensor([[5.0, 2.0], [-4.0, 0.5], [1.0, 1.0]]))
     return head.requires_grad_(False)
 
@@ -109,7 +109,7 @@ def test_what_the_embedding_does_not_show_is_from_elsewhere(head: UncertaintyHea
     expected = [outside(max(0, r + 4) / 0.5) for r in missed]
     np.testing.assert_allclose(uncertainty, expected, atol=1e-5)
     assert expected[1] == 0 < expected[2] < expected[3]
-    # What is missed is more than there is to see: log 2 against a threshold of 0.
+    # The miss exceeds the contrast: log 2 against a threshold of 0.
     head.tails.copy_(torch.tensor([[5.0, 2.0], [9.0, 1.0], [0.0, 0.5]]))
     uncertainty = head(torch.zeros(4, 2), images, torch.zeros(4, 2))
     assert uncertainty[3] == pytest.approx(outside(np.log(2) / 0.5), abs=1e-3)
@@ -186,7 +186,7 @@ def test_the_interval_covers_and_shrinks() -> None:
     wide, narrow = bootstrap(mean, few), bootstrap(mean, many)
     assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
     assert narrow.high - narrow.low == pytest.approx(2 * 1.96 / np.sqrt(5000), rel=0.2)
-    # Twenty numbers of one image, such as of its corruptions, are no twenty images.
+    # Twenty numbers per image, such as its corruptions, do not count as twenty images.
     assert bootstrap(mean, np.column_stack([few] * 20)) == pytest.approx(bootstrap(mean, few))
 
 
@@ -236,7 +236,7 @@ def test_views_are_other_images_every_time(train: ImageDataset) -> None:
 def answers(
     fitted: FittedUncertainty, encoder: repzoo.Encoder, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Uncertainties and embeddings of images."""
+    """Return uncertainties and embeddings of images."""
     given = {**encoder.outputs(images), "images": images}
     tensors = (torch.from_numpy(given[name]) for name in fitted.spec.inputs)
     probability: np.ndarray = fitted.head(*tensors).numpy().astype(float)
@@ -270,7 +270,7 @@ def test_without_labels_it_is_about_views(
     bare = ImageDataset(train.name, train.images)
     fitted = fit_uncertainty(encoder, bare, VIEWS, progress=False)
     assert "another image" in fitted.spec.probability_of
-    # Images that it has not seen, in a gallery of about the size that it was fitted to.
+    # Unseen images in a gallery of about the size used for fitting.
     rows = np.arange(len(test))
     one, other = (make_views(test, rows, VIEWS, 1, number) for number in (0, 1))
     gallery = encoder.embed(np.concatenate([train.images[len(test) :], other]))
@@ -298,7 +298,7 @@ def test_an_encoder_of_colour_without_a_posterior_can_have_one(
 
 
 def without_uncertainty(package: Path, out: Path) -> Package:
-    """A copy as it was exported, before it was calibrated."""
+    """Copy a package as it was before calibration."""
     shutil.copytree(package, out)
     for file in ("uncertainty.onnx", "figures/uncertainty.png"):
         (out / file).unlink()
@@ -310,17 +310,17 @@ def without_uncertainty(package: Path, out: Path) -> Package:
 
 def test_nothing_to_fit_is_refused(encoder: repzoo.Encoder, train: ImageDataset) -> None:
     few = ImageDataset("few", train.images[:50])
-    with pytest.raises(repzoo.InvalidInput, match="needs 100"):
+    with pytest.raises(repzoo.InvalidInput, match="needs at least 100"):
         fit_uncertainty(encoder, few, VIEWS, progress=False)
     alike = ImageDataset("alike", train.images[:200], np.zeros(200, np.int64), ("zero",))
-    with pytest.raises(repzoo.InvalidInput, match="nothing to tell apart"):
+    with pytest.raises(repzoo.InvalidInput, match="nothing to learn"):
         fit_uncertainty(encoder, alike, VIEWS, progress=False)
 
 
 def test_a_package_gets_one_and_keeps_the_rest(
     train: ImageDataset, test: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("repzoo_training.uncertainty.scores.RESAMPLES", 20)
+    monkeypatch.setattr("repzoo_training.uncertainty.metrics.RESAMPLES", 20)
     monkeypatch.setattr("repzoo_training.uncertainty.benchmark.CORRUPTED", 50)
     before = without_uncertainty(BUNDLED / "simvae-mnist", tmp_path / "before")
     out = tmp_path / "first"
@@ -350,14 +350,17 @@ def test_a_package_gets_one_and_keeps_the_rest(
     card = (out / "README.md").read_text()
     assert card.count("## Uncertainty") == 1
     assert "no calibrated" not in card
+    assert "## Citation" in card
 
-    # Again, for another gallery: it is replaced, not added.
+    # Calibrating again for another gallery replaces the uncertainty.
     second = tmp_path / "second"
     fewer = ImageDataset("mine", train.images[:1000], train.labels[:1000], train.classes)  # type: ignore[index]
     calibrate_package(after, second, fewer, None, VIEWS, progress=False)
     card = (second / "README.md").read_text()
     assert card.count("## Uncertainty") == 1
-    assert "1,000 training images of mine" in card
+    assert "1,000 training images of mine, their labels," in card
+    assert "no test images" in card
+    assert "uncertainty.png" not in card
     with pytest.raises(repzoo.PackageError, match="exists already"):
         calibrate_package(after, second, fewer, None, VIEWS, progress=False)
 

@@ -1,4 +1,4 @@
-"""Uncertainty without labels: measured as what it is a probability of, on real digits."""
+"""Uncertainty without labels, measured on real digits as the event that it predicts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from repzoo.packages.package import Package, write_manifest
 from repzoo_training.commands.evaluate import evaluate
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.errors import DataError
+from repzoo_training.export.calibration import calibrate_package
 from repzoo_training.recipes.registry import find_recipe
 from repzoo_training.uncertainty import ViewsReport, fit_uncertainty, measure_uncertainty
-from repzoo_training.uncertainty.package import calibrate_package
 from repzoo_training.uncertainty.questions import ask_of_views
 from repzoo_training.uncertainty.report import BASELINES
 from repzoo_training.views.views import ViewSpec
@@ -35,13 +35,13 @@ SAME = ViewSpec()
 
 @pytest.fixture(autouse=True)
 def _fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("repzoo_training.uncertainty.scores.RESAMPLES", 40)
+    monkeypatch.setattr("repzoo_training.uncertainty.metrics.RESAMPLES", 40)
     monkeypatch.setattr("repzoo_training.uncertainty.benchmark.CORRUPTED", 40)
     monkeypatch.setattr("repzoo_training.uncertainty.searches.DRAWS", 5)
 
 
 def bare(split: str, count: int, attributes: bool = False) -> ImageDataset:
-    """Digits without labels; where there are attributes, the first of two is that it is even."""
+    """Return digits without labels, optionally with the attributes even and odd."""
     full = load(str(DATA / "mnist"), split, progress=False)  # type: ignore[arg-type]
     assert full.labels is not None
     if not attributes:
@@ -54,7 +54,7 @@ def bare(split: str, count: int, attributes: bool = False) -> ImageDataset:
 
 
 class Told(repzoo.Encoder):
-    """The bundled digit encoder, but that a function of the images says its uncertainty."""
+    """The bundled digit encoder with an uncertainty given by a function of the image."""
 
     def __init__(self, says: Callable[[NDArray[np.uint8]], float]) -> None:
         package = Package.open(BUNDLED / "simvae-mnist")
@@ -75,7 +75,7 @@ class Told(repzoo.Encoder):
 
 
 def is_twin(images: NDArray[np.uint8]) -> set[bytes]:
-    """The images that are there more than once."""
+    """Return the images that occur more than once."""
     times = Counter(image.tobytes() for image in images)
     return {image for image, count in times.items() if count > 1}
 
@@ -132,13 +132,13 @@ def test_the_gallery_is_as_large_as_it_was_and_has_one_view_of_each_query() -> N
     question = ask_of_views(train, test, VIEWS, 0)
     assert (question.gallery != same.gallery).any(axis=(1, 2, 3)).mean() > 0.98  # some are whole
     assert (ask_of_views(train, test, VIEWS, 0).gallery == question.gallery).all()
-    # More test images than there were in the gallery: no more are asked than it holds.
+    # There are never more queries than gallery entries.
     many = ask_of_views(bare("train", 100), bare("test", 150), SAME, 0)
     assert (len(many.gallery), len(many.queries), many.kept.size) == (100, 100, 0)  # type: ignore[union-attr]
 
 
 def test_wrong_is_that_another_view_is_nearer() -> None:
-    """Against distances that are computed one by one."""
+    """Compare with distances that are computed one by one."""
     train, test = bare("train", 300), bare("test", 60)
     encoder = Told(lambda image: image.mean() / 255)
     report = measure_uncertainty(encoder, train, test, views=VIEWS, progress=False)
@@ -160,7 +160,7 @@ def test_wrong_is_that_another_view_is_nearer() -> None:
     assert report.searches[0].wrong == report.wrong
     assert report.chance is not None
     assert 0.05 < report.chance < 0.2  # bins of four images
-    # Who knows how likely each is to be found does better than the brightness.
+    # Knowing how likely each image is to be found beats the brightness.
     assert report.searches[0].at_best is not None
     assert report.searches[0].at_best.value > report.score("uncertainty").r_auroc.value  # type: ignore[union-attr]
 
@@ -181,20 +181,20 @@ def test_a_package_of_unlabelled_images_has_its_numbers_on_the_card(tmp_path: Pa
     assert isinstance(report, ViewsReport)
     names = [score.name for score in report.scores]
     assert names == [name for name in BASELINES if name != "vote"]
-    assert report.score("ratio").r_auroc.value > 0.8  # type: ignore[union-attr]  # it saw the gallery
+    assert report.score("ratio").r_auroc.value > 0.8  # type: ignore[union-attr]  # it sees the gallery
     assert report.scores[0].outside["clothes"].value > 0.8
     assert report.others == ()  # two attributes are one task of many answers
     Package.open(out).verify()
     card = (out / "README.md").read_text()
     assert report.table() in card
     assert "figures/uncertainty.png" in card
-    assert "nothing was measured" not in card
+    assert "no test images" not in card
     kept = json.loads((out / "metrics.json").read_text())["uncertainty"]
     assert ViewsReport.model_validate(kept) == report
     with Image.open(out / "figures" / "uncertainty.png") as figure:
         assert figure.size[0] > 1000
 
-    # From outside, of a folder of the same images.
+    # The command gives the same on a folder of the same images.
     folder = tmp_path / "digits"
     for split, dataset in (("train", train), ("test", test)):
         (folder / split).mkdir(parents=True)
@@ -203,7 +203,7 @@ def test_a_package_of_unlabelled_images_has_its_numbers_on_the_card(tmp_path: Pa
     command = [str(out), "--data", str(folder), "--uncertainty"]
     again = CliRunner().invoke(evaluate, command, catch_exceptions=False)
     assert again.exit_code == 0, again.output
-    assert f"of {100 * report.wrong:.2f} % of 200 test images" in again.output
+    assert f"for {100 * report.wrong:.2f} % of 200 test images" in again.output
     assert "among" in again.output
 
 
@@ -229,7 +229,7 @@ def test_celebas_answers_are_told_apart_from_what_it_is_a_probability_of() -> No
     assert test.attributes is not None
     assert gender.wrong == (train.attributes[found, 0] != test.attributes[:, 0]).mean()
     assert 0.3 < gender.wrong < 0.7
-    assert "Not what it is a probability of" in report.table()
+    assert "Not what the uncertainty predicts" in report.table()
 
 
 def test_what_cannot_be_told_apart_is_refused_by_name() -> None:
@@ -239,7 +239,7 @@ def test_what_cannot_be_told_apart_is_refused_by_name() -> None:
         measure_uncertainty(encoder, train, test, progress=False)
     with pytest.raises(DataError, match="choose the recipe"):
         measure_uncertainty(encoder, train, test, views=SAME, progress=False)
-    with pytest.raises(repzoo.InvalidInput, match="another recipe has other views"):
+    with pytest.raises(repzoo.InvalidInput, match="choose a recipe with other views"):
         fit_uncertainty(encoder, train, SAME, progress=False)
 
 

@@ -1,10 +1,10 @@
-"""What fewer bits cost, and gain: the packages of a run with weights of each precision.
+"""Compare the accuracy, size and speed of a run's packages in each precision.
 
     python training/benchmarks/precision.py runs/simvae-mnist runs/simclr-cifar10 --rounds 5
 
-Exports every run in float32, float16 and int8, and shows what k-NN and probes tell of the packages'
-embeddings. images/s are of `Encoder.embed` on batches of 64, each precision in turn, medians of the
-rounds. Prints markdown.
+Exports every run in float32, float16 and int8, and measures k-NN and probes on the embeddings of
+each package. images/s is the throughput of `Encoder.embed` on batches of 64: the precisions take
+turns, and the median of the rounds counts. The output is a markdown table.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--seconds", type=float, default=1, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=1, help="length of each measurement")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     print("| run | weights | encoder | images/s | task | k-NN euc | k-NN cos | linear | MLP |")
@@ -47,9 +47,10 @@ def main() -> None:
 
 
 def rows(run: Path, folder: Path, seconds: float, rounds: int) -> list[str]:
+    """Export and measure one run; return a markdown row per precision and task."""
     record = Run(run).read_record()
     if record is None:
-        raise SystemExit(f"{run} holds no run: no run.json")
+        raise SystemExit(f"{run} is not a run: it has no run.json")
     train, test = (
         load(record.source, split, size=record.recipe.input) for split in ("train", "test")
     )
@@ -79,7 +80,7 @@ def rows(run: Path, folder: Path, seconds: float, rounds: int) -> list[str]:
 
 
 def tasks(report: EvaluationReport) -> list[str]:
-    """Those that all measures are of, in order."""
+    """Return the tasks that have every measure, in the order of the report."""
     found = [{each.task for each in report.measures if each.name == name} for name in MEASURES]
     common = set.intersection(*found)
     return [task for task in dict.fromkeys(each.task for each in report.measures) if task in common]

@@ -1,10 +1,11 @@
-"""The table of the zoo: what each package reaches on its data set, beside what is published.
+"""Print what each package of a folder reaches on its data set, beside published numbers.
 
     python training/benchmarks/zoo_table.py zoo/bundled --source celeba10k=FOLDER --source ...
 
-Numbers are those that a package brings (``metrics.json``). What it lacks is measured on the graphs
-that ship, if its data set's folder is given, and kept in ``--cache`` by the package's revision; so
-are numbers of another version of the protocol. Prints markdown, a table for each data set.
+The numbers come from the ``metrics.json`` of each package. If a package lacks some, or has numbers
+of another version of the protocol, and the folder of its data set is given, its graphs are measured
+again. The new report is cached in ``--cache`` by the revision of the package. The output is
+markdown, one table per data set. ``docs/generate.py`` writes the same tables into the docs.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from repzoo_training.objectives import METHODS
 from repzoo_training.recipes.registry import find_recipe
 from repzoo_training.results.published import SOURCES, published, subject
 
-#: All that does not need a run, or a file of weights.
+CACHE = Path("runs/zoo-table")
+
+#: Every group that can be measured without a run and without a file of weights.
 GROUPS: tuple[Group, ...] = (*DEFAULT_GROUPS, "fid")
 
-#: What a column is called, by the measure, with its task where it is not the content's.
+#: Heads of the columns by measure. A task other than the content's is part of the measure's name.
 COLUMNS = {
     "knn_euclidean": "k-NN euc",
     "knn_cosine": "k-NN cos",
@@ -48,23 +51,24 @@ COLUMNS = {
 PAPER = {"knn": "paper: k-NN", "mlp": "paper: MLP", "hair-colour mlp": "paper: hair colour"}
 
 NOTES = (
-    "Accuracies in per cent at the last checkpoint, ± the standard error from the test set's size; "
-    "MSE of pixels in [0, 1], in thousandths; position and flip: what a linear model tells of a "
-    "view's crop and mirroring; FID in features of this repository's CNN, trained on the data "
-    "set's labels, not in Inception's.",
+    "Accuracies in per cent at the last checkpoint, ± the standard error due to the size of the "
+    "test set. MSE: of pixels in [0, 1], in thousandths. Position and flip: how well a linear "
+    "model predicts the crop and the mirroring of a view. FID: in features of this repository's "
+    "CNN, which was trained on the labels of the data set, not in Inception's.",
     f"paper: {SOURCES['paper'].setting}.",
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """One package and its numbers."""
+    """One package with its numbers and its size in bytes."""
 
     config: ModelConfig
     report: EvaluationReport
     size: int
 
     def cells(self) -> dict[str, str]:
+        """Return the cells of the table's row by the head of their column."""
         facts = self.config.training
         found = {
             "model": f"`{self.config.name}`",
@@ -93,18 +97,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("packages", type=Path, help="a folder of packages")
+    parser.add_argument("packages", type=Path, help="folder of packages")
     parser.add_argument("--source", action="append", default=[], metavar="DATASET=FOLDER")
-    parser.add_argument("--cache", type=Path, default=Path("runs/zoo-table"))
+    parser.add_argument("--cache", type=Path, default=CACHE)
     arguments = parser.parse_args()
     sources = dict(source.split("=", 1) for source in arguments.source)
-    folders = sorted(path.parent for path in arguments.packages.glob("*/config.json"))
-    rows = [row(Package.open(folder), sources, arguments.cache) for folder in folders]
-    print("\n\n".join(tables(rows)))
+    print("\n\n".join(tables(read(arguments.packages, sources, arguments.cache))))
+
+
+def read(packages: Path, sources: Mapping[str, str] = {}, cache: Path = CACHE) -> list[Row]:
+    """Return a row per package of a folder, in the order of their names."""
+    folders = sorted(path.parent for path in packages.glob("*/config.json"))
+    return [row(Package.open(folder), sources, cache) for folder in folders]
 
 
 def row(package: Package, sources: Mapping[str, str], cache: Path) -> Row:
-    """The package's numbers, measured where it lacks them and its images are at hand."""
+    """Return the numbers of a package, measured if it lacks some and its images are available."""
     facts = package.config.training
     metrics = json.loads((package.path / "metrics.json").read_bytes())["evaluation"]
     report = EvaluationReport.model_validate(metrics)
@@ -123,7 +131,7 @@ def row(package: Package, sources: Mapping[str, str], cache: Path) -> Row:
 
 
 def tables(rows: Iterable[Row]) -> list[str]:
-    """A caption and a table for each data set, rows in the order of the methods; then notes."""
+    """Return a table per data set, with rows in the order of the methods, then the notes."""
     order = list(METHODS)
     by_dataset: dict[str, list[Row]] = {}
     for each in sorted(rows, key=lambda row: order.index(row.config.method)):
@@ -144,11 +152,11 @@ def _table(rows: Sequence[Row]) -> str:
     report = rows[0].report
     content = measured_classes(report.measures)
     caption = (
-        f"**{report.dataset}**: {report.n_train:,} train and {report.n_test:,} test images; "
-        f"{content}"
+        f"**{report.dataset}**: {report.n_train:,} training and {report.n_test:,} test images; "
+        f"task: {content}"
     )
     if (majority := report.measure("majority", content)) is not None:
-        caption += f", whose commonest answer alone is right in {100 * majority.value:.1f} %"
+        caption += f" (the most common answer alone scores {100 * majority.value:.1f} %)"
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     lines += [[each.get(head, "") for head in heads] for each in cells]
     return caption + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)

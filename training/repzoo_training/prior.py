@@ -1,45 +1,61 @@
-"""``prior.npz``: what ``/generate`` draws latents from."""
+"""The prior that a model draws latents from: which one it gets, how it is fitted, how it is kept.
+
+`repzoo.runtime.prior` reads ``prior.npz`` and samples from it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from repzoo.packages.arrays import write_arrays
+from repzoo.runtime.prior import Prior
 from sklearn.mixture import GaussianMixture
 
-__all__ = ["Prior", "fit_mixture", "standard_normal", "write_prior"]
+from repzoo_training.objectives import find_method
+from repzoo_training.recipes.recipe import Recipe
+
+__all__ = ["MOST_IMAGES", "choose_prior", "fit_mixture", "write_prior"]
 
 Floats = NDArray[np.float32]
-Prior = tuple[Floats, Floats, Floats]
 
-#: Components of a fitted mixture, where there are at least 50 images for each.
+#: Training images that are embedded to fit a prior.
+MOST_IMAGES = 60_000
+#: Components of a fitted mixture, if there are at least 50 images for each.
 COMPONENTS = 200
-#: More embeddings than this do not change a mixture of that many components, and take longer.
+#: Rows that a mixture is fitted to. More rows take longer and do not change the mixture.
 MOST_ROWS = 20_000
 
 
-def standard_normal(dim: int) -> Prior:
-    """N(0, I) as a mixture of one: weights ``[1]``, means ``[1, D]``, scales ``[1, D]``."""
-    return np.ones(1, np.float32), np.zeros((1, dim), np.float32), np.ones((1, dim), np.float32)
+def choose_prior(recipe: Recipe, outputs: Mapping[str, Floats]) -> Prior:
+    """Return the prior of a trained encoder.
+
+    VAEs have an explicit prior, the standard normal. SimVAE and discriminative methods get a
+    mixture fitted to the embeddings of training images.
+
+    Args:
+        recipe: how the encoder was trained.
+        outputs: the encoder's outputs for training images, float32 ``[N, D]`` each.
+    """
+    if find_method(recipe.method).generative and recipe.method != "simvae":
+        dim = recipe.latent_dim
+        zeros, ones = np.zeros((1, dim), np.float32), np.ones((1, dim), np.float32)
+        return Prior(np.ones(1, np.float32), zeros, ones)
+    return fit_mixture(outputs["embedding"], outputs.get("log_variance"), recipe.seed)
 
 
 def fit_mixture(mean: Floats, log_variance: Floats | None, seed: int) -> Prior:
-    """A mixture of diagonal Gaussians fitted to the aggregate posterior (1/N) Σ_n q(z|x_n).
+    """Fit a mixture of diagonal Gaussians to the aggregate posterior (1/N) Σ_n q(z|x_n).
 
-    Without a posterior it is fitted to the embeddings themselves.
-
-    SimVAE's prior of z is a mixture over the contents of the data, which training never makes
-    explicit (ψ is integrated out), so it is estimated here from a sample of it.
+    SimVAE's prior over z is a mixture over the contents of the data. Training integrates the
+    content ψ out and never makes it explicit, so the mixture is estimated from a sample.
 
     Args:
-        mean: float32 ``[N, D]``, of training images.
-        log_variance: float32 ``[N, D]``; None where there is no posterior.
-        seed: of the sample and of the fit.
-
-    Returns:
-        weights ``[K]``, means ``[K, D]`` and scales ``[K, D]``, float32.
+        mean: embeddings of training images, float32 ``[N, D]``.
+        log_variance: float32 ``[N, D]``, or None to fit the mixture to the embeddings themselves.
+        seed: decides the sample and the fit.
     """
     random = np.random.default_rng(seed)
     rows = random.permutation(len(mean))[:MOST_ROWS]
@@ -47,6 +63,8 @@ def fit_mixture(mean: Floats, log_variance: Floats | None, seed: int) -> Prior:
     if log_variance is not None:
         noise = random.standard_normal(sample.shape, np.float32)
         sample = sample + np.exp(0.5 * log_variance[rows]) * noise
+    if len(sample) == 1:  # scikit-learn needs two
+        return Prior(np.ones(1, np.float32), sample, np.ones_like(sample))
     mixture = GaussianMixture(
         max(1, min(COMPONENTS, len(sample) // 50)),
         covariance_type="diag",
@@ -54,7 +72,7 @@ def fit_mixture(mean: Floats, log_variance: Floats | None, seed: int) -> Prior:
         max_iter=200,
         random_state=seed,
     ).fit(sample)
-    return (
+    return Prior(
         mixture.weights_.astype(np.float32),
         mixture.means_.astype(np.float32),
         np.sqrt(mixture.covariances_).astype(np.float32),
@@ -62,6 +80,5 @@ def fit_mixture(mean: Floats, log_variance: Floats | None, seed: int) -> Prior:
 
 
 def write_prior(path: Path, prior: Prior) -> None:
-    """Write ``prior`` to ``path``, an ``.npz`` without pickles."""
-    weights, means, scales = prior
-    write_arrays(path, {"weights": weights, "means": means, "scales": scales})
+    """Write a prior to ``path`` as ``.npz`` without pickles."""
+    write_arrays(path, prior._asdict())

@@ -44,7 +44,7 @@ def calibrate(
     from repzoo.loading import find
 
     from repzoo_training.recipes.registry import find_recipe
-    from repzoo_training.uncertainty.package import calibrate_package
+    from repzoo_training.export.calibration import calibrate_package
 
     found = find(package)
     config, size = found.config, found.config.input.shape

@@ -1,9 +1,9 @@
-"""``zoo compare``: runs beside each other and beside what others have published.
+"""Compare runs with each other and with published numbers, as ``zoo compare`` does.
 
 >>> from repzoo_training.comparison import boards, measure_runs, Images
 >>> runs = measure_runs(paths, Images(), ("knn", "linear"))
->>> for board in boards(runs):                      # one for each data set
-...     print(board_table(board, "markdown"))       # one row for each method and budget
+>>> for board in boards(runs):                      # one per data set
+...     print(board_table(board, "markdown"))       # one row per method and budget
 """
 
 from __future__ import annotations

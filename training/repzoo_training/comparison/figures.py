@@ -1,4 +1,4 @@
-"""Pictures of a comparison: accuracy, content against style, reconstructions, spectra."""
+"""Plot a comparison: accuracy, content against style, reconstructions, spectra."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ COLOURS: dict[Family, str] = {
     "clustering": "#4aa3b8",
     "lower bound": "#888888",
 }
-#: What stands for the content of an image beside its style: the first of these that was measured.
+#: Measures of the content of an image. The first that was measured is plotted against style.
 CONTENT = ("mlp", "linear", "knn")
-#: What stands for style, and the name of its axis.
+#: Measures of style, with the label of their axis.
 STYLE_AXES = {
     "style_position linear_fit": "style: position of the crop, R²",
     "style_scale linear_fit": "style: scale of the crop, R²",
@@ -53,11 +53,11 @@ _PAPER = "#c62828"
 
 @dataclass(frozen=True)
 class Strip:
-    """One row of :func:`reconstructions_figure`.
+    """One row of `reconstructions_figure`.
 
     Attributes:
-        label: whose it is.
-        note: a second line, small.
+        label: name of the row.
+        note: a second line in small print.
         images: float32 ``[K, H, W, C]`` in [0, 1].
     """
 
@@ -67,9 +67,9 @@ class Strip:
 
 
 def content_figure(board: Board) -> bytes | None:
-    """k-NN of each method as a bar, best first, beside the paper's; None if it is of no row.
+    """Plot the k-NN accuracy of each method as a bar, best first, with the paper's numbers.
 
-    By the distance of the method, which its family decides and no test set.
+    k-NN uses the distance of the method's family. Returns None if no row has k-NN.
     """
     rows = [(row, found) for row in board.rows if (found := _score(row, "knn")) is not None]
     if not rows:
@@ -95,7 +95,7 @@ def content_figure(board: Board) -> bytes | None:
             right = score + error
             if paper is not None:
                 papers.append(paper.value)
-                # Above the bar, so that it does not hide where the bar ends.
+                # Drawn above the bar, so that it does not hide the end of the bar.
                 axis.plot(paper.value, place, "d", color=_PAPER, markersize=6, markeredgecolor="w")
                 if 0 <= paper.value - right < 8:
                     right = paper.value + 0.8
@@ -117,14 +117,15 @@ def content_figure(board: Board) -> bytes | None:
 
 
 def style_tasks(board: Board) -> list[str]:
-    """The style tasks that were measured, as estimates are called."""
+    """Return the names of the style measures that the board has."""
     return [name for name in STYLE_AXES if any(name in row.estimates for row in board.rows)]
 
 
 def content_style_figure(board: Board) -> bytes | None:
-    """Content against style, a dot a method and a panel a style task; None without either.
+    """Plot content against style, one dot per method and one panel per style task.
 
-    In the spirit of Figure 3 of arXiv 2402.01399: up and to the right keeps both.
+    It follows Figure 3 of arXiv 2402.01399: methods at the top right keep both. Returns None if
+    content or style was not measured.
     """
     tasks = style_tasks(board)
     probe = next((p for p in CONTENT if any(_score(row, p) for row in board.rows)), None)
@@ -143,7 +144,7 @@ def content_style_figure(board: Board) -> bytes | None:
         for axis in grid.flat[len(tasks) :]:
             axis.set_visible(False)
         figure.suptitle(
-            f"{board.dataset}: what the representation keeps of content and of style",
+            f"{board.dataset}: content and style kept by the representation",
             fontsize=11,
             color=_INK,
         )
@@ -153,7 +154,7 @@ def content_style_figure(board: Board) -> bytes | None:
 
 
 def collapse_figure(board: Board) -> bytes | None:
-    """Spectrum of the embeddings and effective rank of each method; None if none was watched."""
+    """Plot spectrum and effective rank of each method, or return None if none was recorded."""
     rows = [row for row in board.rows if all("spectrum" in run.collapse for run in row.runs)]
     if not rows:
         return None
@@ -180,7 +181,7 @@ def collapse_figure(board: Board) -> bytes | None:
                 label=row.label,
             )
         spectrum.set_yscale("log")
-        spectrum.set_xlabel("direction, from the widest")
+        spectrum.set_xlabel("principal direction")
         spectrum.set_title("share of the variance")
         spectrum.legend(fontsize=7, ncols=2 if len(rows) > 8 else 1, loc="lower left")
 
@@ -201,13 +202,13 @@ def collapse_figure(board: Board) -> bytes | None:
         ranks.axvline(dim, color="#888888", linewidth=1, linestyle=":")
         ranks.set_xlim(0, 1.12 * dim)
         ranks.set_xlabel(f"dimensions, of {dim}")
-        ranks.set_title("effective rank; the line is RankMe, mean included")
-        figure.suptitle(f"{board.dataset}: how much of its dimensions a method fills", color=_INK)
+        ranks.set_title("effective rank (line: RankMe, which includes the mean)")
+        figure.suptitle(f"{board.dataset}: dimensions used by each method", color=_INK)
         return png(figure)
 
 
 def reconstructions_figure(strips: Sequence[Strip], title: str) -> bytes:
-    """Rows of the same images: the originals, then what is left of them in each representation."""
+    """Plot rows of the same images: the originals, then their reconstructions by each method."""
     count, height, width = strips[0].images.shape[:3]
     cell = 0.62
     row_height = cell * height / width
@@ -288,7 +289,7 @@ def _content_style(axis: Axes, rows: Sequence[Row], probe: str, task: str) -> No
 
 
 class _Named(NamedTuple):
-    """A dot with error bars, and its name."""
+    """The name, position and error bars of a dot."""
 
     name: str
     x: float
@@ -298,7 +299,7 @@ class _Named(NamedTuple):
 
 
 def _label(axis: Axes, points: Sequence[_Named]) -> None:
-    """Write names beside their dots, each where it hides least of what is there already."""
+    """Write names next to their dots, each where it overlaps least."""
     axis.autoscale_view()
     (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
     wide_axis, tall_axis = right - left, high - low
@@ -338,7 +339,7 @@ def _label(axis: Axes, points: Sequence[_Named]) -> None:
         )
 
 
-#: Where a name may stand around its dot, in units of the panel, and how it is aligned.
+#: Offsets of a name from its dot, in units of the panel, with its alignment.
 _AROUND = [
     (du * reach, dv * reach, side)
     for reach in (1.0, 1.9)
@@ -356,14 +357,14 @@ _AROUND = [
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    """Area that two boxes (left, right, low, high) share."""
+    """Return the area shared by two boxes (left, right, low, high)."""
     wide = min(a[1], b[1]) - max(a[0], b[0])
     tall = min(a[3], b[3]) - max(a[2], b[2])
     return wide * tall if wide > 0 and tall > 0 else 0.0
 
 
 def _score(row: Row, probe: str) -> Estimate | None:
-    """An estimate by name; of k-NN that by the method's own distance."""
+    """Return an estimate by name, for k-NN the one by the method's own distance."""
     if probe == "knn":
         probe = f"knn_{find_method(row.method).metric}"
     return row.estimates.get(probe)

@@ -1,4 +1,4 @@
-"""The pictures of a board, drawn to a folder."""
+"""Draw the pictures of a board to a folder."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def draw(
     decoders: bool = True,
     progress: bool = True,
 ) -> list[Path]:
-    """Draw every picture that the board's numbers allow.
+    """Draw every picture for which the board has numbers.
 
     Args:
-        board: what to draw.
-        images: where test images come from, and training images for decoders.
-        folder: where to; made if missing.
-        decoders: train a decoder on each frozen representation without one, to see what it holds.
-            They are kept in the runs' folders. Without, such methods have no reconstructions.
-        progress: show bars, on a terminal only.
+        board: the board.
+        images: source of the test images, and of training images for decoders.
+        folder: where to write the pictures. It is created if it does not exist.
+        decoders: train a decoder on each frozen representation without one, and keep it in the
+            run's folder. Otherwise such methods have no reconstructions.
+        progress: show progress bars on a terminal.
 
     Returns:
         The files written.
@@ -56,7 +56,8 @@ def draw(
     strips = _strips(board, images, decoders, progress)
     if len(strips) > 1:
         pictures["reconstructions"] = reconstructions_figure(
-            strips, f"{board.dataset}: test images, and what each representation keeps of them"
+            strips,
+            f"{board.dataset}: test images and their reconstructions from each representation",
         )
     written = []
     for name, picture in pictures.items():
@@ -67,7 +68,7 @@ def draw(
 
 
 def folder_names(boards: Sequence[Board]) -> list[str]:
-    """A folder for the pictures of each board: none of its own for one, else by its data set."""
+    """Return a folder name per board: "." for a single board, else one after its data set."""
     if len(boards) == 1:
         return ["."]
     plain = [re.sub(r"[^a-z0-9._-]+", "-", board.dataset.lower()).strip("-.") for board in boards]
@@ -78,7 +79,7 @@ def folder_names(boards: Sequence[Board]) -> list[str]:
 
 
 def _strips(board: Board, images: Images, decoders: bool, progress: bool) -> Sequence[Strip]:
-    """The first test images, and their reconstruction by the first seed of every row."""
+    """Return the first test images, and their reconstructions by the first run of every row."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     strips: list[Strip] = []
     for row in board.rows:

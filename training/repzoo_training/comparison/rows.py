@@ -1,4 +1,4 @@
-"""From runs to the rows of a table: seeds of one recipe and budget are pooled."""
+"""Turn runs into the rows of a table. Seeds of one recipe and budget are pooled."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from repzoo_training.results.published import Published, published
 
 __all__ = ["Board", "Estimate", "Row", "boards", "measured_classes"]
 
-#: Seeds whose views differ by more than this factor are not of one budget. A budget given as time
-#: is turned into views by a measurement, which other work on the machine disturbs.
+#: Seeds whose views differ by more than this factor have different budgets. A budget given as time
+#: is converted to views by a measurement, which other work on the machine disturbs.
 BUDGET_FACTOR = 1.5
 
-#: The tasks that stand for the content of an image, the first that was measured: on CelebA the
-#: paper's.
+#: Tasks that represent the content of an image. The first that was measured counts, which on CelebA
+#: is the paper's.
 CONTENT_TASKS = ("class", "gender", "attributes")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and how sure it is.
+    """A number with its standard error.
 
     Attributes:
-        value: over several seeds their mean.
-        error: standard error: of several seeds that of their mean (their standard deviation by
-            √seeds); of one seed, that from the size of the test set.
-        seeds: how many.
-        unit: of both.
+        value: the number, or the mean over several seeds.
+        error: standard error. For several seeds it is that of their mean (their standard deviation
+            divided by √seeds), for one seed that due to the size of the test set.
+        seeds: number of seeds.
+        unit: unit of value and error.
     """
 
     value: float
@@ -45,7 +45,7 @@ class Estimate:
 
     @property
     def accuracy(self) -> bool:
-        """Whether it is a share, printed in per cent."""
+        """Whether the number is an accuracy, printed in per cent."""
         return self.unit == "accuracy"
 
 
@@ -54,10 +54,11 @@ class Row:
     """One method at one budget, on one data set.
 
     Attributes:
-        label: the method's title; with the recipe's name, and views, where that is not enough.
-        runs: one for each seed.
-        estimates: by the name of the measure, ``TASK NAME`` but for those of the content.
-        published: what others have published.
+        label: title of the method, with the recipe's name and views if the title is ambiguous.
+        runs: one run per seed.
+        estimates: estimates by name of the measure, or by ``TASK NAME`` for tasks other than the
+            content.
+        published: published numbers of the method.
     """
 
     label: str
@@ -67,7 +68,7 @@ class Row:
 
     @property
     def first(self) -> ComparedRun:
-        """Of the lowest seed: whose pictures are drawn."""
+        """The run with the lowest seed, whose pictures are drawn."""
         return self.runs[0]
 
     @property
@@ -102,15 +103,15 @@ class Board:
 
     @property
     def content(self) -> str | None:
-        """What k-NN and probes predict; None if nothing was labelled."""
+        """The task that k-NN and probes predict, or None without labels."""
         return measured_classes(self.rows[0].first.report.measures)
 
 
 def boards(runs: Iterable[ComparedRun]) -> list[Board]:
-    """Group runs by the images that they were measured on, and pool seeds in each group.
+    """Group runs by the images that they were measured on, and pool the seeds in each group.
 
     Raises:
-        RunError: if two runs are the same recipe, budget and seed.
+        RunError: If two runs have the same recipe, budget and seed.
     """
     found: dict[tuple[str | None, str | None], list[ComparedRun]] = {}
     for run in runs:
@@ -119,7 +120,7 @@ def boards(runs: Iterable[ComparedRun]) -> list[Board]:
 
 
 def measured_classes(measures: Sequence[Measure]) -> str | None:
-    """The task that stands for the content; None if nothing was labelled."""
+    """Return the task that represents the content, or None without labels."""
     tasks = {measure.task for measure in measures if measure.unit == "accuracy"}
     return next((task for task in CONTENT_TASKS if task in tasks), None)
 
@@ -144,7 +145,7 @@ def _rows(runs: Sequence[ComparedRun]) -> tuple[Row, ...]:
 
 
 def _pools(runs: Sequence[ComparedRun]) -> list[tuple[ComparedRun, ...]]:
-    """Runs that differ in nothing but the seed, and in views as a measured budget makes them."""
+    """Group runs that differ only in the seed, and slightly in views if the budget was a time."""
     pools: list[list[ComparedRun]] = []
     by_recipe: dict[str, list[ComparedRun]] = {}
     for run in runs:
@@ -156,7 +157,7 @@ def _pools(runs: Sequence[ComparedRun]) -> list[tuple[ComparedRun, ...]]:
             twin = next((other for other in pool if other.recipe.seed == run.recipe.seed), None)
             if twin is not None and twin.views == run.views:
                 raise RunError(
-                    f"{twin.path} and {run.path} are one recipe, budget and seed "
+                    f"{twin.path} and {run.path} have the same recipe, budget and seed "
                     f"({run.recipe.seed}): leave one out"
                 )
             if not pool or twin is not None or run.views > BUDGET_FACTOR * pool[0].views:
@@ -167,7 +168,7 @@ def _pools(runs: Sequence[ComparedRun]) -> list[tuple[ComparedRun, ...]]:
 
 
 def _labels(pools: Sequence[tuple[ComparedRun, ...]]) -> list[str]:
-    """A label of each pool, as short as tells it from the others."""
+    """Return the shortest unique label of each pool."""
     first = [pool[0] for pool in pools]
     titles = [find_method(run.recipe.method).title for run in first]
     forms = [
@@ -194,7 +195,7 @@ def _estimates(pool: Sequence[ComparedRun]) -> dict[str, Estimate]:
 
 
 def _values(run: ComparedRun) -> dict[str, Estimate]:
-    """Each measure of one run, by the name that a table gives it."""
+    """Return the measures of one run by their name in a table."""
     content = measured_classes(run.report.measures)
     values: dict[str, Estimate] = {}
     for measure in run.report.measures:

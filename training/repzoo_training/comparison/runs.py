@@ -1,4 +1,4 @@
-"""Runs to compare: what was trained, what it cost, and what it reaches."""
+"""Runs to compare: their records, costs and measures."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class ComparedRun:
     """One run and its numbers.
 
     Attributes:
-        path: its folder.
-        record: what was trained, on what.
-        report: what was measured.
+        path: folder of the run.
+        record: recipe and data of the run.
+        report: the evaluation.
         steps: optimiser steps behind the weights.
-        wall_seconds: time spent on them.
-        collapse: what was last watched for collapse while training; empty if nothing.
+        wall_seconds: training time.
+        collapse: last collapse statistics from training; empty if there are none.
     """
 
     path: Path
@@ -52,11 +52,11 @@ class ComparedRun:
 
 
 class Images:
-    """The images that runs are measured on, each source read once.
+    """The images that runs are measured on. Each source is read once.
 
     Args:
-        data: a source for all runs; by default what each was trained on.
-        progress: show bars, on a terminal only.
+        data: a source for all runs; by default the data that each run was trained on.
+        progress: show progress bars on a terminal.
     """
 
     def __init__(self, data: str | None = None, *, progress: bool = True) -> None:
@@ -65,14 +65,14 @@ class Images:
         self._read: dict[tuple[str, tuple[int, int, int]], tuple[ImageDataset, ImageDataset]] = {}
 
     def of(self, path: Path, record: RunRecord) -> tuple[ImageDataset, ImageDataset]:
-        """Train and test images, at the size that the run takes.
+        """Return training and test images at the input size of the run.
 
         Raises:
-            DataError: if they cannot be read; the message names the run.
+            DataError: If they cannot be read. The message names the run.
         """
         source, size = self.data or record.source, record.recipe.input
         if not source:
-            raise DataError(f"{path} does not say where its images came from: give --data")
+            raise DataError(f"{path} does not record where its images came from: give --data")
         if (source, size) not in self._read:
             try:
                 train = load(source, "train", size=size, progress=self.progress)
@@ -91,14 +91,14 @@ def measure_runs(
     *,
     progress: bool = True,
 ) -> list[ComparedRun]:
-    """Evaluate every run, but for what its ``evaluation.json`` already has.
+    """Evaluate every run, except for groups that its ``evaluation.json`` already has.
 
-    All runs are looked at before any is measured, so that a mistake costs no time.
+    All runs are checked before any is measured, so a mistake costs no time.
 
     Raises:
-        RunError: if one is no run, has no checkpoint, is damaged, or is given twice.
-        DataError: if its images cannot be read.
-        InvalidInput: for a measure that does not exist.
+        RunError: If a folder is not a run, is damaged, is given twice, or has no checkpoint.
+        DataError: If the images of a run cannot be read.
+        InvalidInput: If a measure does not exist.
     """
     seen: dict[Path, Path] = {}
     looked_at = []
@@ -111,7 +111,7 @@ def measure_runs(
         run = Run(path)
         record = run.read_record()
         if record is None:
-            raise RunError(f"{path} holds no run: no run.json")
+            raise RunError(f"{path} is not a run: it has no run.json")
         checkpoint = run.read_checkpoint()
         if checkpoint is None:
             raise RunError(f"{path} has no checkpoint yet: run `zoo train` first")

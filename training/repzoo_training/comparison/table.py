@@ -1,4 +1,4 @@
-"""The table of a comparison: as text, as markdown, and as plain values for JSON."""
+"""Format a comparison as a text table, a markdown table, or plain values for JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Format", "board_data", "board_table", "format_estimate"]
 
 Format: TypeAlias = Literal["text", "markdown"]
 
-#: Short names of measures, in the order of the columns; others are printed as they are called.
+#: Short names of measures in the order of the columns. Other measures keep their names.
 NAMES = {
     "knn_cosine": "k-NN cos",
     "knn_euclidean": "k-NN euc",
@@ -28,9 +28,9 @@ NAMES = {
     "reconstruction": "own MSE",
     "decoder_reconstruction": "frozen MSE",
 }
-#: The same by other means, which JSON has and the table has no room for.
+#: Variants of other measures. JSON has them, but the table has no room for them.
 _LEFT_OUT = ("gmm_ari", "style_position knn_fit", "style_scale knn_fit", "style_flip knn_fit")
-#: Says nothing of a method, but what any number has to be compared with: printed once.
+#: A baseline for all accuracies, which does not depend on the method and is printed once.
 BASELINE = "majority"
 _TASKS = {"knn": "k-NN", "linear": "linear", "mlp": "MLP", "hair-colour mlp": "hair colour, MLP"}
 
@@ -51,9 +51,9 @@ class _Column:
 
 
 def board_table(board: Board, form: Format = "text") -> str:
-    """A title, the table and what its numbers mean; one row a method and budget.
+    """Return a title, a table with one row per method and budget, and notes on its numbers.
 
-    What is the same in every row stands in the title instead of a column.
+    Facts that are the same in every row are part of the title instead of a column.
     """
     facts, costs = [], []
     for column in _costs(board.rows):
@@ -68,7 +68,7 @@ def board_table(board: Board, form: Format = "text") -> str:
     ]
     labels = tuple(row.label + _mark(row) for row in board.rows)
     columns = [_Column("method", labels, number=False), *costs, *numbers]
-    title = f"{board.dataset}: {board.n_train:,} train and {board.n_test:,} test images"
+    title = f"{board.dataset}: {board.n_train:,} training and {board.n_test:,} test images"
     facts = [title, *facts, *_baseline(board)]
     notes = _notes(board)
     if form == "markdown":
@@ -79,7 +79,7 @@ def board_table(board: Board, form: Format = "text") -> str:
 
 
 def board_data(board: Board) -> dict[str, Any]:
-    """All of it as plain values, unrounded."""
+    """Return all numbers as plain values, unrounded."""
     report = board.rows[0].first.report
     return {
         "dataset": board.dataset,
@@ -93,7 +93,7 @@ def board_data(board: Board) -> dict[str, Any]:
 
 
 def format_estimate(estimate: Estimate | None) -> str:
-    """``97.7 ± 0.2``, an accuracy in per cent and squared errors in thousandths; empty for None."""
+    """Format as ``97.7 ± 0.2``: accuracies in per cent, squared errors in thousandths."""
     if estimate is None:
         return ""
     scale, digits = {"accuracy": (100, 1), "mean squared error": (1000, 1)}.get(
@@ -199,27 +199,27 @@ def _baseline(board: Board) -> list[str]:
     if baseline is None:
         return []
     what = {"class": "class", "attributes": "answer"}.get(str(board.content), "answer")
-    return [f"the commonest {what} alone: {100 * baseline.value:.1f} %"]
+    return [f"always the most common {what}: {100 * baseline.value:.1f} %"]
 
 
 def _notes(board: Board) -> list[str]:
     seeds = {len(row.runs) for row in board.rows}
-    one = "± is the standard error from the size of the test set, one seed"
+    one = "± is the standard error due to the size of the test set, one seed"
     several = "± is the standard error over seeds"
     if seeds == {1}:
         errors = one + "."
     elif 1 in seeds:
-        errors = f"{several} where there are several; with one it is that from the test set's size."
+        errors = f"{several}, or with one seed that due to the size of the test set."
     else:
         errors = several + "."
-    content = {"class": "", "attributes": " They are shares of all attributes.", None: ""}
-    of = content.get(board.content, f" They are of the task {board.content}.")
+    content = {"class": "", "attributes": " They are averages over all attributes.", None: ""}
+    of = content.get(board.content, f" The task is {board.content}.")
     notes = [f"Accuracies in per cent, last checkpoint, frozen representation.{of} {errors}"]
     notes += _meanings(board)
     if any(row.collapsed for row in board.rows):
-        notes.append("!! collapsed while training.")
+        notes.append("!! collapsed during training.")
     if any(run.unfinished for row in board.rows for run in row.runs):
-        notes.append("* unfinished: trained on fewer views than its recipe says.")
+        notes.append("* unfinished: trained on fewer views than the recipe plans.")
     sources = dict.fromkeys(each.source for row in board.rows for each in row.published)
     settings = {SOURCES[source].setting: SOURCES[source].title for source in sources}
     notes += [f"{title.split(',')[0]}: {setting}." for setting, title in settings.items()]
@@ -227,21 +227,21 @@ def _notes(board: Board) -> list[str]:
 
 
 def _meanings(board: Board) -> list[str]:
-    """What the columns are whose heads do not say it."""
+    """Explain the columns whose heads are not clear on their own."""
     there = {name for row in board.rows for name in row.estimates}
     meanings = (
-        ("gmm_accuracy", "GMM and NMI are of clusters found without labels"),
+        ("gmm_accuracy", "GMM and NMI measure clusters found without labels"),
         (
             "style_position linear_fit",
-            "position, scale, flip: what a linear model tells of a crop",
+            "position, scale, flip: how well a linear model predicts the crop and flip of a view",
         ),
         ("reconstruction", "MSE of pixels in [0, 1], in thousandths"),
-        ("decoder_reconstruction", "frozen: by a decoder trained on the frozen representation"),
+        ("decoder_reconstruction", "frozen MSE: of a decoder trained on the frozen representation"),
     )
     said = [meaning for name, meaning in meanings if name in there]
     watched = any(row.first.collapse for row in board.rows)
     if watched:
-        said.append("RankMe and effective rank as last watched in training")
+        said.append("RankMe and effective rank: last values from training")
     return ["; ".join(said) + "."] if said else []
 
 

@@ -1,10 +1,10 @@
-"""How good representations are: one protocol for every method, run and package.
+"""Evaluate representations: one protocol for every method, run and package.
 
 >>> from repzoo_training.evaluation import evaluate_dataset
 >>> evaluation = evaluate_dataset(encoder, train, test)     # anything with .embed(images)
 >>> print(evaluation.report.table())
 >>> evaluation.report.model_dump_json(indent=2)             # with the protocol of every number
->>> evaluation.heads                                        # the fitted probes, to be exported
+>>> evaluation.heads                                        # the fitted probes, ready to export
 """
 
 from __future__ import annotations

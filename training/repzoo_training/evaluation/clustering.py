@@ -1,7 +1,7 @@
-"""Clustering: a Gaussian mixture with a component for each class, fitted without labels.
+"""Clustering by a Gaussian mixture with one component per class, fitted without labels.
 
-Embeddings are standardised first, as for the probes. Components and classes are matched one to one
-by the Hungarian algorithm on the train labels, so that nothing is chosen on the test set.
+Embeddings are standardised first, as for the probes. The Hungarian algorithm matches components to
+classes one to one on the training labels, so nothing is chosen on the test set.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from repzoo_training.evaluation.report import Measure, Protocol
 
 __all__ = ["cluster", "match", "measure_clusters"]
 
-#: Fits from other starts, of which the likeliest counts.
+#: Fits from different starting points; the most likely one counts.
 STARTS = 3
 ITERATIONS = 100
 #: Added to the diagonal of every covariance; embeddings are standardised.
 REGULARISATION = 1e-4
-#: Train embeddings that mixtures are fitted to, at most.
+#: Largest number of training embeddings that a mixture is fitted to.
 MOST_ROWS = 20_000
-#: Resamplings of the test set that give the standard errors of NMI and ARI.
+#: Resamplings of the test set for the standard errors of NMI and ARI.
 RESAMPLINGS = 100
 
 Integers = NDArray[np.int64]
@@ -42,16 +42,16 @@ def measure_clusters(
     task: str,
     seed: int = 0,
 ) -> tuple[Measure, Measure, Measure]:
-    """``gmm_accuracy``, ``gmm_nmi`` and ``gmm_ari`` of test embeddings.
+    """Measure ``gmm_accuracy``, ``gmm_nmi`` and ``gmm_ari`` of test embeddings.
 
     Args:
-        train_z: float ``[M, D]``, what the mixture is fitted to and matched on.
-        train_y: int64 ``[M]`` in ``[0, classes)``.
-        test_z: float ``[N, D]``.
-        test_y: int64 ``[N]``.
-        classes: K, components of the mixture.
+        train_z: embeddings that the mixture is fitted to and matched on, float ``[M, D]``.
+        train_y: their labels, int64 ``[M]`` in ``[0, classes)``.
+        test_z: test embeddings, float ``[N, D]``.
+        test_y: their labels, int64 ``[N]``.
+        classes: number of classes, and of components of the mixture.
         task: name of the task.
-        seed: of the mixture's starts and of the resampling.
+        seed: decides the mixture's starts and the resampling.
     """
     train_c, test_c = cluster(train_z, test_z, components=classes, seed=seed)
     protocol: Protocol = {
@@ -91,7 +91,7 @@ def measure_clusters(
 def cluster(
     train_z: NDArray[np.floating], test_z: NDArray[np.floating], *, components: int, seed: int = 0
 ) -> tuple[Integers, Integers]:
-    """The likeliest component of each embedding, int64 ``[M]`` and ``[N]``."""
+    """Return the most likely component of each embedding, int64 ``[M]`` and ``[N]``."""
     train_z, test_z = np.asarray(train_z, np.float64), np.asarray(test_z, np.float64)
     mean, std = train_z.mean(0), train_z.std(0)
     std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
@@ -107,14 +107,14 @@ def cluster(
         random_state=seed,
     )
     with warnings.catch_warnings():
-        # The number of iterations is part of the protocol, and embeddings may coincide.
+        # The number of iterations is part of the protocol. Embeddings may coincide.
         warnings.simplefilter("ignore", ConvergenceWarning)
         mixture.fit(train_z[rows])
     return mixture.predict(train_z), mixture.predict(test_z)
 
 
 def match(clusters: Integers, labels: Integers, classes: int) -> Integers:
-    """The class of each cluster, int64 ``[classes]``, one to one and right as often as possible."""
+    """Return the class of each cluster, int64 ``[classes]``: the best one-to-one match."""
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (clusters, labels), 1)
     result: Integers = linear_sum_assignment(counts, maximize=True)[1].astype(np.int64)

@@ -1,14 +1,14 @@
-"""A decoder trained on a frozen representation: what its embeddings still hold of the images.
+"""Train a decoder on a frozen representation, to see what its embeddings keep of the images.
 
-Discriminative methods have no decoder. To see what they keep, one of the shape that a generative
-method's recipe would have is fitted afterwards to pairs of embedding and image; the encoder stays
-as it is. It minimises, over fixed steps that a seed decides,
+Discriminative methods have no decoder. A decoder of the shape that a generative method's recipe has
+is fitted afterwards to pairs of embedding and image, while the encoder stays frozen. Over a fixed
+number of steps, with batches decided by a seed, it minimises
 
     −Σ_pixels [x log m + (1 − x) log(1 − m)],    m = sigmoid(decoder(z)),  x in [0, 1]
 
-whose minimiser is m = E[x|z], that of the squared error too. Embeddings are standardised first, for
-their scale is an accident of the method; that is folded into the decoder's first layer, which then
-takes them as the encoder gives them.
+whose minimiser m = E[x|z] also minimises the squared error. Embeddings are standardised first,
+because their scale is an accident of the method. The standardisation is then folded into the first
+layer, so the decoder takes embeddings as the encoder outputs them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from tqdm import trange
 
 from repzoo_training.data import ImageDataset
-from repzoo_training.evaluation import represent
+from repzoo_training.evaluation.representation import represent
 from repzoo_training.loop.trained import TrainedModel
 from repzoo_training.networks import LatentDecoder, NetworkSpec, build_decoder
 from repzoo_training.randomness import generator
@@ -32,17 +32,17 @@ from repzoo_training.run import Run
 
 __all__ = ["BATCH", "LEARNING_RATE", "STEPS", "train_decoder", "with_frozen_decoder"]
 
-#: Steps, however many images there are; about a minute on one CPU core for the MLP of MNIST.
+#: Steps, whatever the number of images. The MLP for MNIST takes about a minute on one CPU core.
 STEPS = 1000
-#: Pairs in one step.
+#: Pairs per step.
 BATCH = 256
-#: Adam's learning rate at the start; it falls to 0 by a cosine.
+#: Adam's initial learning rate. It falls to 0 along a cosine.
 LEARNING_RATE = 1e-3
 
-#: A dimension that varies by less than this share of its mean, float32's rounding, is constant.
+#: A dimension whose standard deviation is below this share of its mean is constant up to rounding.
 _CONSTANT = 1e-6
 
-#: Version of the above: decoders kept from another one are trained again.
+#: Version of this procedure. Decoders kept by another version are trained again.
 _VERSION = 1
 _FILE = "decoder.pt"
 
@@ -55,14 +55,14 @@ def with_frozen_decoder(
     steps: int = STEPS,
     progress: bool = True,
 ) -> TrainedModel:
-    """``model`` with a decoder trained on its embeddings of ``train``; kept as ``RUN/decoder.pt``.
+    """Return a model with a decoder trained on its embeddings, kept as ``RUN/decoder.pt``.
 
     Args:
-        run: the folder that ``model`` was loaded from.
-        model: a run without a decoder of its own; computation is on its device.
-        train: images of its size.
-        steps: of the decoder's training.
-        progress: show a bar, on a terminal only.
+        run: folder that the model was loaded from.
+        model: a model without a decoder of its own. Its device does the computation.
+        train: training images of the model's size.
+        steps: steps of the decoder's training.
+        progress: show a progress bar on a terminal.
     """
     file = Path(run) / _FILE
     with Run(run).checkpoint_file.open("rb") as checkpoint:
@@ -102,15 +102,15 @@ def train_decoder(
     Args:
         embeddings: float32 ``[N, D]``.
         images: uint8 ``[N, H, W, C]``, on the same device.
-        network: whose mirror the decoder is.
-        seed: decides initial weights and the order of the pairs; the global random state is neither
-            read nor changed.
-        steps: how many.
-        progress: show a bar, on a terminal only.
+        network: the encoder's network. The decoder is its mirror.
+        seed: decides the initial weights and the order of the pairs. The global random state is
+            neither read nor changed.
+        steps: number of steps.
+        progress: show a progress bar on a terminal.
 
     Returns:
-        In evaluation mode, on the device of the embeddings: float32 ``[N, D]`` -> logits
-        ``[N, C, H, W]``.
+        The decoder in evaluation mode on the device of the embeddings. It maps float32 ``[N, D]``
+        to logits ``[N, C, H, W]``.
     """
     device, (count, dim) = embeddings.device, embeddings.shape
     height, width, channels = images.shape[1:]
@@ -143,10 +143,10 @@ def train_decoder(
 
 
 def _read(file: Path, key: str) -> dict[str, Tensor] | None:
-    """What is kept of the same weights, images and settings; nothing if it cannot be read."""
+    """Return the decoder kept for the same weights, images and settings, or None."""
     try:
         kept = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception:  # torch raises many kinds for a missing or damaged file
+    except Exception:  # torch raises many types for a missing or damaged file
         return None
     state: dict[str, Tensor] | None = kept["decoder"] if kept.get("key") == key else None
     return state

@@ -1,4 +1,4 @@
-"""Embeddings and labels, checked and on the device that computes with them."""
+"""Check embeddings and labels, and move them to the device that computes with them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ __all__ = ["Embeddings", "Labels", "default_device", "on_device"]
 #: float ``[N, D]``.
 Embeddings: TypeAlias = NDArray[np.floating] | Tensor
 
-#: int64 ``[N]``, one class an image; or bool ``[N, A]``, a yes or no for each of A labels.
+#: int64 ``[N]``, one class per image, or bool ``[N, A]``, a yes or no for each of A labels.
 Labels: TypeAlias = NDArray[np.int64] | NDArray[np.bool_]
 
 
 def default_device(device: torch.device | str | None = None) -> torch.device:
-    """``device``, or the GPU if there is one."""
+    """Return ``device``, by default the GPU if there is one."""
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def on_device(
     embeddings: Embeddings, labels: Labels | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Embeddings as float32 ``[N, D]`` and labels as int64 ``[N]`` or bool ``[N, A]``.
+    """Return embeddings as float32 ``[N, D]`` and labels as int64 ``[N]`` or bool ``[N, A]``.
 
     Raises:
-        InvalidInput: if the shapes do not fit together, or an embedding is not finite.
+        InvalidInput: If the shapes do not match, or an embedding is not finite.
     """
     z = torch.as_tensor(embeddings).to(device, torch.float32)
     if z.ndim != 2 or not len(z):

@@ -1,4 +1,4 @@
-"""k nearest neighbours: exact, in chunks, on the CPU or the GPU."""
+"""Exact k nearest neighbours, in chunks, on the CPU or the GPU."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["NEIGHBOURS", "Distance", "knn_predict", "nearest"]
 
 Distance = Literal["cosine", "euclidean"]
 
-#: k, fixed before looking. The SimVAE authors' code tries k = 1 to 20 and reports the best on the
-#: test set; 15 lies within, and is odd, so that the vote on a yes-or-no label never ties.
+#: k, fixed in advance. The SimVAE authors' code tries k = 1 to 20 and reports the best on the test
+#: set. 15 lies in that range and is odd, so a vote on a yes-or-no label never ties.
 NEIGHBOURS = 15
 
-#: Values held at once for a chunk of queries: 128 MiB of float32.
+#: Values in memory per chunk of queries: 128 MiB of float32.
 _CHUNK_VALUES = 2**25
 
-#: Candidates beyond k of which the distance is computed again, exactly.
+#: Extra candidates beyond k whose exact distance is computed.
 _SPARE = 10
 
 
@@ -41,22 +41,22 @@ def knn_predict(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> NDArray[np.int64] | NDArray[np.bool_]:
-    """Labels by majority vote of the ``k`` nearest train embeddings, each with one vote.
+    """Predict labels by a majority vote of the ``k`` nearest training embeddings, one vote each.
 
     Args:
-        train_z: float ``[M, D]``.
-        train_y: int64 ``[M]``, or bool ``[M, A]`` where each of A labels is voted on by itself.
-        test_z: float ``[N, D]``.
+        train_z: training embeddings, float ``[M, D]``.
+        train_y: int64 ``[M]``, or bool ``[M, A]`` for a separate vote on each of A labels.
+        test_z: test embeddings, float ``[N, D]``.
         k: number of neighbours, at most M.
-        distance: what is near.
-        device: where to compute; None for the GPU if there is one.
-        progress: show a bar, on a terminal only.
+        distance: distance between embeddings.
+        device: where to compute; by default the GPU if there is one.
+        progress: show a progress bar on a terminal.
 
     Returns:
-        int64 ``[N]``, of classes with equal votes the first; or bool ``[N, A]``.
+        int64 ``[N]``, the first of the classes with most votes, or bool ``[N, A]``.
 
     Raises:
-        InvalidInput: if shapes do not fit or k exceeds M.
+        InvalidInput: If the shapes do not match, or k is not in 1 to M.
     """
     place = default_device(device)
     train, labels = on_device(train_z, train_y, place)
@@ -76,16 +76,16 @@ def knn_predict(
 def nearest(
     train: Tensor, test: Tensor, *, k: int, distance: Distance, progress: bool
 ) -> Iterator[Tensor]:
-    """The ``k`` nearest rows of ``train [M, D]``, nearest first, for chunks of ``test [N, D]``.
+    """Yield the ``k`` nearest rows of ``train [M, D]`` for chunks of ``test [N, D]``.
 
-    One matrix product finds candidates by ‖a‖² − 2ab + ‖b‖², up to rounding; of these, a few more
-    than k, the distances are then computed as Σ(a − b)².
+    One matrix product finds candidates by ‖a‖² − 2ab + ‖b‖², up to rounding. For these, a few more
+    than k, the exact distances Σ(a − b)² are computed.
 
     Yields:
-        int64 ``[n, k]``; the n add up to N.
+        Row numbers int64 ``[n, k]``, nearest first. The n of all chunks add up to N.
     """
     if not 1 <= k <= len(train):
-        raise InvalidInput(f"k is {k}; expected 1 to {len(train)}, the number of train images")
+        raise InvalidInput(f"k is {k}; expected 1 to {len(train)}, the number of training images")
     if train.shape[1] != test.shape[1]:
         raise InvalidInput(f"embeddings have {train.shape[1]} and {test.shape[1]} dimensions")
     if distance == "cosine":  # on the unit sphere ‖a − b‖² = 2 − 2 cos(a, b): the same order
@@ -99,7 +99,7 @@ def nearest(
     with _full_precision():
         for start in tqdm(range(0, len(test), rows), f"k-NN, {distance}", disable=hidden):
             query = test[start : start + rows]  # [n, D]
-            # ‖b‖² is the same for all of a row, so it does not change the order
+            # ‖b‖² is constant within a row, so it does not change the order.
             near = torch.addmm(squared, query, train.T, alpha=-2).topk(
                 candidates, dim=1, largest=False
             )
@@ -110,7 +110,7 @@ def nearest(
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """No TF32 or bfloat16 inside float32 products, whatever training has chosen."""
+    """Compute float32 products without TF32 or bfloat16, whatever training has chosen."""
     chosen = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

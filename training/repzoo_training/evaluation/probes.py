@@ -1,8 +1,8 @@
 """Probes: small heads fitted to frozen embeddings.
 
-Each dimension is standardised by the train set's mean and standard deviation first, because the
-scale of an embedding is an accident of its method. That is folded into the first layer afterwards,
-so that a head takes embeddings as the encoder gives them.
+Each dimension is standardised first by the mean and standard deviation of the training set, because
+the scale of an embedding is an accident of its method. The standardisation is then folded into the
+first layer, so a head takes embeddings as the encoder outputs them.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from repzoo_training.evaluation.inputs import Embeddings, Labels, default_device
 
 __all__ = ["L2", "MLP_BATCH", "MLP_LEARNING_RATE", "MLP_STEPS", "Head", "linear_probe", "mlp_probe"]
 
-#: Weight of ½‖W‖² beside the summed loss of the linear probe: scikit-learn's C = 1.
+#: Weight of ½‖W‖², added to the summed loss of the linear probe: scikit-learn's C = 1.
 L2 = 1.0
 
-#: Adam's learning rate for the MLP probe at the start; it falls to 0 by a cosine.
+#: Adam's initial learning rate for the MLP probe. It falls to 0 along a cosine.
 MLP_LEARNING_RATE = 1e-2
-#: Embeddings in one step of the MLP probe.
+#: Embeddings per step of the MLP probe.
 MLP_BATCH = 1024
-#: Steps of the MLP probe, however many embeddings there are.
+#: Steps of the MLP probe, whatever the number of embeddings.
 MLP_STEPS = 3000
 
-#: A dimension that varies by less than this share of its mean, float32's rounding, is constant.
+#: A dimension whose standard deviation is below this share of its mean is constant up to rounding.
 _CONSTANT = 1e-6
 
-#: Dimensions from which on the MLP probe is worth more than one thread of the CPU.
+#: From this number of dimensions on, the MLP probe gains from more than one CPU thread.
 _THREADED_DIM = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A fitted probe: what a package stores as ``probes/TASK.KIND.onnx``.
+    """A fitted probe, which a package stores as ``probes/TASK.KIND.onnx``.
 
     Attributes:
         spec: task, kind, classes and activation.
-        module: embeddings float32 ``[N, D]`` -> logits float32 ``[N, len(spec.classes)]``, on the
-            CPU and without gradients.
+        module: maps embeddings float32 ``[N, D]`` to logits float32 ``[N, len(spec.classes)]``, on
+            the CPU and without gradients.
     """
 
     spec: ProbeSpec
     module: nn.Sequential
 
     def predict(self, embeddings: Embeddings) -> NDArray[np.int64] | NDArray[np.bool_]:
-        """Labels of embeddings ``[N, D]``: int64 ``[N]``, or bool ``[N, A]`` if multi-label."""
+        """Predict labels ``[N]``, or bool ``[N, A]`` if multi-label, of embeddings ``[N, D]``."""
         z, _ = on_device(embeddings, None, torch.device("cpu"))
         logits: Tensor = self.module(z)
         labels = logits > 0 if self.spec.multi_label else logits.argmax(dim=1)
@@ -72,21 +72,21 @@ def linear_probe(
     classes: Sequence[str] = (),
     device: torch.device | str | None = None,
 ) -> Head:
-    """Logistic regression, to its optimum: multinomial, or one for each label if multi-label.
+    """Fit logistic regression to its optimum: multinomial, or one per label if multi-label.
 
         minimise  Σ_n loss(W x_n + b, y_n) + ½ ‖W‖²        x: standardised embeddings
 
-    The optimum is unique, so no seed enters; L-BFGS in float64 finds it.
+    L-BFGS in float64 finds the optimum, which is unique and needs no seed.
 
     Args:
         embeddings: float ``[N, D]``.
         labels: int64 ``[N]`` in ``[0, len(classes))``, or bool ``[N, len(classes)]``.
-        task: what the head's file and the API call it.
-        classes: names of the classes; their numbers if not given.
-        device: where to compute; None for the GPU if there is one.
+        task: name of the task in the head's file name and in the API.
+        classes: names of the classes; by default their numbers.
+        device: where to compute; by default the GPU if there is one.
 
     Raises:
-        InvalidInput: if shapes, labels and classes do not fit.
+        InvalidInput: If shapes, labels and classes do not match.
     """
     z, y = on_device(embeddings, labels, default_device(device))
     spec = _spec(y, task, "linear", classes)
@@ -127,25 +127,25 @@ def mlp_probe(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Head:
-    """The SimVAE authors' MLP probe: one hidden layer of D units with ReLU, trained by Adam.
+    """Fit the MLP probe of the SimVAE authors: one hidden layer of D units with ReLU.
 
-    The network is that of their code (github.com/alicebizeul/simvae). Their training is not: it
-    takes raw embeddings in batches of 64 at a constant rate of 3e-4 for 200 epochs, and reports
-    the best epoch on the test set. Here inputs are standardised, the learning rate falls by a
-    cosine, and the last step counts.
+    The network is taken from their code (github.com/alicebizeul/simvae), but the training differs.
+    Theirs uses raw embeddings in batches of 64 at a constant rate of 3e-4 for 200 epochs, and
+    reports the best epoch on the test set. Here inputs are standardised, Adam's learning rate falls
+    along a cosine, and the last step counts.
 
     Args:
         embeddings: float ``[N, D]``.
         labels: int64 ``[N]`` in ``[0, len(classes))``, or bool ``[N, len(classes)]``.
-        task: what the head's file and the API call it.
-        classes: names of the classes; their numbers if not given.
-        seed: decides the initial weights and the order of the batches; the global random state is
+        task: name of the task in the head's file name and in the API.
+        classes: names of the classes; by default their numbers.
+        seed: decides the initial weights and the order of the batches. The global random state is
             neither read nor changed.
-        device: where to compute; None for the GPU if there is one.
-        progress: show a bar, on a terminal only.
+        device: where to compute; by default the GPU if there is one.
+        progress: show a progress bar on a terminal.
 
     Raises:
-        InvalidInput: if shapes, labels and classes do not fit.
+        InvalidInput: If shapes, labels and classes do not match.
     """
     place = default_device(device)
     z, y = on_device(embeddings, labels, place)
@@ -163,7 +163,7 @@ def mlp_probe(
     order = torch.empty(0, dtype=torch.int64)
     with _threads_for(dim):
         for _ in trange(MLP_STEPS, desc="MLP probe", disable=None if progress else True):
-            if len(order) < batch:  # an epoch ends; what is left of it makes no batch
+            if len(order) < batch:  # the rest of an epoch does not fill a batch
                 order = torch.randperm(len(x), generator=generator)
             chosen, order = order[:batch].to(place), order[batch:]
             optimiser.zero_grad()
@@ -175,8 +175,11 @@ def mlp_probe(
 
 @contextmanager
 def _threads_for(dim: int) -> Iterator[None]:
-    """One thread for small layers: where cores are shared, waiting for others took 15 times as
-    long as the work itself (64 dimensions, two threads on two busy cores)."""
+    """Use one thread for small layers.
+
+    On shared cores, threads waiting for each other took 15 times as long as the work itself
+    (64 dimensions, two threads on two busy cores).
+    """
     threads = torch.get_num_threads()
     if dim < _THREADED_DIM:
         torch.set_num_threads(1)
@@ -191,7 +194,7 @@ def _spec(y: Tensor, task: str, kind: str, classes: Sequence[str]) -> ProbeSpec:
     count = y.shape[1] if multi_label else int(y.max()) + 1
     names = tuple(classes) or tuple(map(str, range(count)))
     if len(names) < 2:
-        raise InvalidInput(f"task {task!r} has {len(names)} classes; a probe needs two")
+        raise InvalidInput(f"task {task!r} has {len(names)} classes; a probe needs at least two")
     if len(names) < count or (multi_label and len(names) != count):
         raise InvalidInput(f"task {task!r} has {len(names)} classes, but labels for {count}")
     if not multi_label and int(y.min()) < 0:
@@ -205,21 +208,21 @@ def _spec(y: Tensor, task: str, kind: str, classes: Sequence[str]) -> ProbeSpec:
 
 
 def _moments(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each dimension, float64 ``[D]``; 1 where it is constant."""
+    """Return mean and standard deviation, float64 ``[D]``, with 1 for constant dimensions."""
     mean = z.double().mean(dim=0)
     std = (z.double() - mean).std(dim=0, correction=0)
     return mean, torch.where(std > _CONSTANT * mean.abs(), std, 1.0)
 
 
 def _loss(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean over embeddings of the cross-entropy, summed over labels if multi-label."""
+    """Return the mean cross-entropy over embeddings, summed over labels if multi-label."""
     if y.ndim == 1:
         return F.cross_entropy(logits, y)
     return F.binary_cross_entropy_with_logits(logits, y.to(logits), reduction="sum") / len(y)
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator | None = None) -> nn.Linear:
-    """A layer with torch's usual initial weights if there is a generator, none otherwise."""
+    """Return a layer with torch's usual initial weights, or uninitialised without a generator."""
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
     assert isinstance(layer, nn.Linear)
     if generator is not None:

@@ -1,24 +1,24 @@
-"""The one protocol by which every representation is measured.
+"""The protocol that measures every representation.
 
-The representation is the encoder's output at the last checkpoint (the mean, of a posterior), before
-any projection head. Nothing is chosen on the test set: k and the probes' settings are constants,
-and both distances are reported.
+The representation is the encoder's output at the last checkpoint, before any projection head. If
+the encoder has a posterior, it is the mean. Nothing is chosen on the test set: k and the settings
+of the probes are constants, and both distances are reported.
 
-What is measured is chosen by group:
+Measures are chosen by group:
 
 ==================  ==========================================================================
 ``knn``             k nearest neighbours, by both distances
 ``linear``          logistic regression
 ``mlp``             a probe with one hidden layer
 ``clustering``      a Gaussian mixture fitted without labels: accuracy, NMI, ARI
-``reconstruction``  error of the representation's own decoder, where it has one
-``style``           what it tells about crops and flips; see the module ``style``
-``decoder``         error of a decoder trained on the frozen representation, of any method
+``reconstruction``  error of the representation's own decoder, if it has one
+``style``           what it reveals about crops and flips; see the module ``style``
+``decoder``         error of a decoder trained on the frozen representation, for any method
 ``fid``             Fréchet distances in features of a CNN trained on the data set's labels
-``inception``       Fréchet distances in Inception-v3's features, whose weights are given
+``inception``       Fréchet distances in features of Inception-v3, with weights from a file
 ==================  ==========================================================================
 
-The last three take minutes on a CPU and are not among ``DEFAULT_GROUPS``.
+The last three take minutes on a CPU and are not part of ``DEFAULT_GROUPS``.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ from repzoo.errors import InvalidInput
 from repzoo_training.data import ImageDataset
 from repzoo_training.errors import DataError
 from repzoo_training.evaluation.clustering import measure_clusters
-from repzoo_training.evaluation.features import CNNFeatures, Features, InceptionFeatures
-from repzoo_training.evaluation.fid import measure_fid
+from repzoo_training.evaluation.fid import CNNFeatures, Features, InceptionFeatures, measure_fid
 from repzoo_training.evaluation.inputs import Embeddings, Labels
 from repzoo_training.evaluation.knn import NEIGHBOURS, Distance, knn_predict
 from repzoo_training.evaluation.probes import (
@@ -68,10 +67,10 @@ __all__ = [
     "evaluate_dataset",
 ]
 
-#: Version of the protocols: numbers of different versions are not compared or reused.
+#: Version of the protocols. Numbers of different versions are never compared or reused.
 SUITE = 1
 
-#: What takes about a minute on MNIST and one core, all together.
+#: Groups that together take about a minute on MNIST with one core.
 DEFAULT_GROUPS: tuple[Group, ...] = (
     "knn",
     "linear",
@@ -84,7 +83,7 @@ DEFAULT_GROUPS: tuple[Group, ...] = (
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The numbers, and the probes that gave some of them."""
+    """The numbers, and the probes behind some of them."""
 
     report: EvaluationReport
     heads: tuple[Head, ...]
@@ -92,11 +91,11 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class FrozenDecoder:
-    """For the group ``decoder``: how to train one, and what to say about it.
+    """How the group ``decoder`` gets its decoder.
 
     Attributes:
-        train: gives the representation with a decoder that was trained on it, as it is.
-        protocol: of that training.
+        train: returns the frozen representation with a decoder trained on it.
+        protocol: describes that training.
     """
 
     train: Callable[[], Representation]
@@ -118,40 +117,40 @@ def evaluate_dataset(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """Embed both splits of a data set, and measure what is asked for and possible.
+    """Embed both splits of a data set and measure the chosen groups.
 
-    Labels make the task ``task``, attributes the multi-label task ``attributes``; CelebA's make
-    three, see :mod:`repzoo_training.evaluation.tasks`. A group that needs what is not there, such
-    as labels or a decoder, measures nothing.
+    Labels pose the task ``task``, and attributes the multi-label task ``attributes``; CelebA's pose
+    three tasks, see `repzoo_training.evaluation.tasks`. A group whose labels or decoder are missing
+    measures nothing.
 
     Args:
-        representation: anything with ``embed``: a run in torch, a ``repzoo.Encoder``.
-        train: what neighbours are looked for in and probes are fitted to.
-        test: what the numbers are of.
+        representation: anything with ``embed``, such as a run in torch or a ``repzoo.Encoder``.
+        train: the gallery of the neighbours, and the data that probes are fitted to.
+        test: the images that the numbers describe.
         measures: groups to measure; see the module.
-        decoder: for the group of this name.
-        inception: file of torchvision's weights, for the group ``inception``.
-        task: name of the task that ``labels`` are of.
-        k: neighbours.
-        seed: of everything that is drawn.
-        batch_size: images that are embedded at a time.
-        device: where neighbours and probes are computed; None for the GPU if there is one.
-        progress: show bars, on a terminal only.
+        decoder: needed by the group ``decoder``.
+        inception: file of torchvision's weights, needed by the group ``inception``.
+        task: name of the task that ``labels`` pose.
+        k: number of neighbours. If the gallery is smaller, all of it votes.
+        seed: decides everything random.
+        batch_size: images per call of ``embed``.
+        device: where neighbours and probes are computed; by default the GPU if there is one.
+        progress: show progress bars on a terminal.
 
     Raises:
-        DataError: if the splits differ in image shape, classes or attributes, or if there is
+        DataError: If the splits differ in image shape, classes or attributes, or if there is
             nothing to measure.
-        InvalidInput: for a group that does not exist, or that lacks its decoder or weights.
+        InvalidInput: If a group does not exist, or its decoder or weights are missing.
     """
     groups = check_groups(measures)
     if "decoder" in groups and decoder is None:
-        raise InvalidInput("the group decoder needs a run, whose network is known")
+        raise InvalidInput("the group decoder needs a run, because the decoder mirrors its network")
     if "inception" in groups and inception is None:
-        raise InvalidInput("the group inception needs a file of Inception-v3's weights")
+        raise InvalidInput("the group inception needs a file with the weights of Inception-v3")
     for what in ("shape", "classes", "attribute_names"):
         ours, theirs = getattr(train, what), getattr(test, what)
         if ours != theirs:
-            raise DataError(f"{test.name}: {what} of train is {ours}, of test {theirs}")
+            raise DataError(f"{test.name}: {what} of train is {ours}, but of test {theirs}")
     train_z = represent(representation, train.images, batch_size=batch_size, progress=progress)
     test_z = represent(representation, test.images, batch_size=batch_size, progress=progress)
 
@@ -220,8 +219,8 @@ def evaluate_dataset(
             )
     if not found:
         raise DataError(
-            f"{test.name}: nothing to measure of {', '.join(groups)}; has it labels, does anything "
-            "reconstruct?"
+            f"{test.name}: there is nothing to measure for {', '.join(groups)}: the images have no "
+            "usable labels and the model has no decoder"
         )
     report = EvaluationReport(
         dataset=test.name,
@@ -245,7 +244,7 @@ def _reconstruction(
     batch_size: int,
     progress: bool,
 ) -> list[Measure]:
-    """The error of the representation's decoder, if it has one."""
+    """Return the error of the representation's decoder, or nothing without a decoder."""
     errors = reconstruction_errors(
         representation, test.images, batch_size=batch_size, progress=progress
     )
@@ -262,10 +261,10 @@ def _reconstruction(
 
 
 def check_groups(measures: Collection[str]) -> tuple[Group, ...]:
-    """The groups named, each once and in their own order.
+    """Return the named groups, each once, in their standard order.
 
     Raises:
-        InvalidInput: if one does not exist, or none is named.
+        InvalidInput: If a group does not exist, or the collection is empty.
     """
     known: tuple[Group, ...] = get_args(Group)
     unknown = [name for name in measures if name not in known]
@@ -289,29 +288,29 @@ def evaluate(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> tuple[tuple[Measure, ...], tuple[Head, ...]]:
-    """Measure embeddings by how well they predict one task's labels.
+    """Measure how well embeddings predict the labels of one task.
 
     Args:
-        train_z: float ``[M, D]``, what neighbours are looked for in and probes are fitted to.
+        train_z: embeddings of the gallery, to which probes are fitted too, float ``[M, D]``.
         train_y: int64 ``[M]``, or bool ``[M, A]`` for a multi-label task.
-        test_z: float ``[N, D]``.
+        test_z: test embeddings, float ``[N, D]``.
         test_y: labels ``[N]`` or ``[N, A]``.
-        measures: groups to measure, of those that are about labels.
+        measures: groups to measure. Groups that do not use labels are ignored.
         task: name of the task.
-        classes: names of the classes or labels; their numbers if not given.
-        k: neighbours.
-        seed: of the MLP probe.
-        device: where to compute; None for the GPU if there is one.
-        progress: show bars, on a terminal only.
+        classes: names of the classes or labels; by default their numbers.
+        k: number of neighbours. If M is smaller, all of them vote.
+        seed: decides the MLP probe and the clusters.
+        device: where to compute; by default the GPU if there is one.
+        progress: show progress bars on a terminal.
 
     Returns:
-        The accuracies ``majority`` (always the commonest train label, which any other number has
-        to be compared with), ``knn_cosine``, ``knn_euclidean``, ``linear`` and ``mlp``; and the
-        fitted heads. The accuracy of a multi-label task is the share of labels that are right.
-        And of single labels ``gmm_accuracy``, ``gmm_nmi`` and ``gmm_ari``.
+        The measures, and the fitted heads. The accuracies are ``majority`` (the most common
+        training label, a baseline for all others), ``knn_cosine``, ``knn_euclidean``, ``linear``
+        and ``mlp``. The accuracy of a multi-label task is the share of correct labels. Tasks with
+        one label per image also have ``gmm_accuracy``, ``gmm_nmi`` and ``gmm_ari``.
 
     Raises:
-        InvalidInput: if shapes, labels and classes do not fit, or k is not in 1 to M.
+        InvalidInput: If shapes, labels and classes do not match, or k is below 1.
     """
     if train_y.shape[1:] != test_y.shape[1:] or len(test_y) != len(test_z):
         raise InvalidInput(
@@ -319,6 +318,7 @@ def evaluate(
             f"{len(test_z)} test embeddings"
         )
     score = _scorer(test_y, task, classes)
+    k = min(k, len(train_z))
     found: list[Measure] = []
     heads: list[Head] = []
     if {"knn", "linear", "mlp"} & set(measures):
@@ -373,7 +373,7 @@ def evaluate(
 def _scorer(
     test_y: Labels, task: str, classes: Sequence[str]
 ) -> Callable[[str, NDArray[np.generic], Protocol], Measure]:
-    """``score(name, predicted, protocol)``: accuracy of predicted ``[N]`` or ``[N, A]``."""
+    """Return ``score(name, predicted, protocol)``, which measures an accuracy."""
 
     def score(name: str, predicted: NDArray[np.generic], protocol: Protocol) -> Measure:
         right = (predicted == test_y).astype(np.float64)  # [N] or [N, A]
@@ -390,7 +390,7 @@ def _scorer(
 
 
 def _commonest(labels: Labels) -> NDArray[np.generic]:
-    """The commonest class; of a multi-label task, the commoner answer for each label."""
+    """Return the most common class, or for a multi-label task the most common answer per label."""
     if labels.ndim == 1:
         values, counts = np.unique(labels, return_counts=True)
         return values[[counts.argmax()]]

@@ -1,4 +1,4 @@
-"""What an evaluation found, with the protocol of every number."""
+"""The numbers of an evaluation, each with its protocol."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 __all__ = ["EvaluationReport", "Group", "Measure", "Protocol", "Unit"]
 
-#: How a number came about, in words and constants.
+#: How a number was measured, in words and constants.
 Protocol: TypeAlias = dict[str, str | int | float]
 
 Unit: TypeAlias = Literal[
@@ -23,7 +23,7 @@ Unit: TypeAlias = Literal[
     "squared Fréchet distance",
 ]
 
-#: What is measured together, and chosen by this name.
+#: Measures that are computed and chosen together.
 Group: TypeAlias = Literal[
     "knn", "linear", "mlp", "clustering", "reconstruction", "style", "decoder", "fid", "inception"
 ]
@@ -36,10 +36,10 @@ class _Record(BaseModel):
 class Measure(_Record):
     """One number.
 
-    ``standard_error`` is that of the mean over the test images, sqrt(p (1 - p) / n) for an
-    accuracy p on n of them: it tells how far another test set would move the number, not another
-    seed, unless the protocol says otherwise. ``by_class`` splits a multi-label accuracy by label,
-    and an R² by what is told.
+    ``standard_error`` is the standard error of the mean over the test images, sqrt(p (1 - p) / n)
+    for an accuracy p on n images. It describes the effect of another test set, not of another seed,
+    unless the protocol says otherwise. ``by_class`` splits a multi-label accuracy by label, and an
+    R² by target.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Measure(_Record):
         task: str | None = None,
         by_class: dict[str, float] | None = None,
     ) -> Measure:
-        """The mean of one score per test image, float64 ``[n]``."""
+        """Return the mean of one score per test image, float64 ``[n]``."""
         return cls(
             name=name,
             task=task,
@@ -78,10 +78,10 @@ class Measure(_Record):
 class EvaluationReport(_Record):
     """All numbers of one representation on one data set.
 
-    ``groups`` are those that were measured, also where a representation has nothing to measure
-    (no decoder, no labels). The fields from ``method`` on are of a training run: its method and
-    recipe by name, its seed, the views and steps behind its weights, and the file these were in.
-    ``seeds`` are of a report that pools several runs.
+    ``groups`` lists the groups that were measured, including those for which the representation has
+    nothing to measure (no decoder, no labels). The fields from ``method`` on describe a training
+    run: the names of its method and recipe, its seed, the views and steps behind its weights, and
+    the sha256 of its checkpoint. ``seeds`` is set if the report pools several runs.
     """
 
     dataset: str
@@ -102,14 +102,14 @@ class EvaluationReport(_Record):
     checkpoint_sha256: str | None = None
 
     def measure(self, name: str, task: str | None = None) -> Measure | None:
-        """The measure of that name, of the first task that has it if none is given."""
+        """Return the measure with this name, by default of the first task that has it."""
         return next(
             (m for m in self.measures if m.name == name and task in (None, m.task)),
             None,
         )
 
     def table(self) -> str:
-        """The numbers as plain text; accuracies in per cent."""
+        """Return the numbers as plain text, with accuracies in per cent."""
         rows = [("measure", "value", "± s.e.", "protocol")]
         for m in self.measures:
             scale, digits = (100, 2) if m.unit == "accuracy" else (1, 5)

@@ -1,4 +1,4 @@
-"""What can be evaluated: anything that embeds images."""
+"""Anything that embeds images can be evaluated."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Representation", "reconstruction_errors", "represent"]
 class Representation(Protocol):
     """A trained run in torch, a ``repzoo.Encoder``, or a baseline.
 
-    What also has ``reconstruct(images)``, whose result has ``error`` float32 ``[N]`` (the mean
-    squared error per pixel value against images / 255), is measured by that too. It may raise
-    ``UnsupportedOperation``, as an encoder without a decoder does.
+    An object may also have ``reconstruct(images)``. Its result has ``error`` float32 ``[N]``, the
+    mean squared error per pixel value against images / 255. Like an encoder without a decoder, it
+    may raise ``UnsupportedOperation``.
     """
 
     def embed(self, images: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        """Embeddings ``[N, D]`` of uint8 images ``[N, H, W, C]``."""
+        """Return embeddings ``[N, D]`` of uint8 images ``[N, H, W, C]``."""
         ...
 
 
@@ -32,16 +32,16 @@ def represent(
     batch_size: int = 1000,
     progress: bool = True,
 ) -> NDArray[np.float32]:
-    """Embed many images, a batch at a time.
+    """Embed many images in batches.
 
     Args:
-        representation: what embeds them.
+        representation: the encoder.
         images: uint8 ``[N, H, W, C]``, N at least 1.
         batch_size: images per call of ``embed``.
-        progress: show a bar, on a terminal only.
+        progress: show a progress bar on a terminal.
 
     Returns:
-        float32 ``[N, D]``.
+        Embeddings float32 ``[N, D]``.
     """
     return np.concatenate(
         [
@@ -58,9 +58,9 @@ def reconstruction_errors(
     batch_size: int = 1000,
     progress: bool = True,
 ) -> NDArray[np.float32] | None:
-    """Reconstruction error of each image, float32 ``[N]``; None where nothing reconstructs.
+    """Return the reconstruction error of each image, float32 ``[N]``, or None without a decoder.
 
-    The error is the mean over an image's H·W·C pixel values, scaled to [0, 1], of the squared
+    The error is the mean over the H·W·C pixel values of an image, scaled to [0, 1], of the squared
     difference between the image and its reconstruction from the embedding.
     """
     reconstruct: Any = getattr(representation, "reconstruct", None)

@@ -1,7 +1,7 @@
-"""Evaluations of training runs, kept beside their checkpoints.
+"""Evaluate training runs and keep the reports in their folders.
 
-RUN/evaluation.json   the report of the last checkpoint, with all groups measured so far
-RUN/decoder.pt        where the group ``decoder`` was, see :mod:`repzoo_training.evaluation.frozen_decoder`
+RUN/evaluation.json   report of the last checkpoint, with all groups measured so far
+RUN/decoder.pt        decoder of the group ``decoder``, see the module ``frozen_decoder``
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from repzoo.errors import UnsupportedOperation
 from repzoo.files import write_atomically
+from repzoo.runtime.encoder import Generation
+from repzoo.runtime.prior import sample_prior
 
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.errors import RunError
+from repzoo_training.evaluation import frozen_decoder
 from repzoo_training.evaluation.inputs import default_device
 from repzoo_training.evaluation.protocol import (
     DEFAULT_GROUPS,
@@ -30,17 +33,17 @@ from repzoo_training.evaluation.protocol import (
 )
 from repzoo_training.evaluation.report import EvaluationReport, Group, Measure
 from repzoo_training.loop.trained import TrainedModel
+from repzoo_training.prior import MOST_IMAGES, choose_prior
 from repzoo_training.run import Run
 
 __all__ = ["REPORT_FILE", "Splits", "evaluate_run"]
 
-#: Name of the report in a run's folder.
+#: Name of the report in the folder of a run.
 REPORT_FILE = "evaluation.json"
 
-#: Train images that SimVAE's prior is fitted to, to generate.
-MOST_PRIOR = 20_000
+_BATCH = 1000
 
-#: What ``--data`` names, or its two splits in memory: (train, test).
+#: A source as ``--data`` names it, or its two splits in memory: (train, test).
 Splits: TypeAlias = str | Path | tuple[ImageDataset, ImageDataset]
 
 
@@ -53,30 +56,30 @@ def evaluate_run(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> EvaluationReport:
-    """The report of the run in the folder ``path``, of its last checkpoint.
+    """Evaluate the last checkpoint of a run.
 
-    What ``RUN/evaluation.json`` already has of the same checkpoint, data and suite is not computed
-    again; what it lacks is computed and added to it, atomically.
+    Groups that ``RUN/evaluation.json`` already has for the same checkpoint, data and suite are not
+    computed again. Missing groups are computed and added to the file atomically.
 
     Args:
-        path: the run.
-        data: a source as for :func:`repzoo_training.data.load`, or ``(train, test)`` in memory,
-            which many runs can share; by default what the run was trained on.
-        measures: groups that the report must have; it has those kept from before too.
+        path: folder of the run.
+        data: a source as for `repzoo_training.data.load`, or ``(train, test)`` in memory, which
+            many runs can share. By default the data that the run was trained on.
+        measures: groups that the report must have. Groups measured earlier are kept as well.
         inception: file of torchvision's weights, for the group ``inception``.
-        device: where to embed and fit; None for the GPU if there is one.
-        progress: show bars, on a terminal only.
+        device: where to embed and fit; by default the GPU if there is one.
+        progress: show progress bars on a terminal.
 
     Raises:
-        RunError: if there is no run with a checkpoint.
-        DataError: if the data cannot be used, or there is nothing to measure.
-        InvalidInput: for a group that does not exist.
+        RunError: If the folder is not a run, or the run has no checkpoint.
+        DataError: If the data cannot be used, or there is nothing to measure.
+        InvalidInput: If a group does not exist.
     """
     wanted = check_groups(measures)
     run = Run(path)
     record = run.read_record()
     if record is None:
-        raise RunError(f"{path} holds no run: no run.json")
+        raise RunError(f"{path} is not a run: it has no run.json")
     train, test = _splits(data or record.source, record.recipe.input, progress)
     checkpoint = _sha256(run.checkpoint_file)
     known = _read(run.path / REPORT_FILE, checkpoint, train, test)
@@ -119,8 +122,6 @@ def evaluate_run(
 def _frozen_decoder(
     path: str | Path, model: TrainedModel, train: ImageDataset, progress: bool
 ) -> FrozenDecoder:
-    from repzoo_training.evaluation import frozen_decoder  # not at the top: it imports us
-
     return FrozenDecoder(
         lambda: frozen_decoder.with_frozen_decoder(path, model, train, progress=progress),
         {
@@ -135,50 +136,34 @@ def _frozen_decoder(
     )
 
 
-class Generation(NamedTuple):
-    """Images float32 ``[n, H, W, C]`` in [0, 1] and the ``latents [n, D]`` that they are of."""
-
-    images: NDArray[np.float32]
-    latents: NDArray[np.float32]
-
-
 class _GeneratingRun(TrainedModel):
-    """A run that draws images from the same prior that its package would."""
+    """A run that generates images from the prior that its package would get."""
 
     def __init__(self, path: str | Path, device: torch.device, train: ImageDataset) -> None:
         super().__init__(path, device)
         self._train = train
 
     def generate(self, n: int, *, seed: int) -> Generation:
-        """``n`` images float32 ``[n, H, W, C]``, with their latents.
+        """Generate ``n`` images.
 
         Raises:
-            UnsupportedOperation: if the run has no decoder.
+            UnsupportedOperation: If the run has no decoder.
         """
         if self.decoder is None:
             raise UnsupportedOperation(f"{self.recipe.method} has no decoder")
-        from repzoo_training.prior import fit_mixture, standard_normal  # it imports us
+        images = self._train.images[:MOST_IMAGES]
+        batches = [self.outputs(batch) for batch in _batches(images)]
+        outputs = {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
+        latents = sample_prior(choose_prior(self.recipe, outputs), n, seed)
+        return Generation(np.concatenate([*map(self.decode, _batches(latents))]), latents)
 
-        if self.recipe.method == "simvae":
-            shown = self._train.images[:MOST_PRIOR]
-            batches = [shown[start : start + 1000] for start in range(0, len(shown), 1000)]
-            means, log_variances = (
-                np.concatenate(each) for each in zip(*map(self.posterior, batches), strict=True)
-            )
-            weights, centres, scales = fit_mixture(means, log_variances, self.recipe.seed)
-        else:
-            weights, centres, scales = standard_normal(self.recipe.latent_dim)
-        random = np.random.default_rng(seed)
-        shares = weights.astype(np.float64)
-        component = random.choice(len(weights), n, p=shares / shares.sum())
-        noise = random.standard_normal((n, centres.shape[1]), np.float32)
-        latents = centres[component] + scales[component] * noise
-        images = [self.decode(latents[start : start + 1000]) for start in range(0, n, 1000)]
-        return Generation(np.concatenate(images), latents)
+
+def _batches(rows: NDArray[Any]) -> list[NDArray[Any]]:
+    return [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
 
 
 def _others(measures: Sequence[Measure], known: Sequence[Measure]) -> tuple[Measure, ...]:
-    """What is not known yet: groups about labels share the ``majority``."""
+    """Return the measures that are not known yet: groups about labels share ``majority``."""
     names = {(m.task, m.name, m.unit) for m in known}
     return tuple(m for m in measures if (m.task, m.name, m.unit) not in names)
 
@@ -205,10 +190,10 @@ def _sha256(checkpoint: Path) -> str:
 def _read(
     file: Path, checkpoint: str, train: ImageDataset, test: ImageDataset
 ) -> EvaluationReport | None:
-    """The report in ``file``, if it is of the same weights, images and protocols."""
+    """Return the report in ``file`` if it has the same weights, images and protocols."""
     try:
         report = EvaluationReport.model_validate_json(file.read_bytes())
-    except (FileNotFoundError, ValidationError):  # of no version, or of another one
+    except (FileNotFoundError, ValidationError):  # damaged, or written by another version
         return None
     ours = (SUITE, checkpoint, train.sha256, test.sha256)
     theirs = (report.suite, report.checkpoint_sha256, report.train_sha256, report.test_sha256)

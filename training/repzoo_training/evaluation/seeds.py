@@ -1,4 +1,4 @@
-"""Several runs that differ in their seed, as one report."""
+"""Pool the reports of runs that differ only in their seed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ __all__ = ["pool_seeds"]
 
 
 def pool_seeds(reports: Sequence[EvaluationReport]) -> EvaluationReport:
-    """The mean of every measure over seeds, and the standard error of that mean.
+    """Return the mean of every measure over seeds, with the standard error of that mean.
 
-    The standard error is the standard deviation over S runs (divided by S − 1) over √S: how far
-    other seeds would move the number, on the same test set. One report comes back as it is.
+    The standard error is the standard deviation over S runs (with S − 1 in its denominator)
+    divided by √S. It describes the effect of other seeds on the same test set. A single report is
+    returned unchanged.
 
     Raises:
-        InvalidInput: if there is none, if two are of the same seed, or if they are of other
-            methods, recipes, budgets, dimensions, images or protocols.
+        InvalidInput: If there are no reports, if two have the same seed, or if they differ in
+            method, recipe, budget, dimension, images or protocol.
     """
     if not reports:
         raise InvalidInput("there are no reports to pool")
@@ -58,7 +59,7 @@ def _find(report: EvaluationReport, name: str, task: str | None) -> Measure:
 def _pool(measures: Sequence[Measure]) -> Measure:
     first = measures[0]
     if any(m.protocol != first.protocol for m in measures):
-        raise InvalidInput(f"reports of several seeds measure {first.name} by other protocols")
+        raise InvalidInput(f"reports to pool measure {first.name} by different protocols")
     values = np.array([m.value for m in measures])
     by_class = None
     if first.by_class is not None:

@@ -1,17 +1,17 @@
-"""Style: what the embedding of a view tells about how the view was made.
+"""Style: how much the embedding of a view reveals about how the view was made.
 
-A representation of content alone would know nothing of where an image was cropped and how much,
-and whether it was flipped. What it does know is measured on views of the train and test images that
-are the same for every method, whatever views it was trained on.
+A representation of content alone would not know where and how strongly an image was cropped, or
+whether it was flipped. What it does know is measured on fixed views of the training and test
+images, which are the same for every method, whatever views it was trained on.
 
 ==================  ============================================================================
-``style_position``  centre of the crop, horizontal and vertical, as a share of the image, which is
-                    mirrored where the view is: mean R²
-``style_scale``     logarithm of the crop's share of the image's area: R²
+``style_position``  centre of the crop, horizontal and vertical, as a share of the image (mirrored
+                    if the view is mirrored): mean R²
+``style_scale``     logarithm of the crop's share of the image area: R²
 ``style_flip``      whether the view is mirrored left to right: accuracy
 ==================  ============================================================================
 
-R² is 1 − Σ (y − ŷ)² / Σ (y − ȳ)² on the test views: 0 for who always says the mean.
+R² is 1 − Σ (y − ŷ)² / Σ (y − ȳ)² on the test views. Always predicting the mean scores 0.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from repzoo_training.views.views import Views, ViewSpec
 
 __all__ = ["STYLE_VIEWS", "measure_style", "r_squared", "ridge", "style_views"]
 
-#: The views of which the style is to be told.
+#: The views whose style is predicted.
 STYLE_VIEWS = ViewSpec(scale=(0.4, 1.0), ratio=(0.75, 4 / 3), horizontal_flip=0.5)
-#: Images of which a view is made, at most.
+#: Largest number of images from which views are made, one per image.
 MOST_TRAIN = 10_000
 MOST_TEST = 2_000
 
@@ -52,16 +52,16 @@ def measure_style(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> tuple[Measure, ...]:
-    """Each style task by nearest neighbours, ``knn_fit``, and by a linear model, ``linear_fit``.
+    """Measure each style task by nearest neighbours (``knn_fit``) and linearly (``linear_fit``).
 
     Args:
-        representation: what embeds the views.
-        train: uint8 ``[M, H, W, C]``, what views to learn from are made of.
-        test: uint8 ``[N, H, W, C]``.
-        seed: of the choice of images and of their views.
-        batch_size: views that are embedded at a time.
-        device: where neighbours and models are computed; None for the GPU if there is one.
-        progress: show bars, on a terminal only.
+        representation: the encoder.
+        train: images for the training views, uint8 ``[M, H, W, C]``.
+        test: images for the test views, uint8 ``[N, H, W, C]``.
+        seed: decides which images are used, and their views.
+        batch_size: views per call of ``embed``.
+        device: where neighbours and models are computed; by default the GPU if there is one.
+        progress: show progress bars on a terminal.
     """
     place = default_device(device)
     (train_x, train_y), (test_x, test_y) = (
@@ -123,15 +123,15 @@ def measure_style(
 
 
 def style_views(images: Pixels, seed: int) -> tuple[Pixels, dict[str, Floats]]:
-    """A view of each image, and what there is to tell about it.
+    """Make one view of each image.
 
     Args:
         images: uint8 ``[N, H, W, C]``.
-        seed: of the views.
+        seed: decides the views.
 
     Returns:
-        Views uint8 ``[N, H, W, C]``; and float64 ``[N]`` each, ``x`` and ``y`` in [0, 1],
-        ``scale`` (log of the share of the area) and ``flip`` (0 or 1).
+        Views uint8 ``[N, H, W, C]``, and the style of each, float64 ``[N]``: ``x`` and ``y`` in
+        [0, 1], ``scale`` (log of the share of the area) and ``flip`` (0 or 1).
     """
     _, H, W, _ = images.shape  # noqa: N806
     make = Views(STYLE_VIEWS, (H, W))
@@ -151,27 +151,33 @@ def style_views(images: Pixels, seed: int) -> tuple[Pixels, dict[str, Floats]]:
 
 
 def r_squared(truth: Floats, predicted: Floats, centre: float) -> tuple[float, Floats]:
-    """R² of predictions ``[N]``, and how much each pulls at it, ``[N]``.
+    """Return R² of predictions, and the influence of each image on it.
 
-    R² = 1 − e/t with e = mean (y − ŷ)² and t = mean (y − centre)². To first order, an image moves
-    it by −(e_n − (1 − R²) t_n)/t, the standard deviation of which over √N is its standard error.
+    R² = 1 − e/t with e = mean (y − ŷ)² and t = mean (y − centre)². To first order, image n moves
+    R² by −(e_n − (1 − R²) t_n)/t. The standard deviation of these terms divided by √N is the
+    standard error of R².
 
     Args:
-        truth: y.
-        predicted: ŷ.
-        centre: what is said without looking, the mean of the *train* set.
+        truth: y, float64 ``[N]``.
+        predicted: ŷ, float64 ``[N]``.
+        centre: the constant prediction to compare with, the mean of the *training* set.
     """
     e, t = (truth - predicted) ** 2, (truth - centre) ** 2
-    if not t.mean() > 0:  # nothing varies, so there is nothing to tell
+    if not t.mean() > 0:  # a constant target explains nothing
         return 0.0, np.zeros_like(e)
     value = 1 - e.mean() / t.mean()
     return float(value), -(e - (1 - value) * t) / t.mean()
 
 
 def ridge(train_z: NDArray[np.floating], targets: Floats, test_z: NDArray[np.floating]) -> Floats:
-    """Linear regression of ``targets [M, T]`` with ½ L2 ‖W‖² beside ½ the summed squares.
+    """Predict by linear regression that minimises ½ Σ (squared errors) + ½ L2 ‖W‖².
 
-    Standardised inputs X and centred targets Y have W = (XᵀX + L2 I)⁻¹ XᵀY.
+    For standardised inputs X and centred targets Y, W = (XᵀX + L2 I)⁻¹ XᵀY.
+
+    Args:
+        train_z: inputs ``[M, D]``.
+        targets: float64 ``[M, T]``.
+        test_z: inputs ``[N, D]``.
 
     Returns:
         Predictions float64 ``[N, T]`` for ``test_z``.
@@ -205,5 +211,5 @@ def _mean_of_nearest(
 
 
 def _choose(count: int, most: int, seed: int) -> NDArray[np.int64]:
-    """Rows of a sample, in the order of the data set."""
+    """Return the rows of a random sample, in the order of the data set."""
     return np.sort(np.random.default_rng(seed).permutation(count)[:most])

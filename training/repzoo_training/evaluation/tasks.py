@@ -1,12 +1,12 @@
-"""What a data set's labels ask of a representation.
+"""The tasks that the labels of a data set pose.
 
-Labels are one task. Attributes are one multi-label task, but for CelebA's, of which the field asks
-three things (the SimVAE paper the first two):
+Labels are one task. Attributes are one multi-label task, except for CelebA's, which pose three
+tasks (the SimVAE paper uses the first two):
 
 ==============  ==============================================================================
 ``gender``      the attribute Male
-``hair-colour`` black, blond, brown, grey or other, of images that have at most one of the four
-``attributes``  the 20 that are nearest to half and half in the train split, multi-label
+``hair-colour`` black, blond, brown, grey or other, for images with at most one of the four
+``attributes``  multi-label: the 20 attributes that are most balanced in the training split
 ==============  ==============================================================================
 """
 
@@ -23,10 +23,10 @@ from repzoo_training.evaluation.inputs import Labels
 
 __all__ = ["BALANCED", "Task", "tasks_of"]
 
-#: Attributes of CelebA that the multi-label task has.
+#: Number of CelebA attributes in the multi-label task.
 BALANCED = 20
 
-#: CelebA's attributes of hair colour, and what the task calls them.
+#: CelebA's attributes of hair colour, with their names in the task.
 _HAIR: Mapping[str, str] = {
     "Black_Hair": "black",
     "Blond_Hair": "blond",
@@ -39,15 +39,15 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One question to all images of a data set, or to some.
+    """A classification task on all or some images of a data set.
 
     Attributes:
-        name: of the task, as probes are called by.
+        name: name of the task, as used in the names of probes.
         classes: the possible answers, or the labels of a multi-label task.
-        train: answers, int64 ``[M]`` or bool ``[M, A]``.
-        test: the same, ``[N]`` or ``[N, A]``.
-        train_rows: bool, which train images have an answer; ``train`` has no others.
-        test_rows: the same of the test images.
+        train: answers of training images, int64 ``[M]`` or bool ``[M, A]``.
+        test: answers of test images, int64 ``[N]`` or bool ``[N, A]``.
+        train_rows: bool mask of the training images that have an answer in ``train``.
+        test_rows: the same mask for the test images.
     """
 
     name: str
@@ -59,12 +59,12 @@ class Task:
 
 
 def tasks_of(train: ImageDataset, test: ImageDataset, label: str = "class") -> list[Task]:
-    """Every task that both splits have answers for.
+    """Return every task for which both splits have answers.
 
     Args:
         train: images with labels, attributes, both or neither.
-        test: the same, with the same classes and attribute names.
-        label: name of the task that ``labels`` are of.
+        test: test images with the same classes and attribute names.
+        label: name of the task that ``labels`` pose.
     """
     tasks = []
     if train.labels is not None and test.labels is not None:
@@ -102,7 +102,7 @@ def _hair_colour(names: tuple[str, ...], train: Flags, test: Flags) -> Task:
 
 
 def _most_balanced(flags: Flags) -> NDArray[np.int64]:
-    """The columns nearest to half and half, in their own order."""
+    """Return the columns closest to half and half, in their own order."""
     order = np.argsort(np.abs(flags.mean(axis=0) - 0.5), kind="stable")
     return np.sort(order[:BALANCED])
 

@@ -1,4 +1,4 @@
-"""From a trained run to a model package."""
+"""Turn a trained run into a model package, and re-render the card of a package."""
 
 from __future__ import annotations
 

@@ -1,37 +1,43 @@
-"""``README.md`` of a package: its card, with the YAML that makes a hub show the numbers.
+"""Render the model card of a package, its ``README.md``, from the other files of the package.
 
-The Hugging Face Hub reads the front matter: ``model-index`` becomes the table of results beside the
-card, ``license`` and ``datasets`` become links, ``pipeline_tag`` and ``tags`` filters. It knows
-licences and data sets by identifiers of its own.
+The Hugging Face Hub reads the YAML front matter: ``model-index`` becomes the table of results next
+to the card, ``license`` and ``datasets`` become links, and ``pipeline_tag`` and ``tags`` become
+filters. The Hub has its own identifiers for licences and data sets.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from repzoo.packages.config import ModelConfig, Precision, TrainingFacts
+from pydantic import BaseModel, ConfigDict
+from repzoo.packages.config import InputSpec, ModelConfig, Precision, TrainingFacts
 
-from repzoo_training.evaluation.frozen_decoder import BATCH, STEPS
+from repzoo_training.errors import RecipeError
 from repzoo_training.evaluation.report import EvaluationReport, Measure
-from repzoo_training.export.parity import Parity
-from repzoo_training.loop.trained import TrainedModel
+from repzoo_training.export.costs import graph_costs
 from repzoo_training.networks import NetworkSpec
-from repzoo_training.objectives import LikelihoodSpec, find_method
+from repzoo_training.objectives import METHODS, LikelihoodSpec
 from repzoo_training.recipes.recipe import Recipe
+from repzoo_training.recipes.registry import find_recipe
+from repzoo_training.uncertainty.fitting import ANOTHER_IMAGE
+from repzoo_training.uncertainty.report import UncertaintyReport
+from repzoo_training.uncertainty.searches import ViewsReport
 
-__all__ = ["write_card"]
+__all__ = ["AddedDecoder", "Embeddings", "TrainingRecord", "render_card", "write_card"]
 
-#: What the Hub calls the data sets that recipes are for. Others are named in the text only.
+#: The Hub's names of the data sets that recipes use. Other data sets are only named in the text.
 _HUB_DATASETS = {
     "mnist": "ylecun/mnist",
     "fashion-mnist": "zalando-datasets/fashion_mnist",
     "cifar10": "uoft-cs/cifar10",
 }
-#: Of the licences that the Hub knows, those that weights and images come under.
+#: The Hub's licences that are suitable for weights and images.
 _HUB_LICENCES = frozenset(
     {
         *("afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bsd-2-clause", "bsd-3-clause"),
@@ -53,53 +59,138 @@ _HUB_METRICS = {
     "R²": "r_squared",
     "squared Fréchet distance": "fid",
 }
-#: What says something about the data, and nothing about the model.
+#: Measures that describe the data and not the model.
 _BASELINES = {"majority"}
 
 _WEIGHTS: dict[Precision, str] = {
     "float32": "float32",
-    "float16": "float16, computed in float32",
-    "int8": "int8 and computed so, 7 bits of it used; the last layer float32, a decoder float16",
+    "float16": "stored as float16, computed in float32",
+    "int8": "int8 with 7 bits in use, computed in integers; the last layer is float32, a decoder "
+    "is float16",
 }
 
+_PAPERS = Path(__file__).with_name("papers.bib")
 
-def write_card(
-    folder: Path,
-    config: ModelConfig,
-    report: EvaluationReport | None,
-    parity: Parity,
-    model: TrainedModel,
-) -> None:
-    """Write ``README.md`` from what is known and measured; nothing is typed by hand.
 
-    The pictures that lie in the folder's ``figures/`` are shown, so they must be there before.
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Embeddings(_Record):
+    """Collapse statistics of the embeddings at the end of training."""
+
+    rankme: float
+    effective_rank: float
+    correlation: float
+    std_mean: float
+    std_min: float
+    collapsed: bool
+
+
+class AddedDecoder(_Record):
+    """How a decoder was trained on the frozen encoder."""
+
+    steps: int
+    batch: int
+
+
+class TrainingRecord(_Record):
+    """The part of ``metrics.json`` that describes the training beyond ``config.json``."""
+
+    recipe: Recipe
+    embeddings: Embeddings | None = None
+    added_decoder: AddedDecoder | None = None
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What a package says about itself."""
+
+    folder: Path
+    config: ModelConfig
+    evaluation: EvaluationReport | None
+    uncertainty: UncertaintyReport | None
+    parity: dict[str, Any] | None
+    training: TrainingRecord | None
+
+    @classmethod
+    def read(cls, folder: Path) -> _Contents:
+        path = folder / "metrics.json"
+        metrics = json.loads(path.read_bytes()) if path.exists() else {}
+
+        def of(name: str, kind: Any) -> Any:
+            return kind.model_validate(metrics[name]) if metrics.get(name) else None
+
+        has_searches = "searches" in (metrics.get("uncertainty") or {})
+        return cls(
+            folder,
+            ModelConfig.read(folder / "config.json"),
+            of("evaluation", EvaluationReport),
+            of("uncertainty", ViewsReport if has_searches else UncertaintyReport),
+            metrics.get("onnx_against_torch"),
+            of("training", TrainingRecord),
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that the recipe demands on the card."""
+        if self.training is not None:
+            return self.training.recipe.notes
+        try:  # a package of an older version
+            return find_recipe(self.config.training.recipe).notes
+        except RecipeError:
+            return ()
+
+
+def write_card(folder: Path) -> None:
+    """Write ``README.md`` of the package in a folder. See `render_card`."""
+    (folder / "README.md").write_text(render_card(folder))
+
+
+def render_card(folder: Path) -> str:
+    """Return the card of the package in a folder.
+
+    Everything on it comes from ``config.json``, ``metrics.json`` and the graphs. Pictures in
+    ``figures/`` are shown. Facts that an older package does not record are left out.
+
+    Raises:
+        PackageError: If ``config.json`` is missing or not valid.
     """
-    front = yaml.safe_dump(_metadata(config, report, folder), sort_keys=False, allow_unicode=True)
-    summary = config.summary or f"{find_method(config.method).title} on {config.training.dataset}"
+    package = _Contents.read(folder)
+    config = package.config
+    front = yaml.safe_dump(_metadata(package), sort_keys=False, allow_unicode=True)
+    summary = config.summary or f"{_title(config)} on {config.training.dataset}"
     sections = [
         f"---\n{front}---\n",
         f"# {config.name}\n\n{summary}. An image encoder of the repzoo zoo.\n",
-        "".join(f"> {note}\n" for note in model.recipe.notes),
-        _use(config),
-        "## What it is\n\n" + _facts(config, model),
-        "## Numbers\n\n" + _numbers(report, parity, config),
-        _pictures(folder / "figures", config, model),
-        "## What it is not for\n\n" + _limits(config, model.recipe),
+        "".join(f"> {note}\n" for note in package.notes),
+        _usage(config),
+        "## Model details\n\n" + _details(package),
+        "## Evaluation\n\n" + _evaluation(package),
+        _pictures(package),
+        _uncertainty(package),
+        "## Out-of-scope use\n\n" + _limits(package),
+        _citation(config),
     ]
-    (folder / "README.md").write_text("\n".join(filter(None, sections)))
+    return "\n".join(filter(None, sections))
 
 
-def _metadata(config: ModelConfig, report: EvaluationReport | None, folder: Path) -> dict[str, Any]:
+def _title(config: ModelConfig) -> str:
+    return METHODS[config.method].title if config.method in METHODS else config.method
+
+
+def _metadata(package: _Contents) -> dict[str, Any]:
+    config = package.config
     dataset = _HUB_DATASETS.get(_plain(config.training.dataset))
     metadata: dict[str, Any] = {
-        **_licence(config.licence, folder),
+        **_licence(config.licence, package.folder),
         "library_name": "repzoo",
         "pipeline_tag": "image-feature-extraction",
         "tags": _tags(config),
     }
     if dataset is not None:
         metadata["datasets"] = [dataset]
-    results = [] if report is None else _results(report)
+    results = [] if package.evaluation is None else _results(package.evaluation)
     if results:
         units = {metric["type"]: None for result in results for metric in result["metrics"]}
         metadata["metrics"] = list(units)
@@ -108,7 +199,7 @@ def _metadata(config: ModelConfig, report: EvaluationReport | None, folder: Path
 
 
 def _licence(licence: str, folder: Path) -> dict[str, str]:
-    """The Hub takes its own identifiers, or ``other`` with a name and a link."""
+    """Return the licence in the Hub's terms: its own identifier, or ``other`` with a name."""
     identifier = licence.lower()
     if identifier in _HUB_LICENCES - {"other"}:
         return {"license": identifier}
@@ -129,7 +220,7 @@ def _tags(config: ModelConfig) -> list[str]:
 
 
 def _results(report: EvaluationReport) -> list[dict[str, Any]]:
-    """The measures of each task, in the form of the Hub's ``model-index``."""
+    """Return the measures of each task in the form of the Hub's ``model-index``."""
     by_task: dict[str | None, list[Measure]] = {}
     for measure in report.measures:
         if measure.name not in _BASELINES:
@@ -167,72 +258,142 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-def _use(config: ModelConfig) -> str:
+def _usage(config: ModelConfig) -> str:
+    height, width, channels = config.input.shape
     lines = [
+        "## Usage\n",
         "```python",
-        "import repzoo  # pip install 'repzoo[runtime]'",
-        f'encoder = repzoo.load("{config.name}")',
-        f'encoder.embed("image.png")        # float32 [1, {config.latent_dim}]',
+        "import repzoo  # pip install 'repzoo[runtime]'\n",
+        f'encoder = repzoo.load("{config.name}")  # or hub="hf://ORG", if another hub serves it',
+        f'encoder.embed("image.png")  # float32 [1, {config.latent_dim}]',
     ]
     if config.has_posterior:
-        lines.append('encoder.posterior("image.png")    # mean and variance')
+        lines.append('encoder.posterior("image.png")  # mean and variance')
+    if config.uncertainty is not None:
+        lines.append('encoder.uncertainty("image.png")  # probability in [0, 1]')
     if config.has_decoder:
-        lines.append("encoder.generate(16, seed=0)      # images in [0, 1]")
-    pin = (
-        f"`zoo info {config.name}` prints its revision, the sha256 of its manifest. "
-        f'`repzoo.load("{config.name}@sha256:REVISION")` loads exactly that one, whichever hub '
-        "serves it; `zoo verify` runs it against its golden outputs.\n"
-    )
-    return "\n".join([*lines, "```\n", pin])
+        lines.append("encoder.generate(16, seed=0)  # images in [0, 1]")
+    outputs = ", ".join(config.outputs)
+    names = ", ".join(f'"{name}"' for name in config.outputs)
+    lines += [
+        "```\n",
+        f"`zoo info {config.name}` prints the revision of the model, the sha256 of its manifest. "
+        f'`repzoo.load("{config.name}@sha256:REVISION")` loads exactly that revision from any hub. '
+        f"`zoo verify {config.name}` runs it against its golden outputs.\n",
+        "The graph also runs without repzoo. `ImageOps.fit` comes close to repzoo's preprocessing, "
+        "which also handles transparency and EXIF orientation:\n",
+        "```python",
+        "import numpy as np",
+        "import onnxruntime",
+        "from PIL import Image, ImageOps\n",
+        f'image = Image.open("image.png").convert("{config.input.mode}")',
+        f"pixels = np.asarray(ImageOps.fit(image, ({width}, {height}), "
+        f"Image.Resampling.{config.input.resize.filter.upper()}))",
+        'session = onnxruntime.InferenceSession("encoder.onnx")',
+        f"{outputs}{',' if len(config.outputs) == 1 else ''} = session.run(",
+        f'    [{names}], {{"images": pixels.reshape(1, {height}, {width}, {channels})}}',
+        ")",
+        "```\n",
+    ]
+    return "\n".join(lines)
 
 
-def _facts(config: ModelConfig, model: TrainedModel) -> str:
-    recipe, method = model.recipe, find_method(config.method)
-    height, width, _ = config.input.shape
-    facts = config.training
-    options = "".join(f", {k} = {v}" for k, v in recipe.options.items())
-    rows = {"method": f"{method.title} ({method.family}){options}"}
-    if config.likelihood is not None and recipe.likelihood is not None:
-        rows["likelihood"] = _likelihood(recipe.likelihood, recipe.augmentation.binarize)
-    rows |= {
-        "representation": _representation(config),
-        "input": f"{height}×{width}, {config.input.mode}",
-        "D": str(config.latent_dim),
-        "networks": _networks(config, model),
-        "views": (
-            f"J = {recipe.views_per_image}, crop scale {recipe.augmentation.scale}, "
-            f"ratio {recipe.augmentation.ratio}, flips {recipe.augmentation.horizontal_flip} and "
-            f"{recipe.augmentation.vertical_flip} (horizontal, vertical)"
-        ),
-        "data": f"{facts.dataset}, sha256 {(facts.dataset_sha256 or '')[:16]}…",
-        "budget": f"{facts.views:,} views, {facts.epochs:g} epochs" + _unfinished(facts, recipe),
-        "time": f"{_duration(facts.wall_seconds)} on {facts.device}",
-        "weights": f"{_WEIGHTS[config.precision]}; licence {config.licence}",
-        "code": facts.code_commit or "not from a checkout",
+def _details(package: _Contents) -> str:
+    config, facts, training = package.config, package.config.training, package.training
+    method = _title(config)
+    if config.method in METHODS:
+        method += f" ({METHODS[config.method].family})"
+    rows = {}
+    if training is not None:
+        method += "".join(f", {key} = {value}" for key, value in training.recipe.options.items())
+        if config.likelihood is not None and training.recipe.likelihood is not None:
+            binarize = training.recipe.augmentation.binarize
+            rows["Likelihood"] = _likelihood(training.recipe.likelihood, binarize)
+        rows["Network"] = _networks(config, training)
+    rows = {
+        "Method": method,
+        "Input": _input(config.input),
+        "Preprocessing": _preprocessing(config.input),
+        "Output": _output(config),
+        **rows,
+        **_costs(package),
+        "Weights": f"{_WEIGHTS[config.precision]}; licence {config.licence}",
+        "Training data": f"{facts.dataset}, sha256 {(facts.dataset_sha256 or '')[:16]}…",
     }
-    if model.collapse:
-        rows["embeddings"] = _collapse(model.collapse, config)
+    if training is not None:
+        rows["Training views"] = _views(training.recipe)
+    rows |= {
+        "Training budget": f"{facts.views:,} views, {facts.epochs:g} epochs"
+        + ("" if training is None else _unfinished(facts, training.recipe)),
+        "Training time": f"{_duration(facts.wall_seconds)} on {facts.device}",
+        "Code commit": _commit(facts.code_commit),
+    }
+    if training is not None and training.embeddings is not None:
+        rows["Embeddings"] = _embeddings(training.embeddings, config.latent_dim)
     if config.paper:
-        rows["paper"] = config.paper
+        rows["Paper"] = config.paper
     return "| | |\n| --- | --- |\n" + "".join(f"| {k} | {v} |\n" for k, v in rows.items())
 
 
-def _representation(config: ModelConfig) -> str:
+def _input(spec: InputSpec) -> str:
+    colours = "grey" if spec.channels == 1 else "RGB"
+    return (
+        f"uint8 `[N, {spec.height}, {spec.width}, {spec.channels}]`, channels last, {colours}; "
+        "scaling and normalisation are part of the graph"
+    )
+
+
+def _preprocessing(spec: InputSpec) -> str:
+    size = f"{spec.height}×{spec.width}"
+    policy = spec.resize
+    how = (
+        f"scale to cover {size} and crop the centre"
+        if policy.fit == "crop"
+        else f"resize to {size}, ignoring the aspect ratio"
+    )
+    rounding = "to nearest" if policy.rounding == "nearest" else "down"
+    return f"{how}; {policy.filter} filter with antialiasing, scaled sizes rounded {rounding}"
+
+
+def _output(config: ModelConfig) -> str:
+    dim = f"float32 `[N, {config.latent_dim}]`"
     if config.has_posterior:
-        return "mean of the posterior; its variance comes with it"
-    return f"the encoder's output, before any projection head; compare by {config.metric} distance"
+        text = f"`embedding`, the posterior mean, and `log_variance`, {dim} each"
+    else:
+        text = f"`embedding`, {dim}, taken before any projection head"
+    return f"{text}; compare embeddings by {config.metric} distance"
 
 
-def _networks(config: ModelConfig, model: TrainedModel) -> str:
-    networks = _network(model.recipe.network)
-    if model.has_added_decoder:
-        training = f"{STEPS} steps of Adam, {BATCH} images each"
-        return f"{networks}; as decoder its mirror, trained on the frozen encoder ({training})"
-    return f"{networks} and its mirror" if config.has_decoder else networks
+def _costs(package: _Contents) -> dict[str, str]:
+    graphs = ("encoder", "decoder") if package.config.has_decoder else ("encoder",)
+    costs = {name: graph_costs(package.folder / f"{name}.onnx") for name in graphs}
+    return {
+        "Parameters": ", ".join(f"{name} {_short(c.parameters)}" for name, c in costs.items()),
+        "Compute": ", ".join(
+            f"{name} {_short(2 * c.multiply_adds)}FLOP per image" for name, c in costs.items()
+        ),
+    }
+
+
+def _short(count: int) -> str:
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g} {name}"
+    return f"{count} "
+
+
+def _networks(config: ModelConfig, training: TrainingRecord) -> str:
+    network = _network(training.recipe.network)
+    if (added := training.added_decoder) is not None:
+        return (
+            f"{network}; the decoder is its mirror, trained on the frozen encoder "
+            f"({added.steps:,} steps of Adam, {added.batch} images each)"
+        )
+    return f"{network}; the decoder is its mirror" if config.has_decoder else network
 
 
 def _network(spec: NetworkSpec) -> str:
-    """All that is said of an encoder, in words."""
+    """Describe an encoder in words."""
     parts = [spec.kind, f"widths {'-'.join(map(str, spec.widths))}"]
     if spec.kind.startswith("resnet"):
         small = spec.stem == "small"
@@ -245,13 +406,44 @@ def _network(spec: NetworkSpec) -> str:
     return ", ".join(parts)
 
 
+def _views(recipe: Recipe) -> str:
+    spec, count = recipe.augmentation, recipe.views_per_image
+    changes = []
+    if (spec.scale, spec.ratio) != ((1, 1), (1, 1)):
+        changes.append(
+            f"crops of {spec.scale[0]:g} to {spec.scale[1]:g} of the area with an aspect ratio of "
+            f"{spec.ratio[0]:g} to {spec.ratio[1]:g}"
+        )
+    for name, chance in (
+        ("horizontal flips", spec.horizontal_flip),
+        ("vertical flips", spec.vertical_flip),
+        ("greyscale", spec.greyscale),
+    ):
+        if chance:
+            changes.append(f"{name} with probability {chance:g}")
+    if spec.jitter is not None:
+        strengths = "/".join(f"{strength:g}" for strength in spec.jitter)
+        changes.append(
+            f"colour jitter {strengths} (brightness/contrast/saturation/hue) with probability "
+            f"{spec.jitter_probability:g}"
+        )
+    of = f"{count} per image" if count > 1 else "1 per image"
+    return f"{of}; {', '.join(changes) or 'whole images'}"
+
+
 def _unfinished(facts: TrainingFacts, recipe: Recipe) -> str:
     planned = recipe.steps * recipe.views_per_step
-    return "" if facts.views == planned else f"; unfinished, {planned:,} were planned"
+    return "" if facts.views == planned else f"; unfinished, {planned:,} views were planned"
 
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def _commit(commit: str | None) -> str:
+    if commit is None:
+        return "not recorded"
+    return commit.replace("-dirty", " with uncommitted changes")
 
 
 def _likelihood(spec: LikelihoodSpec, binarized: float | None) -> str:
@@ -267,30 +459,32 @@ def _likelihood(spec: LikelihoodSpec, binarized: float | None) -> str:
     return kind if binarized is None else f"{kind}, pixels binarised at {binarized:g}"
 
 
-def _numbers(report: EvaluationReport | None, parity: Parity, config: ModelConfig) -> str:
-    relative = (
-        f"ONNX against torch: the embedding is off by at most {parity['embedding']:.2g} "
-        f"({parity['embedding_relative']:.2g} standard deviations of the latents)."
-    )
-    if report is None:
-        return f"{relative} There was no test split with labels; nothing else was measured.\n"
-    head = (
-        f"Last checkpoint, {report.n_train:,} train and {report.n_test:,} test images; "
-        "standard errors from the test set's size; one seed.\n\n"
-        "| measure | value | ± | protocol |\n| --- | --- | --- | --- |\n"
-    )
-    return head + "".join(map(_row, report.measures)) + f"\n{relative}\n"
-
-
-def _collapse(seen: Mapping[str, Any], config: ModelConfig) -> str:
-    """What was last watched of the embeddings while training."""
-    state = "**collapsed**" if seen["collapsed"] else "not collapsed"
+def _embeddings(seen: Embeddings, dim: int) -> str:
+    state = "**collapsed**" if seen.collapsed else "not collapsed"
     return (
-        f"RankMe {seen['rankme']:.2f} and effective rank {seen['effective_rank']:.2f} of "
-        f"{config.latent_dim}; mean absolute correlation {seen['correlation']:.2f}; "
-        f"standard deviation of a dimension {seen['std_mean']:.3g}, "
-        f"of the least {seen['std_min']:.3g}; {state}"
+        f"{state}; RankMe {seen.rankme:.2f} and effective rank {seen.effective_rank:.2f} of {dim}; "
+        f"mean absolute correlation {seen.correlation:.2f}; standard deviation per dimension "
+        f"{seen.std_mean:.3g} on average and {seen.std_min:.3g} at least"
     )
+
+
+def _evaluation(package: _Contents) -> str:
+    report, parity = package.evaluation, package.parity
+    if report is None:
+        text = "There was no test split to measure on.\n"
+    else:
+        text = (
+            f"{report.n_train:,} training and {report.n_test:,} test images, last checkpoint, one "
+            "seed. ± is the standard error due to the size of the test set.\n\n"
+            "| measure | value | ± | protocol |\n| --- | --- | --- | --- |\n"
+            + "".join(map(_row, report.measures))
+        )
+    if parity is not None:
+        text += (
+            f"\nONNX and torch embeddings differ by at most {parity['embedding']:.2g} "
+            f"({parity['embedding_relative']:.2g} standard deviations of the embedding).\n"
+        )
+    return text
 
 
 def _row(m: Measure) -> str:
@@ -303,55 +497,92 @@ def _row(m: Measure) -> str:
     )
 
 
-def _pictures(figures: Path, config: ModelConfig, model: TrainedModel) -> str:
-    """The section of all pictures that there are; empty without any."""
+def _pictures(package: _Contents) -> str:
+    """Return the section of all pictures that exist, or nothing without any."""
     shown = [
         f"{caption}\n\n![{name}](figures/{name}.png)\n"
         for name, caption in (
-            ("reconstructions", _reconstructions_caption(model)),
+            ("reconstructions", _reconstructions_caption(package.training)),
             ("samples", "Samples from `prior.npz`:"),
-            (
-                "walk",
-                "From the embedding of one of the images above to that of another, in equal steps:",
-            ),
+            ("walk", "Interpolation between the embeddings of two of these images, per row:"),
             (
                 "neighbours",
-                "Test images, and below each the training images that embed nearest to it, by "
-                f"{config.metric} distance. A red frame: of another class.",
+                "Test images (top row), each above its nearest training images by "
+                f"{package.config.metric} distance. Neighbours of another class have a red frame:",
             ),
         )
-        if (figures / f"{name}.png").exists()
+        if (package.folder / "figures" / f"{name}.png").exists()
     ]
-    return "\n".join(["## Pictures\n", *shown]) if shown else ""
+    return "\n".join(["## Figures\n", *shown]) if shown else ""
 
 
-def _reconstructions_caption(model: TrainedModel) -> str:
-    shown = (
-        "Test images"
-        if model.recipe.share_images
-        else "Samples of the model itself (the training images may not be passed on)"
-    )
-    if model.has_added_decoder:
-        return (
-            f"{shown}, and below each what a decoder that was trained on the frozen encoder makes "
-            "of its embedding. It shows what the embedding holds; the encoder never learned to "
-            "reconstruct:"
+def _reconstructions_caption(training: TrainingRecord | None) -> str:
+    shown = "Images"
+    if training is not None:
+        shown = (
+            "Test images"
+            if training.recipe.share_images
+            else "Samples of the model itself, because the training images may not be shared,"
         )
-    return f"{shown}, and below each its reconstruction from the posterior mean:"
+    if training is not None and training.added_decoder is not None:
+        return (
+            f"{shown} with their reconstructions below. The decoder was trained on the frozen "
+            "encoder, so they show what the embedding keeps:"
+        )
+    return f"{shown} with their reconstructions from the posterior mean below:"
 
 
-def _limits(config: ModelConfig, recipe: Recipe) -> str:
+def _uncertainty(package: _Contents) -> str:
+    spec, report = package.config.uncertainty, package.uncertainty
+    if spec is None:
+        return ""
+    text = (
+        f"## Uncertainty\n\n`uncertainty` is the probability that {spec.probability_of}.\n\n"
+        f"Fitted on {spec.fitted_on}. No other images, and none of the corruptions below, were "
+        "used. The probability is calibrated for images like these. On images that differ from "
+        "them, such as rotated or brightened ones, it can be low although the neighbour is "
+        "wrong.\n"
+    )
+    if report is None:
+        suited = "" if spec.probability_of.endswith(ANOTHER_IMAGE) else " with labels"
+        return f"{text}\nThere were no test images{suited} to measure it on.\n"
+    return (
+        f"{text}\n![risk over coverage, calibration, corruptions](figures/uncertainty.png)\n\n"
+        f"```text\n{report.table()}\n```\n"
+    )
+
+
+def _limits(package: _Contents) -> str:
+    config, training = package.config, package.training
     limits = [
-        f"- Images unlike {config.training.dataset}: they embed, but nothing here was measured "
-        "on them.",
+        f"- Images unlike {config.training.dataset}. The model embeds them, but nothing above was "
+        "measured on them.",
         "- Decisions about people.",
     ]
     if config.has_posterior:
-        limits.append(
-            "- Taking the posterior's variance for a probability of error: it is the model's own "
-            "and is not calibrated. This package has no calibrated `uncertainty` yet."
+        instead = (
+            "This package has no calibrated `uncertainty`."
+            if config.uncertainty is None
+            else "Use `uncertainty` instead."
         )
-    spec = recipe.likelihood
+        limits.append(
+            "- Reading the posterior's variance as a probability of error. It is not calibrated. "
+            + instead
+        )
+    spec = None if training is None else training.recipe.likelihood
     if config.likelihood == "bernoulli" and spec is not None and spec.weight != 1.0:
-        limits.append("- Comparing its likelihood in nats with that of another recipe.")
+        limits.append("- Comparing likelihoods in nats with those of other recipes.")
     return "\n".join(limits) + "\n"
+
+
+def _citation(config: ModelConfig) -> str:
+    """Return the BibTeX entry of the method's paper, or nothing if it is not on arXiv."""
+    kind, _, identifier = (config.paper or "").partition(":")
+    if kind.lower() != "arxiv":
+        return ""
+    entries: Sequence[str] = _PAPERS.read_text(encoding="utf-8").strip().split("\n\n")
+    bare = (
+        f"@misc{{arxiv{identifier},\n  eprint = {{{identifier}}},\n  archivePrefix = {{arXiv}}\n}}"
+    )
+    entry = next((each for each in entries if f"{{{identifier}}}" in each), bare)
+    return f"## Citation\n\n```bibtex\n{entry}\n```\n"

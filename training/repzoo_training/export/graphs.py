@@ -1,4 +1,4 @@
-"""ONNX graphs from torch modules, and the halving of their weights."""
+"""Export torch modules to ONNX graphs, optionally with float16 weights."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 __all__ = ["OPSET", "write_graph"]
 
-#: ONNX Runtime runs it from 1.14 on.
+#: Supported by ONNX Runtime 1.14 and later.
 OPSET = 18
-#: Weights with fewer elements stay float32: halving them saves nothing.
+#: Tensors with fewer elements stay float32, because halving them saves little.
 HALVED_FROM = 1024
 
 
@@ -32,15 +32,15 @@ def write_graph(
     keep_float32: tuple[str, ...] = (),
     half: bool = False,
 ) -> None:
-    """Export ``module`` to ``path``, with any number of rows.
+    """Export a module to a graph that takes any number of rows.
 
     Args:
-        module: on the CPU and in evaluation mode, tensors of equally many rows in.
-        path: the ``.onnx`` file; its folder must exist.
-        examples: an input of at least two rows for each argument, by its name in the graph.
-        output_names: of the graph.
-        keep_float32: prefixes of parameters that stay float32 where the others are halved.
-        half: store large weights as float16; everything still computes in float32.
+        module: a module on the CPU in evaluation mode. Its inputs have equal numbers of rows.
+        path: the ``.onnx`` file. Its folder must exist.
+        examples: an example with at least two rows per argument, by its name in the graph.
+        output_names: names of the graph's outputs.
+        keep_float32: prefixes of parameters that stay float32 if the others are halved.
+        half: store large weights as float16. Computation stays in float32.
     """
     rows = torch.export.Dim("N", min=1, max=2**20)
     with _quiet():
@@ -58,7 +58,7 @@ def write_graph(
     model = program.model_proto
     del model.graph.metadata_props[:]
     for node in model.graph.node:
-        # The exporter writes stack traces there, with this machine's paths.
+        # The exporter writes stack traces there, which contain paths of this machine.
         del node.metadata_props[:]
         node.doc_string = ""
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
@@ -72,7 +72,7 @@ def write_graph(
 
 
 def _halve(model: onnx.ModelProto, keep: tuple[str, ...]) -> None:
-    """Store large float32 weights as float16 behind a Cast, which runtimes fold when they load."""
+    """Store large float32 weights as float16 behind a Cast, which runtimes fold on loading."""
     casts = []
     for initializer in model.graph.initializer:
         weights = numpy_helper.to_array(initializer)
@@ -91,7 +91,7 @@ def _halve(model: onnx.ModelProto, keep: tuple[str, ...]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints progress and warns of its own deprecations; neither is for the user."""
+    """Silence the exporter, which prints progress and warns of its own deprecations."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

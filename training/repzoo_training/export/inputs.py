@@ -1,4 +1,4 @@
-"""The images that a package carries as its golden inputs."""
+"""Make the images that a package stores as golden inputs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Pixels = NDArray[np.uint8]
 
 
 def golden_files(pixels: Pixels) -> Sequence[bytes]:
-    """Encoded files of odd sizes and modes, which exercise every step of preprocessing.
+    """Return encoded files of odd sizes and modes, which exercise every step of preprocessing.
 
     Args:
-        pixels: uint8 ``[N, H, W, C]``; the first is what all files show.
+        pixels: uint8 ``[N, H, W, C]``. All files show the first image.
     """
     image = Image.fromarray(pixels[0].squeeze()).convert("RGB")
     width, height = image.size
     turned = Image.Exif()
-    turned[0x0112] = 6  # orientation: rotate by 90 degrees to show
+    turned[0x0112] = 6  # orientation: rotate by 90 degrees
     wide = image.resize((2 * width + 7, height + 1), Image.Resampling.BICUBIC)
     clear = image.resize((width - 5, 3 * height), Image.Resampling.NEAREST)
     clear.putalpha(clear.convert("L"))
@@ -45,10 +45,10 @@ def golden_files(pixels: Pixels) -> Sequence[bytes]:
 
 
 def own_images(encoder: Encoder, count: int) -> Pixels:
-    """``count`` images, uint8 ``[N, H, W, C]``, in place of those that may not be passed on.
+    """Return ``count`` images, uint8 ``[N, H, W, C]``, to replace images that may not be shared.
 
-    Samples of the model for three quarters, where it can draw any, and seeded noise: of squares of
-    1, 2, 4 and 8 pixels in turn, for noise of single pixels alone embeds to a point.
+    If the model has a decoder, three quarters are its samples. The rest is seeded noise in squares
+    of 1, 2, 4 and 8 pixels in turn, because noise of single pixels alone embeds to a point.
     """
     height, width, channels = encoder.config.input.shape
     random = np.random.default_rng(0)

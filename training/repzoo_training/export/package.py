@@ -1,9 +1,9 @@
-"""``zoo export``: writes the model package of a run, all of it measured on the graphs that ship."""
+"""Write the model package of a run, measured on the very graphs that ship."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -27,9 +27,9 @@ from repzoo.runtime.golden import write_golden
 
 from repzoo_training.data import ImageDataset
 from repzoo_training.evaluation import DEFAULT_GROUPS, Head, evaluate_dataset
-from repzoo_training.evaluation.frozen_decoder import with_frozen_decoder
+from repzoo_training.evaluation.frozen_decoder import BATCH, STEPS, with_frozen_decoder
 from repzoo_training.evaluation.report import EvaluationReport, Group
-from repzoo_training.export.card import write_card
+from repzoo_training.export.card import AddedDecoder, Embeddings, TrainingRecord, write_card
 from repzoo_training.export.graphs import write_graph
 from repzoo_training.export.inputs import golden_files, own_images
 from repzoo_training.export.parity import Parity, check_parity, measure_parity
@@ -37,25 +37,21 @@ from repzoo_training.export.pictures import draw_decoded, draw_neighbours
 from repzoo_training.export.quantization import CALIBRATION_IMAGES, quantize
 from repzoo_training.loop.trained import TrainedModel
 from repzoo_training.objectives import find_method
-from repzoo_training.prior import Prior, fit_mixture, standard_normal, write_prior
-from repzoo_training.recipes.recipe import Recipe
+from repzoo_training.prior import MOST_IMAGES, choose_prior, write_prior
 from repzoo_training.watching.figures import COLUMNS
 
 __all__ = ["export_run"]
 
 Pixels = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
-#: Images that golden inputs and figures are taken from.
+#: Images from which golden inputs and figures are taken.
 EXAMPLES = 4 * COLUMNS
-#: Training images that the prior is fitted to, and that neighbours are looked for in.
-MOST_EMBEDDED = 60_000
-#: The layers next to the latents stay float32: see repzoo_training.networks.heads.
+#: The layers next to the latents stay float32, see `repzoo_training.networks.heads`.
 _LAST = ("encoder.head.",)
-#: How far embeddings in integers may be off on another machine, in their standard deviations: the
-#: sums are exact, but what is rounded to one of 256 values at the edge of two can go either way.
-#: Seen between two of ONNX Runtime's implementations: at most 0.02 on the zoo's models, 0.09 on
-#: ResNet-50 with random weights.
+#: Largest difference of int8 embeddings between machines, in their standard deviations. The sums
+#: are exact, but a value between two of the 256 levels can be rounded either way. Two of ONNX
+#: Runtime's implementations differ by at most 0.02 on the zoo's models, and by 0.09 on a ResNet-50
+#: with random weights.
 _INT8_TOLERANCE = 0.1
 
 
@@ -71,25 +67,26 @@ def export_run(
     measures: Collection[Group] = DEFAULT_GROUPS,
     progress: bool = True,
 ) -> ModelConfig:
-    """Write the package of the run in folder ``run`` to the folder ``out``.
+    """Write the package of a run.
 
     Args:
-        run: a folder of ``zoo train``; its last checkpoint is taken.
-        out: the package's folder, which must not exist; it appears whole or not at all.
-        train: the images trained on: probes and the prior are fitted to their embeddings.
-        test: what the card's numbers are measured on. Without it there are none but parity.
-        name: of the model; by default the recipe's.
-        precision: ``float16`` stores weights so (half the size); computation stays in float32.
-            ``int8`` has the encoder compute in integers, see `repzoo_training.export.quantization`,
-            and stores the decoder as ``float16`` does.
-        decoder: train a decoder on the frozen encoder, for a method without one of its own.
-        measures: groups that the card has numbers of.
-        progress: whether to show progress bars on a terminal.
+        run: folder of a training run. Its last checkpoint is exported.
+        out: folder of the package, which must not exist. It appears complete or not at all.
+        train: the images that the run was trained on. Probes and the prior are fitted to their
+            embeddings.
+        test: images to measure on. Without them the card only has the parity with torch.
+        name: name of the model; by default the recipe's name.
+        precision: ``float16`` halves the stored weights, while computation stays in float32.
+            ``int8`` makes the encoder compute in integers, see
+            `repzoo_training.export.quantization`, and stores the decoder like ``float16``.
+        decoder: train a decoder on the frozen encoder, for a method without one.
+        measures: groups to measure for the card.
+        progress: show progress bars on a terminal.
 
     Raises:
-        RunError: if there is no run with a checkpoint.
-        PackageError: if ``out`` exists, the data is not what was trained on, a decoder is wanted
-            of a method that has one, or a graph differs from torch by more than it may.
+        RunError: If the folder is not a run, or the run has no checkpoint.
+        PackageError: If ``out`` exists, the run was trained on other images, ``decoder`` is set for
+            a method that has one, or a graph differs too much from torch.
     """
     out = Path(out)
     if out.exists():
@@ -97,15 +94,17 @@ def export_run(
     model = TrainedModel(run)
     name = name or model.recipe.name
     if not is_name(name):
-        raise PackageError(f"{name!r} cannot name a model: use a-z, 0-9 and . _ - between them")
+        raise PackageError(f"{name!r} cannot name a model: use a-z and 0-9, with . _ - in between")
     if train.sha256 != model.record.dataset_sha256:
         raise PackageError(
-            f"{run} was trained on other images than {train.name} holds (sha256 "
-            f"{model.record.dataset_sha256[:12]}, now {train.sha256[:12]})"
+            f"{run} was not trained on the images of {train.name}: their sha256 was "
+            f"{model.record.dataset_sha256[:12]} then and is {train.sha256[:12]} now"
         )
     if decoder:
         if model.decoder is not None:
-            raise PackageError(f"{model.recipe.method} has a decoder of its own: no --decoder")
+            raise PackageError(
+                f"{model.recipe.method} has a decoder of its own: leave --decoder out"
+            )
         model = with_frozen_decoder(run, model, train, progress=progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(out.parent, f".{out.name}.") as folder:
@@ -129,20 +128,20 @@ def _write(
     pixels = shown.images[:EXAMPLES]
     _write_networks(folder, model, precision)
     if precision == "int8":
-        # Not the first ones, which in a folder of classes are all of one class.
+        # Spread over the data set: the first images of a folder of classes are all of one class.
         every = -(-len(train.images) // CALIBRATION_IMAGES)
         quantize(folder / "encoder.onnx", train.images[::every], keep_float32=_LAST)
 
-    # First without probes, to measure with the very graphs that ship; then with them.
+    # Measure with the graphs that ship, before there are probes.
     config = _describe(model, name, precision, pixels)
     encoder = Encoder(folder, config, provider="cpu")
     parity = measure_parity(encoder, model, shown.images[:256])
     check_parity(parity, config)
 
-    outputs = encoder.outputs(train.images[:MOST_EMBEDDED])
+    outputs = encoder.outputs(train.images[:MOST_IMAGES])
     if config.has_decoder:
-        write_prior(folder / "prior.npz", _prior(recipe, outputs))
-        encoder = Encoder(folder, config, provider="cpu")  # which now can generate
+        write_prior(folder / "prior.npz", choose_prior(recipe, outputs))
+        encoder = Encoder(folder, config, provider="cpu")  # it can generate now
 
     report: EvaluationReport | None = None
     if test is not None and (_has_labels(test) or config.has_decoder):
@@ -157,7 +156,7 @@ def _write(
     examples = pixels if recipe.share_images else own_images(encoder, EXAMPLES)
     latents = encoder.generate(8, seed=0).latents if config.has_decoder else None
     write_golden(folder, examples[:8], golden_files(examples), latents)
-    _write_metrics(folder, report, parity, config)
+    _write_metrics(folder, report, parity, model, precision)
     figures = folder / "figures"
     near = not config.has_posterior and recipe.share_images and test is not None
     if config.has_decoder or near:
@@ -166,20 +165,13 @@ def _write(
         draw_decoded(figures, encoder, examples)
     if near and test is not None:
         draw_neighbours(figures, encoder, train, outputs["embedding"], test)
-    write_card(folder, config, report, parity, model)
+    write_card(folder)
     write_manifest(folder)
     return config
 
 
 def _has_labels(dataset: ImageDataset) -> bool:
     return dataset.labels is not None or dataset.attributes is not None
-
-
-def _prior(recipe: Recipe, outputs: Mapping[str, Floats]) -> Prior:
-    """What latents are drawn from: a generative model's own prior, where it is explicit."""
-    if find_method(recipe.method).generative and recipe.method != "simvae":
-        return standard_normal(recipe.latent_dim)
-    return fit_mixture(outputs["embedding"], outputs.get("log_variance"), recipe.seed)
 
 
 def _write_networks(folder: Path, model: TrainedModel, precision: Precision) -> None:
@@ -218,7 +210,7 @@ def _write_head(folder: Path, head: Head) -> ProbeSpec:
 
 
 def _describe(model: TrainedModel, name: str, precision: Precision, pixels: Pixels) -> ModelConfig:
-    """The record, without probes. Tolerances follow the scale of the model's own outputs."""
+    """Return the record without probes. Tolerances follow the scale of the model's outputs."""
     recipe, record = model.recipe, model.record
     height, width, channels = recipe.input
     outputs = model.outputs(pixels)
@@ -227,7 +219,7 @@ def _describe(model: TrainedModel, name: str, precision: Precision, pixels: Pixe
         scales["log_variance"] = max(1.0, float(np.abs(outputs["log_variance"]).max()))
     if model.decoder is not None:
         scales["images"] = 1.0
-    # Other processors sum in another order, and GPUs in coarser steps.
+    # Other processors sum in another order, and GPUs are less precise.
     tolerances: dict[str, dict[ProviderClass, float]] = {
         output: {"cpu": 2e-4 * scale, "cuda": 2e-3 * scale} for output, scale in scales.items()
     }
@@ -265,23 +257,33 @@ def _describe(model: TrainedModel, name: str, precision: Precision, pixels: Pixe
 
 
 def _likelihood(model: TrainedModel) -> Literal["bernoulli", "gaussian"] | None:
-    """Of the decoder that a method was trained with; an added one has none that counts."""
+    """Return the likelihood of a decoder that was part of the training objective."""
     spec = model.recipe.likelihood
     return None if spec is None or not model.has_posterior else spec.family
 
 
 def _write_metrics(
-    folder: Path, report: EvaluationReport | None, parity: Parity, config: ModelConfig
+    folder: Path,
+    report: EvaluationReport | None,
+    parity: Parity,
+    model: TrainedModel,
+    precision: Precision,
 ) -> None:
+    training = TrainingRecord(
+        recipe=model.recipe,
+        embeddings=Embeddings.model_validate(model.collapse) if model.collapse else None,
+        added_decoder=AddedDecoder(steps=STEPS, batch=BATCH) if model.has_added_decoder else None,
+    )
     metrics = {
         "evaluation": None if report is None else report.model_dump(mode="json"),
         "onnx_against_torch": {
             "protocol": (
-                "largest absolute difference, the run in torch float32 against these graphs "
-                f"(weights stored as {config.precision}) on ONNX Runtime's CPU provider, "
-                "real images and uniform noise"
+                "largest absolute difference between the run in torch float32 and these graphs "
+                f"(weights stored as {precision}) on ONNX Runtime's CPU provider, on real images "
+                "and uniform noise"
             ),
             **parity,
         },
+        "training": training.model_dump(mode="json"),
     }
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Whether the graphs of a package give what the run gives in torch."""
+"""Check that the graphs of a package give the same outputs as the run in torch."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from repzoo_training.loop.trained import TrainedModel
 
 __all__ = ["PARITY", "Parity", "check_parity", "measure_parity"]
 
-#: For every output of the graphs, the largest difference between ONNX and torch.
+#: Largest difference between ONNX and torch per output of the graphs.
 Parity: TypeAlias = dict[str, float]
 
-#: How far an embedding may be off: in float32 in units of the latents' standard deviation or of 1,
-#: whichever is larger; with weights of fewer bits, of the standard deviation.
+#: Largest allowed difference of an embedding, in standard deviations of the embeddings. For float32
+#: the unit is at least 1.
 PARITY: dict[Precision, float] = {"float32": 1e-4, "float16": 0.05, "int8": 0.5}
 
-#: Standard deviation of latents that have collapsed to a point, to divide by.
+#: Smallest standard deviation to divide by, for embeddings that have collapsed to a point.
 _SMALLEST = 1e-12
 
 
 def measure_parity(encoder: Encoder, model: TrainedModel, pixels: NDArray[np.uint8]) -> Parity:
-    """The largest absolute difference between ONNX and torch, on real images and on noise.
+    """Measure the largest absolute difference between ONNX and torch on real images and noise.
 
     Args:
         encoder: the graphs.
-        model: the run that they were made from.
-        pixels: uint8 ``[N, H, W, C]``, real images.
+        model: the run that they were exported from.
+        pixels: real images, uint8 ``[N, H, W, C]``.
 
     Returns:
-        One number for each output. ``embedding_relative`` is that of the embedding divided by
-        ``latents_std``, the standard deviation of the latents of real images.
+        One number per output. ``embedding_relative`` is the difference of the embedding divided by
+        ``latents_std``, the standard deviation of the embeddings of real images.
     """
     noise = np.random.default_rng(0).integers(0, 256, pixels.shape, dtype=np.uint8)
     images = np.concatenate([pixels, noise])
@@ -51,10 +51,10 @@ def measure_parity(encoder: Encoder, model: TrainedModel, pixels: NDArray[np.uin
 
 
 def check_parity(parity: Parity, config: ModelConfig) -> None:
-    """Refuse graphs that are off by more than ``PARITY``.
+    """Refuse graphs whose embeddings differ from torch by more than `PARITY`.
 
     Raises:
-        PackageError: if they are.
+        PackageError: If they do.
     """
     scale = parity["latents_std"]
     if config.precision == "float32":
@@ -62,5 +62,5 @@ def check_parity(parity: Parity, config: ModelConfig) -> None:
     off, allowed = parity["embedding"], PARITY[config.precision] * scale
     if not off <= allowed:
         raise PackageError(
-            f"ONNX and torch differ by {off:.2g} in the embedding; at most {allowed:.2g} is right"
+            f"ONNX and torch differ by {off:.2g} in the embedding; at most {allowed:.2g} is allowed"
         )

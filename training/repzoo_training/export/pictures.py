@@ -1,4 +1,4 @@
-"""``figures/`` of a package: what its graphs make of images."""
+"""Draw the pictures in ``figures/`` of a package from the outputs of its graphs."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ __all__ = ["NEIGHBOURS", "draw_decoded", "draw_neighbours"]
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
-#: Rows of ``walk.png``.
+#: Number of rows in ``walk.png``.
 WALKS = 4
 
-#: Nearest training images that are drawn below each test image.
+#: Number of nearest training images drawn below each test image.
 NEIGHBOURS = 5
 
-#: Frame of a neighbour that is of another class than its query.
+#: Frame of a neighbour whose class differs from that of its query.
 _RED = (0.85, 0.1, 0.1)
 
 
 def draw_decoded(figures: Path, encoder: Encoder, examples: Pixels) -> None:
-    """``reconstructions.png``, ``samples.png`` and ``walk.png``, of a package with a decoder.
+    """Draw ``reconstructions.png``, ``samples.png`` and ``walk.png`` of a package with a decoder.
 
-    Reconstructions are rows of images and, below each, of what the model makes of them. A walk goes
-    in equal steps from the embedding of one of the images to that of another, a row each.
+    Reconstructions are rows of images with their reconstructions below. Each row of the walk goes
+    in equal steps from the embedding of one image to that of another.
 
     Args:
-        figures: the folder.
-        encoder: the package's graphs.
-        examples: uint8 ``[N, H, W, C]``, N at least 30.
+        figures: the folder for the pictures.
+        encoder: the encoder and decoder of the package.
+        examples: uint8 ``[N, H, W, C]``. They are repeated if there are fewer than 30.
     """
-    originals = examples[: 3 * COLUMNS].reshape(3, COLUMNS, *examples.shape[1:])
-    decoded = encoder.reconstruct(examples[: 3 * COLUMNS]).images.reshape(originals.shape)
+    examples = examples[np.arange(3 * COLUMNS) % len(examples)]
+    originals = examples.reshape(3, COLUMNS, *examples.shape[1:])
+    decoded = encoder.reconstruct(examples).images.reshape(originals.shape)
     pairs = np.stack([originals.astype(np.float32) / 255, decoded], axis=1)  # [3, 2, K, H, W, C]
     save_png(figures / "reconstructions.png", pairs.reshape(6, *originals.shape[1:]))
     samples = encoder.generate(4 * COLUMNS, seed=0).images
@@ -55,16 +56,16 @@ def draw_decoded(figures: Path, encoder: Encoder, examples: Pixels) -> None:
 def draw_neighbours(
     figures: Path, encoder: Encoder, train: ImageDataset, train_z: Floats, test: ImageDataset
 ) -> None:
-    """``neighbours.png``: a row of test images, and below each its nearest training images.
+    """Draw ``neighbours.png``: a row of test images, each above its nearest training images.
 
-    Where both splits have labels, a neighbour of another class than its query has a red frame.
+    If both splits have labels, a neighbour of another class than its query has a red frame.
 
     Args:
-        figures: the folder.
-        encoder: the package's graphs; near is what its ``config.metric`` says.
-        train: what neighbours are looked for in.
-        train_z: its embeddings, float32 ``[M, D]``, of its first M images.
-        test: the first ten are the queries.
+        figures: the folder for the pictures.
+        encoder: the encoder of the package. Its ``config.metric`` is the distance.
+        train: the training images.
+        train_z: embeddings of the first M training images, float32 ``[M, D]``.
+        test: the test images. The first ten are the queries.
     """
     queries = test.images[:COLUMNS]
     found = nearest(

@@ -1,7 +1,7 @@
-"""8-bit integers in place of floats: static quantisation by ONNX Runtime.
+"""Quantise encoders to 8-bit integers, statically, by ONNX Runtime.
 
-Ranges of activations are those of some training images. Static, because with ranges of the batch
-at hand an image's embedding would depend on what else is in its batch.
+The ranges of activations come from training images. With dynamic ranges, the embedding of an image
+would depend on the other images in its batch.
 """
 
 from __future__ import annotations
@@ -17,29 +17,28 @@ from repzoo.files import temporary_folder
 
 __all__ = ["CALIBRATION_IMAGES", "quantize"]
 
-#: Training images that the ranges of activations are taken from.
+#: Training images from which the ranges of activations are taken.
 CALIBRATION_IMAGES = 512
 _BATCH = 64
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
 def quantize(path: Path, images: NDArray[np.uint8], *, keep_float32: tuple[str, ...] = ()) -> None:
-    """Make the encoder in the file ``path`` compute in integers.
+    """Make an encoder compute in integers.
 
-    Weights have 7 bits, one scale for each output channel; activations have 8. With 8 bits for
-    both, processors without VNNI saturate sums of two products, and answers would depend on the
-    machine (ONNX Runtime's documentation, "Quantize ONNX models"; seen, see RESULTS.md).
+    Weights have 7 bits with one scale per output channel. Activations have 8 bits. With 8 bits for
+    both, processors without VNNI saturate sums of two products, and outputs would depend on the
+    machine (ONNX Runtime's documentation, "Quantize ONNX models"; measured in docs/results.md).
 
     Args:
-        path: an encoder's graph with float32 weights; it is replaced.
-        images: uint8 ``[N, H, W, C]``, N at least 1, to take ranges from.
-        keep_float32: prefixes of parameters whose layers, and all that follows from them, stay
-            in float32. Quantised outputs would have 256 values, and an end beyond which every
-            unusual image is the same.
+        path: the encoder's graph with float32 weights. The file is replaced.
+        images: images to take ranges from, uint8 ``[N, H, W, C]``, N at least 1.
+        keep_float32: prefixes of parameters whose layers, and everything computed from them, stay
+            in float32. Quantised outputs would have only 256 values within a fixed range.
     """
     with temporary_folder(path.parent, f".{path.name}.") as folder:
         whole = folder / "float32.onnx"
-        # Folds what is constant. Symbolic shapes are for transformers with loops, and need sympy.
+        # Folds constants. Symbolic shape inference is for transformers with loops and needs sympy.
         quant_pre_process(path, whole, skip_symbolic_shape=True)
         quantize_static(
             whole,
@@ -50,23 +49,23 @@ def quantize(path: Path, images: NDArray[np.uint8], *, keep_float32: tuple[str, 
             reduce_range=True,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QUInt8,
-            op_types_to_quantize=[*_PRODUCTS, "Relu"],  # which becomes a product's range
+            op_types_to_quantize=[*_PRODUCTS, "Relu"],  # folded into the range of a product
             nodes_to_exclude=_kept(onnx.load(whole).graph, keep_float32),
         )
     onnx.checker.check_model(path, full_check=True)
 
 
 def _kept(graph: onnx.GraphProto, prefixes: tuple[str, ...]) -> list[str]:
-    """The nodes that stay as they are, by name."""
+    """Return the names of the nodes that are not quantised."""
     weights = {each.name for each in graph.initializer}
     last = {name for name in weights if name.startswith(prefixes)}
     kept = []
-    for node in graph.node:  # sorted topologically, as ONNX wants
+    for node in graph.node:  # ONNX sorts them topologically
         if last.intersection(node.input):
             last.update(node.output)
             kept.append(node.name)
         elif node.op_type in _PRODUCTS and weights.isdisjoint(node.input):
-            # Attention: of two activations nothing is saved, and ONNX Runtime 1.31 fails on it.
+            # Attention: a product of two activations saves nothing, and ONNX Runtime 1.31 fails.
             kept.append(node.name)
     return kept
 

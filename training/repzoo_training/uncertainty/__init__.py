@@ -1,8 +1,8 @@
-"""Calibrated uncertainty: how likely the nearest neighbour of an embedding is a wrong one.
+"""Calibrated uncertainty: the probability that the nearest neighbour of an embedding is wrong.
 
 >>> from repzoo_training.uncertainty import fit_uncertainty, measure_uncertainty
 >>> fitted = fit_uncertainty(encoder, train, augmentation)   # fitted.head becomes uncertainty.onnx
->>> report = measure_uncertainty(encoder, train, test)       # beside the baselines, with intervals
+>>> report = measure_uncertainty(encoder, train, test)       # with baselines and intervals
 """
 
 from __future__ import annotations

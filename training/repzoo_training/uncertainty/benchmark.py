@@ -1,7 +1,7 @@
-"""What an encoder's uncertainty is worth: measured on test images, beside simpler scores.
+"""Measure an encoder's uncertainty on test images, and compare it with simpler scores.
 
-What is right and wrong is in `repzoo_training.uncertainty.questions`. Nothing is fitted here, and
-no score sees the labels of the test images.
+`repzoo_training.uncertainty.questions` defines when a neighbour is wrong. Nothing is fitted here,
+and no score sees the labels of the test images.
 """
 
 from __future__ import annotations
@@ -16,8 +16,17 @@ from tqdm import tqdm
 
 from repzoo_training.data import ImageDataset
 from repzoo_training.errors import DataError
-from repzoo_training.uncertainty.asking import Asked, Scorer
 from repzoo_training.uncertainty.corruptions import CORRUPTIONS, LEVELS, corrupt
+from repzoo_training.uncertainty.metrics import (
+    Interval,
+    aurc,
+    auroc,
+    auroc_interval,
+    bootstrap,
+    calibration_error,
+    gain,
+    risk_coverage,
+)
 from repzoo_training.uncertainty.questions import (
     Question,
     ask_of_labels,
@@ -31,16 +40,7 @@ from repzoo_training.uncertainty.report import (
     Score,
     UncertaintyReport,
 )
-from repzoo_training.uncertainty.scores import (
-    Interval,
-    aurc,
-    auroc,
-    auroc_interval,
-    bootstrap,
-    calibration_error,
-    gain,
-    risk_coverage,
-)
+from repzoo_training.uncertainty.scoring import Scored, Scorer
 from repzoo_training.uncertainty.searches import ViewsReport, chance, other_answers, search
 from repzoo_training.views.views import ViewSpec
 
@@ -49,7 +49,7 @@ __all__ = ["BASELINES", "Curve", "Score", "UncertaintyReport", "measure_uncertai
 Floats: TypeAlias = NDArray[np.float64]
 Numbers: TypeAlias = NDArray[np.int64]
 
-#: Test images that are corrupted.
+#: Number of test images that are corrupted.
 CORRUPTED = 2000
 
 
@@ -63,39 +63,41 @@ def measure_uncertainty(
     seed: int = 0,
     progress: bool = True,
 ) -> UncertaintyReport:
-    """Measure an encoder's uncertainty, and what simpler scores would do in its place.
+    """Measure an encoder's uncertainty and simpler scores.
 
     Args:
-        encoder: with an uncertainty or without; then only the others are measured.
-        train: the gallery; where the uncertainty is of another label, with labels.
-        test: queries; the same.
-        outside: other images of the encoder's size, by name.
-        views: that the uncertainty was calibrated with; needed where it is of another image.
-        seed: of views, corruptions and resamples.
-        progress: show a bar, on a terminal only.
+        encoder: the encoder. If it has no uncertainty, only the simpler scores are measured.
+        train: the gallery. It needs labels if the uncertainty is about another label.
+        test: the queries, with labels under the same condition.
+        outside: out-of-distribution images of the encoder's size, by name.
+        views: the views that the uncertainty was calibrated with. Needed if the uncertainty is
+            about another image.
+        seed: decides views, corruptions and resamples.
+        progress: show a progress bar on a terminal.
 
     Returns:
-        A `ViewsReport` where the uncertainty is of another image.
+        The report. It is a `ViewsReport` if the uncertainty is about another image.
 
     Raises:
-        DataError: if what is wrong cannot be told: there are no labels, or no views, or all queries
-            are right.
+        DataError: If wrong neighbours cannot be determined, because labels or views are missing or
+            every query has the right neighbour.
     """
     of_views = is_of_views(encoder, train, test)
     question = ask_of_views(train, test, views, seed) if of_views else ask_of_labels(train, test)
     scorer = Scorer(encoder, question)
-    clean = scorer.ask(question.queries)
+    clean = scorer.score(question.queries)
     wrong = int((clean.neighbours[:, 0] != question.own).sum())
     if of_views and not 0 < wrong < len(question.own):
         raise DataError(
-            f"of {len(question.own):,} test images, {wrong:,} have a wrong neighbour among views: "
-            "there is nothing to tell apart; choose the recipe whose views it was calibrated with"
+            f"{wrong:,} of {len(question.own):,} test images have a wrong neighbour among views, "
+            "so right and wrong cannot be compared; choose the recipe whose views the package was "
+            "calibrated with"
         )
     sample, worse = _corrupted(scorer, question, seed, progress)
     report = _report(encoder, test, scorer, question, clean, sample, worse, outside or {}, seed)
     if not of_views:
         return report
-    assert views is not None  # or the question could not have been asked
+    assert views is not None  # ask_of_views needs them
     if encoder.config.uncertainty is None:
         return ViewsReport(**dict(report))
     embeddings = encoder.embed(train.images)
@@ -112,14 +114,14 @@ def measure_uncertainty(
 
 def _corrupted(
     scorer: Scorer, question: Question, seed: int, progress: bool
-) -> tuple[Numbers, dict[str, list[Asked]]]:
-    """Which queries are corrupted, and what is answered to each kind, at levels 1 to 5."""
+) -> tuple[Numbers, dict[str, list[Scored]]]:
+    """Return the rows of the corrupted queries, and their scores by kind at levels 1 to 5."""
     shuffled = np.random.default_rng([seed, 1]).permutation(len(question.queries))
     sample = np.sort(shuffled[:CORRUPTED])
-    worse: dict[str, list[Asked]] = {kind: [] for kind in CORRUPTIONS}
+    worse: dict[str, list[Scored]] = {kind: [] for kind in CORRUPTIONS}
     steps = [(kind, level) for kind in CORRUPTIONS for level in range(1, LEVELS + 1)]
     for kind, level in tqdm(steps, "corruptions", disable=None if progress else True):
-        worse[kind].append(scorer.ask(corrupt(question.queries[sample], kind, level, seed)))
+        worse[kind].append(scorer.score(corrupt(question.queries[sample], kind, level, seed)))
     return sample, worse
 
 
@@ -128,13 +130,13 @@ def _report(
     test: ImageDataset,
     scorer: Scorer,
     question: Question,
-    clean: Asked,
+    clean: Scored,
     sample: Numbers,
-    worse: Mapping[str, list[Asked]],
+    worse: Mapping[str, list[Scored]],
     outside: Mapping[str, ImageDataset],
     seed: int,
 ) -> UncertaintyReport:
-    def agree(asked: Asked, own: Numbers) -> NDArray[np.bool_]:
+    def agree(asked: Scored, own: Numbers) -> NDArray[np.bool_]:
         shown = question.shows[asked.neighbours[:, : question.precision_at]]
         agreed: NDArray[np.bool_] = shown == own[:, None]  # [N, k]
         return agreed
@@ -153,9 +155,9 @@ def _report(
         shares = (wrong[sample].mean(), *((~each[:, 0]).mean() for each in of_worse[kind]))
         curves[kind] = Curve(uncertainty=means, wrong=tuple(float(share) for share in shares))
 
-    others = {name: scorer.ask(dataset.images).scores for name, dataset in outside.items()}
+    others = {name: scorer.score(dataset.images).scores for name, dataset in outside.items()}
     others |= {f"{kind} {LEVELS}": levels[-1].scores for kind, levels in worse.items()}
-    # [N, corruptions]: all of an image's are drawn together, so that intervals are over images.
+    # [N, corruptions]: those of one image are resampled together, so intervals are over images.
     all_precision = np.column_stack([a.mean(1) for levels in of_worse.values() for a in levels])
     scores = []
     for name, values in clean.scores.items():

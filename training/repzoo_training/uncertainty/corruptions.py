@@ -1,4 +1,4 @@
-"""Images made worse, in five steps, in ways that no head was fitted to."""
+"""Corruptions in five levels. No uncertainty head is fitted to them."""
 
 from __future__ import annotations
 
@@ -12,31 +12,34 @@ __all__ = ["CORRUPTIONS", "LEVELS", "corrupt"]
 
 Pixels = NDArray[np.uint8]
 
-#: 1 to 5; 0 is the image as it is.
+#: Levels are 1 to 5. Level 0 leaves the image unchanged.
 LEVELS = 5
 
 
 def corrupt(images: Pixels, kind: str, level: int, seed: int = 0) -> Pixels:
-    """Images ``[N, H, W, C]`` at one level of a corruption; the same seed, the same result.
+    """Return images ``[N, H, W, C]`` at one level of a corruption. The seed decides the result.
 
     Raises:
-        ValueError: for an unknown kind, or a level that is not 0 to 5.
+        ValueError: If the kind does not exist, or the level is not 0 to 5.
     """
     if kind not in CORRUPTIONS or not 0 <= level <= LEVELS:
-        raise ValueError(f"{kind} at level {level}: kinds are {', '.join(CORRUPTIONS)}, 0 to 5")
+        raise ValueError(
+            f"cannot corrupt images by {kind!r} at level {level}: expected one of "
+            f"{', '.join(CORRUPTIONS)}, at level 0 to {LEVELS}"
+        )
     return (
         CORRUPTIONS[kind](images, level / LEVELS, np.random.default_rng(seed)) if level else images
     )
 
 
 def _blur(images: Pixels, strength: float, _: np.random.Generator) -> Pixels:
-    """A Gaussian of up to an eighth of the side."""
+    """Blur by a Gaussian with a radius of up to an eighth of the side."""
     radius = strength * images.shape[1] / 8
     return _each(images, lambda image: image.filter(ImageFilter.GaussianBlur(radius)))
 
 
 def _crop(images: Pixels, strength: float, random: np.random.Generator) -> Pixels:
-    """A square down to four tenths of the side, enlarged again."""
+    """Crop to as little as four tenths of the side, and enlarge the crop."""
     height, width = images.shape[1:3]
     share = 1 - 0.6 * strength
     tops = random.random(len(images)) * (1 - share) * height
@@ -47,13 +50,13 @@ def _crop(images: Pixels, strength: float, random: np.random.Generator) -> Pixel
 
 
 def _noise(images: Pixels, strength: float, random: np.random.Generator) -> Pixels:
-    """Gaussian, with a standard deviation of up to half the range."""
+    """Add Gaussian noise with a standard deviation of up to half the range."""
     noise = random.standard_normal(images.shape, np.float32) * (127.5 * strength)
     return np.clip(images + noise, 0, 255).round().astype(np.uint8)
 
 
 def _occlusion(images: Pixels, strength: float, random: np.random.Generator) -> Pixels:
-    """A black square of up to seven tenths of the side."""
+    """Cover a black rectangle of up to seven tenths of each side."""
     height, width = images.shape[1:3]
     h, w = round(0.7 * strength * height), round(0.7 * strength * width)
     covered = images.copy()

@@ -1,4 +1,4 @@
-"""Queries of which it is known whether their nearest neighbour is right."""
+"""Queries with a known nearest neighbour: the examples that an uncertainty head learns from."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """N queries, and what their nearest neighbours turned out to be.
+    """N queries with their nearest neighbours.
 
     Attributes:
-        outputs: of the encoder, by name: ``embedding`` and, with a posterior, ``log_variance``;
-            float32 ``[N, D]`` each.
-        thumbnail: of each image, float32 ``[N, pixels]``.
-        own: int64 ``[N]``, what the query is: its label or, without labels, its image.
-        found: int64 ``[N]``, the same of its nearest neighbour.
-        missed: float32 ``[N]``, without labels: how likely the neighbour is a wrong one, over which
-            view of its image the gallery has. ``found`` is of one of them.
+        outputs: the encoder's outputs by name, float32 ``[N, D]`` each: ``embedding`` and, with a
+            posterior, ``log_variance``.
+        thumbnail: a thumbnail of each image, float32 ``[N, pixels]``.
+        own: int64 ``[N]``, the query's label or, without labels, the number of its image.
+        found: the same for the nearest neighbour, int64 ``[N]``.
+        missed: without labels, the probability that the neighbour is wrong, over the views of the
+            query's image that the gallery may hold, float32 ``[N]``. ``found`` is for one of them.
     """
 
     outputs: dict[str, Floats]
@@ -48,24 +48,24 @@ class Examples:
 
     @property
     def wrong(self) -> Flags:
-        """Whether the nearest neighbour is a wrong one: bool ``[N]``."""
+        """Whether the nearest neighbour is wrong, bool ``[N]``."""
         wrong: Flags = self.own != self.found
         return wrong
 
     @property
     def error(self) -> Floats:
-        """How likely that is, as far as it is known: float32 ``[N]``, 0 or 1 with labels."""
+        """Probability that the neighbour is wrong, float32 ``[N]``. With labels it is 0 or 1."""
         return self.wrong.astype(np.float32) if self.missed is None else self.missed
 
     def take(self, rows: Numbers) -> Examples:
-        """The examples of these rows."""
+        """Return the examples in these rows."""
         outputs = {name: values[rows] for name, values in self.outputs.items()}
         missed = None if self.missed is None else self.missed[rows]
         return Examples(outputs, self.thumbnail[rows], self.own[rows], self.found[rows], missed)
 
 
 def join(parts: Sequence[Examples]) -> Examples:
-    """All of all."""
+    """Concatenate examples."""
     return Examples(
         {name: np.concatenate([p.outputs[name] for p in parts]) for name in parts[0].outputs},
         np.concatenate([part.thumbnail for part in parts]),
@@ -85,15 +85,15 @@ def neighbours(
     own: Numbers | None = None,
     progress: bool = False,
 ) -> Numbers:
-    """The nearest row of the gallery to each query: int64 ``[N]``.
+    """Return the row of the gallery that is nearest to each query, int64 ``[N]``.
 
     Args:
         query: embeddings ``[N, D]``.
         gallery: embeddings ``[M, D]``.
-        distance: what is near.
-        own: int64 ``[N]``, the row of the gallery that shows the query's own image, which is no
-            neighbour of it (leave one out); None if the gallery holds other images.
-        progress: show a bar, on a terminal only.
+        distance: distance between embeddings.
+        own: row of the gallery that shows the query's own image, int64 ``[N]``. It does not count
+            as a neighbour (leave-one-out). None if the gallery holds only other images.
+        progress: show a progress bar on a terminal.
     """
     chunks = nearest(
         torch.from_numpy(gallery),
@@ -106,7 +106,7 @@ def neighbours(
     if own is None:
         chosen: Tensor = found[:, 0]
     else:
-        # A view of an image need not have the image itself as its nearest.
+        # The nearest row of a view is not always the image itself.
         chosen = torch.where(found[:, 0] == torch.from_numpy(own), found[:, 1], found[:, 0])
     return chosen.numpy()
 
@@ -114,17 +114,20 @@ def neighbours(
 def missed(
     query: Floats, gallery: Floats, own: Numbers, views: Floats, distance: Distance
 ) -> tuple[NDArray[np.bool_], Numbers]:
-    """Which views of a query's own image are farther from it than its nearest other neighbour.
+    """Find the views of a query's own image that a search for the query would miss.
+
+    A view is missed if the nearest other image is closer to the query than the view.
 
     Args:
         query: embeddings ``[N, D]``.
         gallery: embeddings ``[M, D]``.
-        own: int64 ``[N]``, the row of the gallery that shows the query's own image.
-        views: embeddings ``[N, K, D]`` of views of that image.
-        distance: what is near.
+        own: row of the gallery that shows the query's own image, int64 ``[N]``.
+        views: embeddings of K views of that image, ``[N, K, D]``.
+        distance: distance between embeddings.
 
     Returns:
-        bool ``[N, K]``, and the rows of the other neighbours, int64 ``[N]``.
+        Whether each view is missed, bool ``[N, K]``, and the rows of the nearest other images,
+        int64 ``[N]``.
     """
     others = neighbours(query, gallery, distance, own=own)
     nearest_other = apart(query, gallery[others], distance)
@@ -133,7 +136,7 @@ def missed(
 
 
 def apart(one: Floats, other: Floats, metric: Distance) -> Floats:
-    """Distances ``[N]`` of the rows of two ``[N, D]``."""
+    """Return the distances ``[N]`` between corresponding rows of two arrays ``[N, D]``."""
     a, b = torch.from_numpy(one), torch.from_numpy(other)
     if metric == "cosine":
         return 1 - torch.cosine_similarity(a, b).numpy()
@@ -144,9 +147,14 @@ def apart(one: Floats, other: Floats, metric: Distance) -> Floats:
 def make_views(
     dataset: ImageDataset, rows: Numbers, spec: ViewSpec, seed: int, number: int
 ) -> Pixels:
-    """One random view of each of these images, as images again: uint8 ``[N, H, W, C]``.
+    """Return one random view of each image, uint8 ``[N, H, W, C]``.
 
-    Other views come of another ``number``. Binarising is left out: the encoder's graph does it.
+    Args:
+        dataset: the images.
+        rows: rows of the images, int64 ``[N]``.
+        spec: how views are made. Binarising is left out, because the encoder's graph does it.
+        seed: decides the views, together with ``number``.
+        number: another number gives other views of the same images.
     """
     spec = spec.model_copy(update={"binarize": None})
     views = Views(spec, dataset.images.shape[1:3])

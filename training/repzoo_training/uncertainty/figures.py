@@ -1,4 +1,4 @@
-"""Pictures of an uncertainty: risk over coverage, reliability, and what corruption does to it."""
+"""Plot an uncertainty: risk over coverage, reliability, and the effect of corruptions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _QUIET = "#888888"
 
 
 def uncertainty_figure(report: UncertaintyReport) -> bytes:
-    """Risk over coverage of all scores, and of the package's own its reliability and its rise."""
+    """Plot risk over coverage of all scores, and the reliability and rise of the uncertainty."""
     own = report.score("uncertainty") is not None
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.5 if own else 4.6, 3.6), layout="constrained")
@@ -40,8 +40,8 @@ def _risk(axis: Axes, report: UncertaintyReport) -> None:
         axis.plot(
             coverage[1:], 100 * np.array(risks[1:]), label=label, linewidth=wide, color=colour
         )
-    axis.set_title("wrong among the answered, %")
-    axis.set_xlabel("answered, % of the queries, the surest first")
+    axis.set_title("wrong among answered queries, %")
+    axis.set_xlabel("answered queries, %, most certain first")
     axis.set_ylim(0, 100 * report.wrong * 1.6)
     axis.legend()
 
@@ -52,8 +52,8 @@ def _reliability(axis: Axes, report: UncertaintyReport) -> None:
     axis.plot([0, most], [0, most], color=_QUIET, linestyle=":")
     axis.plot(predicted, seen, marker="o", markersize=4)
     axis.set_title("calibration on test images")
-    axis.set_xlabel("uncertainty, mean of a fifteenth of the images")
-    axis.set_ylabel("share that is wrong")
+    axis.set_xlabel("mean uncertainty of a fifteenth of the images")
+    axis.set_ylabel("share of wrong neighbours")
 
 
 def _rise(axis: Axes, report: UncertaintyReport) -> None:
@@ -62,7 +62,7 @@ def _rise(axis: Axes, report: UncertaintyReport) -> None:
         assert curve.uncertainty is not None
         axis.plot(curve.uncertainty, marker="o", markersize=4, label=kind, color=colour)
         axis.plot(curve.wrong, linestyle=":", linewidth=1, color=colour)
-    axis.set_title("as images get worse (dotted: wrong)")
-    axis.set_xlabel(f"level of corruption, 0 to {LEVELS}")
+    axis.set_title("uncertainty under corruption (dotted: wrong)")
+    axis.set_xlabel(f"corruption level, 0 to {LEVELS}")
     axis.set_ylim(0, 1)
     axis.legend()

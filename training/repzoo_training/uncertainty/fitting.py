@@ -1,4 +1,4 @@
-"""Fitting the head: on training images and the recipe's own views, and on nothing else."""
+"""Fit the uncertainty head to training images, their labels if there are any, and their views."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from repzoo_training.views.views import ViewSpec
 
 __all__ = ["ANOTHER_IMAGE", "MOST_IMAGES", "FittedUncertainty", "fit_uncertainty"]
 
-#: What `UncertaintySpec.probability_of` ends with where there are labels, and where there are none.
+#: Ends of `UncertaintySpec.probability_of`, with labels and without.
 ANOTHER_LABEL, ANOTHER_IMAGE = "has another label", "shows another image"
-#: The gallery, and queries from it, are at most this many training images.
+#: Largest number of training images in the gallery. Queries come from the same images.
 MOST_IMAGES = 60_000
-#: Views of each image that are queries beside the image itself.
+#: Views of each image that are queries, in addition to the image itself.
 VIEWS = 2
-#: Views of each image of which a gallery without labels may have any: what is learned is the share
-#: of them that the query would miss. Told of one, the head would learn the luck of that one, too.
+#: Views of each image that a gallery without labels may hold. The head learns the share of them
+#: that the query would miss. With a single view it would learn the luck of that draw as well.
 DRAWS = 4
-#: Share of the images whose errors calibrate the head instead of fitting it.
+#: Share of the images that calibrate the head instead of fitting it.
 HELD_OUT = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class FittedUncertainty:
-    """A head in evaluation mode, and what its number is a probability of."""
+    """A head in evaluation mode, and the record that says what its number means."""
 
     head: UncertaintyHead
     spec: UncertaintySpec
@@ -49,25 +49,28 @@ def fit_uncertainty(
     seed: int = 0,
     progress: bool = True,
 ) -> FittedUncertainty:
-    """Fit the probability that the nearest neighbour is a wrong one.
+    """Fit the probability that the nearest neighbour is wrong.
 
-    With labels, wrong is a neighbour with another label, in a gallery of the training images
-    without the query's own. Without, the gallery is one view of each image, and wrong is a
-    neighbour that shows another image; how likely that is, is learned and calibrated on ``DRAWS``
-    views that the gallery may have of the query's image.
+    With labels, the gallery holds the training images except the query's own, and a neighbour with
+    another label is wrong. Without labels, the gallery holds one view of each image, and a
+    neighbour that shows another image is wrong. The probability is then learned and calibrated over
+    ``DRAWS`` views of the query's image that the gallery may hold.
 
     Args:
-        encoder: whose outputs the head takes; its ``config.metric`` says what is near.
-        train: the images that it was trained on, or that it is to be used on.
-        views: the recipe's own, to make queries that are harder than the images.
-        seed: of everything that is drawn.
-        progress: show bars, on a terminal only.
+        encoder: the encoder. Its ``config.metric`` is the distance between embeddings.
+        train: the images that it was trained on, or that it will be used on.
+        views: the recipe's views, which make queries that are harder than the images.
+        seed: decides everything random.
+        progress: show progress bars on a terminal.
 
     Raises:
-        InvalidInput: for fewer than 100 images, or if every neighbour is right, or none is.
+        InvalidInput: If there are fewer than 100 images, or if all neighbours are right or all are
+            wrong.
     """
     if len(train) < 100:
-        raise InvalidInput(f"{train.name} has {len(train)} images; an uncertainty needs 100")
+        raise InvalidInput(
+            f"{train.name} has {len(train)} images; an uncertainty needs at least 100"
+        )
     random = np.random.default_rng([seed, 0])
     rows = np.sort(random.permutation(len(train))[:MOST_IMAGES])
     outputs = encoder.outputs(train.images[rows])
@@ -85,16 +88,19 @@ def fit_uncertainty(
     held_out, others = _split(queries, random)
     if not 0 < others.error.mean() < 1:
         raise InvalidInput(
-            f"of {len(others):,} queries, {others.wrong.sum():,} have a wrong neighbour: there is "
-            "nothing to tell apart" + "; another recipe has other views" * (train.labels is None)
+            f"{others.wrong.sum():,} of {len(others):,} queries have a wrong neighbour, so there "
+            "is nothing to learn"
+            + "; choose a recipe with other views by --recipe"
+            * (train.labels is None)
         )
     learn(head, others, queries[0], seed, progress)
     calibrate(head, held_out)
     spec = UncertaintySpec(
         probability_of=_meaning(train, len(rows), encoder.config.metric, views),
         fitted_on=(
-            f"{len(rows):,} training images of {train.name} and {VIEWS} views of each; calibrated "
-            f"on {len(held_out):,} of the images, held out from that"
+            f"{len(rows):,} training images of {train.name}"
+            f"{'' if train.labels is None else ', their labels,'} and {VIEWS} views of each; "
+            f"calibrated on {len(held_out):,} held-out images of these"
         ),
         inputs=("embedding", "images", *encoder.config.outputs[1:]),
     )
@@ -111,12 +117,11 @@ def _examples(
     seed: int,
     progress: bool,
 ) -> list[Examples]:
-    """Each image as a query, then its views: a list of equally long examples."""
+    """Return the images as queries, then their views, as examples of equal length."""
     places = np.arange(len(rows))
     metric = encoder.config.metric
     made = [make_views(train, rows, views, seed, number) for number in range(VIEWS)]
-    # Without labels, against one more view of each: an image is not looked for in a gallery that
-    # holds it.
+    # Without labels the gallery holds further views, so that it does not hold the query itself.
     drawn = [
         encoder.embed(make_views(train, rows, views, seed, VIEWS + number))
         for number in range(0 if train.labels is not None else DRAWS)
@@ -140,7 +145,7 @@ def _examples(
 
 
 def _split(queries: list[Examples], random: np.random.Generator) -> tuple[Examples, Examples]:
-    """(images alone, to calibrate on; images and views of all others, to fit on)."""
+    """Return images to calibrate on, and the other images with their views to fit to."""
     shuffled = random.permutation(len(queries[0]))
     count = max(1, round(HELD_OUT * len(shuffled)))
     apart, rest = shuffled[:count], shuffled[count:]
@@ -156,7 +161,7 @@ def _meaning(train: ImageDataset, images: int, metric: str, views: ViewSpec) -> 
 
 
 def _changes(views: ViewSpec) -> str:
-    """What a view changes: how likely it is to be found depends on that."""
+    """Describe what a view changes, because the probability depends on it."""
     changes = []
     if views.scale != (1.0, 1.0) or views.ratio != (1.0, 1.0):
         low, high = (f"{100 * share:.0f}" for share in views.scale)

@@ -1,31 +1,30 @@
-"""The head that a package stores as ``uncertainty.onnx``.
+"""The network that a package stores as ``uncertainty.onnx``.
 
-With z the embedding (the posterior's mean), log p(z) its density under a mixture of Gaussians
-fitted to the training images, x̄ a thumbnail of the image and d(z) what a small decoder takes it
-for, the uncertainty of an image is
+Let z be the embedding (the posterior's mean), log p(z) its density under a mixture of Gaussians
+fitted to the training images, x̄ a thumbnail of the image, and d(z) the thumbnail that a small
+decoder predicts. The uncertainty of an image is
 
     u = 1 − (1 − e) (1 − c·o)
 
-    e = sigmoid(a · logit(ε) + b)                      an error inside the distribution
+    e = sigmoid(a · logit(ε) + b)                      error of an in-distribution image
     ε = 1 − Σ_y p(y | z, log σ², log p(z), r, r′) · q(y | z, log σ², log p(z))
-    o = 1 − exp(−(t/κ)²)                               that it is not from it at all
+    o = 1 − exp(−(t/κ)²)                               the image is out of distribution
     t = max over s of max(0, s − ℓ_s) / β_s,           s = −log p(z), r, r′
 
     r  = log mean (x̄ − d(z))²                          what the embedding misses of the image,
-    r′ = r − log var x̄                                 and as a share of what there is to see
+    r′ = r − log var x̄                                 and the same relative to its contrast
 
-p is what label the image has and q what label its neighbour has, two small networks fitted to
-training images and their views: a wrong neighbour is that the two differ. One network that is told
-of right and wrong alone learns less from as many images. Where there are no labels it is all there
-is: then ε is its own. a and b calibrate on images held out from that (Platt 1999).
+p predicts the label of the image and q the label of its neighbour. They are two small networks,
+fitted to training images and their views. The neighbour is wrong if the two labels differ. One
+network that only learns right or wrong learns less from the same images. Without labels it is the
+only choice, and ε is its output. a and b calibrate ε on held-out images (Platt 1999).
 
-Nothing was seen from outside the distribution, so o assumes no more than what the training images
-say about how rare an embedding or a miss is: ℓ is the quantile with 5 % of them beyond, and β their
-mean excess, which makes t the largest excess in the unit of an exponential tail (peaks over
-threshold: Pickands 1975). At κ = 3 lies e⁻³ of the 5 %: one image of 400. c = ½, because of an
-image from elsewhere nothing is known but that its neighbour may as well be wrong as right; so e
-still orders the images that are from elsewhere, strongly cropped ones among them. With c = 1 it
-would not: training/RESULTS.md.
+Training has no images from outside the distribution. So o only assumes what the training images
+say about how rare an embedding or a miss is: ℓ is the quantile with 5 % of them beyond, and β
+their mean excess. That makes t the largest excess in units of an exponential tail (peaks over
+threshold: Pickands 1975). e⁻³ of the 5 %, one image in 400, lie beyond κ = 3. c = ½, because the
+neighbour of an out-of-distribution image may just as well be right as wrong. e then still orders
+such images, which include strongly cropped ones. With c = 1 it would not; see docs/results.md.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from torch.nn import functional as F
 
 __all__ = ["UncertaintyHead", "mixture_log_density"]
 
-#: The last features, of which more is rarer: −log p(z), r and r′.
+#: Number of the last features, −log p(z), r and r′. Larger values are rarer.
 RARE = 3
 #: Share of the training images beyond ℓ.
 TAIL_SHARE = 0.05
@@ -47,26 +46,26 @@ TAIL_SCALE = 3.0
 #: c.
 OUTSIDE = 0.5
 
-#: Pixels on a side of a thumbnail, at most.
+#: Largest side of a thumbnail in pixels.
 _SIDE = 16
 _WIDTH = 128
-#: Standardised inputs farther out than this are as far out as the networks can tell.
+#: Standardised inputs are clamped to this magnitude.
 _FAR = 8.0
-#: Mean squared differences below this, a grey level's square, are not told apart.
+#: Added to mean squared differences. It is about the square of one grey level.
 _LEAST = 1e-5
 
 
 class UncertaintyHead(nn.Module):
-    """(embedding, images, log_variance) -> uncertainty, without a posterior no log_variance.
+    """Maps embedding, images and, with a posterior, log_variance to uncertainty.
 
-    Everything that is not a weight of a network is a buffer, set by `fit_uncertainty`.
+    `fit_uncertainty` sets the buffers: everything that is not a weight of a network.
 
     Args:
-        dim: D.
-        components: K, of the mixture.
-        image: H, W, C.
-        classes: of the labels; 0 without.
-        has_posterior: whether there is a log_variance.
+        dim: dimensions D of the embedding.
+        components: components K of the mixture.
+        image: height, width and channels of the images.
+        classes: number of classes, 0 without labels.
+        has_posterior: whether the encoder outputs a log_variance.
     """
 
     weights: Tensor
@@ -106,7 +105,7 @@ class UncertaintyHead(nn.Module):
     def forward(
         self, embedding: Tensor, images: Tensor, log_variance: Tensor | None = None
     ) -> Tensor:
-        """Uncertainties ``[N]`` in [0, 1] of outputs ``[N, D]`` for uint8 ``[N, H, W, C]``."""
+        """Return uncertainties ``[N]`` in [0, 1] for outputs ``[N, D]`` and uint8 images."""
         features = self.features(embedding, self.thumbnail(images), log_variance)
         a, b = self.calibration.unbind()
         error = torch.sigmoid(a * self.logit(features) + b)  # [N]
@@ -114,14 +113,14 @@ class UncertaintyHead(nn.Module):
         return 1 - (1 - error) * (1 - OUTSIDE * outside)
 
     def thumbnail(self, images: Tensor) -> Tensor:
-        """Images uint8 ``[N, H, W, C]`` -> float32 in [0, 1] ``[N, pixels]``."""
+        """Return thumbnails float32 ``[N, pixels]`` in [0, 1] of uint8 images ``[N, H, W, C]``."""
         pixels = images.permute(0, 3, 1, 2).float() / 255  # [N, C, H, W]
         if self.shrink > 1:
             pixels = F.avg_pool2d(pixels, self.shrink)
         return pixels.flatten(1)
 
     def decode(self, embedding: Tensor) -> Tensor:
-        """d: ``[N, D]`` -> ``[N, pixels]``."""
+        """Return d(z), the predicted thumbnails ``[N, pixels]`` of embeddings ``[N, D]``."""
         decoded: Tensor = self.decoder(
             _standardised(embedding, self.center[: self.dim], self.spread[: self.dim])
         )
@@ -130,7 +129,7 @@ class UncertaintyHead(nn.Module):
     def features(
         self, embedding: Tensor, thumbnail: Tensor, log_variance: Tensor | None = None
     ) -> Tensor:
-        """z, log σ², −log p(z), r, r′ ``[N, 2D + 3]``; without a posterior ``[N, D + 3]``."""
+        """Return z, log σ² if there is a posterior, −log p(z), r and r′, concatenated."""
         log_density = mixture_log_density(embedding, self.weights, self.means, self.scales)
         missed = torch.log((thumbnail - self.decode(embedding)).square().mean(1) + _LEAST)
         there = torch.log((thumbnail - thumbnail.mean(1, keepdim=True)).square().mean(1) + _LEAST)
@@ -139,13 +138,13 @@ class UncertaintyHead(nn.Module):
         return torch.cat([*parts, rare], dim=1)
 
     def logits(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Of p and of q, ``[N, classes]`` each; without labels ``[N, 1]`` and none."""
+        """Return the logits of p and q, ``[N, classes]``, or without labels ``[N, 1]`` and None."""
         standardised = _standardised(features, self.center, self.spread)
         own: Tensor = self.own(standardised)
         return own, None if self.neighbour is None else self.neighbour(standardised[:, : 1 - RARE])
 
     def logit(self, features: Tensor) -> Tensor:
-        """Of ε, before calibration: ``[N, features]`` -> ``[N]``."""
+        """Return the logit of ε before calibration, ``[N]``, from features ``[N, F]``."""
         own, neighbour = self.logits(features)
         if neighbour is None:
             return own[:, 0]
@@ -153,7 +152,7 @@ class UncertaintyHead(nn.Module):
         return torch.log1p(-agree) - torch.log(agree)
 
     def excess(self, features: Tensor) -> Tensor:
-        """t: ``[N, features]`` -> ``[N]``."""
+        """Return t, ``[N]``, from features ``[N, F]``."""
         threshold, unit = self.tails.unbind(1)
         return ((features[:, -RARE:] - threshold).clamp_min(0) / unit).amax(1)
 
@@ -173,12 +172,21 @@ def _standardised(x: Tensor, center: Tensor, spread: Tensor) -> Tensor:
 
 
 def mixture_log_density(z: Tensor, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
-    """log Σ_k w_k N(z; m_k, diag s_k²): ``[N, D]``, ``[K]``, ``[K, D]``, ``[K, D]`` -> ``[N]``.
+    """Return log Σ_k w_k N(z; m_k, diag s_k²).
 
         −½ Σ_d (z − m)²/s² = −½ [ z² · 1/s² − 2 z · m/s² + Σ_d m²/s² ]
 
-    Two matrix products, so that nothing of size N·K·D is made. The origin is moved into the middle
-    of the components first, so that less cancels.
+    This takes two matrix products and never allocates N·K·D values. The origin is moved to the
+    middle of the components first, to limit cancellation.
+
+    Args:
+        z: ``[N, D]``.
+        weights: ``[K]``.
+        means: ``[K, D]``.
+        scales: standard deviations ``[K, D]``.
+
+    Returns:
+        Log densities ``[N]``.
     """
     middle = means.mean(0)
     z, means = z - middle, means - middle

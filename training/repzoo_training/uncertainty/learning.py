@@ -1,4 +1,4 @@
-"""The head's networks, tails and calibration, from queries whose neighbours are known."""
+"""Train the networks, tails and calibration of an uncertainty head."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from repzoo_training.uncertainty.head import RARE, TAIL_SHARE, UncertaintyHead
 
 __all__ = ["calibrate", "learn"]
 
-#: Passes over the queries, for no fewer and no more steps than these: more passes over a few
-#: thousand queries only learn them by heart.
+#: Passes over the queries, limited to this range of steps. More passes over a few thousand queries
+#: only overfit.
 PASSES = 10
 STEPS = (300, 3000)
 BATCH = 512
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 1e-2
 
-#: Their stream of random numbers: lower ones are of views.
+#: Number of the random stream for weights. Lower numbers are used for views.
 _WEIGHTS = 1000
 
 
 def learn(
     head: UncertaintyHead, queries: Examples, images: Examples, seed: int, progress: bool
 ) -> None:
-    """Set all but the mixture and the calibration.
+    """Set everything in a head except the mixture and the calibration.
 
     Args:
-        head: with its mixture.
-        queries: images and views, to learn from.
-        images: images as they are, which say what is rare.
-        seed: of the weights and the batches.
-        progress: show bars, on a terminal only.
+        head: a head whose mixture is set.
+        queries: images and views to learn from.
+        images: unchanged images, whose features define what is rare.
+        seed: decides the weights and the batches.
+        progress: show progress bars on a terminal.
     """
     draws = generator(seed, "uncertainty", _WEIGHTS)
     for layer in head.modules():
@@ -71,10 +71,10 @@ def learn(
 
 
 def calibrate(head: UncertaintyHead, held_out: Examples) -> None:
-    """Platt scaling: a and b at the optimum of the cross entropy of sigmoid(a · logit + b).
+    """Set a and b by Platt scaling: minimise the cross-entropy of sigmoid(a · logit + b).
 
-    Its targets are Platt's, (n₊ + 1)/(n₊ + 2) and 1/(n₋ + 2): with few errors or none among the
-    images held out, b stays finite.
+    The targets are Platt's, (n₊ + 1)/(n₊ + 2) and 1/(n₋ + 2). They keep b finite if the held-out
+    images have few errors or none.
     """
     with torch.no_grad():
         logits = head.logit(_features(head, held_out)).double()
@@ -102,7 +102,7 @@ def _features(head: UncertaintyHead, examples: Examples) -> Tensor:
 
 
 def _set_tails(head: UncertaintyHead, features: Tensor) -> None:
-    """ℓ and β."""
+    """Set the thresholds ℓ and the mean excesses β."""
     for place, rare in enumerate(features[:, -RARE:].unbind(1)):
         threshold = rare.quantile(1 - TAIL_SHARE)
         beyond = (rare - threshold)[rare > threshold]
@@ -118,7 +118,7 @@ def _minimise(
     name: str,
     progress: bool,
 ) -> None:
-    """Minimise a loss of rows of ``count`` queries, by AdamW with a cosine schedule."""
+    """Minimise a loss over rows of ``count`` queries by AdamW with a cosine schedule."""
     optimizer = torch.optim.AdamW(module.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     steps = min(max(STEPS[0], PASSES * count // BATCH), STEPS[1])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

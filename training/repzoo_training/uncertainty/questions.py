@@ -1,25 +1,26 @@
-"""What is asked of an uncertainty: queries, a gallery, and what makes a neighbour a wrong one.
+"""Define the queries and the gallery of a measurement, and when a neighbour is wrong.
 
-A package's number is a probability of one of two things, and measured is the one that it states.
+The number of a package is the probability of one of two events. The event that the package states
+is measured.
 
 **With labels**: the nearest training image has another label than the query.
 
-**Without**, what `fit_uncertainty` was fitted to, on images that took no part in it. The gallery
-holds one random view of each of M images, one of them the query's own, and wrong is a nearest
-neighbour that shows another image:
+**Without labels**: the nearest neighbour shows another image. The gallery holds one random view of
+each of M images, including the query's own. This is the event that `fit_uncertainty` learns, but
+measured on images that took no part in fitting.
 
-- *Views, not the images themselves.* A query that is a test image would else be at distance 0 from
-  itself and never wrong, which is not what the number was fitted or calibrated to.
-- *Each test image has a view in it*, as each training image had when the head was calibrated, or
-  there would be nothing to find.
-- *M is the size that it had then*, the number of training images (`MOST_IMAGES` at most): a wrong
-  neighbour is the likelier the more there are to choose from, so among the test images alone a
-  calibrated probability would look too high. What the test images do not fill, views of training
-  images do; they are only ever there to be mistaken for a query's own.
-- *The query is the image*, as in calibrating. Further views, and corrupted images, are queries too,
-  apart: see `repzoo_training.uncertainty.searches`.
+- *The gallery holds views, not the images themselves.* Otherwise a query would be at distance 0
+  from itself and never wrong, which is not what the number was calibrated for.
+- *Each test image has a view in the gallery*, as each training image had during calibration.
+  Otherwise there would be nothing to find.
+- *M equals the gallery size during calibration*, the number of training images (`MOST_IMAGES` at
+  most). Wrong neighbours are more likely in a larger gallery, so a calibrated probability would
+  look too high among the test images alone. Views of training images fill the rest of the gallery,
+  as distractors.
+- *The query is the unchanged image*, as during calibration. Views and corrupted images are queries
+  of their own, see `repzoo_training.uncertainty.searches`.
 
-Seeds of the views are others than those of fitting.
+The seeds of the views differ from those used for fitting.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from repzoo_training.views.views import ViewSpec
 
 __all__ = ["Question", "ask_of_labels", "ask_of_views", "is_of_views"]
 
-#: Streams of random views that fitting never draws from.
+#: Random streams of views that fitting never uses.
 OF_TEST, OF_TRAIN, OF_QUERIES, FURTHER = 100, 101, 102, 200
 
 
@@ -49,11 +50,12 @@ class Question:
 
     Attributes:
         gallery: uint8 ``[M, H, W, C]``.
-        shows: int64 ``[M]``, what each of them is: its label, or the number of its image.
+        shows: label or image number of each gallery entry, int64 ``[M]``.
         queries: uint8 ``[N, H, W, C]``.
-        own: int64 ``[N]``, what a right neighbour of each is.
-        precision_at: k of precision@k: 10, or 1 where there is but one right answer.
-        kept: of the training images, those of which the gallery has views: int64 ``[M − N]``.
+        own: value of ``shows`` for a right neighbour of each query, int64 ``[N]``.
+        precision_at: k of precision@k: 10, or 1 if only one neighbour is right.
+        kept: rows of the training images with a view in the gallery, int64 ``[M − N]``. None if
+            the question is about labels.
     """
 
     gallery: NDArray[np.uint8]
@@ -65,12 +67,12 @@ class Question:
 
     @property
     def of_views(self) -> bool:
-        """Whether wrong is another image, not another label."""
+        """Whether the question is about another image instead of another label."""
         return self.kept is not None
 
 
 def is_of_views(encoder: Encoder, train: ImageDataset, test: ImageDataset) -> bool:
-    """Whether wrong is another image, not another label: what the package says, else the data."""
+    """Return whether the package, or else the data, makes this a question about images."""
     spec = encoder.config.uncertainty
     if spec is None:
         return train.labels is None or test.labels is None
@@ -78,28 +80,30 @@ def is_of_views(encoder: Encoder, train: ImageDataset, test: ImageDataset) -> bo
 
 
 def ask_of_labels(train: ImageDataset, test: ImageDataset) -> Question:
-    """Whether the nearest training image has another label.
+    """Ask whether the nearest training image has another label.
 
     Raises:
-        DataError: if there are no labels.
+        DataError: If the images have no labels.
     """
     if train.labels is None or test.labels is None:
-        raise DataError(f"{test.name} has no labels: what is wrong cannot be told")
+        raise DataError(
+            f"{test.name} has no labels, but the uncertainty is about labels: give labelled images"
+        )
     return Question(train.images, train.labels, test.images, test.labels, NEIGHBOURS)
 
 
 def ask_of_views(
     train: ImageDataset, test: ImageDataset, views: ViewSpec | None, seed: int
 ) -> Question:
-    """Whether the nearest view is one of another image; the first N of the gallery are the right.
+    """Ask whether the nearest view shows another image. Query n belongs to gallery entry n.
 
     Raises:
-        DataError: if there is nothing to make views by.
+        DataError: If ``views`` is None.
     """
     if views is None:
         raise DataError(
-            f"the uncertainty is that a neighbour among views shows another image: {test.name} "
-            "needs views, of the recipe that it was calibrated with"
+            f"the uncertainty is about views of images: measuring it on {test.name} needs views of "
+            "the recipe that it was calibrated with"
         )
     size = min(len(train), MOST_IMAGES)
     asked = np.arange(min(len(test), size))

@@ -1,4 +1,4 @@
-"""The numbers of one encoder's uncertainty, and their table."""
+"""The numbers of an encoder's uncertainty, and their table."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from repzoo_training.uncertainty.scores import Interval
+from repzoo_training.uncertainty.metrics import Interval
 
 __all__ = ["ABSTAIN", "BASELINES", "NEIGHBOURS", "Curve", "Record", "Score", "UncertaintyReport"]
 
-#: Neighbours that vote, and of precision@k.
+#: Number of neighbours that vote, and k of precision@k.
 NEIGHBOURS = 10
-#: Share of the queries that is not answered.
+#: Share of the queries that are not answered.
 ABSTAIN = 0.2
 
-#: Each score, what it is, and whether it needs the gallery when it is asked. Of labels there is a
-#: vote; of views, each of another image, there is none, but a ratio.
+#: Description of each score, and whether computing it needs the gallery. Labels allow a vote. Views
+#: do not, because each shows another image, but they allow a ratio of distances.
 BASELINES: Mapping[str, tuple[str, bool]] = {
-    "uncertainty": ("the package's", False),
+    "uncertainty": ("the package's own", False),
     "variance": ("mean log σ² of the posterior", False),
     "norm": ("−‖μ‖: near the origin is unsure", False),
     "reconstruction": ("squared error of the decoder", False),
@@ -29,23 +29,23 @@ BASELINES: Mapping[str, tuple[str, bool]] = {
 
 
 class Record(BaseModel):
-    """Numbers that a package keeps."""
+    """Numbers that a package stores."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Score(Record):
-    """How well one score tells which queries are wrong.
+    """How well one score detects wrong neighbours.
 
     Attributes:
         name: one of ``BASELINES``.
-        r_auroc: that a wrong query scores above a right one.
+        r_auroc: probability that a query with a wrong neighbour scores above one with a right one.
         aurc: mean risk over all coverages.
-        gain: of an oracle's gain in precision@10 (@1 where one answer is right) when a fifth of
-            the queries is not answered.
+        gain: gain in precision@10 from not answering a fifth of the queries, as a share of an
+            oracle's gain. Precision@1 if only one neighbour is right.
         gain_corrupted: the same on corrupted images, all kinds and levels together.
-        outside: AUROC against other images, by their name.
-        calibration_error: of a probability.
+        outside: AUROC against out-of-distribution images, by their name.
+        calibration_error: calibration error (ECE), if the score is a probability.
     """
 
     name: str
@@ -58,11 +58,11 @@ class Score(Record):
 
 
 class Curve(Record):
-    """A corruption, from none to the worst of its levels.
+    """The effect of a corruption, from level 0 to its worst level.
 
     Attributes:
-        uncertainty: mean, if the package has one.
-        wrong: share of wrong queries.
+        uncertainty: mean uncertainty, if the package has one.
+        wrong: share of queries with a wrong neighbour.
     """
 
     uncertainty: tuple[float, ...] | None
@@ -73,17 +73,17 @@ class UncertaintyReport(Record):
     """All numbers of one encoder.
 
     Attributes:
-        model: its name.
-        dataset: what was measured on.
-        n_train: images in the gallery.
-        n_test: queries.
+        model: name of the model.
+        dataset: name of the test images.
+        n_train: number of images in the gallery.
+        n_test: number of queries.
         wrong: share of queries with a wrong nearest neighbour.
-        oracle_aurc: the least area under the risk-coverage curve that any score can have.
-        scores: of the package's uncertainty, and of simpler ones.
+        oracle_aurc: the smallest area under the risk-coverage curve that any score can have.
+        scores: the package's uncertainty and simpler scores.
         permuted: R-AUROC of the first score against shuffled answers, which must be chance.
-        corruptions: by kind.
-        risk_coverage: by score, risks at 101 coverages from 0 to 1.
-        reliability: (mean uncertainty, share of wrong queries) of bins of equal size.
+        corruptions: effect of each kind of corruption.
+        risk_coverage: risks at 101 coverages from 0 to 1, by score.
+        reliability: (mean uncertainty, share of wrong neighbours) of bins of equal size.
     """
 
     model: str
@@ -99,11 +99,11 @@ class UncertaintyReport(Record):
     reliability: tuple[tuple[float, float], ...] = ()
 
     def score(self, name: str) -> Score | None:
-        """The score of that name."""
+        """Return the score with this name, or None."""
         return next((score for score in self.scores if score.name == name), None)
 
     def table(self) -> str:
-        """The numbers as plain text, with 95 % bootstrap intervals over the test images."""
+        """Return the numbers as plain text, with 95 % bootstrap intervals over the test images."""
         outside = list(self.scores[0].outside)
         rows = [("score", "R-AUROC", "AURC", "gain", "corrupted", *outside)]
         for score in self.scores:
@@ -122,16 +122,17 @@ class UncertaintyReport(Record):
     def _headline(self) -> str:
         return (
             f"{self.model} on {self.dataset}: {100 * self.wrong:.2f} % of {self.n_test:,} test "
-            f"images have a nearest neighbour of another class among {self.n_train:,}"
+            f"images have a nearest neighbour with another label among {self.n_train:,} images"
         )
 
     def _notes(self, precision_at: int = NEIGHBOURS) -> list[str]:
         notes = [
-            "R-AUROC: that a wrong query scores above a right one [95 % interval].  gain: of what "
-            f"an oracle gains in precision@{precision_at} by not answering {100 * ABSTAIN:.0f} % "
-            "of the queries.",
-            f"AURC: mean risk over all coverages, at best {self.oracle_aurc:.4f}.  * needs the "
-            f"gallery.  Shuffled answers: {short(self.permuted)}.",
+            "R-AUROC: probability that a query with a wrong neighbour scores higher than one with "
+            "a right neighbour [95 % interval].",
+            f"gain: gain in precision@{precision_at} from not answering the most uncertain "
+            f"{100 * ABSTAIN:.0f} % of the queries, as a share of an oracle's gain.",
+            f"AURC: mean risk over all coverages; the best possible is {self.oracle_aurc:.4f}.",
+            f"* needs the gallery.  R-AUROC against shuffled answers: {short(self.permuted)}.",
         ]
         own = self.score("uncertainty")
         if own is not None:
@@ -140,19 +141,19 @@ class UncertaintyReport(Record):
                 for kind, curve in self.corruptions.items()
             )
             notes += [
-                f"uncertainty: calibration error {own.calibration_error:.4f}; its mean as images "
-                f"get worse: {curves}."
+                f"uncertainty: calibration error {own.calibration_error:.4f}; mean at corruption "
+                f"levels 0 to 5: {curves}."
             ]
         return notes
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Rows of as many cells each as lines, cells of a column equally wide."""
+    """Return rows of equal length as lines, with the cells of each column equally wide."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
 
 
 def short(interval: Interval, digits: int = 3) -> str:
-    """``value [low, high]``."""
+    """Format as ``value [low, high]``."""
     value, low, high = interval
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

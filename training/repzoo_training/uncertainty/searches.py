@@ -1,14 +1,14 @@
-"""More of what is asked without labels: other queries, other galleries, other answers.
+"""Measure an uncertainty without labels on other queries, other galleries and other tasks.
 
-A package's number is of one search, an image among views. What it says of others is measured here,
-in galleries of the same size: of views of the images (which the head was fitted to as well), of
-corrupted images, and of both among the images themselves, as a search index holds them. An image
-among the images is not asked: it is at distance 0 from itself.
+A package's number describes one kind of search: an image among views. This module measures how well
+it fits other searches in galleries of the same size: views among views (the head was fitted to
+these as well), corrupted images among views, and both among the unchanged images, as a search index
+holds them. Unchanged images among themselves are left out: an image is at distance 0 from itself.
 
-**At best.** Which view of its image a query is to find among the others is drawn, and no score of
-the image knows the draw. How far one could get is measured: by the share of ``DRAWS`` further
-views of its own image that are farther from the query than its nearest view of another. That share
-is no score that could be had; it is told the answers, of all draws but the one that is asked for.
+**At best.** The view of its own image that a query has to find is drawn at random, and no score of
+the image can know the draw. The best possible score is estimated by the share of ``DRAWS`` further
+views of the query's image that the query would miss. That share is not available in practice. It
+knows the answers for every draw except the one in the gallery.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from repzoo.runtime.encoder import Encoder
 
 from repzoo_training.data import ImageDataset
 from repzoo_training.evaluation.tasks import tasks_of
-from repzoo_training.uncertainty.asking import Asked, Scorer
 from repzoo_training.uncertainty.examples import make_views, missed, neighbours
+from repzoo_training.uncertainty.metrics import Interval, auroc, bootstrap, calibration_error, gain
 from repzoo_training.uncertainty.questions import FURTHER, OF_QUERIES, Question
 from repzoo_training.uncertainty.report import ABSTAIN, Record, UncertaintyReport, aligned, short
-from repzoo_training.uncertainty.scores import Interval, auroc, bootstrap, calibration_error, gain
+from repzoo_training.uncertainty.scoring import Scored, Scorer
 from repzoo_training.views.views import ViewSpec
 
 __all__ = ["DRAWS", "OtherAnswer", "Search", "ViewsReport", "chance", "other_answers", "search"]
@@ -31,22 +31,22 @@ __all__ = ["DRAWS", "OtherAnswer", "Search", "ViewsReport", "chance", "other_ans
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-#: Further views of an image, that say how likely it is to be found.
+#: Further views of an image that estimate how likely it is to be found.
 DRAWS = 20
 
 
 class Search(Record):
-    """Queries of one kind in a gallery of one kind; intervals are over the test images.
+    """The result for one kind of query in one kind of gallery, with intervals over test images.
 
     Attributes:
-        queries: images, views, or corrupted (of all kinds and levels together).
-        gallery: views or images, one of each image.
+        queries: images, views, or corrupted (all kinds and levels together).
+        gallery: views or images, one per image.
         wrong: share of queries whose nearest neighbour shows another image.
-        uncertainty: mean.
-        calibration_error: of the uncertainty.
-        r_auroc: of the uncertainty; None if all neighbours are right, or none is.
-        at_best: the same of the share of further views that are not found; None among images.
-        gain: in precision@1, of the uncertainty.
+        uncertainty: mean uncertainty.
+        calibration_error: calibration error of the uncertainty.
+        r_auroc: R-AUROC of the uncertainty; None if all neighbours are right or all are wrong.
+        at_best: R-AUROC of the share of further views that are missed; None in a gallery of images.
+        gain: gain of the uncertainty in precision@1.
     """
 
     queries: str
@@ -60,12 +60,12 @@ class Search(Record):
 
 
 class OtherAnswer(Record):
-    """Whether the same score tells that the nearest training image differs in something else.
+    """Whether the uncertainty detects neighbours that differ in another task.
 
     Attributes:
-        task: such as gender.
+        task: name of the task, such as gender.
         wrong: share of the test images whose nearest training image has another answer.
-        r_auroc: of the uncertainty, which was not fitted to this.
+        r_auroc: R-AUROC of the uncertainty, which was not fitted to this task.
     """
 
     task: str
@@ -74,12 +74,12 @@ class OtherAnswer(Record):
 
 
 class ViewsReport(UncertaintyReport):
-    """All numbers of one encoder whose uncertainty is of another image.
+    """All numbers of one encoder whose uncertainty is about another image.
 
     Attributes:
-        chance: the calibration error that as many images would show if each uncertainty were exact.
-        searches: of an uncertainty, beginning with the one that it is the probability of.
-        others: by task, where the images have attributes or labels.
+        chance: calibration error that exact probabilities would show on the same number of images.
+        searches: results per kind of search, starting with the one that the uncertainty describes.
+        others: results per task, if the images have attributes or labels.
     """
 
     chance: float | None = None
@@ -88,38 +88,38 @@ class ViewsReport(UncertaintyReport):
 
     def _headline(self) -> str:
         return (
-            f"{self.model} on {self.dataset}: of {100 * self.wrong:.2f} % of {self.n_test:,} test "
-            f"images the nearest among views of {self.n_train:,} images, one of them its own, "
-            "shows another image"
+            f"{self.model} on {self.dataset}: for {100 * self.wrong:.2f} % of {self.n_test:,} test "
+            f"images, the nearest of one view each of {self.n_train:,} images (including the test "
+            "image) shows another image"
         )
 
     def _notes(self, precision_at: int = 1) -> list[str]:
         notes = super()._notes(precision_at)
         notes += [
-            "ratio: of the distances to the nearest and to the second nearest.  Share of wrong as "
-            "images get worse: "
+            "ratio: distance to the nearest over distance to the second nearest neighbour.",
+            "Share of wrong neighbours at corruption levels 0 to 5: "
             + "; ".join(
                 f"{kind} {' '.join(f'{w:.2f}' for w in curve.wrong)}"
                 for kind, curve in self.corruptions.items()
             )
-            + "."
+            + ".",
         ]
         if self.chance is not None:
             notes += [
-                f"Of exact probabilities the calibration error of {self.n_test:,} images is "
-                f"{self.chance:.4f}."
+                f"Exact probabilities would show a calibration error of {self.chance:.4f} on "
+                f"{self.n_test:,} images."
             ]
         if self.searches:
-            notes += ["", *self._searched()]
+            notes += ["", *self._search_table()]
         for other in self.others:
-            told = "" if other.r_auroc is None else f": R-AUROC {short(other.r_auroc)}"
+            auroc = "" if other.r_auroc is None else f", R-AUROC {short(other.r_auroc)}"
             notes += [
-                f"Not what it is a probability of: the nearest training image is of another "
-                f"{other.task} ({100 * other.wrong:.1f} %){told}."
+                "Not what the uncertainty predicts: the nearest training image has another "
+                f"{other.task} ({100 * other.wrong:.1f} % of the images{auroc})."
             ]
         return notes
 
-    def _searched(self) -> list[str]:
+    def _search_table(self) -> list[str]:
         head = ("queries", "among", "wrong", "mean", "calibration error")
         rows = [(*head, "R-AUROC", "at best", "gain")]
         for each in self.searches:
@@ -138,8 +138,8 @@ class ViewsReport(UncertaintyReport):
         return [
             *aligned(rows),
             "",
-            f"at best: what a score would reach that is told of {DRAWS} further views of each "
-            "image how many of them the query finds; the rest is which view the gallery has.",
+            f"at best: R-AUROC of a score that knows how many of {DRAWS} further views of its "
+            "image each query would find. The rest depends on which view the gallery holds.",
         ]
 
 
@@ -147,35 +147,35 @@ def search(
     encoder: Encoder,
     scorer: Scorer,
     question: Question,
-    clean: Asked,
-    corrupted: tuple[NDArray[np.int64], list[Asked]],
+    clean: Scored,
+    corrupted: tuple[NDArray[np.int64], list[Scored]],
     train: NDArray[np.float32],
     views: ViewSpec,
     test: ImageDataset,
     seed: int,
 ) -> tuple[Search, ...]:
-    """All searches.
+    """Measure every kind of search.
 
     Args:
-        encoder: with an uncertainty.
-        scorer: of the question's gallery.
-        question: of views.
-        clean: the answers to its queries.
-        corrupted: which queries were corrupted, and the answers to each corruption of them.
-        train: embeddings of the training images.
-        views: the recipe's own.
+        encoder: an encoder with an uncertainty.
+        scorer: scores images against the question's gallery.
+        question: a question about views.
+        clean: scores of its queries.
+        corrupted: rows of the corrupted queries, and their scores under each corruption.
+        train: embeddings of the training images, float32 ``[M, D]``.
+        views: the recipe's views.
         test: the test images.
-        seed: of views and resamples.
+        seed: decides views and resamples.
     """
     own, metric = question.own, encoder.config.metric
     assert question.kept is not None
     further = np.stack(
         [encoder.embed(make_views(test, own, views, seed, FURTHER + n)) for n in range(DRAWS)], 1
     )  # [N, draws, D]
-    of_views = scorer.ask(make_views(test, own, views, seed, OF_QUERIES))
+    of_views = scorer.score(make_views(test, own, views, seed, OF_QUERIES))
     images = np.concatenate([clean.embedding, train[question.kept]])  # [M, D]
 
-    def best(asked: Asked, rows: NDArray[np.int64]) -> Floats:
+    def best(asked: Scored, rows: NDArray[np.int64]) -> Floats:
         farther, _ = missed(asked.embedding, scorer.gallery, rows, further[rows], metric)
         share: Floats = farther.mean(1)
         return share
@@ -187,15 +187,15 @@ def search(
         score = np.column_stack([each.scores["uncertainty"] for each in asked])  # [n, levels]
         wrong = np.column_stack([each.neighbours[:, 0] != rows for each in asked])
         told = np.column_stack([best(each, rows) for each in asked])
-        made.append(_searched(queries, "views", score, wrong, told, seed))
+        made.append(_result(queries, "views", score, wrong, told, seed))
         if queries != "images":
             nearest = [neighbours(each.embedding, images, metric) for each in asked]
             wrong = np.column_stack([found != rows for found in nearest])
-            made.append(_searched(queries, "images", score, wrong, None, seed))
+            made.append(_result(queries, "images", score, wrong, None, seed))
     return tuple(made)
 
 
-def _searched(
+def _result(
     queries: str, gallery: str, score: Floats, wrong: Flags, best: Floats | None, seed: int
 ) -> Search:
     told = 0 < wrong.mean() < 1
@@ -213,13 +213,13 @@ def _searched(
 
 def other_answers(
     encoder: Encoder,
-    clean: Asked,
+    clean: Scored,
     train: ImageDataset,
     test: ImageDataset,
     embeddings: NDArray[np.float32],
     seed: int,
 ) -> tuple[OtherAnswer, ...]:
-    """Of every task with one answer an image; ``embeddings`` are of the training images."""
+    """Measure every task with one answer per image, given the embeddings of training images."""
     made = []
     for task in tasks_of(train, test):
         if task.train.ndim > 1:
@@ -241,7 +241,7 @@ def other_answers(
 
 
 def chance(probability: Floats, seed: int) -> float:
-    """Mean calibration error of answers that are drawn as the probabilities say."""
+    """Return the mean calibration error of answers drawn according to the probabilities."""
     random = np.random.default_rng([seed, 4])
     drawn = (random.random(len(probability)) < probability for _ in range(100))
     return float(np.mean([calibration_error(probability, wrong) for wrong in drawn]))

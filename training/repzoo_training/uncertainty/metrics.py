@@ -1,4 +1,4 @@
-"""How good an uncertainty is: numbers of a score and of what turned out wrong."""
+"""Metrics of an uncertainty, computed from scores and from which neighbours were wrong."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Flags = NDArray[np.bool_]
 
 #: Resamples of a bootstrap interval.
 RESAMPLES = 400
-#: Bins of equal size, of the calibration error.
+#: Bins of equal size for the calibration error.
 BINS = 15
 
 
@@ -37,9 +37,9 @@ class Interval(NamedTuple):
 
 
 def auroc(score: Floats, positive: Flags) -> float:
-    """Probability that a positive scores above a negative, ties counting half; NaN without both.
+    """Return the probability that a positive scores above a negative, with ties counting half.
 
-    The Mann-Whitney statistic.
+    This is the Mann-Whitney statistic. It is NaN if there are no positives or no negatives.
     """
     order, starts = _by_score(score)
     ranked = positive[order].astype(np.int64)
@@ -47,7 +47,7 @@ def auroc(score: Floats, positive: Flags) -> float:
 
 
 def auroc_interval(score: Floats, positive: Flags, seed: int = 0) -> Interval:
-    """`auroc` with its interval: as of `bootstrap`, but sorted once for all resamples."""
+    """Return `auroc` with its `bootstrap` interval, sorting only once for all resamples."""
     order, starts = _by_score(score)
     ranked = positive[order].astype(np.int64)
     random = np.random.default_rng(seed)
@@ -61,7 +61,7 @@ def auroc_interval(score: Floats, positive: Flags, seed: int = 0) -> Interval:
 
 
 def _by_score(score: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The order of the scores, and where each new score begins in it."""
+    """Return the order of the scores, and where each distinct score begins in it."""
     order = np.argsort(score, kind="stable")
     _, starts = np.unique(score[order], return_index=True)
     return order, starts
@@ -70,7 +70,7 @@ def _by_score(score: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def _mann_whitney(
     positive: NDArray[np.int64], negative: NDArray[np.int64], starts: NDArray[np.int64]
 ) -> float:
-    """From how often each row counts as a positive and as a negative, in the order of scores."""
+    """Compute the statistic from how often each row, in order of score, is positive or negative."""
     ours, theirs = np.add.reduceat(positive, starts), np.add.reduceat(negative, starts)
     below = np.cumsum(theirs) - theirs  # negatives with a lower score
     pairs = int(ours.sum()) * int(theirs.sum())
@@ -78,19 +78,19 @@ def _mann_whitney(
 
 
 def risk_coverage(score: Floats, wrong: Flags) -> tuple[Floats, Floats]:
-    """Coverage and risk, ``[N]`` each: errors among the share of images with the lowest scores."""
+    """Return coverage and risk, ``[N]`` each: errors among the images with the lowest scores."""
     order = np.argsort(score, kind="stable")
     answered = np.arange(1, len(score) + 1)
     return answered / len(score), np.cumsum(wrong[order]) / answered
 
 
 def aurc(score: Floats, wrong: Flags) -> float:
-    """Area under the risk-coverage curve: the mean risk over all coverages."""
+    """Return the area under the risk-coverage curve, the mean risk over all coverages."""
     return float(risk_coverage(score, wrong)[1].mean())
 
 
 def calibration_error(probability: Floats, wrong: Flags) -> float:
-    """Mean |probability − share of errors| over bins of equally many images."""
+    """Return the mean |probability − share of errors| over bins of equal size."""
     order = np.argsort(probability, kind="stable")
     parts = np.array_split(order, min(BINS, len(order)))
     gaps = [abs(probability[part].mean() - wrong[part].mean()) * len(part) for part in parts]
@@ -98,10 +98,10 @@ def calibration_error(probability: Floats, wrong: Flags) -> float:
 
 
 def gain(score: Floats, quality: Floats, abstain: float = 0.2) -> float:
-    """How much of an oracle's gain abstaining by ``score`` has, 1 being all of it.
+    """Return the gain from abstaining by ``score`` as a share of an oracle's gain.
 
-    The gain is in the mean ``quality`` of the queries that are left when the share ``abstain`` with
-    the highest scores is not answered; the oracle leaves those with the lowest quality unanswered.
+    The gain is the increase of the mean ``quality`` when the share ``abstain`` of the queries with
+    the highest scores is not answered. The oracle abstains on the queries with the lowest quality.
     """
     left = len(score) - round(abstain * len(score))
     ours = quality[np.argsort(score, kind="stable")[:left]].mean()
@@ -113,7 +113,7 @@ def gain(score: Floats, quality: Floats, abstain: float = 0.2) -> float:
 def bootstrap(
     statistic: Callable[..., float], *arrays: NDArray[np.generic], seed: int = 0
 ) -> Interval:
-    """``statistic`` of the arrays' rows, with its percentile interval over resampled rows."""
+    """Return a statistic of the arrays' rows, with its percentile interval over resampled rows."""
     random = np.random.default_rng(seed)
     count = len(arrays[0])
     values = []

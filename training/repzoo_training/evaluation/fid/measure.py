@@ -1,10 +1,10 @@
-"""How far a model's images are from real ones, as Fréchet distances of features.
+"""Measure how far a model's images are from real ones, as Fréchet distances of features.
 
-All distances are from the same train images, and of as many images as the test set has, because
-the distance falls with their number:
+All distances have the same training images as reference. All use as many images as the test set
+has, because the distance falls with their number.
 
 ==================  ============================================================================
-``real``            the test images themselves: the least that a model can be expected to reach
+``real``            the test images themselves: the best that a model can be expected to reach
 ``reconstructed``   their reconstructions
 ``generated``       images drawn from the model
 ==================  ============================================================================
@@ -20,14 +20,14 @@ import torch
 from numpy.typing import NDArray
 from repzoo.errors import UnsupportedOperation
 
-from repzoo_training.evaluation.features import Features, extract
-from repzoo_training.evaluation.frechet import frechet_of_features
+from repzoo_training.evaluation.fid.features import Features, extract
+from repzoo_training.evaluation.fid.frechet import frechet_of_features
 from repzoo_training.evaluation.report import Measure
 from repzoo_training.evaluation.representation import Representation
 
 __all__ = ["measure_fid"]
 
-#: Images of either side, at most.
+#: Largest number of images on either side.
 MOST_TRAIN = 20_000
 MOST_TEST = 10_000
 
@@ -46,17 +46,19 @@ def measure_fid(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> tuple[Measure, ...]:
-    """``PREFIX_fid_real``, ``_reconstructed`` and ``_generated``; nothing if neither is possible.
+    """Measure ``PREFIX_fid_real``, ``PREFIX_fid_reconstructed`` and ``PREFIX_fid_generated``.
 
     Args:
-        representation: what may have ``reconstruct(images)`` and ``generate(n, seed=...)``.
-        make_features: gives what the distances are in; called where there is anything to measure.
-        train: uint8 ``[M, H, W, C]``, the reference.
-        test: uint8 ``[N, H, W, C]``.
-        seed: of the images that are drawn, and of the choice where there are more than enough.
-        batch_size: images that are reconstructed at a time.
-        device: where to compute features; None for the GPU if there is one.
-        progress: show bars, on a terminal only.
+        representation: the model. It may have ``reconstruct(images)`` and
+            ``generate(n, seed=...)``; without both there is nothing to measure.
+        make_features: returns the feature extractor. Called only if there is something to measure.
+        train: reference images, uint8 ``[M, H, W, C]``.
+        test: test images, uint8 ``[N, H, W, C]``.
+        seed: decides the generated images, and which training images are used if there are more
+            than `MOST_TRAIN`.
+        batch_size: images per call of ``reconstruct``.
+        device: where to compute features; by default the GPU if there is one.
+        progress: show progress bars on a terminal.
     """
     random = np.random.default_rng(seed)
     train = train[np.sort(random.permutation(len(train))[:MOST_TRAIN])]

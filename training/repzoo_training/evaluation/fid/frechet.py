@@ -2,8 +2,8 @@
 
     d² = ‖m₁ − m₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½)                         (arXiv 1706.08500, eq. 6)
 
-tr (Σ₁Σ₂)^½ is taken as the sum of the square roots of the eigenvalues of the symmetric Σ₂^½Σ₁Σ₂^½,
-which are the same and are never complex.
+tr (Σ₁Σ₂)^½ is computed as the sum of the square roots of the eigenvalues of Σ₂^½Σ₁Σ₂^½. That matrix
+has the same eigenvalues, and since it is symmetric they are never complex.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 def frechet_distance(
     mean: Floats, covariance: Floats, other_mean: Floats, other_covariance: Floats
 ) -> float:
-    """d² of N(mean, covariance) and the other: ``[F]``, ``[F, F]`` each."""
+    """Return d² between two Gaussians, given their means ``[F]`` and covariances ``[F, F]``."""
     root = _root(other_covariance)
     between = np.linalg.eigvalsh(root @ covariance @ root).clip(0)
     difference = mean - other_mean
@@ -30,14 +30,19 @@ def frechet_distance(
 
 
 def frechet_of_features(features: Floats, reference: Floats) -> tuple[float, float]:
-    """d² of the Gaussians fitted to ``features [N, F]`` and ``reference [M, F]``, and its error.
+    """Return d² between Gaussians fitted to two sets of features, and its standard error.
 
-    The standard error is that of drawing the N anew, the reference kept. To first order, a row x
-    moves d² by 2 (m₁ − m₂)ᵀ(x − m₁) + (x − m₁)ᵀ(I − T)(x − m₁), where T = Σ₂^½ (Σ₂^½Σ₁Σ₂^½)^−½ Σ₂^½
-    transports the first Gaussian to the second; the standard deviation of that over √N it is.
+    The standard error describes drawing the N features anew with the reference fixed. To first
+    order, a row x moves d² by 2 (m₁ − m₂)ᵀ(x − m₁) + (x − m₁)ᵀ(I − T)(x − m₁), where
+    T = Σ₂^½ (Σ₂^½Σ₁Σ₂^½)^−½ Σ₂^½ transports the first Gaussian to the second. The standard error is
+    the standard deviation of these terms divided by √N.
+
+    Args:
+        features: float64 ``[N, F]``.
+        reference: float64 ``[M, F]``.
 
     Returns:
-        d² and its standard error. d² is biased upwards by about 1/N: compare equal N only.
+        d² and its standard error. d² is biased upwards by about 1/N, so compare it at equal N only.
     """
     (mean, covariance), (other_mean, other) = _moments(features), _moments(reference)
     value = frechet_distance(mean, covariance, other_mean, other)
@@ -56,7 +61,7 @@ def _moments(features: Floats) -> tuple[Floats, Floats]:
 
 
 def _root(matrix: Floats) -> Floats:
-    """The symmetric square root of a symmetric matrix without negative eigenvalues."""
+    """Return the symmetric square root of a positive semi-definite matrix."""
     values, vectors = np.linalg.eigh(matrix)
     result: Floats = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     return result

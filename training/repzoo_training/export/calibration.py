@@ -1,10 +1,9 @@
-"""``zoo calibrate``: a package with an uncertainty, made of one without."""
+"""Add a calibrated uncertainty to a model package."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,26 +22,19 @@ from repzoo.runtime.golden import GOLDEN, write_golden
 from torch import Tensor
 
 from repzoo_training.data import ImageDataset
+from repzoo_training.export.card import write_card
 from repzoo_training.export.graphs import write_graph
 from repzoo_training.uncertainty.benchmark import UncertaintyReport, measure_uncertainty
 from repzoo_training.uncertainty.figures import uncertainty_figure
-from repzoo_training.uncertainty.fitting import (
-    ANOTHER_IMAGE,
-    FittedUncertainty,
-    fit_uncertainty,
-)
+from repzoo_training.uncertainty.fitting import FittedUncertainty, fit_uncertainty
 from repzoo_training.views.views import ViewSpec
 
 __all__ = ["calibrate_package"]
 
-#: How far a probability may be off on another machine, by provider class.
+#: Largest difference of a probability between machines, by provider class.
 TOLERANCES = {"cpu": 2e-3, "cuda": 1e-2}
-#: The same for an encoder in integers, whose embeddings may be further off.
+#: The same for an int8 encoder, whose embeddings differ more.
 INT8_TOLERANCES = {"cpu": 2e-2, "cuda": 2e-2}
-
-_SECTION = re.compile(r"## Uncertainty\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
-_NOT_YET = "This package has no calibrated `uncertainty` yet."
-_INSTEAD = "Its `uncertainty` is one."
 
 
 def calibrate_package(
@@ -56,24 +48,25 @@ def calibrate_package(
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[ModelConfig, UncertaintyReport | None]:
-    """Write a copy of a package with ``uncertainty.onnx`` to the folder ``out``.
+    """Write a copy of a package with ``uncertainty.onnx``.
 
-    Its golden outputs, numbers, card and a picture come with it; all else stays as it is.
+    Golden outputs, numbers and a picture are added, and the card is rendered again. All other files
+    are copied unchanged.
 
     Args:
-        package: verified; an uncertainty that it has already is replaced.
-        out: the new package's folder, which must not exist; it appears whole or not at all.
+        package: a verified package. An existing uncertainty is replaced.
+        out: folder of the new package, which must not exist. It appears complete or not at all.
         train: the gallery, see `fit_uncertainty`.
-        test: what the card's numbers are measured on; without it, or if ``train`` has labels and it
-            has none, there are none.
-        views: the recipe's own.
-        outside: other images, to be told from these on the card.
-        seed: of everything that is drawn.
-        progress: show bars, on a terminal only.
+        test: images to measure on. Nothing is measured without them, or if ``train`` has labels
+            and they have none.
+        views: the recipe's views.
+        outside: out-of-distribution images for the card, by name.
+        seed: decides everything random.
+        progress: show progress bars on a terminal.
 
     Raises:
-        PackageError: if ``out`` exists, or the graph is not what the head is in torch.
-        InvalidInput: if there is nothing to fit an uncertainty to.
+        PackageError: If ``out`` exists, or the graph differs from the head in torch.
+        InvalidInput: If there is nothing to fit an uncertainty to.
     """
     out = Path(out)
     if out.exists():
@@ -84,7 +77,7 @@ def calibrate_package(
     with temporary_folder(out.parent, f".{out.name}.") as folder:
         for file in package.manifest.files:
             (folder / file).parent.mkdir(exist_ok=True)
-            if (package.path / file).exists():  # but for an advisory file that is not there
+            if (package.path / file).exists():  # an advisory file may be missing
                 shutil.copyfile(package.path / file, folder / file)
         allowed = INT8_TOLERANCES if package.config.precision == "int8" else TOLERANCES
         tolerances = {**package.config.tolerances, "uncertainty": allowed}
@@ -104,8 +97,8 @@ def calibrate_package(
             report = measure_uncertainty(
                 encoder, train, test, outside, views=views, seed=seed, progress=progress
             )
-            _add_numbers(folder, report)
-        _rewrite_card(folder, config, report)
+        _write_numbers(folder, report)
+        write_card(folder)
         _rewrite_golden(folder)
         write_manifest(folder)
         folder.rename(out)
@@ -113,7 +106,7 @@ def calibrate_package(
 
 
 def _write_head(folder: Path, fitted: FittedUncertainty, config: ModelConfig) -> None:
-    # A tensor for each: one tensor for two inputs would be one input to the exporter.
+    # One tensor per input: the exporter would merge inputs that share a tensor.
     dim = config.latent_dim
     examples: dict[str, Tensor] = {name: torch.zeros(2, dim) for name in fitted.spec.inputs}
     examples["images"] = torch.zeros(2, *config.input.shape, dtype=torch.uint8)
@@ -126,7 +119,7 @@ def _write_head(folder: Path, fitted: FittedUncertainty, config: ModelConfig) ->
 
 
 def _check_head(encoder: Encoder, fitted: FittedUncertainty, train: ImageDataset) -> None:
-    """The graph gives what torch gives, on images and on noise."""
+    """Check that the graph gives the same as torch on images and on noise."""
     images = train.images[:256]
     noise = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
     pixels = np.concatenate([images, noise])
@@ -138,42 +131,22 @@ def _check_head(encoder: Encoder, fitted: FittedUncertainty, train: ImageDataset
         raise PackageError(f"ONNX and torch differ by {off:.2g} in the uncertainty")
 
 
-def _add_numbers(folder: Path, report: UncertaintyReport) -> None:
-    path = folder / "metrics.json"
+def _write_numbers(folder: Path, report: UncertaintyReport | None) -> None:
+    """Replace the numbers and the picture of an earlier uncertainty."""
+    path, figure = folder / "metrics.json", folder / "figures" / "uncertainty.png"
     metrics = json.loads(path.read_bytes()) if path.exists() else {}
-    metrics["uncertainty"] = report.model_dump(mode="json")
+    metrics.pop("uncertainty", None)
+    figure.unlink(missing_ok=True)
+    if report is not None:
+        metrics["uncertainty"] = report.model_dump(mode="json")
+        figure.parent.mkdir(exist_ok=True)
+        figure.write_bytes(uncertainty_figure(report))
     path.write_text(json.dumps(metrics, indent=2) + "\n")
-    (folder / "figures").mkdir(exist_ok=True)
-    (folder / "figures" / "uncertainty.png").write_bytes(uncertainty_figure(report))
 
 
 def _rewrite_golden(folder: Path) -> None:
-    """The same inputs, and what this package gives for them."""
+    """Store the outputs of this package for the same golden inputs."""
     arrays = read_arrays(folder / GOLDEN)
     names = (f"files.{number}" for number in itertools.count())
     files = [arrays[name].tobytes() for name in itertools.takewhile(arrays.__contains__, names)]
     write_golden(folder, arrays["inputs"], files, arrays.get("latents"))
-
-
-def _rewrite_card(folder: Path, config: ModelConfig, report: UncertaintyReport | None) -> None:
-    path = folder / "README.md"
-    card = path.read_text() if path.exists() else f"# {config.name}\n"
-    card = _SECTION.sub("", card).replace(_NOT_YET, _INSTEAD)
-    before, limits, after = card.partition("## What it is not for\n")
-    path.write_text(f"{before.rstrip()}\n\n{_section(config, report)}\n{limits}{after}")
-
-
-def _section(config: ModelConfig, report: UncertaintyReport | None) -> str:
-    spec = config.uncertainty
-    assert spec is not None
-    text = (
-        f"## Uncertainty\n\n`uncertainty` is the probability that {spec.probability_of}. Fitted on "
-        f"{spec.fitted_on}; on no other images and on none of the corruptions below.\n"
-    )
-    if report is None:
-        suited = "" if spec.probability_of.endswith(ANOTHER_IMAGE) else " with labels"
-        return text + f"There were no test images{suited}: nothing was measured.\n"
-    return (
-        f"{text}\n![risk over coverage, calibration, corruptions](figures/uncertainty.png)\n\n"
-        f"```text\n{report.table()}\n```\n"
-    )

@@ -1,12 +1,12 @@
-"""Feature extractors that a Fréchet distance is taken in.
+"""Feature extractors for Fréchet distances.
 
-``CNNFeatures`` needs no download: a small convolutional network trained for a fixed budget on the
-data set's own train labels, so that distances are in what tells its classes apart. Its distances
-compare models on one data set, and have nothing to do with published FIDs.
+``CNNFeatures`` needs no download. It is a small convolutional network, trained for a fixed budget
+on the labels of the data set, so its features separate the classes. Its distances compare models on
+one data set and are unrelated to published FIDs.
 
-``InceptionFeatures`` is Inception-v3, for those who have its weights in a file. Published FIDs use
-the TensorFlow graph of 2015-12-05, whose weights, pooling and resizing are not torchvision's:
-numbers are near to them, and not comparable in the first decimal.
+``InceptionFeatures`` is Inception-v3 with weights from a file. Published FIDs use the TensorFlow
+graph of 2015-12-05, whose weights, pooling and resizing differ from torchvision's. The numbers are
+close to published ones, but their first decimal is not comparable.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from repzoo_training.evaluation.inputs import Labels, default_device
 
 __all__ = ["CNNFeatures", "Features", "InceptionFeatures", "extract"]
 
-#: Adam's steps, the images in each, and its rate at the start.
+#: Adam's steps, images per step, and initial learning rate.
 STEPS = 500
 BATCH = 64
 LEARNING_RATE = 2e-3
@@ -37,11 +37,11 @@ Images = NDArray[np.float32] | NDArray[np.uint8]
 
 
 class Features(Protocol):
-    """Images float32 ``[N, C, H, W]`` in [0, 1] -> features ``[N, F]``.
+    """A function from images float32 ``[N, C, H, W]`` in [0, 1] to features ``[N, F]``.
 
     Attributes:
-        prefix: of the measures' names, so that distances in other features are never confused.
-        description: for the protocol.
+        prefix: starts the names of the measures, so distances in different features stay apart.
+        description: describes the features in the protocol.
     """
 
     prefix: str
@@ -51,15 +51,15 @@ class Features(Protocol):
 
 
 class CNNFeatures:
-    """The last 64 channels, averaged over positions, of a network of four convolutions.
+    """The last 64 channels of a network of four convolutions, averaged over positions.
 
     Args:
-        images: uint8 ``[N, H, W, C]`` to train on.
-        labels: of them; without any the weights stay random, which is a weaker yardstick.
-        steps: of Adam.
-        seed: decides weights and batches; the global random state is neither read nor changed.
-        device: where to train; None for the GPU if there is one.
-        progress: show a bar, on a terminal only.
+        images: training images, uint8 ``[N, H, W, C]``.
+        labels: their labels. Without labels the weights stay random, a weaker yardstick.
+        steps: steps of Adam.
+        seed: decides weights and batches. The global random state is neither read nor changed.
+        device: where to train; by default the GPU if there is one.
+        progress: show a progress bar on a terminal.
     """
 
     prefix = "cnn"
@@ -97,15 +97,15 @@ class CNNFeatures:
 class InceptionFeatures:
     """The 2,048 pooled features of torchvision's ``inception_v3``.
 
-    Images are resized to 299×299 bilinearly and scaled to [−1, 1], as the weights expect that
-    torchvision publishes (``inception_v3_google-0cc3c7bd.pth``).
+    Images are resized bilinearly to 299×299 and scaled to [−1, 1], as the weights that torchvision
+    publishes (``inception_v3_google-0cc3c7bd.pth``) expect.
 
     Args:
-        weights: file of the state dictionary of ``torchvision.models.inception_v3()``.
-        device: where to compute; None for the GPU if there is one.
+        weights: file with the state dictionary of ``torchvision.models.inception_v3()``.
+        device: where to compute; by default the GPU if there is one.
 
     Raises:
-        InvalidInput: if the file is not there or holds something else.
+        InvalidInput: If the file does not exist or does not hold these weights.
     """
 
     prefix = "inception"
@@ -118,9 +118,9 @@ class InceptionFeatures:
             state = torch.load(weights, map_location="cpu", weights_only=True)
             self.network.load_state_dict(state)
             digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-        except Exception as error:  # torch raises many kinds
+        except Exception as error:  # torch raises many types
             raise InvalidInput(
-                f"{weights} holds no weights of torchvision's inception_v3: {error}"
+                f"{weights} does not hold weights of torchvision's inception_v3: {error}"
             ) from None
         self.network.fc = nn.Identity()
         self.network.to(default_device(device)).eval().requires_grad_(False)
@@ -142,7 +142,7 @@ def extract(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> NDArray[np.float64]:
-    """Features float64 ``[N, F]`` of images ``[N, H, W, C]``, uint8 or float32 in [0, 1]."""
+    """Return features float64 ``[N, F]`` of images ``[N, H, W, C]``, uint8 or float32 in [0, 1]."""
     place = default_device(device)
     starts = range(0, len(images), batch_size)
     found = [
@@ -153,7 +153,7 @@ def extract(
 
 
 def _cnn(channels: int) -> nn.Sequential:
-    """Images ``[N, C, H, W]`` -> features ``[N, 64]``."""
+    """Return an untrained network from images ``[N, C, H, W]`` to features ``[N, 64]``."""
     layers: list[nn.Module] = []
     for fan_in, fan_out, stride in ((channels, 16, 1), (16, 32, 2), (32, 64, 2), (64, 64, 1)):
         convolution = nn.Conv2d(fan_in, fan_out, 3, stride, padding=1)

@@ -1,4 +1,4 @@
-"""What an encoder answers to images, and what simpler scores would."""
+"""Compute the uncertainty of an encoder for images, and simpler scores to compare it with."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from repzoo_training.uncertainty.examples import apart
 from repzoo_training.uncertainty.questions import Question
 from repzoo_training.uncertainty.report import NEIGHBOURS
 
-__all__ = ["Asked", "Scorer"]
+__all__ = ["Scored", "Scorer"]
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Floats: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """All scores of N images under one encoder, against one gallery.
+class Scored:
+    """All scores of N images under one encoder and one gallery.
 
     Attributes:
-        scores: high is unsure; float64 ``[N]`` each, by name, in the order of ``BASELINES``.
+        scores: float64 ``[N]`` by name, in the order of ``BASELINES``. A high score means unsure.
         embedding: float32 ``[N, D]``.
-        neighbours: int64 ``[N, NEIGHBOURS]``, rows of the gallery, nearest first.
+        neighbours: rows of the gallery, nearest first, int64 ``[N, NEIGHBOURS]``.
     """
 
     scores: dict[str, Floats]
@@ -37,7 +37,7 @@ class Asked:
 
 
 class Scorer:
-    """Asks one encoder about one gallery."""
+    """Scores images under one encoder and one gallery."""
 
     def __init__(self, encoder: Encoder, question: Question) -> None:
         self._encoder = encoder
@@ -46,8 +46,8 @@ class Scorer:
         self._shows = question.shows
         self._of_views = question.of_views
 
-    def ask(self, images: Pixels) -> Asked:
-        """The scores of images uint8 ``[N, H, W, C]``."""
+    def score(self, images: Pixels) -> Scored:
+        """Return the scores of images uint8 ``[N, H, W, C]``."""
         encoder, config = self._encoder, self._encoder.config
         outputs = encoder.outputs(images)
         embedding = outputs["embedding"]
@@ -63,11 +63,13 @@ class Scorer:
         chunks = nearest(gallery, query, k=NEIGHBOURS, distance=config.metric, progress=False)
         neighbours = torch.cat(list(chunks)).numpy()
         found["distance"] = apart(embedding, self.gallery[neighbours[:, 0]], config.metric)
-        if self._of_views:  # each is of another image: there is nothing to vote on
+        if (
+            self._of_views
+        ):  # every gallery entry shows another image, so there is nothing to vote on
             second = apart(embedding, self.gallery[neighbours[:, 1]], config.metric)
             found["ratio"] = found["distance"] / np.maximum(second, 1e-9)
         else:
             votes = self._shows[neighbours]  # [N, k]
             found["vote"] = (votes != votes[:, :1]).mean(1)
         scores = {name: np.asarray(values, np.float64) for name, values in found.items()}
-        return Asked(scores, embedding, neighbours)
+        return Scored(scores, embedding, neighbours)

@@ -1,0 +1,242 @@
+"""Write the result tables of the documentation between their markers.
+
+    python docs/generate.py            # rewrite README.md and docs/**/*.md
+    python docs/generate.py --check    # exit with 1 if a page is stale
+
+A page marks the place of a table:
+
+    <!-- begin: results/NAME -->
+    <!-- end -->
+
+NAME is a CSV file in ``docs/results`` or one of the tables in ``COMPUTED``, which come from the
+packages in ``zoo/bundled`` and from the data that ships with ``repzoo_training.results``.
+
+A CSV file has one row per number. The columns before ``measure`` say what was measured; those that
+are the same in every row become the table's caption. ``value`` may have a ``standard_error``, an
+interval ``low`` to ``high``, and a ``note``. Numbers are printed as they are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from repzoo.packages.config import ModelConfig
+from repzoo_training.objectives import METHODS
+from repzoo_training.results.published import SOURCES
+from repzoo_training.results.published import rows as published_rows
+from repzoo_training.results.reached import rows as reached_rows
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
+BUNDLED = ROOT / "zoo" / "bundled"
+
+sys.path.insert(0, str(ROOT / "training" / "benchmarks"))
+import zoo_table  # noqa: E402 - a script beside the package
+
+_MARKED = re.compile(r"(<!-- begin: results/(\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Rows = Sequence[Mapping[str, str]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if stale")
+    check = parser.parse_args().check
+    stale = []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        text = page.read_text()
+        if (new := fill(text)) != text:
+            stale.append(str(page.relative_to(ROOT)))
+            if not check:
+                page.write_text(new)
+    if stale:
+        print(f"{'stale' if check else 'rewritten'}: {', '.join(stale)}")
+    if stale and check:
+        sys.exit("run `python docs/generate.py` and commit the result")
+
+
+def fill(text: str) -> str:
+    """Return a page with every marked table written anew."""
+    return _MARKED.sub(lambda found: f"{found[1]}\n{table(found[2])}\n\n{found[3]}", text)
+
+
+def table(name: str) -> str:
+    """Return the markdown of a table."""
+    if name in COMPUTED:
+        return COMPUTED[name]()
+    path = RESULTS / f"{name}.csv"
+    if not path.is_file():
+        known = sorted([*COMPUTED, *(path.stem for path in RESULTS.glob("*.csv"))])
+        sys.exit(f"results/{name} does not exist; choose from {', '.join(known)}")
+    with path.open(newline="") as file:
+        return pivot(list(csv.DictReader(file)))
+
+
+def pivot(rows: Rows) -> str:
+    """Return a table with a row per thing measured and a column per measure."""
+    names = list(rows[0])
+    about = names[: names.index("measure")]
+    constant = {name: rows[0][name] for name in about if len({row[name] for row in rows}) == 1}
+    varying = [name for name in about if name not in constant]
+    measures = list(dict.fromkeys(row["measure"] for row in rows))
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        cells.setdefault(tuple(row[name] for name in varying), {})[row["measure"]] = number(row)
+    body = [
+        [*map(grouped, key), *(of_key.get(measure, "") for measure in measures)]
+        for key, of_key in cells.items()
+    ]
+    command = constant.pop("command", "")
+    caption = "; ".join(f"{name}: {grouped(value)}" for name, value in constant.items() if value)
+    parts = [caption, markdown([*varying, *measures], body, text=len(varying))]
+    return "\n\n".join(filter(None, [*parts, f"```sh\n{command}\n```" if command else ""]))
+
+
+def number(row: Mapping[str, str]) -> str:
+    text = grouped(row["value"])
+    if row.get("standard_error"):
+        text += f" ± {row['standard_error']}"
+    if row.get("low"):
+        text += f" [{row['low']}, {row['high']}]"
+    return f"{text} ({row['note']})" if row.get("note") else text
+
+
+def grouped(text: str) -> str:
+    """Return a whole number with commas, and any other text as it is."""
+    return f"{int(text):,}" if text.isdigit() and len(text) > 4 else text
+
+
+def markdown(heads: Sequence[str], body: Iterable[Sequence[str]], *, text: int = 1) -> str:
+    """Return a markdown table whose first ``text`` columns are aligned to the left."""
+    rule = ["---"] * text + ["---:"] * (len(heads) - text)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, rule, *body))
+
+
+def zoo() -> str:
+    return "\n\n".join(zoo_table.tables(zoo_table.read(BUNDLED)))
+
+
+def zoo_summary() -> str:
+    """One row per bundled model, with a link to its card."""
+    body = []
+    for row in zoo_table.read(BUNDLED):
+        cells, name = row.cells(), row.config.name
+        knn = zoo_table.COLUMNS[f"knn_{row.config.metric}"]
+        body.append(
+            [
+                f"[{name}](zoo/bundled/{name}/README.md)",
+                row.config.training.dataset,
+                *(cells[head] for head in (knn, "MLP", "MiB")),
+            ]
+        )
+    heads = ["model", "data set", "k-NN, %", "MLP probe, %", "MiB"]
+    return markdown(heads, body, text=2)
+
+
+def methods() -> str:
+    """Every method by its two-minute recipe, one group of columns per data set."""
+    rows = [row for row in reached_rows() if row["budget"].startswith("2 minutes")]
+    names = {"linear": "linear", "mlp": "MLP"}
+    renamed = [
+        {
+            "method": METHODS[row["method"]].title,
+            "k-NN by": METHODS[row["method"]].metric,
+            "seeds": row["seeds"],
+            "budget": row["budget"],
+            "command": row["command"],
+            "measure": f"{row['dataset']} {names.get(row['measure'], 'k-NN')}, %",
+            "value": row["value"],
+            "standard_error": row["standard_error"],
+        }
+        for row in rows
+    ]
+    return pivot(renamed)
+
+
+def published() -> str:
+    """All published numbers, one table per source."""
+    parts = []
+    for source, about in SOURCES.items():
+        rows = [
+            {**row, "method": METHODS[row["method"]].title, "measure": _measure(row)}
+            for row in published_rows()
+            if row["source"] == source
+        ]
+        short = [
+            {name: row[name] for name in ("method", "measure", "value", "standard_error")}
+            for row in rows
+        ]
+        parts += [f"**{about.title}**: {about.setting}.", pivot(short)]
+    return "\n\n".join(parts)
+
+
+def _measure(row: Mapping[str, str]) -> str:
+    return f"{row['dataset']} {row['task'].replace('knn', 'k-NN').replace('mlp', 'MLP')}, %"
+
+
+def uncertainty(kind: str) -> str:
+    """The calibration of every bundled package whose uncertainty is about ``kind``."""
+    rows = []
+    for path in sorted(BUNDLED.glob("*/metrics.json")):
+        config = ModelConfig.read(path.with_name("config.json"))
+        report = json.loads(path.read_bytes())["uncertainty"]
+        if config.uncertainty is None or not config.uncertainty.probability_of.endswith(kind):
+            continue
+        scores = {score["name"]: score for score in report["scores"]}
+        own, rises = scores["uncertainty"], report["corruptions"].values()
+        falls = (a - b for curve in rises for a, b in pairwise(curve["uncertainty"]))
+        row = {
+            "model": f"`{config.name}`",
+            "wrong neighbours, %": f"{100 * report['wrong']:.1f}",
+            "R-AUROC": interval(own["r_auroc"], 3),
+        }
+        if report.get("searches"):
+            row["R-AUROC, at best"] = f"{report['searches'][0]['at_best'][0]:.3f}"
+        for name, title in (
+            ("variance", "raw variance"),
+            ("reconstruction", "reconstruction error"),
+            ("vote", "vote of 10 neighbours"),
+            ("ratio", "ratio of distances"),
+        ):
+            row[f"R-AUROC, {title}"] = f"{scores[name]['r_auroc'][0]:.3f}" if name in scores else ""
+        row |= {
+            "calibration error": f"{own['calibration_error']:.3f}",
+            "OOD AUROC": ", ".join(
+                f"{value[0]:.3f} ({name})"
+                for name, value in own["outside"].items()
+                if name.split()[0] not in report["corruptions"]
+            ),
+            "gain, clean": interval(own["gain"], 2),
+            "gain, corrupted": interval(own["gain_corrupted"], 2),
+            "largest fall": f"{max(0.0, *falls):.2f}",
+        }
+        rows.append(row)
+    heads = [head for head in rows[0] if any(row.get(head) for row in rows)]
+    return markdown(heads, [[row.get(head, "") for head in heads] for row in rows])
+
+
+def interval(values: Sequence[float], digits: int) -> str:
+    value, low, high = (f"{each:.{digits}f}" for each in values)
+    return f"{value} [{low}, {high}]"
+
+
+COMPUTED: Mapping[str, Callable[[], str]] = {
+    "zoo": zoo,
+    "zoo-summary": zoo_summary,
+    "methods": methods,
+    "published": published,
+    "uncertainty": lambda: uncertainty("another label"),
+    "uncertainty-views": lambda: uncertainty("another image"),
+}
+
+if __name__ == "__main__":
+    main()
