@@ -1,0 +1,182 @@
+"""Fit a content posterior to training images, their degraded copies and fresh mild views."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from repzoo.errors import InvalidInput
+from repzoo.runtime.encoder import Encoder
+from scipy.stats import chi2, norm
+from torch import Tensor
+from tqdm import tqdm
+
+from repzoo_training.content.posterior import ContentHead, negative_log_likelihood
+from repzoo_training.data import ImageDataset
+from repzoo_training.degradations import FIT, Degradation, draw_degraded
+from repzoo_training.uncertainty.examples import make_views
+from repzoo_training.views.views import ViewSpec
+
+__all__ = ["FittedContent", "as_target", "fit_content", "mild"]
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+#: Images that a head is fitted to, at most.
+MOST_IMAGES = 20_000
+#: Degraded copies that a head is fitted to: rounds over the images, each with new degradations
+#: and new views, so that no copy is seen twice.
+COPIES = 800_000
+#: The share of a round's images that are not degraded.
+CLEAN_SHARE = 0.15
+#: The share of the images that recalibrates the variance instead of fitting the head.
+HELD_OUT = 0.1
+
+_BATCH = 256
+_LEARNING_RATE = 2e-3
+
+
+@dataclass(frozen=True, eq=False)
+class FittedContent:
+    """A head in evaluation mode, and a sentence on what it was fitted to."""
+
+    head: ContentHead
+    fitted_on: str
+
+
+def mild(views: ViewSpec) -> ViewSpec:
+    """Return the views whose embedding is the target: crops of 75 % or more of the area."""
+    return ViewSpec(scale=(0.75, 1.0), ratio=(0.9, 1.1), horizontal_flip=views.horizontal_flip)
+
+
+def as_target(embedding: Floats, unit: bool) -> Floats:
+    """The space that the content posterior lives in: unit length for a cosine metric.
+
+    Args:
+        embedding: float32 ``[N, D]``.
+        unit: Whether to divide each row by its length.
+    """
+    if not unit:
+        return embedding
+    length = np.linalg.norm(embedding, axis=1, keepdims=True)
+    unit_length: Floats = embedding / length.clip(1e-12)
+    return unit_length
+
+
+def fit_content(
+    encoder: Encoder,
+    train: ImageDataset,
+    views: ViewSpec,
+    *,
+    kinds: Mapping[str, Degradation] = FIT,
+    copies: int = COPIES,
+    seed: int = 0,
+    progress: bool = True,
+) -> FittedContent:
+    """Fit the head of a frozen encoder.
+
+    Args:
+        encoder: The encoder, as its package runs it.
+        train: The images that it was trained on, or those that it will be used on; labels are not
+            used.
+        views: The recipe's views; only whether they are mirrored matters.
+        kinds: What images are degraded by.
+        copies: How many degraded copies the head is fitted to, all rounds together.
+        seed: Of everything that is drawn.
+        progress: Show a bar, on a terminal only.
+
+    Raises:
+        InvalidInput: For fewer than 100 images.
+    """
+    if len(train) < 100:
+        raise InvalidInput(
+            f"{train.name} has {len(train)} images; a content posterior needs at least 100"
+        )
+    random = np.random.default_rng([seed, 0])
+    shuffled = random.permutation(len(train))[:MOST_IMAGES]
+    held_out, rows = np.split(shuffled, [max(10, round(HELD_OUT * len(shuffled)))])
+    config = encoder.config
+    head = ContentHead(
+        config.latent_dim,
+        config.input.shape,
+        has_posterior=config.has_posterior,
+        unit=config.metric == "cosine",
+    )
+    _standardise(head, encoder.outputs(train.images[rows]))
+    rounds = max(1, math.ceil(copies / len(rows)))
+    steps = rounds * math.ceil(len(rows) / _BATCH)
+    optimizer = torch.optim.AdamW(head.parameters(), _LEARNING_RATE, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, steps, pct_start=0.1)
+    draws = torch.Generator().manual_seed(seed)
+    with tqdm(
+        total=steps, desc="content posterior", unit="step", disable=None if progress else True
+    ) as bar:
+        for number in range(rounds):
+            inputs, target = _round(encoder, train, rows, views, head, kinds, draws, seed, number)
+            for batch in torch.randperm(len(rows), generator=draws).split(_BATCH):
+                mean, log_variance = head.standardised(*(values[batch] for values in inputs))
+                loss = negative_log_likelihood(target[batch], mean, log_variance)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(head.parameters(), 5.0)
+                optimizer.step()
+                schedule.step()
+                bar.update()
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+    head.eval().requires_grad_(False)
+    recalibrate(head, *_round(encoder, train, held_out, views, head, kinds, draws, seed, rounds))
+    return FittedContent(
+        head,
+        f"{len(rows):,} training images of {train.name} and {rounds * len(rows):,} copies of them, "
+        f"degraded by {', '.join(kinds)}; recalibrated on {len(held_out):,} held-out images",
+    )
+
+
+def recalibrate(head: ContentHead, inputs: list[Tensor], target: Tensor) -> None:
+    """Scale the variances so that 90 % regions hold 90 % of held-out targets.
+
+    With z the residuals in predicted standard deviations ``[N, D]``, the factor on v is the
+    geometric mean of the one that is right per dimension, (q₉₀(|z|) / 1.645)², and the one that is
+    right jointly, q₉₀(Σ_d z²) / χ²_D(0.9). The two differ because residuals of one image are
+    dependent.
+    """
+    mean, log_variance = head.standardised(*inputs)
+    z2 = (target - mean).square() * torch.exp(-log_variance)  # [N, D]
+    one = np.quantile(z2.numpy(), 0.9) / norm.ppf(0.95) ** 2
+    joint = np.quantile(z2.sum(1).numpy(), 0.9) / chi2.ppf(0.9, z2.shape[1])
+    head.recalibration.fill_(0.5 * math.log(one * joint))
+
+
+def _standardise(head: ContentHead, outputs: dict[str, Floats]) -> None:
+    first, *rest = outputs.values()
+    inputs = np.concatenate([as_target(first, head.unit), *rest], axis=1)
+    head.center.copy_(torch.from_numpy(inputs.mean(0)))
+    head.spread.copy_(torch.from_numpy(inputs.std(0).clip(1e-6)))
+
+
+def _round(
+    encoder: Encoder,
+    train: ImageDataset,
+    rows: NDArray[np.int64],
+    views: ViewSpec,
+    head: ContentHead,
+    kinds: Mapping[str, Degradation],
+    draws: torch.Generator,
+    seed: int,
+    number: int,
+) -> tuple[list[Tensor], Tensor]:
+    """What the head takes for one copy of each image, and the standardised target ``[N, D]``."""
+    images = train.images[rows]
+    degraded = draw_degraded(images, draws, kinds)
+    clean = torch.rand(len(rows), generator=draws).numpy() < CLEAN_SHARE
+    degraded[clean] = images[clean]
+    outputs = encoder.outputs(degraded)
+    fresh = encoder.embed(make_views(train, rows, mild(views), seed, 1000 + number))
+    target = torch.from_numpy(as_target(fresh, head.unit))
+    D = target.shape[1]  # noqa: N806
+    inputs = [torch.from_numpy(values) for values in (degraded, *outputs.values())]
+    return inputs, (target - head.center[:D]) / head.spread[:D]
