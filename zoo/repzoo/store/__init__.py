@@ -1,1 +1,1 @@
-"""A hub in a folder that packages are published to, with every revision of them."""
+"""A hub in a folder: packages are published to it, and it keeps every revision."""

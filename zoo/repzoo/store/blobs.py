@@ -1,7 +1,7 @@
-"""The files of a store, each under the sha256 of its bytes, and how a new one gets in.
+"""The contents of a store's files, each stored under its SHA-256, and how new ones are received.
 
 blobs/sha256/DIGEST     complete and checked; they appear by renaming
-incoming/NAME           what a writer has received so far, locked by it as long as it lives
+incoming/NAME           what a writer has received so far, locked while the writer lives
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ __all__ = ["Blobs", "Upload"]
 
 
 class Blobs:
-    """The content of a store, by sha256. Methods raise OSError if the disk fails."""
+    """The contents of a store's files by SHA-256. Methods raise OSError if the disk fails."""
 
     def __init__(self, store: Path) -> None:
         self.folder = store / "blobs" / "sha256"
         self.incoming = store / "incoming"
 
     def size(self, digest: str) -> int | None:
-        """How many bytes a blob has; None if it is not there."""
+        """Return the size of a blob in bytes, or None if it does not exist."""
         if not is_digest(digest):
             return None
         try:
@@ -42,16 +42,16 @@ class Blobs:
             return None
 
     def total(self) -> int:
-        """Bytes of all blobs."""
+        """Return the size of all blobs in bytes."""
         with os.scandir(self.folder) as entries:
             return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
 
     def has(self, entry: FileEntry) -> bool:
-        """Whether a blob is there with the size that it should have."""
+        """Whether a blob exists and has the right size."""
         return self.size(entry.sha256) == entry.size
 
     def renew(self, entry: FileEntry) -> bool:
-        """The same as `has`; whoever prunes takes the blob for a new one from now on."""
+        """Do the same as `has`, and protect the blob from pruning as if it were new."""
         if not self.has(entry):
             return False
         with suppress(OSError):
@@ -59,19 +59,19 @@ class Blobs:
         return True
 
     def open(self, digest: str) -> BufferedReader:
-        """The bytes of a blob. They stay readable while the file is open, whatever happens."""
+        """Open a blob. It stays readable while it is open, even if it is removed."""
         return open_regular(self.folder / digest)
 
     def receive(self, limit: int) -> Upload:
-        """A new file to write at most ``limit`` bytes to; use it in a ``with``."""
+        """Return a new file for at most ``limit`` bytes, to be used in a ``with``."""
         return Upload(self, limit)
 
     def leftovers(self) -> list[Path]:
-        """What dead writers left in ``incoming``; what a live one is writing is not among it."""
+        """Return what dead writers left in ``incoming``, without the files of live ones."""
         return [path for path in self.incoming.iterdir() if not _is_being_written(path)]
 
     def clear_leftovers(self) -> list[Path]:
-        """Remove what dead writers left; give what was removed."""
+        """Remove what dead writers left, and return the removed paths."""
         removed = []
         for path in self.incoming.iterdir():
             if not _is_being_written(path, remove=True):
@@ -80,9 +80,9 @@ class Blobs:
 
 
 class Upload:
-    """A blob on its way in. What was not `keep`-ed is gone at the end of the ``with``.
+    """A blob that is being received. Without `keep` it is removed at the end of the ``with``.
 
-    size and sha256 are counted while the bytes arrive, so that keeping it is one rename.
+    Its size and SHA-256 are computed while the bytes arrive, so `keep` needs only a rename.
     """
 
     def __init__(self, blobs: Blobs, limit: int) -> None:
@@ -96,7 +96,7 @@ class Upload:
             self._path = self._blobs.incoming / secrets.token_hex(16)
             self._file = create(self._path)
             fcntl.flock(self._file, fcntl.LOCK_EX)
-            # Someone who cleans up may have been faster than the lock.
+            # A cleanup may have removed the file before it was locked.
             if os.fstat(self._file.fileno()).st_nlink == 1:
                 return self
             self._file.close()
@@ -107,43 +107,45 @@ class Upload:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # Gone first: once it is closed, and so unlocked, others may take it for a leftover.
+        # Unlink first: once it is closed, and so unlocked, others may take it for a leftover.
         with suppress(FileNotFoundError):
             self._path.unlink()
-        with suppress(OSError):  # a full disk has been reported by whoever wrote
+        with suppress(OSError):  # write() has reported a full disk
             self._file.close()
 
     def write(self, piece: bytes | bytearray) -> None:
         """Append a piece.
 
         Raises:
-            UploadTooLarge: if it is more than there may be.
+            UploadTooLarge: If the limit is exceeded.
         """
         self.size += len(piece)
         if self.size > self._limit:
-            raise UploadTooLarge(f"more than the {self._limit} bytes that there may be")
+            raise UploadTooLarge(
+                f"the file is larger than the announced or allowed {self._limit} bytes"
+            )
         self._file.write(piece)
         self._digest.update(piece)
 
     def keep(self, expected: FileEntry | None = None) -> FileEntry:
-        """Make the blob visible, on disk for good.
+        """Flush the blob to disk and make it visible.
 
         Args:
-            expected: what its size and sha256 should be; None: whatever they are.
+            expected: The expected size and SHA-256, or None to accept any.
 
         Raises:
-            IntegrityError: if they are something else.
+            IntegrityError: If they differ.
         """
         entry = FileEntry(size=self.size, sha256=self._digest.hexdigest())
         if expected is not None and entry != expected:
             raise IntegrityError(
-                f"{entry.size} bytes of sha256 {entry.sha256} came,"
-                f" not {expected.size} of {expected.sha256}"
+                f"received {entry.size} bytes with sha256 {entry.sha256}, expected "
+                f"{expected.size} bytes with {expected.sha256}"
             )
         self._file.flush()
         os.fsync(self._file.fileno())
         os.fchmod(self._file.fileno(), 0o444)
-        # A blob that is there already is replaced: if it went bad on the disk, this mends it.
+        # Replacing an existing blob repairs one that went bad on disk.
         self._path.replace(self._blobs.folder / entry.sha256)
         return entry
 
@@ -152,9 +154,9 @@ def _is_being_written(path: Path, *, remove: bool = False) -> bool:
     try:
         file = open_regular(path)
     except FileNotFoundError:
-        return True  # it was, a moment ago
+        return True  # its writer finished a moment ago
     except OSError:
-        # Nothing that a writer makes.
+        # No writer creates this.
         if remove and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif remove:

@@ -1,4 +1,4 @@
-"""Commits of a store: what a repository held after a change, and how one follows from another."""
+"""Commits of a store: the content of a repository after each change."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from repzoo.store.paths import check_path
 
 __all__ = ["MAX_FILES", "Add", "Change", "Commit", "Delete", "apply", "is_commit"]
 
-#: files in one revision, and changes in one commit.
+#: The maximum number of files in one revision, and of changes in one commit.
 MAX_FILES = 10_000
-#: folders deleted in one commit: each of them is looked for among all files.
+#: The maximum number of folders deleted in one commit: each is searched among all files.
 _MAX_FOLDERS = 200
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Commit(BaseModel):
-    """One revision of a repository: all its files, and what it followed.
+    """One revision of a repository: all its files and its parent.
 
-    It is named by the first 40 hex digits of the sha256 of its JSON, so its name holds its whole
-    content and all that was before; 40, because that is how long the Hub's own are.
+    Its name is the first 40 hex digits of the SHA-256 of its JSON, so the name commits to the whole
+    content and history. The Hub's own commit names have 40 digits, too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    #: the commit that this one changed; None for a repository's first.
+    #: The commit before this one, or None for a repository's first.
     parent: str | None = Field(pattern=r"^[0-9a-f]{40}$")
     time: datetime
     message: str
@@ -47,7 +47,7 @@ class Commit(BaseModel):
         return files
 
     def encode(self) -> tuple[str, bytes]:
-        """The commit's name, and its JSON."""
+        """Return the commit's name and its JSON."""
         data = self.model_dump_json().encode() + b"\n"
         return _name(data), data
 
@@ -56,22 +56,22 @@ class Commit(BaseModel):
         """Read a commit's JSON.
 
         Raises:
-            ValueError: if it is not that of the commit ``name``, or no commit at all.
+            ValueError: If it is not the JSON of the commit ``name``.
         """
         if _name(data) != name:
-            raise ValueError(f"the commit {name} does not have the sha256 that its name says")
+            raise ValueError(f"the content of commit {name} does not match its name")
         return cls.model_validate_json(data)
 
 
 class Add(NamedTuple):
-    """Put a file, whose bytes are in the store already, at a path."""
+    """Put a file at a path. Its bytes are in the store already."""
 
     path: str
     entry: FileEntry
 
 
 class Delete(NamedTuple):
-    """Take a file away, or with a slash at its end a folder."""
+    """Delete a file, or a folder if the path ends with a slash."""
 
     path: str
 
@@ -80,17 +80,17 @@ Change = Add | Delete
 
 
 def is_commit(text: str) -> bool:
-    """Whether ``text`` can be a commit's name, and so is safe as a file name."""
+    """Whether a text can be a commit's name, and so is safe as a file name."""
     return _COMMIT.fullmatch(text) is not None
 
 
 def apply(files: Mapping[str, FileEntry], changes: Iterable[Change]) -> dict[str, FileEntry]:
-    """The files of a revision after ``changes``, in that order.
+    """Return the files of a revision after applying changes in order.
 
     Raises:
-        EntryNotFound: if something to delete is not there.
-        InvalidInput: if a path cannot be one, a file would lie where a folder is, or there would
-            be too many files.
+        EntryNotFound: If a file or folder to delete does not exist.
+        InvalidInput: If a path is not valid, a file and a folder have the same path, or there are
+            too many files.
     """
     result = dict(files)
     folders = 0
@@ -100,17 +100,17 @@ def apply(files: Mapping[str, FileEntry], changes: Iterable[Change]) -> dict[str
         elif change.path.endswith("/"):
             folders += 1
             if folders > _MAX_FOLDERS:
-                raise InvalidInput(f"more than {_MAX_FOLDERS} folders to delete in one commit")
+                raise InvalidInput(f"a commit may delete at most {_MAX_FOLDERS} folders")
             below = [path for path in result if path.startswith(change.path)]
             if not below:
-                raise EntryNotFound(f"there is no folder {change.path!a} to delete")
+                raise EntryNotFound(f"cannot delete the folder {change.path!a}: it does not exist")
             for path in below:
                 del result[path]
         elif result.pop(change.path, None) is None:
-            # The Hub's words, which its client knows.
+            # The Hub's client expects these words.
             raise EntryNotFound(f"A file with this name doesn't exist: {change.path!a}")
     if len(result) > MAX_FILES:
-        raise InvalidInput(f"{len(result)} files: a repository holds at most {MAX_FILES}")
+        raise InvalidInput(f"{len(result)} files; a repository may have at most {MAX_FILES}")
     _check_folders(result)
     return dict(sorted(result.items()))
 
@@ -120,7 +120,7 @@ def _check_folders(files: Mapping[str, FileEntry]) -> None:
         folder, slash, _ = path.rpartition("/")
         while slash:
             if folder in files:
-                raise InvalidInput(f"{folder!a} is a file, so {path!a} cannot lie in it")
+                raise InvalidInput(f"{folder!a} is a file, so {path!a} cannot be inside it")
             folder, slash, _ = folder.rpartition("/")
 
 

@@ -1,4 +1,4 @@
-"""Is a store what it says, to the last byte; and what lies in it that nothing needs."""
+"""Check every byte of a store, and find what no revision needs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,21 +23,21 @@ from repzoo.store.store import MARKER, Store
 __all__ = ["Findings", "check"]
 
 _CHUNK = 2**20
-# What `write_atomically` had not renamed yet.
+# A file that `write_atomically` did not get to rename.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
 
 
 @dataclass
 class Findings:
-    """What a check found. Paths are those inside the store."""
+    """The results of a check. Paths are relative to the store."""
 
-    #: what is wrong, each as one sentence that names the file.
+    #: What is wrong: one sentence each, which names the file.
     faults: list[str] = field(default_factory=list)
-    #: whole blobs and commits that no revision needs; among them what is being uploaded.
+    #: Complete blobs and commits that no revision needs, including current uploads.
     dangling: list[str] = field(default_factory=list)
-    #: halves that killed writers left.
+    #: Incomplete files that killed writers left.
     leftovers: list[str] = field(default_factory=list)
-    #: what of both was removed.
+    #: Those of both that were removed.
     removed: list[str] = field(default_factory=list)
     repositories: int = 0
     commits: int = 0
@@ -51,18 +52,18 @@ def check(
     grace: float = 24 * 3600,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Findings:
-    """Check every blob, commit and ref of a store, which others may go on using meanwhile.
+    """Check every blob, commit, ref and package of a store, which may be in use meanwhile.
 
     Args:
-        store: the store.
-        prune: remove leftovers, and what dangles, unless a ref or a commit is bad: what such a one
-            would need only seems to dangle.
-        grace: seconds for which a dangling blob or commit is spared, because whoever uploads it
-            may be about to need it.
-        progress: called with the number of bytes of each piece that was read.
+        store: The store.
+        prune: Remove leftovers, and also unreferenced content unless a ref or commit is bad: what
+            a bad one needs only seems to be unreferenced.
+        grace: Seconds for which unreferenced content is spared, because an upload may be about to
+            need it.
+        progress: Called with the number of bytes of each piece that was read.
 
     Raises:
-        HubError: if the store cannot be read at all, or not be pruned.
+        HubError: If the store cannot be read or pruned at all.
     """
     findings = Findings()
     with as_hub_error(store.spec):
@@ -70,8 +71,9 @@ def check(
         if not prune:
             findings.leftovers += map(_inside(store), store.blobs.leftovers())
             _check_references(store, blobs, findings)
+            _check_packages(store, findings)
             return findings
-        # No commit can be made now, and so nothing that dangles be needed.
+        # While no commit can be made, nothing unreferenced can become needed.
         with store.lock():
             cleared = [_inside(store)(path) for path in store.blobs.clear_leftovers()]
             findings.leftovers += cleared
@@ -79,13 +81,14 @@ def check(
             before = len(findings.faults)
             _check_references(store, blobs, findings)
             _remove(store, findings, grace, sure=len(findings.faults) == before)
+            _check_packages(store, findings)
     return findings
 
 
 def _check_blobs(
     store: Store, findings: Findings, progress: Callable[[int], object]
 ) -> Iterator[tuple[str, int]]:
-    """Hash every blob; gives the size of each that is there, right or not."""
+    """Hash every blob, and yield the digest and size of each, right or not."""
     for path in sorted(store.blobs.folder.iterdir()):
         where = _inside(store)(path)
         if not is_digest(path.name):
@@ -100,12 +103,12 @@ def _check_blobs(
                     size += len(piece)
                     progress(len(piece))
         except FileNotFoundError:
-            continue  # somebody else prunes
+            continue  # another process prunes
         except OSError as error:
             findings.faults.append(f"{where} cannot be read: {error.strerror}")
             continue
         if digest.hexdigest() != path.name:
-            findings.faults.append(f"{where} does not have the sha256 of its name")
+            findings.faults.append(f"{where} does not have the sha256 in its name")
         findings.blobs += 1
         findings.size += size
         yield path.name, size
@@ -122,12 +125,12 @@ def _check_references(store: Store, blobs: dict[str, int], findings: Findings) -
         if not is_name(folder.name) or folder.is_symlink() or not folder.is_dir():
             _unexpected(folder, findings, inside)
         elif not repository.exists:
-            findings.leftovers.append(inside(folder))  # killed before its first commit was there
+            findings.leftovers.append(inside(folder))  # its creation was killed
         else:
             findings.repositories += 1
             needed |= _check_repository(repository, findings, inside)
     for digest, entry in needed.items():
-        # Published since the blobs were listed, it is not among them.
+        # It may have been published after the blobs were listed.
         size = blobs.get(digest, store.blobs.size(digest))
         if size is None:
             findings.faults.append(f"blobs/sha256/{digest} is missing")
@@ -140,7 +143,7 @@ def _check_references(store: Store, blobs: dict[str, int], findings: Findings) -
 def _check_repository(
     repository: Repository, findings: Findings, inside: Callable[[Path], str]
 ) -> dict[str, FileEntry]:
-    """What the commits that a ref leads to need, by sha256."""
+    """Return the files that all commits reachable from refs need, by SHA-256."""
     folder = repository.folder
     commits = _read_commits(folder / "commits", findings, inside)
     starts: dict[str, str] = {}
@@ -167,7 +170,7 @@ def _check_repository(
         while name is not None and name not in reached:
             commit = commits.get(name)
             if commit is None:
-                findings.faults.append(f"{where} needs the commit {name}, which is not there")
+                findings.faults.append(f"{where} needs the commit {name}, which does not exist")
                 break
             reached.add(name)
             where, name = inside(folder / "commits" / name), commit.parent
@@ -175,6 +178,18 @@ def _check_repository(
     findings.dangling += [inside(folder / "commits" / name) for name in unreached]
     findings.commits += len(reached)
     return {entry.sha256: entry for name in reached for entry in commits[name].files.values()}
+
+
+def _check_packages(store: Store, findings: Findings) -> None:
+    """Check that the commits that refs name hold every file of their manifests."""
+    for repository in store.repositories():
+        # What makes these fail was reported before.
+        with suppress(HubError, ModelNotFound):
+            for ref, name in {MAIN: repository.head(), **repository.tags()}.items():
+                findings.faults += [
+                    f"{repository.name}@{ref}, commit {name[:12]}: {fault}"
+                    for fault in repository.faults(repository.commit(name))
+                ]
 
 
 def _read_commits(
@@ -186,14 +201,14 @@ def _read_commits(
             _unexpected(path, findings, inside)
             continue
         try:
-            # Not by way of the repository, which remembers what it has read.
+            # The repository would return cached commits.
             with open_regular(path) as file:
                 commits[path.name] = Commit.decode(path.name, file.read())
         except OSError as error:
             findings.faults.append(f"{inside(path)} cannot be read: {error.strerror}")
         except (RecursionError, ValueError) as error:
             problem = " ".join(str(error).split())
-            findings.faults.append(f"{inside(path)} is no commit: {problem}")
+            findings.faults.append(f"{inside(path)} is not a valid commit: {problem}")
     return commits
 
 
@@ -202,7 +217,7 @@ def _remove(store: Store, findings: Findings, grace: float, *, sure: bool) -> No
     if sure:
         limit = time.time() - grace
         old = [each for each in findings.dangling if _changed(store.path / each) <= limit]
-        # Commits first: one whose blobs are gone would be a fault.
+        # Commits first, because a commit without its blobs would be a fault.
         doomed += sorted(old, reverse=True)
     for place in doomed:
         path = store.path / place

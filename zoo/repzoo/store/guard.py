@@ -1,4 +1,4 @@
-"""What goes wrong on the disk of a store, said as an error of ours."""
+"""Errors of a store's disk as `HubError`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["as_hub_error"]
 
 @contextmanager
 def as_hub_error(where: str) -> Iterator[None]:
-    """Turn a failing disk, and content that cannot be parsed, into a `HubError`.
+    """Turn disk errors and content that cannot be parsed into a `HubError`.
 
     Args:
-        where: the store, for errors that name no file.
+        where: The store, for errors that do not name a file.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Which paths a hub's repository may hold: relative ones that mean the same on every machine."""
+"""Valid paths in a repository: relative, and with the same meaning on every machine."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ MAX_PATH_BYTES = 512
 _MAX_SEGMENT_BYTES = 200
 _MAX_DEPTH = 16
 
-# Control characters and line separators, characters that show as nothing or turn text around, and
-# halves of surrogate pairs.
+# Control characters, line separators, invisible and text-reversing characters, and lone surrogates.
 _UNSEEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def check_path(path: str) -> str:
-    """Give ``path`` back if a repository may hold a file of that path.
+    """Return a path if a repository may hold a file with it.
 
     Raises:
-        InvalidInput: if it is absolute, could lead out of the repository, is too long, or has
-            characters that nobody sees.
+        InvalidInput: If the path is absolute, could lead out of the repository, is too long, or has
+            invisible characters.
     """
     problem = _problem(path)
     if problem is not None:
-        # Not the path as it is: what is wrong with it may be what it does to a terminal.
-        raise InvalidInput(f"{path[:80]!a} is not a path for a repository: {problem}")
+        # Escaped, because the path may contain control sequences for a terminal.
+        raise InvalidInput(f"{path[:80]!a} is not a valid path in a repository: {problem}")
     return path
 
 
@@ -47,9 +46,9 @@ def _problem(path: str) -> str | None:
         return f"it is more than {_MAX_DEPTH} folders deep"
     for segment in segments:
         if segment in ("", ".", ".."):
-            return f"it has the part {segment!r}"
+            return f"it contains the part {segment!r}"
         if segment.casefold() == ".git":
-            return "it lies in .git"
+            return "it is inside .git"
         if len(segment.encode()) > _MAX_SEGMENT_BYTES:
-            return f"a part of it is longer than {_MAX_SEGMENT_BYTES} bytes"
+            return f"one part is longer than {_MAX_SEGMENT_BYTES} bytes"
     return None

@@ -1,12 +1,12 @@
-"""One repository of a store: its commits, its branch ``main``, its tags, and who may see it.
+"""One repository of a store: its commits, its branch ``main``, its tags and its visibility.
 
-    repos/NAME/settings.json        who may see it, since when it is there
+    repos/NAME/settings.json        visibility and creation time
     repos/NAME/commits/COMMIT       see `repzoo.store.commits`
-    repos/NAME/refs/heads/main      the newest commit; the repository is there once this is
+    repos/NAME/refs/heads/main      the newest commit; the repository exists once this does
     repos/NAME/refs/tags/TAG        a commit
 
-A reader finds only complete revisions, because each of these appears by renaming, the blobs before
-the commit that needs them, and the commit before the ref.
+Readers only ever see complete revisions: every file appears by renaming, blobs before the commit
+that needs them, and the commit before the ref.
 """
 
 from __future__ import annotations
@@ -21,9 +21,22 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from repzoo.errors import Conflict, EntryNotFound, HubError, InvalidInput, ModelNotFound
+from repzoo.errors import (
+    Conflict,
+    EntryNotFound,
+    HubError,
+    InvalidInput,
+    ModelNotFound,
+    PackageError,
+)
 from repzoo.files import fsync_folder, open_regular, write_atomically
-from repzoo.packages.package import MANIFEST, FileEntry
+from repzoo.packages.package import (
+    ADVISORY,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    FileEntry,
+    Manifest,
+)
 from repzoo.packages.reference import match_revision
 from repzoo.store.blobs import Blobs
 from repzoo.store.commits import Add, Change, Commit, apply, is_commit
@@ -36,10 +49,10 @@ MAIN = "main"
 Files = Mapping[str, FileEntry]
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-# These would be taken for a commit or a sha256.
+# These would be mistaken for a commit or a SHA-256.
 _DIGITS = re.compile(r"[0-9a-fA-F]{40,}")
 _MAX_MESSAGE = 4000
-#: bytes of a commit's JSON: 10,000 files with paths of the greatest length.
+#: Bytes of a commit's JSON: enough for 10,000 files with the longest paths.
 _MAX_COMMIT_BYTES = 10_000 * 1024
 
 
@@ -49,12 +62,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     created: datetime
-    #: whether a server shows it only to those who have a token.
+    #: Whether a server shows it only with a token.
     private: bool
 
 
 class Repository:
-    """One repository. All methods raise `HubError` if the store cannot be read or written."""
+    """One repository. Its methods raise `HubError` if the store cannot be read or written."""
 
     def __init__(
         self, folder: Path, blobs: Blobs, lock: Callable[[], AbstractContextManager[None]]
@@ -67,21 +80,21 @@ class Repository:
 
     @property
     def exists(self) -> bool:
-        """Whether it is there, and so has a commit."""
+        """Whether the repository exists, and so has a commit."""
         return self._ref(MAIN).is_file()
 
     @property
     def settings(self) -> Settings:
-        """Who may see it."""
+        """The visibility and the creation time."""
         with as_hub_error(self._where), open_regular(self.folder / "settings.json") as file:
             return Settings.model_validate_json(file.read(2**16))
 
     def head(self) -> str:
-        """The newest commit."""
+        """Return the newest commit."""
         return self._read_ref(self._ref(MAIN))
 
     def tags(self) -> dict[str, str]:
-        """The commit of every tag."""
+        """Return the commit of every tag."""
         folder = self.folder / "refs" / "tags"
         with as_hub_error(self._where):
             names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
@@ -91,7 +104,7 @@ class Repository:
         """Read a commit.
 
         Raises:
-            ModelNotFound: if it is not there.
+            ModelNotFound: If the commit does not exist.
         """
         path = self.folder / "commits" / commit
         if not is_commit(commit) or not path.is_file():
@@ -100,7 +113,7 @@ class Repository:
             return _read_commit(path)
 
     def history(self, commit: str | None = None) -> Iterator[tuple[str, Commit]]:
-        """A commit, the newest if None, and all before it, each after the one that follows it."""
+        """Yield a commit, by default the newest, and then all its ancestors with their names."""
         name: str | None = commit or self.head()
         while name is not None:
             read = self.commit(name)
@@ -108,10 +121,10 @@ class Repository:
             name = read.parent
 
     def resolve(self, revision: str | None = None) -> str:
-        """The commit that a revision means, see `repzoo.hub.Hub.resolve`.
+        """Return the commit that a revision means; see `repzoo.hub.Hub.resolve`.
 
         Raises:
-            ModelNotFound: if it means none, or could mean several.
+            ModelNotFound: If there is no such revision, or several match.
         """
         if revision is None or revision == MAIN:
             return self.head()
@@ -119,19 +132,41 @@ class Repository:
             return self._read_ref(self._tag(revision))
         if is_commit(revision) and (self.folder / "commits" / revision).is_file():
             return revision
-        known: dict[str, str] = {}
+        known: dict[str, list[str]] = {}
         for name, commit in self.history():
-            known[name] = name
+            known[name] = [name]
             if MANIFEST in commit.files:
-                # The newest commit with this manifest.
-                known.setdefault(commit.files[MANIFEST].sha256, name)
-        return known[match_revision(revision, known, self._where)]
+                known.setdefault(commit.files[MANIFEST].sha256, []).append(name)
+        found = match_revision(revision, known, self._where)
+        for name in known[found]:
+            if name == found or not self.faults(self.commit(name)):
+                return name
+        raise ModelNotFound(
+            f"{self._where}: files of {found[:12]} were deleted or changed in "
+            f"{', '.join(name[:12] for name in known[found])}; publish the package again"
+        )
+
+    def faults(self, commit: Commit) -> list[str]:
+        """Return how a commit's files differ from its own manifest, if it has one."""
+        if MANIFEST not in commit.files:
+            return []
+        with as_hub_error(self._where), self._blobs.open(commit.files[MANIFEST].sha256) as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
+        try:
+            manifest = Manifest.parse(data)
+        except PackageError as error:
+            return [str(error)]
+        return [
+            f"{file} {'differs from' if file in commit.files else 'is missing, but in'} {MANIFEST}"
+            for file, entry in manifest.files.items()
+            if file not in ADVISORY and commit.files.get(file) != entry
+        ]
 
     def open(self, commit: str, path: str) -> BufferedReader:
-        """The bytes of a file of a revision.
+        """Open a file of a revision.
 
         Raises:
-            EntryNotFound: if the revision has no such file.
+            EntryNotFound: If the revision does not have the file.
         """
         entry = self.commit(commit).files.get(path)
         if entry is None:
@@ -140,7 +175,7 @@ class Repository:
             return self._blobs.open(entry.sha256)
 
     def create(self, *, private: bool = False) -> bool:
-        """Make the repository, with a first commit that holds nothing; False if it is there."""
+        """Create the repository with an empty first commit. Returns False if it exists."""
         with as_hub_error(self._where), self._lock():
             if self.exists:
                 return False
@@ -150,7 +185,7 @@ class Repository:
             return True
 
     def set_private(self, private: bool) -> None:
-        """Show it to those who have a token only, or to all who may see the hub."""
+        """Show the repository only with a token, or to everyone who may see the hub."""
         with as_hub_error(self._where), self._lock():
             self._write_settings(private=private, created=self.settings.created)
 
@@ -163,25 +198,25 @@ class Repository:
         tag: str | None = None,
         private: bool | None = None,
     ) -> tuple[str, bool]:
-        """Make a commit, the only step of writing that others have to wait for.
+        """Make a commit, the only step of writing that other writers have to wait for.
 
-        The repository is made if it is not there.
+        The repository is created if it does not exist.
 
         Args:
-            changes: to the files of the newest revision, or what gives the changes for these;
-                blobs of new files are in the store already.
-            message: why.
-            parent: the commit, or what it starts with, that must be the newest; None: any.
-            tag: a name for the new commit.
-            private: makes the repository private, or not; None: as it is, or public if it is new.
+            changes: Changes to the files of the newest revision, or a function that computes them
+                from these files. Blobs of new files must be in the store already.
+            message: A description of the change.
+            parent: The commit, or its beginning, that must be the newest; None for any.
+            tag: A tag for the commit.
+            private: The visibility to set; None keeps it, and a new repository is public.
 
         Returns:
-            The commit, and whether it is a new one: it is not if nothing would change.
+            The commit, and whether it is new. If nothing changes, it is the newest one.
 
         Raises:
-            Conflict: if the newest commit is not ``parent``, or the tag is taken.
-            EntryNotFound: if something to delete is not there.
-            InvalidInput: if the result is not what a repository may hold, or content is missing.
+            Conflict: If the newest commit is not ``parent``, or another commit has the tag.
+            EntryNotFound: If a file to delete does not exist.
+            InvalidInput: If the result is not valid for a repository, or content is missing.
         """
         with as_hub_error(self._where), self._lock():
             head = self.head() if self.exists else None
@@ -217,22 +252,22 @@ class Repository:
             return name, True
 
     def create_tag(self, tag: str, commit: str) -> None:
-        """Name a commit; it has that name from now on.
+        """Give a commit a permanent name.
 
         Raises:
-            Conflict: if another commit has it.
-            InvalidInput: if it cannot be a tag's name.
-            ModelNotFound: if there is no such commit.
+            Conflict: If another commit has the tag.
+            InvalidInput: If the name is not valid for a tag.
+            ModelNotFound: If the commit does not exist.
         """
         self.commit(commit)
         with as_hub_error(self._where), self._lock():
             self._write_tag(tag, commit)
 
     def delete_tag(self, tag: str) -> None:
-        """Take a name away.
+        """Delete a tag.
 
         Raises:
-            ModelNotFound: if there is no such tag.
+            ModelNotFound: If the tag does not exist.
         """
         with as_hub_error(self._where), self._lock():
             if not is_tag(tag) or not self._tag(tag).is_file():
@@ -241,19 +276,19 @@ class Repository:
             fsync_folder(self._tag(tag).parent)
 
     def check_tag(self, tag: str) -> None:
-        """Fail as `create_tag` would for a commit that is yet to be made."""
+        """Fail as `create_tag` would for a new commit."""
         with as_hub_error(self._where):
             self._check_tag(tag, None)
 
     def _check_tag(self, tag: str, commit: str | None) -> bool:
-        """Whether the tag is there already, on that very commit."""
+        """Whether that commit already has the tag."""
         if not is_tag(tag):
-            raise InvalidInput(f"{tag!a} cannot be a tag: 1 to 128 of A-Z a-z 0-9 . _ -")
+            raise InvalidInput(f"{tag!a} is not a valid tag: use 1 to 128 of A-Z a-z 0-9 . _ -")
         if not self._tag(tag).is_file():
             return False
         taken = self._read_ref(self._tag(tag))
         if taken != commit:
-            raise Conflict(f"{self._where} has a tag {tag} already, on {taken}: tags do not move")
+            raise Conflict(f"{self._where} already has the tag {tag} on {taken}: tags do not move")
         return True
 
     def _write_tag(self, tag: str, commit: str) -> None:
@@ -290,18 +325,18 @@ class Repository:
         with as_hub_error(str(path)), open_regular(path) as file:
             text = file.read(100).decode("ascii").rstrip("\n")
         if not is_commit(text):
-            raise HubError(f"{path} does not hold a commit")
+            raise HubError(f"{path} does not contain a commit")
         return text
 
 
 def is_tag(text: str) -> bool:
-    """Whether ``text`` can be a tag's name, and so is safe as a file name."""
+    """Whether a text is a valid tag, and so is safe as a file name."""
     taken = text in (MAIN, "HEAD") or _DIGITS.fullmatch(text) is not None
     return _TAG.fullmatch(text) is not None and not taken
 
 
 @lru_cache(maxsize=1024)
 def _read_commit(path: Path) -> Commit:
-    # A commit never changes, so what was read once stays right.
+    # Commits never change, so they can be cached.
     with open_regular(path) as file:
         return Commit.decode(path.name, file.read(_MAX_COMMIT_BYTES + 1))

@@ -1,11 +1,11 @@
 """A store: a folder that packages are published to, with every revision of them.
 
-    repzoo-store.json       says that this is one, and of which format
-    blobs/, incoming/       the content of all files, see `repzoo.store.blobs`
-    repos/NAME/             which files were where and when, see `repzoo.store.repository`
+    repzoo-store.json       marks the folder as a store and says its format version
+    blobs/, incoming/       the contents of all files, see `repzoo.store.blobs`
+    repos/NAME/             the revisions of one package, see `repzoo.store.repository`
 
-Writers hold a lock only for the moment of a commit, and readers none. A writer that is killed
-leaves at most content that nothing refers to, and leftovers in ``incoming``.
+Writers hold a lock only while they commit, and readers hold none. A writer that is killed leaves
+at most unreferenced content and leftovers in ``incoming``.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _CHUNK = 2**20
 
 
 def is_store(path: Path) -> bool:
-    """Whether the folder ``path`` is a store."""
+    """Whether a folder is a store."""
     return (path / MARKER).is_file()
 
 
 class Store:
-    """A store, with the methods of `repzoo.hub.WritableHub`, and its repositories for a server."""
+    """A store. It implements `repzoo.hub.WritableHub` and gives servers its repositories."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -57,22 +57,24 @@ class Store:
         with as_hub_error(str(path)):
             version = json.loads((path / MARKER).read_bytes())["format_version"]
         if version != FORMAT_VERSION:
-            raise HubError(f"{path}: store format {version}; this repzoo reads {FORMAT_VERSION}")
+            raise HubError(
+                f"{path} has store format {version}; this version reads {FORMAT_VERSION}"
+            )
 
     @classmethod
     def create(cls, path: Path) -> Store:
-        """Make a store of a folder that is new or empty; one that is a store already stays as is.
+        """Make a store in a new or empty folder. An existing store is left as it is.
 
         Raises:
-            HubError: if the folder holds anything else, or cannot be made.
+            HubError: If the folder contains anything else, or cannot be created.
         """
         with as_hub_error(str(path)):
             path.mkdir(parents=True, exist_ok=True)
             if not is_store(path):
-                # The marker comes last, so these may be there if this was cut short before.
+                # The marker is written last, so an interrupted attempt may have left these.
                 parts = {"blobs", "repos", "incoming"}
                 if not {entry.name for entry in path.iterdir()} <= parts:
-                    raise HubError(f"{path} is not empty: a store needs a folder of its own")
+                    raise HubError(f"{path} is not empty: a store needs an empty folder")
                 (path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
                 (path / "repos").mkdir(exist_ok=True)
                 (path / "incoming").mkdir(exist_ok=True)
@@ -91,7 +93,7 @@ class Store:
             try:
                 is_package = MANIFEST in repository.commit(repository.head()).files
             except (HubError, ModelNotFound):
-                is_package = True  # a damaged one, which is not to hide the others
+                is_package = True  # a damaged repository must not hide the others
             if is_package:
                 names.append(repository.name)
         return names
@@ -106,7 +108,7 @@ class Store:
     def manifest(self, name: str, commit: str) -> bytes:
         data = self._read(name, commit, MANIFEST, MAX_MANIFEST_BYTES)
         if data is None:
-            raise PackageError(f"{name} in {self.spec} is not a package in {commit[:12]}")
+            raise PackageError(f"{name} in {self.spec} has no {MANIFEST} in {commit[:12]}")
         return data
 
     def signature(self, name: str, commit: str) -> bytes | None:
@@ -128,22 +130,22 @@ class Store:
         tag: str | None = None,
         private: bool = False,
     ) -> Published:
-        """Add a package's content as the newest revision of its name.
+        """Add a package as the newest revision of its name.
 
-        Files of an older revision that are no part of a package stay.
+        Files of an older revision that do not belong to a package are kept.
 
         Args:
-            package: with its signature, if it has one.
-            message: what changed, for those who read the history.
-            tag: a name for the revision.
-            private: have a server show the repository to those who have a token only. One that is
-                private stays so.
+            package: The package, with its signature if it has one.
+            message: A description for the history.
+            tag: A tag for the revision.
+            private: Let servers show the repository only with a token. A private repository stays
+                private.
 
         Raises:
-            IntegrityError: if the package's files are not those of its manifest.
-            PackageError: if its config is not valid.
-            Conflict: if another revision has the tag.
-            HubError: if the store cannot be written.
+            IntegrityError: If the package's files do not match its manifest.
+            PackageError: If its config is not valid.
+            Conflict: If another revision has the tag.
+            HubError: If the store cannot be written.
         """
         package.verify()
         name = package.config.name
@@ -167,7 +169,7 @@ class Store:
         return Published(name, package.revision, commit, new)
 
     def repositories(self) -> list[Repository]:
-        """The repositories, by name, whatever is in them."""
+        """Return all repositories, by name, whether they hold packages or not."""
         folder = self.path / "repos"
         with as_hub_error(self.spec):
             names = sorted(entry.name for entry in folder.iterdir() if is_name(entry.name))
@@ -175,10 +177,10 @@ class Store:
         return [repository for repository in there if repository.exists]
 
     def repository(self, name: str) -> Repository:
-        """The repository of that name.
+        """Return the repository with a name.
 
         Raises:
-            ModelNotFound: if there is none.
+            ModelNotFound: If it does not exist.
         """
         if is_name(name):
             repository = Repository(self.path / "repos" / name, self.blobs, self.lock)
@@ -187,20 +189,19 @@ class Store:
         raise no_such_package(self.spec, name, [each.name for each in self.repositories()])
 
     def new_repository(self, name: str) -> Repository:
-        """A repository that may not be there yet.
+        """Return a repository that need not exist yet.
 
         Raises:
-            InvalidInput: if there cannot be one of that name.
+            InvalidInput: If the name is not valid.
         """
         if not is_name(name):
             raise InvalidInput(
-                f"{name[:100]!a} is not a model's name, which is of lower-case letters, digits"
-                " and . _ -"
+                f"{name[:100]!a} is not a valid model name: use lower-case letters, digits . _ -"
             )
         return Repository(self.path / "repos" / name, self.blobs, self.lock)
 
     def lock(self) -> AbstractContextManager[None]:
-        """What a writer holds while it changes anything but ``blobs`` and ``incoming``."""
+        """Hold the lock for changes to anything but ``blobs`` and ``incoming``."""
         return locked(self.path / ".lock", f"it is publishing to {self.path}")
 
     def _is_at(self, repository: Repository, package: Package) -> bool:
@@ -214,7 +215,7 @@ class Store:
         for file, entry in entries.items():
             if file not in ADVISORY:
                 self._add_blob(package.path / file, file, entry)
-        # These are taken as they are.
+        # The manifest does not decide about the content of these.
         for file in (*ADVISORY, SIGNATURE):
             entries.pop(file, None)
             if (package.path / file).exists():
@@ -222,12 +223,12 @@ class Store:
         return entries
 
     def _add_blob(self, source: Path, file: str, entry: FileEntry | None) -> FileEntry:
-        # A blob that went bad on the disk is replaced by a good one.
+        # A blob that went bad on disk is replaced.
         if entry is not None and file_fault(self.blobs.folder, entry.sha256, entry) is None:
             return entry
         limit = entry.size if entry is not None else MAX_ADVISORY_BYTES
         with open_regular(source) as stream, self.blobs.receive(limit) as upload:
-            # One byte more than it should have shows that it grew.
+            # One byte more than the limit shows that the file grew.
             while piece := stream.read(min(_CHUNK, limit - upload.size + 1)):
                 upload.write(piece)
             try:
@@ -246,7 +247,7 @@ class Store:
 
 
 def _is_ours(file: str) -> bool:
-    """Whether a file is one that packages have, so that one without it takes it away."""
+    """Whether a file belongs to packages, so publishing one without it deletes the file."""
     if file in (MANIFEST, SIGNATURE):
         return True
     try:
