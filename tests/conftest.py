@@ -1,4 +1,4 @@
-"""Fixtures that every test may use."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from types import ModuleType
 
 import pytest
 
-# Before torch or NumPy is imported, here and in the processes that tests start. Two threads that
-# wait for each other at every layer are many times slower than one as soon as a core is shared.
+# Before torch or NumPy is imported, here and in processes that tests start. On shared cores, two
+# threads that wait for each other at every layer are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def _import_beside(name: str) -> ModuleType:
-    # Not through sys.path: there the folders tests/zoo, tests/data, ... would become importable.
+    # Not through sys.path, which would make the folders tests/zoo, tests/data, ... importable.
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
@@ -30,7 +30,7 @@ def _import_beside(name: str) -> ModuleType:
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The same for what all tests share, such as a server that is started once."""
+    """A cache for fixtures that tests share, such as a server."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("REPZOO_HUB", raising=False)
@@ -39,18 +39,18 @@ def _cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the user's cache or hub, and neither do the processes it starts."""
+    """Hide the user's cache and hub from each test and the processes that it starts."""
     monkeypatch.setenv("REPZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("REPZOO_HUB", raising=False)
 
 
 @pytest.fixture(scope="session")
 def unused_port() -> Callable[[], int]:
-    """``unused_port() -> int``, for a server that cannot say itself which one it took."""
+    """``unused_port() -> int``, for a server that cannot report its own port."""
 
     def find() -> int:
-        # Below those that Linux gives to connections (32768 to 60999): one of these may be a
-        # connection's of another test by the time that the server binds it.
+        # Below the ephemeral ports of Linux (32768 to 60999), which a connection of another test
+        # could take before the server binds the port.
         for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
             with socket.socket() as probe, suppress(OSError):
                 probe.bind(("127.0.0.1", port))
@@ -67,7 +67,7 @@ def _admitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shared_admissions(_own_cache: None, _admitted: Path, tmp_path: Path) -> None:
-    """Which packages were run for the first time is known to the caches of all tests."""
+    """Share the list of admitted packages between the caches of all tests."""
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "admitted").symlink_to(_admitted)
 
@@ -93,7 +93,7 @@ def tiny_package(
 ) -> Path:
     """The package "tiny" with a posterior, a decoder, and the probes digit and attributes.
 
-    Shared by all tests: copy it before changing it.
+    It is shared by all tests, so copy it before changing it.
     """
     probes = [package_factory.DIGITS, package_factory.ATTRIBUTES]
     return make_package(tmp_path_factory.mktemp("packages"), "tiny", probes=probes)
@@ -103,7 +103,7 @@ def tiny_package(
 def plain_package(
     make_package: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The package "plain", an encoder and nothing else. Shared by all tests."""
+    """The package "plain" with only an encoder. Shared by all tests."""
     folder = tmp_path_factory.mktemp("packages")
     return make_package(folder, "plain", posterior=False, decoder=False, probes=())
 

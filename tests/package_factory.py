@@ -1,6 +1,6 @@
-"""Small real model packages for tests: random linear graphs, with everything a package can hold.
+"""Small model packages for tests: random linear graphs with all parts of a package.
 
-Tests get `make_package` as the fixture of that name. From a shell:
+Tests use the fixture `make_package`. From a shell:
 
     python tests/package_factory.py DIR NAME
 """
@@ -43,9 +43,9 @@ def make_package(
     """Write the package ``directory/name`` and return its folder.
 
     embedding = images/255 @ A, log_variance = -|embedding @ B| - 1 (so variances are below 0.37),
-    images = sigmoid(latents @ A'), logits = embedding @ P; of a package with an uncertainty it is
-    sigmoid(sum of the embedding), whatever the variance. ``seed`` chooses the matrices, so another
-    seed is another revision.
+    images = sigmoid(latents @ A'), logits = embedding @ P, and
+    uncertainty = sigmoid(sum of the embedding). ``seed`` determines the matrices, so another seed
+    gives another revision.
     """
     spec = input_spec or InputSpec(height=8, width=8, channels=1)
     rng = np.random.default_rng(seed)

@@ -69,7 +69,7 @@ def test_a_folder(
     # Again: it is there.
     status, stdout, stderr = finish(photos, out, *options)
     assert (status, stderr) == (3, "")
-    assert "already there" in stdout
+    assert "already done" in stdout
     assert "3/0300.png: not an image in a known format" in stdout
 
 

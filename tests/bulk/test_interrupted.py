@@ -85,7 +85,7 @@ def test_ctrl_c(
     assert "Traceback" not in stderr
     status, stdout, _ = finish(photos, out, *OPTIONS)
     assert status == 3
-    assert "of them were there" in stdout
+    assert "were done earlier" in stdout
 
 
 def test_a_decoder_that_is_killed_is_replaced(
@@ -153,4 +153,4 @@ def test_two_at_once(
     both = [start(photos, out, *options) for _ in range(2)]
     outputs = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [3, 3], outputs
-    assert sum("already there" in stdout for stdout, _ in outputs) == 1
+    assert sum("already done" in stdout for stdout, _ in outputs) == 1

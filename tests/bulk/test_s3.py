@@ -89,7 +89,7 @@ def test_from_and_to(
     assert len(kept) >= 2
     status, stdout, stderr = finish(f"s3://{BUCKET}/in", out, *options)
     assert (status, stderr) == (3, "")
-    assert f"{32 * len(kept)} of them were there" in stdout
+    assert f"{32 * len(kept)} were done earlier" in stdout
     # Nothing else is left, and the rows are those of the same images on this machine.
     assert bucket.find(f"{BUCKET}/out") == [f"{BUCKET}/out/all.parquet"]
     (tmp_path / "remote.parquet").write_bytes(bucket.cat_file(out))

@@ -19,8 +19,8 @@ import pytest
 
 ZOO = Path(sysconfig.get_path("scripts")) / "zoo"
 
-# Root may write where permissions say that nobody may. Without CAP_DAC_OVERRIDE it may not either,
-# once it has started another program. Failing is fine: then this is not root.
+# Root ignores permissions. A program that root starts without CAP_DAC_OVERRIDE respects them. If
+# the call fails, this is not root.
 _AS_ANYONE = """
 import ctypes, os, sys
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
@@ -32,11 +32,11 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 @pytest.fixture(autouse=True)
 def _run_once(shared_admissions: None) -> None:
-    """Tests load the same few packages again and again."""
+    """Run each package only once, because tests load the same few packages many times."""
 
 
 class Zoo:
-    """The command ``zoo`` as a process of its own, with this test's cache and hub."""
+    """The command ``zoo`` in a separate process, with this test's cache and hub."""
 
     def __init__(self, *prefix: str) -> None:
         self._command = [*prefix, str(ZOO)]
@@ -48,27 +48,27 @@ class Zoo:
         )
 
     def run(self, *args: str | Path) -> tuple[int, str, str]:
-        """Exit status, stdout and stderr."""
+        """Return the exit status, stdout and stderr."""
         process = self.start(*args)
         out, err = process.communicate(timeout=60)
         return process.returncode, out, err
 
     def __call__(self, *args: str | Path, status: int = 0) -> str:
-        """Run to the end; the output on stdout, or on stderr if it is to fail."""
+        """Check the exit status, and return stdout or, if the command is to fail, stderr."""
         returned, out, err = self.run(*args)
         assert returned == status, (out, err)
         assert "Traceback" not in err
         return out if status == 0 else err
 
     def json(self, *args: str | Path, status: int = 0) -> Any:
-        """Run with ``--json``; what it printed."""
+        """Run with ``--json`` and return the printed data."""
         returned, out, err = self.run(*args, "--json")
         assert returned == status, (out, err)
         return json.loads(out)
 
 
 class ZooHere(Zoo):
-    """The same in this process, many times faster, for what does not need one of its own."""
+    """The command ``zoo`` in this process, which is many times faster."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> None:
         super().__init__()
@@ -98,13 +98,13 @@ def zoo_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def zoo_as_anyone() -> Zoo:
-    """``zoo`` as a user to whom permissions apply, which they do not to root."""
+    """``zoo`` as a user whose permissions are checked, even if the tests run as root."""
     return Zoo(sys.executable, "-c", _AS_ANYONE)
 
 
 @pytest.fixture
 def zoo_short_of_space() -> Zoo:
-    """``zoo`` as a process whose files may have 900 bytes, as if the disk were full then."""
+    """``zoo`` with a limit of 900 bytes per file, which simulates a full disk."""
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))"
     return Zoo(
         sys.executable,
@@ -140,34 +140,34 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def faults() -> ModuleType:
-    """The module ``tests/faulty_hub.py``: what a `FaultyHub` can be told to do."""
+    """The module ``tests/faulty_hub.py``."""
     path = Path(__file__).parents[1] / "faulty_hub.py"
     spec = importlib.util.spec_from_file_location("faulty_hub", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["faulty_hub"] = module  # data classes look for their module there
+    sys.modules["faulty_hub"] = module  # data classes look up their module there
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture
 def faulty_hub(faults: ModuleType, no_network_settings: None) -> Iterator[Any]:
-    """A running `FaultyHub` with no packages."""
+    """A running `FaultyHub` without packages."""
     with faults.FaultyHub() as hub:
         yield hub
 
 
 @pytest.fixture
 def no_network_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the user's decides how hubs are asked."""
+    """Remove the user's settings for hubs."""
     for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "REPZOO_OFFLINE", "REPZOO_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits between attempts are a hundredth of what they are."""
+    """Shorten the waits between attempts to a hundredth."""
     import functools
 
     from repzoo.retries import Patience
@@ -177,7 +177,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def other_tiny(make_package: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package "tiny" with other weights: another revision of it."""
+    """Another revision of the package "tiny", with different weights."""
     return make_package(tmp_path_factory.mktemp("packages"), "tiny", seed=1)
 
 
@@ -185,11 +185,11 @@ def other_tiny(make_package: Callable[..., Path], tmp_path_factory: pytest.TempP
 def heavy_package(
     make_package: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The package "heavy": long enough to copy that it can be interrupted."""
+    """The package "heavy", which takes long enough to copy to be interrupted."""
     path = make_package(tmp_path_factory.mktemp("packages"), "heavy", probes=())
     (path / "figures").mkdir()
     noise = os.urandom(2**20) * 48
-    # A chunk that programs may skip, so that it is a PNG file.
+    # A valid PNG file, because programs skip chunks that they do not know.
     (path / "figures" / "noise.png").write_bytes(
         b"\x89PNG\r\n\x1a\n" + _png_chunk(b"noIs", noise) + _png_chunk(b"IEND", b"")
     )
@@ -217,7 +217,7 @@ def flip() -> Callable[..., None]:
 
 @pytest.fixture
 def read_only() -> Iterator[Callable[[Path], None]]:
-    """Take the permission to write away from a folder and all below, until the test is over."""
+    """Make a folder and everything in it read-only until the end of the test."""
     changed: list[tuple[Path, int]] = []
 
     def protect(folder: Path) -> None:

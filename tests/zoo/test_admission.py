@@ -1,4 +1,4 @@
-"""The first load of a package: what would crash, hang or starve this process does so in another."""
+"""The first load of a package, in a process that may crash, hang or run out of memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def endless(value: str, to: str) -> list[onnx.NodeProto]:
-    """A loop without a last turn."""
+    """A loop that never ends."""
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go"], ["go_on"]),
@@ -52,7 +52,7 @@ def endless(value: str, to: str) -> list[onnx.NodeProto]:
 
 
 def swelling(value: str, to: str) -> list[onnx.NodeProto]:
-    """A tensor of 2^40 elements, out of a few bytes."""
+    """A tensor of 2^40 elements from a few bytes."""
     shape = numpy_helper.from_array(np.array([2**20, 2**18, 1, 4]))
     return [
         helper.make_node("Constant", [], ["large"], value=shape),
@@ -77,13 +77,13 @@ def growing(value: str, to: str) -> list[onnx.NodeProto]:
 
 @pytest.fixture
 def package(tiny_package: Path, tmp_path: Path) -> Path:
-    """A copy of the package tiny, to be tampered with."""
+    """A copy of the package tiny that tests may tamper with."""
     return shutil.copytree(tiny_package, tmp_path / "tiny")
 
 
 @pytest.fixture
 def tamper(package: Path) -> Callable[..., Package]:
-    """Put nodes before an output of one of the graphs; the manifest then agrees with it."""
+    """Insert nodes before an output of a graph, and write a matching manifest."""
 
     def tamper(
         nodes: Callable[[str, str], list[onnx.NodeProto]],
@@ -108,7 +108,7 @@ def markers(cache: Path) -> list[str]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache that has admitted nothing."""
+    """A cache without admitted packages."""
     monkeypatch.setenv("REPZOO_CACHE", str(tmp_path / "untried"))
     return tmp_path / "untried"
 
@@ -127,7 +127,7 @@ def test_a_package_is_run_once(
     with monkeypatch.context() as patch:
         patch.setattr(admission, "_try", never)
         admit(opened)
-        # Another place, the same revision.
+        # The same revision in another folder.
         admit(Package.open(shutil.copytree(package, tmp_path / "elsewhere")))
         repzoo.load(package)
         patch.setattr(admission, "_runtime_version", lambda: "9.9")
@@ -142,7 +142,7 @@ def test_bundled_packages_are_trusted(
     copy = shutil.copytree(ROOT / "zoo" / "bundled" / "vae-mnist", tmp_path / "copy")
     admit(Package.open(copy))
     assert markers(cache) == []
-    # Its name alone does not make it one of them.
+    # The name alone does not make a package a bundled one.
     (copy / "metrics.json").write_text("{}")
     with pytest.raises(AssertionError):
         admit(write_manifest(copy))
@@ -179,7 +179,7 @@ def test_a_graph_that_never_ends(
 
 
 @pytest.mark.parametrize("death", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT])
-def test_a_process_that_dies_takes_nobody_with_it(
+def test_a_crash_of_the_process_is_an_error(
     death: signal.Signals, tamper: Callable[..., Package], cache: Path
 ) -> None:
     package = tamper(endless)
@@ -196,13 +196,13 @@ def test_a_process_that_dies_takes_nobody_with_it(
     while child is None:
         assert thread.is_alive()
         for each in psutil.Process().children():
-            # The graph is running: the libraries are there, and their limits.
+            # The graph is running: the limits are set after the libraries are loaded.
             if each.rlimit(psutil.RLIMIT_CPU)[0] != psutil.RLIM_INFINITY:
                 child = each
     os.kill(child.pid, death)
     thread.join()
     (failure,) = failures
-    assert f"crashed when it was run apart: {death.name}" in failure
+    assert f"crashed in its first run: {death.name}" in failure
     assert markers(cache) == []
 
 
@@ -245,7 +245,7 @@ print(json.dumps({
 """
 
 
-def test_its_limits_hold(package: Path) -> None:
+def test_the_limits_are_enforced(package: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         result = subprocess.run(
@@ -258,48 +258,44 @@ def test_its_limits_hold(package: Path) -> None:
     assert found["write"] == found["files"] == "OSError"
     assert found["memory"] == "MemoryError"
     assert found["some memory"] == "done"
-    # Not every system lets a process leave the network, and root may always have more processes.
+    # Not every system lets a process leave the network, and root may exceed the process limit.
     assert found["network"] == ("OSError" if found["apart"] else "done")
     assert found["fork"] == ("done" if found["root"] else "BlockingIOError")
 
 
-def test_what_it_finds_is_the_usual_error(
+def test_failures_are_the_usual_errors(
     package: Path, cache: Path, other_tiny: Path, flip: Callable[..., None]
 ) -> None:
     shutil.copy(other_tiny / "encoder.onnx", package)
     with pytest.raises(repzoo.GoldenMismatch, match="embedding is off by"):
         repzoo.load(write_manifest(package).path)
     (package / "encoder.onnx").write_bytes(b"not a graph")
-    with pytest.raises(
-        repzoo.PackageError, match=r"encoder\.onnx is not a graph that a package may"
-    ):
+    with pytest.raises(repzoo.PackageError, match=r"encoder\.onnx is not an allowed ONNX graph"):
         repzoo.load(write_manifest(package).path)
     assert markers(cache) == []
 
 
-def test_a_setting_that_makes_no_sense(
-    package: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_invalid_time_limit(package: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPZOO_TRIAL_SECONDS", "soon")
     with pytest.raises(repzoo.InvalidInput, match="REPZOO_TRIAL_SECONDS is 'soon'"):
         admit(Package.open(package))
 
 
-def test_a_cache_that_may_only_be_read_still_loads(
+def test_a_read_only_cache_still_loads(
     zoo_as_anyone: Any, package: Path, cache: Path, read_only: Callable[[Path], None]
 ) -> None:
     cache.mkdir()
     read_only(cache)
-    assert "golden outputs too" in zoo_as_anyone("verify", package, "--provider", "cpu")
+    assert "golden outputs verified" in zoo_as_anyone("verify", package, "--provider", "cpu")
     assert markers(cache) == []
 
 
-def test_processes_at_once_run_it_once(
+def test_concurrent_processes_run_it_once(
     zoo: Any, package: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processes = [zoo.start("verify", package, "--provider", "cpu") for _ in range(3)]
     for process in processes:
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
-        assert "golden outputs too" in out
+        assert "golden outputs verified" in out
     assert len(markers(cache)) == 1

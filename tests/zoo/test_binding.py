@@ -1,7 +1,7 @@
-"""Tensors that stay on the device between graphs, beside ``session.run`` on the same packages.
+"""Tensors that stay on the device between graphs, compared with ``session.run``.
 
-ONNX Runtime binds to memory of the CPU as it does to a GPU's, so that without one all but the
-device's name is tested.
+ONNX Runtime binds CPU memory in the same way as GPU memory, so everything except the device name is
+tested without a GPU.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def load(name: str, devices: dict[str, str], provider: Provider = "cpu") -> Enco
 
 @pytest.fixture(scope="module", params=PACKAGES)
 def pair(request: pytest.FixtureRequest) -> Pair:
-    """A model with bindings, and without."""
+    """A model with bindings and the same model without."""
     return load(request.param, DEVICES), load(request.param, {})
 
 
@@ -46,7 +46,7 @@ def pixels(encoder: Encoder, rows: int, seed: int = 0) -> np.ndarray:
 
 
 def everything(encoder: Encoder, images: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
-    """What each operation of the model gives."""
+    """Return the results of every operation of the model."""
     outputs = encoder.outputs(images, uncertainty=True, batch_size=batch_size)
     found = {
         **{f"outputs: {key}": value for key, value in outputs.items()},
@@ -75,7 +75,7 @@ def assert_same(bound: dict[str, np.ndarray], plain: dict[str, np.ndarray]) -> N
 
 
 @pytest.mark.parametrize(("rows", "batch_size"), [(0, 256), (1, 256), (7, 1), (7, 3), (7, 256)])
-def test_bit_for_bit_what_session_run_gives(pair: Pair, rows: int, batch_size: int) -> None:
+def test_results_are_bit_identical_to_session_run(pair: Pair, rows: int, batch_size: int) -> None:
     bound, plain = pair
     images = pixels(plain, rows)
     expected = everything(plain, images, batch_size)
@@ -92,7 +92,7 @@ def test_bit_for_bit_what_session_run_gives(pair: Pair, rows: int, batch_size: i
     ],
     ids=["every second", "upside down", "transposed", "columns first"],
 )
-def test_pixels_lie_in_memory_in_any_order(
+def test_pixels_may_have_any_memory_layout(
     pair: Pair, view: Callable[[np.ndarray], np.ndarray]
 ) -> None:
     bound, plain = pair
@@ -153,5 +153,5 @@ def test_a_gpu_gives_the_same() -> None:
         images = pixels(plain, 7)
         found, expected = (everything(encoder, images, 3) for encoder in (bound, plain))
         assert found.keys() == expected.keys()
-        for key, value in expected.items():  # its kernels may add in another order each time
+        for key, value in expected.items():  # its kernels may add in a different order each time
             np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-5, err_msg=key)

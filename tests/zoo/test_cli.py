@@ -1,4 +1,4 @@
-"""The command ``zoo``, as its users run it."""
+"""The command ``zoo``."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_every_command_has_help(zoo_here: Any, command: str) -> None:
     assert f"Usage: zoo {command}" in zoo_here(command, "--help")
 
 
-def test_the_help_of_every_command_is_its_own() -> None:
+def test_the_help_of_zoo_is_the_first_line_of_each_command() -> None:
     from repzoo import cli
 
     for name, entry in cli._COMMANDS.items():
@@ -81,11 +81,13 @@ def test_a_session(zoo: Any, flat_hub: Path, tmp_path: Path, flip: Callable[...,
     assert "tiny" in zoo("list")
     assert "pulled" in zoo("pull", "tiny")
     path = Path(zoo("path", "tiny").strip())
-    assert "golden outputs too on CPUExecutionProvider" in zoo("verify", "tiny", "--provider=cpu")
+    assert "golden outputs verified on CPUExecutionProvider" in zoo(
+        "verify", "tiny", "--provider=cpu"
+    )
 
     out = tmp_path / "out"
     assert zoo("pull", "tiny", "--out", out).splitlines()[-1] == str(out / "tiny")
-    assert "are right" in zoo("verify", out / "tiny")
+    assert "files verified" in zoo("verify", out / "tiny")
 
     for package, argument in [(path, "tiny"), (out / "tiny", out / "tiny")]:
         flip(package / "encoder.onnx")
@@ -95,7 +97,7 @@ def test_a_session(zoo: Any, flat_hub: Path, tmp_path: Path, flip: Callable[...,
         assert json.loads(out)["error"]["files"] == ["encoder.onnx"]
 
     assert "repaired (encoder.onnx)" in zoo("pull", "tiny")
-    assert "are right" in zoo("verify", "tiny")
+    assert "files verified" in zoo("verify", "tiny")
     assert zoo("rm", "tiny").endswith(": removed\n")
     assert "zoo pull tiny" in zoo("verify", "tiny", status=1)
 
@@ -104,11 +106,11 @@ def test_publishing(
     zoo_here: Any, tmp_path: Path, tiny_package: Path, other_tiny: Path, flat_hub: Path
 ) -> None:
     store = tmp_path / "store"
-    assert "is a store" in zoo_here("hub", "init", store)
+    assert "is a store; publish" in zoo_here("hub", "init", store)
     assert "no packages" in zoo_here("list", "--hub", store)
-    assert "published" in zoo_here("publish", tiny_package, "--hub", store)
-    assert "was there already" in zoo_here("publish", tiny_package, "--hub", store)
-    assert "published" in zoo_here("publish", other_tiny, "--hub", store)
+    assert "published to" in zoo_here("publish", tiny_package, "--hub", store)
+    assert "is already the newest" in zoo_here("publish", tiny_package, "--hub", store)
+    assert "published to" in zoo_here("publish", other_tiny, "--hub", store)
     info = zoo_here.json("info", "tiny", "--hub", store)
     assert len(info["revisions"]) == 2
     older = info["revisions"][1]
@@ -129,7 +131,7 @@ def test_a_model_that_fails_its_golden_vectors_is_not_published(
     write_manifest(package)
     assert "embedding is off by" in zoo_here("verify", package, status=1)
     assert "embedding is off by" in zoo_here("publish", package, "--hub", store, status=1)
-    assert "are right" in zoo_here("verify", package, "--files-only")
+    assert "files verified" in zoo_here("verify", package, "--files-only")
     assert zoo_here.json("list", "--hub", store) == []
 
 
@@ -184,8 +186,8 @@ def test_wrong_usage_exits_with_2(zoo_here: Any, flat_hub: Path) -> None:
         ("nonsense",): "No such command 'nonsense'; see zoo --help",
         ("lsit",): "No such command 'lsit'. Did you mean 'list'?; see zoo --help",
         ("pull",): "Missing argument 'NAME[@REV]...'; see zoo pull --help",
-        ("pull", "../tiny"): "'../tiny' is not a model's name",
-        ("pull", "tiny@"): "is not a revision",
+        ("pull", "../tiny"): "'../tiny' is not a valid model name",
+        ("pull", "tiny@"): "is not a valid revision",
         ("pull", "tiny", "--fast"): "No such option",
         ("verify", "tiny", "--provider", "tpu"): "tpu",
         ("publish", "x"): "--hub",
@@ -202,9 +204,9 @@ def test_errors_are_one_line(zoo_here: Any, flat_hub: Path, tmp_path: Path) -> N
         ("pull", "nothing"): "no package 'nothing'",
         ("pull", "tiny@0123456789"): "no revision '0123456789'",
         ("pull", "tiny", "--hub", "ftp://someone"): "ftp://someone",
-        ("pull", "hf://someone/tiny", "--hub", flat_hub): "names its hub",
+        ("pull", "hf://someone/tiny", "--hub", flat_hub): "names its own hub",
         ("list", "--hub", tmp_path / "nowhere"): "no such folder",
-        ("list", "--hub", ""): "a hub is named by nothing",
+        ("list", "--hub", ""): "the hub name is empty",
         ("info", "nothing"): "no package 'nothing'",
         ("info", tmp_path / "nowhere"): "not a model package",
         ("verify", tmp_path / "nowhere"): "not a model package",
@@ -219,7 +221,7 @@ def test_errors_are_one_line(zoo_here: Any, flat_hub: Path, tmp_path: Path) -> N
         assert message in output
 
 
-def test_a_reader_that_leaves_early_is_no_error(zoo: Any, flat_hub: Path) -> None:
+def test_a_closed_stdout_is_not_an_error(zoo: Any, flat_hub: Path) -> None:
     process = zoo.start("info", "tiny", "--json")
     process.stdout.close()
     assert process.wait(timeout=60) in (0, 1)
@@ -227,7 +229,7 @@ def test_a_reader_that_leaves_early_is_no_error(zoo: Any, flat_hub: Path) -> Non
     process.stderr.close()
 
 
-def test_what_stdout_cannot_encode_is_no_error(
+def test_characters_that_stdout_cannot_encode_are_not_an_error(
     zoo: Any, flat_hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
@@ -239,7 +241,7 @@ def test_what_stdout_cannot_encode_is_no_error(
     assert subprocess.run(command, capture_output=True, check=True).stdout == place + b"\n"
 
 
-def test_a_full_disk_is_named(
+def test_a_full_disk_is_reported_with_its_path(
     zoo_here: Any, zoo_short_of_space: Any, flat_hub: Path, tmp_path: Path
 ) -> None:
     zoo_here("pull", "tiny")
@@ -255,7 +257,7 @@ def test_a_full_disk_is_named(
 
 
 def test_a_missing_extra_is_named(tmp_path: Path, flat_hub: Path) -> None:
-    # The environment of a plain `pip install repzoo`: what the extras bring is not there.
+    # The environment of a plain `pip install repzoo`, without extras.
     code = """
 import importlib.abc, sys
 class NotInstalled(importlib.abc.MetaPathFinder):

@@ -43,7 +43,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def test_what_it_says_of_itself(encoder: Encoder, tiny_package: Path) -> None:
+def test_attributes_describe_the_package(encoder: Encoder, tiny_package: Path) -> None:
     package = repzoo.Package.open(tiny_package)
     assert encoder.path == tiny_package
     assert encoder.revision == package.revision
@@ -80,7 +80,7 @@ def test_normalize(encoder: Encoder) -> None:
     normalized = encoder.embed(images, normalize=True)
     assert normalized.dtype == np.float32
     assert np.allclose(np.linalg.norm(normalized[:-1], axis=1), 1, atol=1e-6)
-    assert (normalized[-1] == 0).all()  # its embedding is zero, and stays so
+    assert (normalized[-1] == 0).all()  # its embedding is zero and stays zero
 
 
 def test_posterior(encoder: Encoder, tiny_package: Path) -> None:
@@ -164,7 +164,7 @@ def test_probe_of_several_labels(encoder: Encoder, tiny_package: Path) -> None:
     ]
 
 
-def test_nothing_in_nothing_out(encoder: Encoder) -> None:
+def test_no_images_give_no_rows(encoder: Encoder) -> None:
     assert encoder.embed([]).shape == (0, 4)
     assert encoder.embed([], normalize=True).shape == (0, 4)
     assert encoder.posterior([]).variance.shape == (0, 4)
@@ -175,16 +175,16 @@ def test_nothing_in_nothing_out(encoder: Encoder) -> None:
     assert encoder.probe([], "digit").labels == []
 
 
-def test_what_a_model_does_not_have(plain: Encoder) -> None:
+def test_missing_parts_are_unsupported_operations(plain: Encoder) -> None:
     assert plain.embed(PIXELS).shape == (7, 4)
     for operation in (plain.posterior, plain.reconstruct, lambda _: plain.generate()):
         with pytest.raises(repzoo.UnsupportedOperation, match="plain has no"):
             operation(PIXELS)
-    with pytest.raises(repzoo.UnknownTask, match="none"):
+    with pytest.raises(repzoo.UnknownTask, match="it has no probes"):
         plain.probe(PIXELS, "digit")
 
 
-def test_an_unknown_task_names_those_there_are(encoder: Encoder) -> None:
+def test_an_unknown_task_lists_the_probes(encoder: Encoder) -> None:
     for task, kind in [("weather", "linear"), ("digit", "mlp")]:
         with pytest.raises(repzoo.UnknownTask, match=r"digit \(linear\), attributes \(linear\)"):
             encoder.probe(PIXELS, task, kind)
@@ -212,7 +212,7 @@ def test_arguments_out_of_range(encoder: Encoder, tiny_package: Path) -> None:
             call()
 
 
-def test_the_bad_image_is_named_whatever_the_batch_size(encoder: Encoder) -> None:
+def test_the_bad_image_is_identified_for_any_batch_size(encoder: Encoder) -> None:
     images = [*PIXELS, b"not an image", PIXELS[0]]
     with pytest.raises(repzoo.InvalidImage) as caught:
         encoder.embed(images, batch_size=2)
@@ -237,19 +237,19 @@ def test_threads_share_an_encoder(encoder: Encoder) -> None:
         ({"outputs": ["embedding"], "has_posterior": False}, None),
     ],
 )
-def test_graphs_must_be_what_the_config_says(
+def test_graphs_must_match_the_config(
     tiny_package: Path, changes: dict[str, object], message: str | None
 ) -> None:
     record = repzoo.Package.open(tiny_package).config.model_dump() | changes
     config = repzoo.ModelConfig.model_validate(record)
     if message is None:
-        Encoder(tiny_package, config, provider="cpu")  # an output more than needed does no harm
+        Encoder(tiny_package, config, provider="cpu")  # an extra output does no harm
         return
     with pytest.raises(repzoo.PackageError, match=message):
         Encoder(tiny_package, config, provider="cpu")
 
 
-def test_what_is_no_graph_or_lacks_an_output(
+def test_a_graph_without_an_output_or_that_cannot_be_read(
     tiny_package: Path, plain_package: Path, tmp_path: Path
 ) -> None:
     path = shutil.copytree(tiny_package, tmp_path / "broken")
@@ -280,7 +280,7 @@ def test_a_graph_cannot_read_files_outside_its_package(
         entry = tensor.external_data.add()
         entry.key, entry.value = "location", location
         (path / "encoder.onnx").write_bytes(model.SerializeToString())
-        with pytest.raises(repzoo.PackageError, match="can be run"):
+        with pytest.raises(repzoo.PackageError, match="cannot be loaded"):
             Encoder(path, config, provider="cpu")
 
 
@@ -327,7 +327,7 @@ def test_pickles_are_not_read(tiny_package: Path, tmp_path: Path) -> None:
         Encoder(path, repzoo.ModelConfig.read(path / "config.json"), provider="cpu")
 
 
-def test_cuda_is_used_where_there_is_a_gpu_and_refused_where_not(tiny_package: Path) -> None:
+def test_cuda_is_used_if_there_is_a_gpu_and_refused_otherwise(tiny_package: Path) -> None:
     automatic = repzoo.load(tiny_package)
     if automatic.provider == "CUDAExecutionProvider":
         assert repzoo.load(tiny_package, provider="cuda").provider == automatic.provider

@@ -1,4 +1,4 @@
-"""`zoo find` and `zoo diff`: choosing among packages by their cards."""
+"""`zoo find` and `zoo diff`: search and compare packages by their cards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def a_measure(name: str, value: float, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def remake(flat_hub: Path) -> Callable[..., Path]:
-    """Change the config and the measures of a package of the hub, or make another one of it."""
+    """Change the config and the measures of a package in the hub, or add a package like it."""
 
     def remake(
         name: str, *changes: dict[str, Any], like: str = "tiny", data: Any = DATA, **config: Any
@@ -43,7 +43,7 @@ def remake(flat_hub: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def hub(remake: Callable[..., Path], flat_hub: Path) -> Path:
-    """Of the packages tiny, plain and third, the second has neither posterior nor decoder."""
+    """The packages tiny, plain and third; plain has neither posterior nor decoder."""
     facts = json.loads((flat_hub / "tiny" / "config.json").read_text())["training"]
     remake(
         "tiny",
@@ -118,7 +118,7 @@ def test_find_in_the_cache(zoo_here: Any, hub: Path) -> None:
     assert "no such folder" in zoo_here("find", status=1)
 
 
-def test_what_is_not_found_is_answered_with_what_there_is(zoo_here: Any, hub: Path) -> None:
+def test_a_search_without_results_lists_the_existing_values(zoo_here: Any, hub: Path) -> None:
     answer = zoo_here("find", "--method", "byol", "--metric", "fid<20")
     assert "None of the 3 packages" in answer
     assert "methods: simvae, vicreg" in answer
@@ -132,8 +132,8 @@ def test_wrong_usage_of_find(zoo_here: Any, hub: Path) -> None:
         ("--metric", "knn>much"): "is not a condition",
         ("--metric", "knn>1e"): "is not a condition",
         ("--max-size", "big"): "'big' is not a size",
-        ("--cached", "--hub", "x"): "--cached asks no hub",
-        ("--sort", "metric"): "needs a --metric",
+        ("--cached", "--hub", "x"): "exclude each other",
+        ("--sort", "metric"): "requires --metric",
     }
     for options, message in wrong.items():
         assert message in zoo_here("find", *options, status=2)
@@ -167,7 +167,7 @@ def test_diff(zoo_here: Any, hub: Path) -> None:
     assert report["config"]["probes.digit.linear"] == {"a": 10, "b": 10, "same": True}
     assert {key: pair["better"] for key, pair in report["metrics"].items()} == {
         "class.knn_cosine": "b",
-        "class.knn_euclidean": None,  # only one has it
+        "class.knn_euclidean": None,  # only one package has it
         "reconstruction": "b",
     }
     assert report["metrics"]["class.knn_euclidean"]["b"] is None
@@ -186,14 +186,14 @@ def test_diff_takes_names_revisions_and_paths(zoo_here: Any, hub: Path, tmp_path
     same = zoo_here.json("diff", "plain", copy)
     assert same["files"]["changed"] == []
     revision = same["a"]["revision"]
-    assert "are the same" in zoo_here("diff", f"plain@{revision[:10]}", copy)
+    assert "are equal" in zoo_here("diff", f"plain@{revision[:10]}", copy)
     files = zoo_here.json("diff", "plain", "tiny")["files"]
     assert "decoder.onnx" in files["added"]
     assert "decoder.onnx" in zoo_here.json("diff", "tiny", "plain")["files"]["removed"]
     assert "has no package 'nothing'" in zoo_here("diff", "plain", "nothing", status=1)
 
 
-def test_numbers_that_cannot_be_compared_have_no_better_one(
+def test_only_comparable_numbers_have_a_better_side(
     zoo_here: Any, remake: Callable[..., Path]
 ) -> None:
     one = [

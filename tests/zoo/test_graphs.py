@@ -1,4 +1,4 @@
-"""Which ONNX graphs a package may hold: all that exporters write, none that mean harm."""
+"""Which ONNX graphs a package may contain: those of exporters, but no malicious ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BUNDLED = sorted((ROOT / "zoo" / "bundled").glob("*/**/*.onnx"))
 
 
 def a_model(*nodes: onnx.NodeProto, **fields: Any) -> onnx.ModelProto:
-    """``y = x + 1``, with whatever else."""
+    """The model ``y = x + 1``, with optional changes."""
     nodes = nodes or (helper.make_node("Add", ["x", "one"], ["y"]),)
     graph = helper.make_graph(
         list(nodes),
@@ -84,7 +84,7 @@ def test_every_type_of_tensor_and_attribute_passes(check: Callable[..., None]) -
         model.graph.initializer.append(helper.make_tensor(f"t{kind}", kind, [2], values))
     model.graph.value_info.append(helper.make_tensor_value_info("v", TensorProto.FLOAT, [1, "N"]))
     model.metadata_props.add(key="a", value="b")
-    model.opset_import.append(helper.make_opsetid("pkg.of.an.exporter", 1))  # of no node
+    model.opset_import.append(helper.make_opsetid("pkg.of.an.exporter", 1))  # not used by a node
     check(model)
     check(a_model(branches(a_graph(branches(a_graph(helper.make_node("Identity", ["x"], ["y"])))))))
 
@@ -163,12 +163,12 @@ HOSTILE = {
     ),
     "a domain that ends early": (
         lambda: a_model(helper.make_node("Run", ["x"], ["y"], domain="ai.onnx\0.evil")),
-        "only standard ones",
+        "only standard operators",
     ),
-    "functions": (lambda: a_model(functions=[a_function("mine")]), "functions of its own"),
+    "functions": (lambda: a_model(functions=[a_function("mine")]), "local functions"),
     "functions of the standard domain": (
         lambda: a_model(functions=[a_function("")]),
-        "functions of its own",
+        "local functions",
     ),
     "training": (with_training, "training graph"),
     "external data": (lambda: with_tensor(an_external_tensor()), "external data"),
@@ -191,7 +191,7 @@ HOSTILE = {
     "shapes that multiply": (lambda: with_dims(2**11, 2**11), "more elements than it has bytes"),
     "a negative shape": (lambda: with_dims(-1), "negative dimension"),
     "a hundred dimensions": (lambda: with_dims(*[1] * 100), "more elements"),
-    "levels": (lambda: a_model(nested(30)), "more than 50 levels"),
+    "levels": (lambda: a_model(nested(30)), "more than 50 nesting levels"),
     "nodes": (
         lambda: a_model(*[helper.make_node("Abs", ["x"], ["y"])] * (MAX_NODES + 1)),
         "more than 20000 nodes",
@@ -201,18 +201,18 @@ HOSTILE = {
     "a negative IR": (lambda: set_ir(-1), "IR version is 18446744073709551615"),
     "an old opset": (
         lambda: a_model(opset_imports=[helper.make_opsetid("", OPSETS[0] - 1)]),
-        "operator set is 6; expected 7 to 28",
+        "operator set version is 6; expected 7 to 28",
     ),
     "a future opset": (
         lambda: a_model(opset_imports=[helper.make_opsetid("", OPSETS[-1] + 1)]),
-        "operator set is 29",
+        "operator set version is 29",
     ),
-    "no opset": (lambda: a_model(opset_imports=[]), "0 times, not once"),
+    "no opset": (lambda: a_model(opset_imports=[]), "imports 0 standard operator sets"),
     "two opsets": (
         lambda: a_model(
             opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx", 19)]
         ),
-        "2 times, not once",
+        "imports 2 standard operator sets",
     ),
 }
 
@@ -220,9 +220,7 @@ HOSTILE = {
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_graphs_are_refused(case: str, check: Callable[..., None]) -> None:
     make, reason = HOSTILE[case]
-    with pytest.raises(
-        repzoo.PackageError, match=rf"not a graph that a package may hold: .*{reason}"
-    ):
+    with pytest.raises(repzoo.PackageError, match=rf"not an allowed ONNX graph: .*{reason}"):
         check(make())
 
 
@@ -234,22 +232,22 @@ def field(number: int, wire_type: int, *data: int) -> bytes:
 @pytest.mark.parametrize(
     ("extra", "reason"),
     [
-        (b"\xff", "ends too early"),
-        (field(2, 2, 5), "ends too early"),
-        (field(2, 2, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1), "ends too early"),
+        (b"\xff", "is truncated"),
+        (field(2, 2, 5), "is truncated"),
+        (field(2, 2, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1), "is truncated"),
         (b"\x80" * 11, "more than 64 bits"),
         (b"\xff" * 9 + b"\x7f", "more than 64 bits"),
-        (field(99, 0, 1), "field 99 in ModelProto"),
-        (b"\x00\x00", "field 0 in ModelProto"),
+        (field(99, 0, 1), "ModelProto has the unknown field 99"),
+        (b"\x00\x00", "ModelProto has the unknown field 0"),
         (field(2, 3) + field(2, 4), "wire type 3"),
         (field(1, 2, 1, 10), "wire type 2"),
         (field(5, 5, 1, 2, 3, 4), "wire type 5"),
-        (field(1, 0, 10), "field 1 of ModelProto is there twice"),
-        (field(7, 2, 0), "field 7 of ModelProto is there twice"),
+        (field(1, 0, 10), "field 1 of ModelProto occurs twice"),
+        (field(7, 2, 0), "field 7 of ModelProto occurs twice"),
         (field(2, 7), "wire type 7"),
     ],
 )
-def test_bytes_that_no_exporter_writes(
+def test_malformed_messages_are_refused(
     extra: bytes, reason: str, check: Callable[..., None]
 ) -> None:
     data = a_model().SerializeToString()
@@ -258,8 +256,8 @@ def test_bytes_that_no_exporter_writes(
         check(data + extra)
 
 
-def test_merged_tensors_claim_no_more_than_one(check: Callable[..., None]) -> None:
-    # Protobuf appends the dimensions of the second to those of the first.
+def test_fields_that_parsers_would_merge_are_refused(check: Callable[..., None]) -> None:
+    # Protobuf would append the dimensions of the second tensor to those of the first.
     one = TensorProto(dims=[2**12], data_type=1, raw_data=bytes(2**9)).SerializeToString()
     node = helper.make_node("Constant", [], ["y"])
     attribute = field(5, 2, len(one) & 0x7F | 0x80, len(one) >> 7) + one
@@ -268,7 +266,7 @@ def test_merged_tensors_claim_no_more_than_one(check: Callable[..., None]) -> No
     data = a_model().graph.SerializeToString()
     raw = field(5, 2) + _length(len(attribute) * 2) + attribute * 2
     raw = field(1, 2) + _length(len(raw)) + raw
-    with pytest.raises(repzoo.PackageError, match="field 5 of AttributeProto is there twice"):
+    with pytest.raises(repzoo.PackageError, match="field 5 of AttributeProto occurs twice"):
         check(field(1, 0, 10) + field(7, 2) + _length(len(data) + len(raw)) + data + raw)
 
 
@@ -277,13 +275,13 @@ def _length(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"not a graph", b"\x7fELF" + bytes(100), b"PK\3\4"])
-def test_what_is_no_graph(data: bytes, check: Callable[..., None]) -> None:
+def test_other_files_are_not_graphs(data: bytes, check: Callable[..., None]) -> None:
     with pytest.raises(repzoo.PackageError):
         check(data)
 
 
-def test_mutated_graphs_are_let_pass_or_refused(tiny_package: Path, tmp_path: Path) -> None:
-    """Whatever the bytes: nothing but an answer, and what passes is what the parser sees too."""
+def test_mutated_graphs_pass_or_are_refused(tiny_package: Path, tmp_path: Path) -> None:
+    """Any bytes either pass or are refused, and the parser agrees about those that pass."""
     rng = random.Random(0)
     path = tmp_path / "graph.onnx"
     originals = [
@@ -315,7 +313,7 @@ def test_mutated_graphs_are_let_pass_or_refused(tiny_package: Path, tmp_path: Pa
         passed += 1
         try:
             model = onnx.load_model_from_string(bytes(data))
-        except Exception:  # text that is not UTF-8, which only matters to those who read it
+        except Exception:  # text that is not UTF-8, which does no harm
             continue
         assert _tensors_with_external_data(model) == []
         assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
@@ -330,7 +328,7 @@ def _tensors_with_external_data(model: onnx.ModelProto) -> list[str]:
     return [each.name for each in tensors if onnx.external_data_helper.uses_external_data(each)]
 
 
-def test_pictures_are_pictures(tiny_package: Path, tmp_path: Path) -> None:
+def test_figures_must_be_images(tiny_package: Path, tmp_path: Path) -> None:
     from PIL import Image
 
     package = shutil.copytree(tiny_package, tmp_path / "tiny")
@@ -356,7 +354,9 @@ def test_pictures_are_pictures(tiny_package: Path, tmp_path: Path) -> None:
         (figures / name).write_bytes(data)
         opened = write_manifest(package)
         opened.verify()
-        with pytest.raises(repzoo.PackageError, match=rf"{name} is not the picture"):
+        with pytest.raises(
+            repzoo.PackageError, match=rf"{name} is not a valid (PNG|JPG|SVG) image"
+        ):
             check_content(opened)
         (figures / name).unlink()
     check_content(Package.open(write_manifest(package).path))

@@ -1,4 +1,4 @@
-"""How packages are named: references, aliases, and the order of hubs."""
+"""Names of packages: references, aliases and the order of hubs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DIGEST = "0123456789abcdef" * 4
 def test_references(text: str, expected: Reference) -> None:
     assert Reference.parse(text) == expected
     assert not is_path(text)
-    # What is printed can be typed again.
+    # The printed form can be parsed again.
     assert Reference.parse(str(expected)) == expected
 
 
@@ -62,7 +62,7 @@ def test_references(text: str, expected: Reference) -> None:
         "a@b@c",
     ],
 )
-def test_what_is_no_reference(text: str) -> None:
+def test_invalid_references(text: str) -> None:
     with pytest.raises(repzoo.InvalidInput):
         Reference.parse(text)
 
@@ -76,12 +76,14 @@ def test_addresses_are_never_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert is_path("runs/mine")
 
 
-def test_one_hub_is_named_once() -> None:
+def test_a_reference_and_an_option_must_agree_on_the_hub() -> None:
     reference = Reference.parse("hf://org/a")
     assert reference.hub_or(None) == reference.hub_or("hf://org") == "hf://org"
     assert Reference("a").hub_or("folder") == "folder"
     assert Reference("a").hub_or(None) is None
-    with pytest.raises(repzoo.InvalidInput, match="hf://org/a names its hub, and hf://other is"):
+    with pytest.raises(
+        repzoo.InvalidInput, match="hf://org/a names its own hub, but hf://other was"
+    ):
         reference.hub_or("hf://other")
 
 
@@ -92,14 +94,14 @@ def test_the_catalogue_is_sound() -> None:
         reference = Reference.parse(alias)
         assert str(reference) == target
         assert reference.name not in names().aliases
-        # A package of an alias's name could not be asked for.
+        # A package with the name of an alias could not be requested.
         assert alias not in recipes
         assert not (bundled_folder() / alias).exists()
         if reference.hub is None:
             assert (bundled_folder() / reference.name / "manifest.json").exists()
 
 
-def test_aliases_go_wherever_names_go(zoo_here: Any) -> None:
+def test_aliases_work_wherever_names_do(zoo_here: Any) -> None:
     assert Reference.parse("simvae@v2") == Reference("simvae-mnist", "v2")
     assert Reference.parse("hf://org/simvae") == Reference("simvae", None, "hf://org")
     assert zoo_here.json("pull", "simvae")["name"] == "simvae-mnist"
@@ -110,14 +112,14 @@ def test_aliases_go_wherever_names_go(zoo_here: Any) -> None:
     assert zoo_here.json("rm", "simvae")["name"] == "simvae-mnist"
 
 
-def test_an_alias_may_name_a_revision_and_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_alias_may_include_a_revision_and_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     meant = Names("hf://repzoo", {"faces": "hf://org/simvae-celeba@v2"})
     monkeypatch.setattr("repzoo.packages.reference.names", lambda: meant)
     assert Reference.parse("faces") == Reference("simvae-celeba", "v2", "hf://org")
     assert Reference.parse("faces@main") == Reference("simvae-celeba", "main", "hf://org")
 
 
-def test_unknown_names_are_answered_with_those_spelt_alike(zoo_here: Any, flat_hub: Path) -> None:
+def test_similar_names_are_suggested_for_unknown_ones(zoo_here: Any, flat_hub: Path) -> None:
     known = ["simvae-mnist", "simvae-fashion-mnist", "vae-mnist"]
     message = str(no_such_package("here", "simvae-mnits", known))
     assert message.startswith("here has no package 'simvae-mnits'; did you mean simvae-mnist or ")
@@ -139,23 +141,23 @@ def test_bundled_packages_need_no_network(
     import socket
 
     def no_network(*_: object, **__: object) -> None:
-        raise AssertionError("somebody asked the network")
+        raise AssertionError("the network was used")
 
     Cache().pull(Reference("tiny"))
     monkeypatch.delenv("REPZOO_HUB")
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
     monkeypatch.setattr(socket.socket, "connect", no_network)
     assert repzoo.load("simvae-mnist").config.name == "simvae-mnist"
-    # What was pulled from another hub is here, and nobody else is asked for it.
+    # A package that was pulled from another hub is in the cache, so no hub is asked.
     assert repzoo.load("tiny").config.name == "tiny"
     assert caplog.records == []
 
 
-def test_the_last_resort_is_named(
+def test_asking_the_fallback_hub_is_announced(
     zoo_here: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("REPZOO_OFFLINE", "1")
     error = zoo_here("pull", "simvae-mnits", status=1)
-    assert "is not asked" in error
-    assert "not among the bundled packages; did you mean simvae-mnist" in caplog.text
+    assert "offline" in error
+    assert "not a bundled package; did you mean simvae-mnist" in caplog.text
     assert f"asking {names().organisation}" in caplog.text

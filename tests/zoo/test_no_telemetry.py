@@ -1,4 +1,4 @@
-"""Running a model tells nobody about it."""
+"""Running a model sends no telemetry."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def test_onnx_runtime_sends_nothing(tiny_package: Path, tmp_path: Path) -> None:
-    # What it sends, it prepares in the temporary folder: an identity of the session first of all.
+    # Telemetry would first store a session ID in the temporary folder.
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     code = f"import repzoo; repzoo.load({str(tiny_package)!r}, provider='cpu')"

@@ -1,4 +1,4 @@
-"""What `import repzoo` gives, and what it does not load."""
+"""The names that `import repzoo` provides, and the modules that it does not load."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import repzoo
 
 
-def test_public_names_are_sorted_and_there() -> None:
+def test_public_names_are_sorted_and_exist() -> None:
     assert repzoo.__all__ == sorted(repzoo.__all__)
     assert dir(repzoo) == repzoo.__all__
     for name in repzoo.__all__:
@@ -40,10 +40,11 @@ def test_imports_stay_light(code: str, never: list[str]) -> None:
     assert result.stdout.strip() == "[]"
 
 
-def test_every_error_is_ours_and_a_builtin() -> None:
+def test_every_error_is_also_a_builtin() -> None:
     builtins = {
         "GoldenMismatch": ValueError,
         "HubError": OSError,
+        "HubUnavailable": ConnectionError,
         "IntegrityError": ValueError,
         "InvalidImage": ValueError,
         "InvalidInput": ValueError,

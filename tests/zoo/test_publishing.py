@@ -1,4 +1,4 @@
-"""`zoo publish`, to a store; over HTTP see tests/hub_server and test_huggingface_hub.py."""
+"""`zoo publish` to a store. For HTTP see tests/hub_server and test_huggingface_hub.py."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def test_tags_and_messages(
     assert "tags        v1" in info
     assert "(v2)" in info
 
-    # A tag means one thing for good.
+    # A tag never moves.
     message = zoo_here("publish", other_tiny, "--hub", store, "--tag", "v1", status=1)
     assert "v1" in message
     assert zoo_here.json("pull", "tiny@v1", "--hub", store)["revision"] == first["revision"]
 
 
-def test_what_is_printed_pulls_exactly_this(
+def test_the_printed_command_pulls_exactly_this_revision(
     zoo_here: Any, store: Path, tiny_package: Path, other_tiny: Path
 ) -> None:
     pinned = zoo_here("publish", tiny_package, "--hub", store).splitlines()[-1].split()
@@ -59,23 +59,23 @@ def test_a_dry_run_changes_nothing(
     assert sorted(path for path in store.rglob("*")) == before
 
     zoo_here("publish", package, "--hub", store, "--tag", "v1")
-    assert "is there already" in zoo_here("publish", package, "--hub", store, "--dry-run")
+    assert "is already the newest" in zoo_here("publish", package, "--hub", store, "--dry-run")
     assert zoo_here.json("publish", other_tiny, "--hub", store, "--dry-run")["new"]
     taken = ["publish", other_tiny, "--hub", store, "--dry-run", "--tag", "v1"]
     assert "has the tag v1 of tiny on another revision" in zoo_here(*taken, status=1)
-    # What is wrong with a package is said without publishing it, too.
+    # A dry run reports faults of the package too.
     (package / "encoder.onnx").write_bytes(b"not a graph")
     write_manifest(package)
     assert "encoder.onnx" in zoo_here("publish", package, "--hub", store, "--dry-run", status=1)
     assert Store(store).names() == ["tiny"]
 
 
-def test_an_edited_card_is_no_obstacle(zoo_here: Any, store: Path, package: Path) -> None:
+def test_an_edited_card_can_be_published(zoo_here: Any, store: Path, package: Path) -> None:
     (package / "README.md").write_text("Better words.\n")
     published = zoo_here.json("publish", package, "--hub", store)
     assert published["revision"] == Package.open(package).revision
     assert zoo_here.json("pull", "tiny", "--hub", store)["revision"] == published["revision"]
-    assert "golden outputs too" in zoo_here("verify", "tiny", "--provider", "cpu")
+    assert "golden outputs verified" in zoo_here("verify", "tiny", "--provider", "cpu")
 
 
 def test_the_name_of_an_alias_is_refused(zoo_here: Any, store: Path, package: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_name_of_an_alias_is_refused(zoo_here: Any, store: Path, package: Pa
     (package / "config.json").write_text(json.dumps(record))
     write_manifest(package)
     message = zoo_here("publish", package, "--hub", store, "--files-only", status=1)
-    assert "'simvae' stands for simvae-mnist" in message
+    assert "'simvae' is an alias of simvae-mnist" in message
 
 
 def test_a_flat_folder_is_read_only(zoo_here: Any, flat_hub: Path, package: Path) -> None:

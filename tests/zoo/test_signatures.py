@@ -1,4 +1,4 @@
-"""Signatures: made and checked here, and by the command of the format's own library."""
+"""Signatures, made and verified by repzoo and by the reference implementation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SIGNATURE = "manifest.json.sig"
 
 
 def write_keys(folder: Path, name: str, key: Any = None, password: str = "") -> tuple[Path, Path]:
-    """Write a private and a public key, as openssl would."""
+    """Write a private and a public key like openssl."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     secret = BestAvailableEncryption(password.encode()) if password else NoEncryption()
     private, public = folder / f"{name}.pem", folder / f"{name}.pub"
@@ -43,6 +43,13 @@ def write_keys(folder: Path, name: str, key: Any = None, password: str = "") -> 
         key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     )
     return private, public
+
+
+def sign(folder: Path, key: Path) -> bytes:
+    """Sign the package in a folder there."""
+    signature = sign_package(Package.open(folder), key)
+    (folder / SIGNATURE).write_bytes(signature)
+    return signature
 
 
 @pytest.fixture
@@ -57,12 +64,12 @@ def package(tiny_package: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def signed(package: Path, keys: tuple[Path, Path]) -> Path:
-    sign_package(Package.open(package), keys[0])
+    sign(package, keys[0])
     return package
 
 
 def model_signing(*arguments: str | Path) -> tuple[int, str]:
-    """The command of the library that the format comes from."""
+    """Run the command of the reference implementation."""
     result = subprocess.run(
         [sys.executable, "-m", "model_signing", *map(str, arguments)],
         capture_output=True,
@@ -72,10 +79,10 @@ def model_signing(*arguments: str | Path) -> tuple[int, str]:
     return result.returncode, result.stdout + result.stderr
 
 
-def test_its_own_command_accepts_what_is_signed_here(
+def test_the_reference_implementation_accepts_our_signatures(
     signed: Path, keys: tuple[Path, Path], flip: Callable[..., None]
 ) -> None:
-    # What may lie beside a package does not count.
+    # Files that are not signed.
     (signed / "README.md").write_text("Edited.\n")
     (signed / ".gitattributes").write_text("*.onnx filter=lfs\n")
     (signed / ".cache" / "huggingface").mkdir(parents=True)
@@ -89,7 +96,7 @@ def test_its_own_command_accepts_what_is_signed_here(
     assert "encoder.onnx" in output
 
 
-def test_what_its_own_command_signs_is_accepted_here(
+def test_signatures_of_the_reference_implementation_are_accepted(
     package: Path, keys: tuple[Path, Path]
 ) -> None:
     status, output = model_signing(
@@ -102,23 +109,56 @@ def test_what_its_own_command_signs_is_accepted_here(
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
 def test_the_curves(package: Path, tmp_path: Path, curve: ec.EllipticCurve) -> None:
     private, public = write_keys(tmp_path, "key", ec.generate_private_key(curve))
-    opened = Package.open(package)
-    signature = sign_package(opened, private)
-    fingerprint = verify_signature(opened, public)
+    signature = sign(package, private)
+    fingerprint = verify_signature(Package.open(package), public)
     assert len(fingerprint) == 64
     manifest = (package / "manifest.json").read_bytes()
     check_signature(manifest, signature, public, "here")
     with pytest.raises(repzoo.SignatureError, match="here is not signed"):
         check_signature(manifest, None, public, "here")
-    with pytest.raises(repzoo.SignatureError, match=r"here: .* is of another manifest\.json"):
+    with pytest.raises(
+        repzoo.SignatureError, match=r"here: .* covers sha256 .* manifest\.json; expected"
+    ):
         check_signature(manifest + b" ", signature, public, "here")
 
 
-def test_signing_again_changes_nothing(signed: Path, keys: tuple[Path, Path]) -> None:
+def test_signing_is_deterministic(package: Path, keys: tuple[Path, Path]) -> None:
+    opened = Package.open(package)
+    assert sign_package(opened, keys[0]) == sign_package(opened, keys[0])
+    other, _ = write_keys(package.parent, "other")
+    assert sign_package(opened, other) != sign_package(opened, keys[0])
+
+
+def test_publishing_signs_the_published_copy_only(
+    zoo_here: Any,
+    package: Path,
+    keys: tuple[Path, Path],
+    store: Path,
+    read_only: Callable[[Path], None],
+) -> None:
+    before = sorted(package.rglob("*"))
+    read_only(package)
+    publish = ["publish", package, "--hub", store, "--sign", keys[0]]
+    assert zoo_here.json(*publish, "--dry-run")["signed"]
+    assert zoo_here.json(*publish)["new"]
+    assert sorted(package.rglob("*")) == before
+    assert zoo_here.json("pull", "tiny", "--hub", store, "--key", keys[1])["fetched"]
+    # The signature is deterministic, so it is the same revision again.
+    again = zoo_here.json(*publish)
+    assert again["signed"]
+    assert not again["new"]
+    missing = ["publish", package, "--hub", store, "--dry-run", "--sign", package / "no.pem"]
+    assert "no.pem cannot be read" in zoo_here(*missing, status=1)
+
+
+def test_signing_replaces_a_signature_in_the_package(
+    zoo_here: Any, signed: Path, store: Path
+) -> None:
     before = (signed / SIGNATURE).read_bytes()
-    assert sign_package(Package.open(signed), keys[0]) == before
-    other, _ = write_keys(signed.parent, "other")
-    assert sign_package(Package.open(signed), other) != before
+    private, public = write_keys(signed.parent, "other")
+    zoo_here("publish", signed, "--hub", store, "--files-only", "--sign", private)
+    assert (signed / SIGNATURE).read_bytes() == before
+    assert zoo_here.json("pull", "tiny", "--hub", store, "--key", public)["fetched"]
 
 
 def test_a_session(
@@ -126,17 +166,16 @@ def test_a_session(
 ) -> None:
     private, public = keys
     assert ", signed" in zoo("publish", package, "--hub", store, "--sign", private)
-    assert (package / SIGNATURE).is_file()
     zoo("pull", "tiny", "--hub", store)
     fingerprint = zoo.json("verify", "tiny", "--files-only", "--key", public)["signed_by"]
     assert f"signed with {fingerprint[:16]}" in zoo("verify", "tiny", "--key", public)
     _, other = write_keys(package.parent, "other")
     assert "was made with another key" in zoo("verify", "tiny", "--key", other, status=1)
-    # Without a key nothing is asked of signatures.
+    # Without a key, signatures are not checked.
     assert "signed" not in zoo("verify", "tiny", "--files-only")
 
 
-def test_pull_takes_only_what_is_signed(
+def test_pull_accepts_only_signed_packages(
     zoo_here: Any, package: Path, keys: tuple[Path, Path], store: Path, cache: Path
 ) -> None:
     private, public = keys
@@ -146,7 +185,7 @@ def test_pull_takes_only_what_is_signed(
     assert "is not signed" in zoo_here(*pull, public, status=1)
     zoo_here("publish", package, "--hub", store, "--files-only", "--sign", private)
     assert "another key" in zoo_here(*pull, other, status=1)
-    # Nothing was fetched before the signature was right.
+    # Nothing was fetched before the signature was verified.
     assert not (cache / "packages").exists()
     assert zoo_here.json(*pull, public)["fetched"]
     assert zoo_here.json(*pull, public, "--offline")["fetched"] == []
@@ -158,7 +197,7 @@ def test_pull_takes_only_what_is_signed(
     assert "another key" in zoo_here(*pinned, other, status=1)
 
 
-def test_a_dry_run_says_what_the_pull_would(
+def test_a_dry_run_fails_like_the_pull(
     zoo_here: Any, package: Path, keys: tuple[Path, Path], faulty_hub: Any, cache: Path
 ) -> None:
     private, public = keys
@@ -171,24 +210,24 @@ def test_a_dry_run_says_what_the_pull_would(
         assert dry == zoo_here.run(*pull, key, "--json")
         return dry
 
-    assert "is not signed: there is no manifest.json.sig" in refused(public)[2]
-    sign_package(Package.open(package), private)
+    assert "is not signed: it has no manifest.json.sig" in refused(public)[2]
+    sign(package, private)
     faulty_hub.publish(package)
     assert "was made with another key" in refused(other)[2]
     assert "cannot be read: No such file" in refused(package / "no.pub")[2]
     faulty_hub.requests.clear()
     assert zoo_here.json(*pull, public, "--dry-run")["there"] == {}
-    # No more was fetched than what that takes.
+    # Only the manifest and the signature were fetched.
     paths = [request.path for request in faulty_hub.requests if "/resolve/" in request.path]
     assert [path.rpartition("/")[2] for path in paths] == ["manifest.json", SIGNATURE]
     assert not cache.joinpath("packages").exists()
     assert zoo_here.json(*pull, public)["fetched"]
-    # What is in the cache is asked of as well.
+    # The cached package is checked as well.
     assert "another key" in refused(other)[2]
 
 
 def test_an_unsigned_package(zoo_here: Any, package: Path, keys: tuple[Path, Path]) -> None:
-    assert "is not signed: there is no manifest.json.sig" in zoo_here(
+    assert "is not signed: it has no manifest.json.sig" in zoo_here(
         "verify", package, "--key", keys[1], status=1
     )
     error = zoo_here.json("verify", package, "--key", keys[1], status=1)["error"]
@@ -202,10 +241,10 @@ def test_a_changed_file(
     shutil.copy(other_tiny / "encoder.onnx", signed)
     message = zoo_here("verify", signed, "--key", keys[1], status=1)
     assert "encoder.onnx does not have the manifest's sha256" in message
-    # Whoever changes the manifest too, has no key to sign it with.
+    # A changed manifest does not match the signature.
     package = write_manifest(signed)
     message = zoo_here("verify", signed, "--key", keys[1], "--files-only", status=1)
-    assert "manifest.json.sig is of another manifest.json" in message
+    assert "manifest.json.sig covers sha256" in message
     assert package.revision[:12] in message
 
 
@@ -231,22 +270,25 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a list": (lambda _: b"[]", "cannot be read"),
     "deep": (lambda _: b"[" * 200_000, "cannot be read"),
     "large": (lambda data: data + b" " * 2**20, "more than 1048576 bytes"),
-    "another kind": (damage(lambda b: b.update(mediaType="x")), "it is a 'x'"),
-    "no envelope": (damage(lambda b: b.pop("dsseEnvelope")), "there is no 'dsseEnvelope'"),
+    "another kind": (damage(lambda b: b.update(mediaType="x")), "its media type is 'x'"),
+    "no envelope": (damage(lambda b: b.pop("dsseEnvelope")), "'dsseEnvelope' is missing"),
     "a certificate": (
         damage(lambda b: b.update(verificationMaterial={"certificate": {}})),
-        "not made with a pair of keys",
+        "not made with a key pair",
     ),
     "not base64": (damage(lambda b: b["dsseEnvelope"].update(payload="?")), "not base64"),
     "no signature": (damage(lambda b: b["dsseEnvelope"].update(signatures=[])), "cannot be read"),
     "another signature": (
         damage(lambda b: b["dsseEnvelope"]["signatures"][0].update(sig="AAAA")),
-        "not made with this key, or was changed",
+        "not made with this key, or was changed afterwards",
     ),
-    "changed content": (damage(change_payload), "not made with this key, or was changed"),
+    "changed content": (
+        damage(change_payload),
+        "not made with this key, or was changed afterwards",
+    ),
     "no hint and changed": (
         damage(lambda b: (b["verificationMaterial"]["publicKey"].clear(), change_payload(b))),
-        "not made with this key, or was changed",
+        "not made with this key, or was changed afterwards",
     ),
 }
 
@@ -263,7 +305,7 @@ def test_a_damaged_signature(case: str, signed: Path, keys: tuple[Path, Path]) -
 def test_a_signature_of_something_else(
     package: Path, keys: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """A good signature by the right key, over a folder that has nothing of a manifest."""
+    """A valid signature with the right key, over a folder without a manifest."""
     folder = tmp_path / "other"
     folder.mkdir()
     shutil.copy(package / "config.json", folder)
@@ -271,14 +313,14 @@ def test_a_signature_of_something_else(
         "sign", "key", "--private_key", keys[0], "--signature", package / SIGNATURE, folder
     )
     assert status == 0, output
-    with pytest.raises(repzoo.SignatureError, match=r"of another manifest\.json \(none at all\)"):
+    with pytest.raises(repzoo.SignatureError, match=r"covers no manifest\.json"):
         verify_signature(Package.open(package), keys[1])
 
 
-def test_a_link_is_no_signature(signed: Path, keys: tuple[Path, Path]) -> None:
+def test_a_link_is_not_a_signature(signed: Path, keys: tuple[Path, Path]) -> None:
     (signed / SIGNATURE).rename(signed.parent / "aside")
     (signed / SIGNATURE).symlink_to(signed.parent / "aside")
-    with pytest.raises(OSError, match="symbolic link"):
+    with pytest.raises(repzoo.SignatureError, match="symbolic link"):
         verify_signature(Package.open(signed), keys[1])
 
 
@@ -288,7 +330,7 @@ def test_a_signature_of_an_older_revision_is_not_published(
     (signed / "metrics.json").write_text("{}\n")
     write_manifest(signed)
     message = zoo_here("publish", signed, "--hub", store, "--files-only", status=1)
-    assert "is of another manifest.json" in message
+    assert "covers sha256" in message
     assert Store(store).names() == []
     (signed / SIGNATURE).rename(signed.parent / "aside")
     require_signature_of(Package.open(signed))
@@ -306,7 +348,7 @@ def test_a_signature_of_an_older_revision_is_not_published(
         (None, "cannot be read: No such file"),
     ],
 )
-def test_keys_that_are_none(
+def test_files_that_are_not_keys(
     zoo_here: Any, package: Path, store: Path, tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     key = tmp_path / "key"
@@ -322,12 +364,12 @@ def test_keys_of_other_kinds(package: Path, tmp_path: Path) -> None:
     opened = Package.open(package)
     edwards = write_keys(tmp_path, "edwards", ed25519.Ed25519PrivateKey.generate())
     for action, key in [(sign_package, edwards[0]), (verify_signature, edwards[1])]:
-        with pytest.raises(repzoo.InvalidInput, match="not a key of an elliptic curve"):
+        with pytest.raises(repzoo.InvalidInput, match="not an elliptic-curve key"):
             action(opened, key)
     bitcoin = write_keys(tmp_path, "bitcoin", ec.generate_private_key(ec.SECP256K1()))
     with pytest.raises(repzoo.InvalidInput, match="curve secp256k1; expected P-256"):
         sign_package(opened, bitcoin[0])
-    # Mixing them up is said, and leaks nothing.
+    # Confusing private and public keys is reported.
     for action, key in [(sign_package, edwards[1]), (verify_signature, edwards[0])]:
         with pytest.raises(repzoo.InvalidInput, match=r"not a (private|public) key in PEM form"):
             action(opened, key)
@@ -339,11 +381,12 @@ def test_a_key_with_a_password(
     private, public = write_keys(tmp_path, "locked", password="sesame")
     publish = ["publish", package, "--hub", store, "--files-only", "--sign", private]
     monkeypatch.setenv("REPZOO_KEY_PASSWORD", "wrong")
-    assert "or this is not its password" in zoo_here(*publish, status=1)
+    assert "or its password is wrong" in zoo_here(*publish, status=1)
     monkeypatch.setenv("REPZOO_KEY_PASSWORD", "sesame")
     assert ", signed" in zoo_here(*publish)
-    assert verify_signature(Package.open(package), public)
-    # A key without one is opened without one.
+    pulled = zoo_here.json("pull", "tiny", "--hub", store, "--key", public)
+    assert verify_signature(Package.open(pulled["path"]), public)
+    # A key without a password needs none.
     plain, _ = write_keys(tmp_path, "plain")
     sign_package(Package.open(package), plain)
 

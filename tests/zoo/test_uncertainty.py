@@ -1,4 +1,4 @@
-"""A package with a calibrated uncertainty, run locally."""
+"""A package with a calibrated uncertainty in the local runtime."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def package(make_package: Callable[..., Path], tmp_path: Path) -> Path:
     return make_package(tmp_path, uncertainty=True)
 
 
-def test_it_is_what_the_graph_says(package: Path) -> None:
+def test_the_uncertainty_is_the_output_of_the_graph(package: Path) -> None:
     encoder = repzoo.load(package)
     embedding = encoder.embed(PIXELS).astype(float)
     expected = 1 / (1 + np.exp(-embedding.sum(1)))
@@ -34,36 +34,36 @@ def test_it_is_what_the_graph_says(package: Path) -> None:
     np.testing.assert_allclose(posterior.uncertainty, expected, atol=1e-5)
 
 
-def test_an_encoder_without_a_posterior_can_have_one(
+def test_an_encoder_without_a_posterior_can_have_an_uncertainty(
     make_package: Callable[..., Path], tmp_path: Path
 ) -> None:
     encoder = repzoo.load(make_package(tmp_path, posterior=False, uncertainty=True))
     assert encoder.uncertainty(PIXELS[0]).shape == (1,)
 
 
-def test_without_one_it_is_refused(tiny_package: Path) -> None:
+def test_a_model_without_an_uncertainty(tiny_package: Path) -> None:
     encoder = repzoo.load(tiny_package)
     with pytest.raises(repzoo.UnsupportedOperation, match="no calibrated uncertainty"):
         encoder.uncertainty(PIXELS)
 
 
-def test_golden_vectors_hold_it(package: Path) -> None:
+def test_golden_vectors_include_the_uncertainty(package: Path) -> None:
     deviations = check_golden(repzoo.load(package))
     assert "uncertainty" in {deviation.output for deviation in deviations}
 
 
-def test_it_takes_only_what_the_encoder_gives(
+def test_its_inputs_must_be_outputs_of_the_encoder(
     make_package: Callable[..., Path], tmp_path: Path
 ) -> None:
     package = make_package(tmp_path, posterior=False, uncertainty=True)
     config = json.loads((package / "config.json").read_text())
     config["uncertainty"]["inputs"] = ["embedding", "log_variance"]
     (package / "config.json").write_text(json.dumps(config))
-    with pytest.raises(repzoo.PackageError, match="uncertainty takes"):
+    with pytest.raises(repzoo.PackageError, match=r"uncertainty\.inputs are"):
         write_manifest(package)
 
 
-def test_it_may_take_the_images(package: Path) -> None:
+def test_its_input_may_be_the_images(package: Path) -> None:
     graph = helper.make_graph(
         [
             helper.make_node("Cast", ["images"], ["grey"], to=TensorProto.FLOAT),

@@ -5,7 +5,7 @@
     >>> encoder.posterior("digit.png").variance.shape
     (1, 10)
 
-Importing this package loads neither ONNX Runtime nor Pillow: names are loaded when first used.
+Importing this package loads neither ONNX Runtime nor Pillow. Names are imported on first use.
 """
 
 from __future__ import annotations
@@ -72,33 +72,18 @@ __all__ = [
     "load",
 ]
 
-_HOMES = {
-    "packages.config": ("InputSpec", "ModelConfig"),
-    "runtime.encoder": ("Encoder", "Generation", "Posterior", "Predictions", "Reconstruction"),
-    "errors": (
-        "AccessDenied",
-        "GoldenMismatch",
-        "HubError",
-        "HubUnavailable",
-        "ImageTooLarge",
-        "IntegrityError",
-        "InvalidImage",
-        "InvalidInput",
-        "MissingExtra",
-        "ModelNotFound",
-        "NoSpace",
-        "Offline",
-        "PackageError",
-        "RepzooError",
-        "RevisionChanged",
-        "SignatureError",
-        "UnknownTask",
-        "UnsupportedOperation",
-    ),
-    "loading": ("load",),
-    "packages.package": ("Package",),
+#: The module of each name; names that are not listed here are in ``repzoo.errors``.
+_MODULES = {
+    "Encoder": "runtime.encoder",
+    "Generation": "runtime.encoder",
+    "InputSpec": "packages.config",
+    "ModelConfig": "packages.config",
+    "Package": "packages.package",
+    "Posterior": "runtime.encoder",
+    "Predictions": "runtime.encoder",
+    "Reconstruction": "runtime.encoder",
+    "load": "loading",
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
@@ -106,8 +91,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value: Any = version("repzoo")
-    elif name in _HOME:
-        value = getattr(importlib.import_module(f"repzoo.{_HOME[name]}"), name)
+    elif name in __all__:
+        module = importlib.import_module(f"repzoo.{_MODULES.get(name, 'errors')}")
+        value = getattr(module, name)
     else:
         raise AttributeError(f"module 'repzoo' has no attribute {name!r}")
     globals()[name] = value

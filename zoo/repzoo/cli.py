@@ -1,7 +1,14 @@
 """The command ``zoo``.
 
-What it prints for people goes to stdout, with ``--json`` as JSON and nothing else; progress,
-warnings and errors go to stderr. Exit status: 0, 1 for errors, 2 for wrong usage, 130 for Ctrl-C.
+Results go to stdout, as JSON with ``--json``. Progress, warnings and errors go to stderr.
+
+| exit status | meaning |
+| --- | --- |
+| 0 | success |
+| 1 | error |
+| 2 | wrong usage |
+| 3 | done, but some of the input had to be skipped |
+| 130 | interrupted with Ctrl-C |
 """
 
 from __future__ import annotations
@@ -23,38 +30,34 @@ __all__ = ["main", "zoo"]
 
 class _Entry(NamedTuple):
     help: str
-    #: ``module:name`` of the command; None: another package registers it as an entry point of the
+    #: ``module:name`` of the command. None if another package registers it as an entry point in the
     #: group "repzoo.commands".
     home: str | None = None
-    #: what to install where its imports are not there.
+    #: The extra that installs the command's imports.
     extra: str | None = None
 
 
-#: All commands. Their help stands here, so that ``zoo --help`` imports none of them.
+#: All commands. Their help texts are here, so that ``zoo --help`` imports none of them.
 _COMMANDS = {
-    "cache": _Entry("Look after the cache of packages.", "cached:cache"),
-    "calibrate": _Entry(
-        "Give a package an uncertainty, and measure what it is worth.", extra="training"
-    ),
-    "compare": _Entry(
-        "Set training runs beside each other and published numbers.", extra="training"
-    ),
-    "diff": _Entry("Set the config and metrics of two packages side by side.", "finding:diff"),
-    "embed": _Entry("Embed many images into one parquet file.", "embedding:embed"),
-    "evaluate": _Entry("Measure an encoder under the common protocol.", extra="training"),
-    "export": _Entry("Write the model package of a training run.", extra="training"),
-    "find": _Entry("Find packages by what they are and how good they are.", "finding:find"),
-    "hub": _Entry("Make, serve and keep hubs.", "hub:hub"),
-    "index": _Entry("Index folders of images, and search them.", extra="retrieval"),
-    "info": _Entry("Show what is known about a package.", "listing:info"),
+    "cache": _Entry("Manage the cache of packages.", "cached:cache"),
+    "calibrate": _Entry("Add a calibrated uncertainty to a package.", extra="training"),
+    "compare": _Entry("Compare training runs with each other and with papers.", extra="training"),
+    "diff": _Entry("Compare the config, metrics and files of two packages.", "finding:diff"),
+    "embed": _Entry("Embed many images into a Parquet file.", "embedding:embed"),
+    "evaluate": _Entry("Evaluate an encoder under the common protocol.", extra="training"),
+    "export": _Entry("Export a training run as a model package.", extra="training"),
+    "find": _Entry("Find packages by their properties and metrics.", "finding:find"),
+    "hub": _Entry("Create, check and serve hubs.", "hub:hub"),
+    "index": _Entry("Index images and search them.", extra="retrieval"),
+    "info": _Entry("Show the details of a package.", "listing:info"),
     "list": _Entry("List the packages of a hub.", "listing:list_"),
-    "path": _Entry("Print where a package lies in the cache.", "cached:path"),
+    "path": _Entry("Print the path of a package in the cache.", "cached:path"),
     "publish": _Entry("Publish a package to a hub.", "publishing:publish"),
-    "pull": _Entry("Bring packages into the cache, verified.", "pulling:pull"),
+    "pull": _Entry("Download packages into the cache and verify them.", "pulling:pull"),
     "rm": _Entry("Remove a package from the cache.", "cached:rm"),
     "serve": _Entry("Serve models over HTTP.", extra="serving"),
     "train": _Entry("Train an encoder on unlabelled images.", extra="training"),
-    "verify": _Entry("Check a package in the cache or a folder.", "verifying:verify"),
+    "verify": _Entry("Verify the files and outputs of a package.", "verifying:verify"),
 }
 
 
@@ -75,13 +78,13 @@ class _Lazy(click.Command):
 class _Zoo(click.Group):
     def invoke(self, ctx: click.Context) -> None:
         try:
-            # What a command returns is no exit status.
+            # The return value of a command is not an exit status.
             super().invoke(ctx)
         except (MissingExtra, ModuleNotFoundError) as error:
             entry = _COMMANDS.get(ctx.invoked_subcommand or "")
             if entry is None or entry.extra is None or (error.name or "").startswith("repzoo"):
                 raise
-            # The command's extra brings along what any part of it needs.
+            # The command's own extra includes the extra that one of its parts asked for.
             cause = error.__cause__ if isinstance(error, MissingExtra) else error
             missing = cause if isinstance(cause, ImportError) else None
             raise MissingExtra(f"zoo {ctx.invoked_subcommand}", entry.extra, missing) from error
@@ -94,19 +97,19 @@ class _Zoo(click.Group):
 )
 @click.version_option(package_name="repzoo", prog_name="zoo")
 def zoo() -> None:
-    """Model packages of pretrained image encoders: find, pull, verify, publish, train and serve.
+    """Find, pull, verify, publish, train and serve pretrained image encoders.
 
-    NAME may be NAME@REVISION, where the revision is a tag, a commit or a sha256, or the start of
-    one of the last two, or NAME@sha256:DIGEST; and hf://ORG/NAME or https://HOST/ORG/NAME.
+    A package is NAME, hf://ORG/NAME or https://HOST/ORG/NAME, optionally followed by @REVISION. A
+    revision is a tag, a commit or a sha256, or the first 7 or more digits of the last two.
     """
 
 
 def main() -> None:
-    """Run ``zoo`` with the arguments of this process, and exit."""
+    """Run ``zoo`` with this process's arguments, and exit."""
     logging.basicConfig(format="zoo: %(message)s", level=logging.WARNING, stream=sys.stderr)
     if isinstance(sys.stdout, TextIOWrapper):
-        # What cannot be written is no reason to fail: names of files that are not UTF-8 come out
-        # as they are, and signs that another encoding does not have as question marks.
+        # Output must not fail because of its characters. File names that are not UTF-8 are printed
+        # byte for byte; characters that another encoding lacks become question marks.
         is_utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
         sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "replace")
     try:

@@ -1,28 +1,28 @@
-"""Every error that repzoo raises on purpose.
+"""The exceptions of repzoo.
 
     RepzooError
-    ├── InvalidInput          (ValueError)        an argument that cannot be used as it is
-    │   └── InvalidImage                          one image of a request, with its ``index``
-    │       └── ImageTooLarge                     it has more pixels than the limit
+    ├── InvalidInput          (ValueError)        an argument is not valid
+    │   └── InvalidImage                          one image is not valid; ``index``
+    │       └── ImageTooLarge                     the image exceeds the pixel limit
     ├── UnsupportedOperation  (TypeError)         the model has no posterior, decoder, ...
     ├── UnknownTask           (LookupError)       the model has no such probe
-    ├── PackageError          (ValueError)        a folder that is not a valid model package
-    │   ├── IntegrityError                        a file's size or sha256 is not the manifest's
-    │   │   └── RevisionChanged                   a tag or commit that means something else by now
-    │   ├── SignatureError                        not signed, by another key, or not as it was
-    │   └── GoldenMismatch                        a model that does not give its golden outputs
-    ├── ModelNotFound         (LookupError)       no package of that name (or revision) in the hub
-    ├── HubError              (OSError)           a hub that cannot be read or written
-    │   ├── HubUnavailable                        not now: network, 429, 5xx; ``retry_after``
-    │   │   └── Offline                           this process is not to use the network
-    │   ├── AccessDenied      (PermissionError)   it wants a token, or another one
-    │   ├── Conflict                              somebody else has changed what a writer builds on
-    │   ├── EntryNotFound                         a revision has no such file
-    │   └── UploadTooLarge                        more bytes than were announced, or are allowed
-    ├── NoSpace               (OSError)           the disk is too full for what is to be fetched
+    ├── PackageError          (ValueError)        a folder is not a valid model package
+    │   ├── IntegrityError                        files differ from the manifest; ``files``
+    │   │   └── RevisionChanged                   a tag or commit changed since the first pull
+    │   ├── SignatureError                        the package is not signed with this key
+    │   └── GoldenMismatch                        the model does not reproduce its golden outputs
+    ├── ModelNotFound         (LookupError)       the hub has no such package or revision
+    ├── HubError              (OSError)           a hub cannot be read or written
+    │   ├── HubUnavailable    (ConnectionError)   network error, HTTP 429 or 5xx; ``retry_after``
+    │   │   └── Offline                           offline mode forbids network access
+    │   ├── AccessDenied      (PermissionError)   the hub requires a token, or another token
+    │   ├── Conflict                              the hub changed while it was being written
+    │   ├── EntryNotFound                         the revision has no such file
+    │   └── UploadTooLarge                        the upload exceeds its announced size or a limit
+    ├── NoSpace               (OSError)           the disk does not have room for a download
     └── MissingExtra          (ImportError)       an optional dependency is not installed
 
-Each also is the builtin error that fits it, so ordinary ``except ValueError`` works.
+Each also inherits the matching builtin, so ordinary clauses such as ``except ValueError`` work.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ __all__ = [
 
 
 class RepzooError(Exception):
-    """Base of all errors that repzoo raises on purpose."""
+    """Base class of all exceptions that repzoo raises on purpose."""
 
 
 class InvalidInput(RepzooError, ValueError):
-    """An argument cannot be used as it is; the message says what was found and expected."""
+    """An argument is not valid. The message says what was found and what was expected."""
 
 
 class InvalidImage(InvalidInput):
-    """One image cannot be decoded or does not fit; ``index`` is its place in the request."""
+    """One image cannot be decoded or used. ``index`` is its position in the request."""
 
     def __init__(self, message: str, index: int = 0) -> None:
         super().__init__(f"image {index}: {message}")
@@ -72,15 +72,15 @@ class InvalidImage(InvalidInput):
 
 
 class ImageTooLarge(InvalidImage):
-    """One image has more pixels than the limit; it was not decoded."""
+    """One image has more pixels than the limit. It was not decoded."""
 
 
 class UnsupportedOperation(RepzooError, TypeError):
-    """The model lacks what the operation needs, for example a posterior or a decoder."""
+    """The model lacks a part that the operation needs, such as a posterior or a decoder."""
 
 
 class UnknownTask(RepzooError, LookupError):
-    """The model has no probe for that task and kind."""
+    """The model has no probe for this task and kind."""
 
 
 class PackageError(RepzooError, ValueError):
@@ -88,7 +88,7 @@ class PackageError(RepzooError, ValueError):
 
 
 class IntegrityError(PackageError):
-    """Files are missing, added, or differ from the manifest; ``files`` names them."""
+    """Files are missing, added, or differ from the manifest. ``files`` names them."""
 
     def __init__(self, message: str, files: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -96,29 +96,29 @@ class IntegrityError(PackageError):
 
 
 class RevisionChanged(IntegrityError):
-    """A tag or a commit of a hub has another manifest than when it was first pulled from there."""
+    """A tag or commit of a hub has another manifest than when it was first pulled."""
 
 
 class SignatureError(PackageError):
-    """A package is not signed, or its signature is not one of this key over this content."""
+    """A package is not signed, or its signature is not valid for this key and content."""
 
 
 class GoldenMismatch(PackageError):
-    """A model does not give its golden outputs on this machine's provider."""
+    """A model does not reproduce its golden outputs on this machine."""
 
 
 class ModelNotFound(RepzooError, LookupError):
-    """The hub has no package of that name, or not that revision of it."""
+    """The hub has no package of this name, or not this revision of it."""
 
 
 class HubError(RepzooError, OSError):
     """A hub cannot be read or written."""
 
 
-class HubUnavailable(HubError):
-    """A hub cannot be reached or is too busy, which may pass.
+class HubUnavailable(HubError, ConnectionError):
+    """A hub cannot be reached or is overloaded. A later attempt may succeed.
 
-    ``retry_after`` is how many seconds the hub asks to be left alone for; None if it says nothing.
+    ``retry_after`` is the delay in seconds that the hub asked for, or None.
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
@@ -127,27 +127,27 @@ class HubUnavailable(HubError):
 
 
 class Offline(HubUnavailable):
-    """A hub was not asked, because this process is not to use the network."""
+    """A hub was not contacted, because this process is in offline mode."""
 
 
 class AccessDenied(HubError, PermissionError):
-    """A hub wants a token, or one that is allowed to do this."""
+    """A hub requires a token, or one with more permissions."""
 
 
 class Conflict(HubError):
-    """Somebody else has changed what a writer builds on: a moved branch, a tag that is taken."""
+    """The hub changed while it was being written: a branch moved or a tag is taken."""
 
 
 class EntryNotFound(HubError):
-    """A revision of a repository has no file of that path."""
+    """A revision of a repository has no file at this path."""
 
 
 class UploadTooLarge(HubError):
-    """A file has more bytes than were announced, or than a hub takes."""
+    """An upload has more bytes than announced, or than the hub accepts."""
 
 
 class NoSpace(RepzooError, OSError):
-    """The disk is too full for what is to be fetched; what was fetched already is kept."""
+    """The disk does not have room for a download. Files that were already fetched are kept."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -155,7 +155,7 @@ class NoSpace(RepzooError, OSError):
 
 
 class MissingExtra(RepzooError, ImportError):
-    """An optional dependency is missing; the message names the extra to install."""
+    """An optional dependency is not installed. The message names the extra to install."""
 
     def __init__(self, what: str, extra: str, cause: ImportError | None = None) -> None:
         missing = f" ({cause.name} is not installed)" if cause is not None and cause.name else ""

@@ -1,34 +1,40 @@
-"""How commands say what they did: a table for people, JSON for programs."""
+"""The output of commands: a table for people, JSON for programs."""
 
 from __future__ import annotations
 
 import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
 
 from repzoo.errors import IntegrityError, RepzooError
 
-__all__ = ["Report", "format_bytes", "format_table", "reporting"]
+__all__ = ["SOME_FAILED", "Report", "format_bytes", "format_table", "reporting"]
+
+#: Exit status of a command that is done, but had to skip some of its input.
+SOME_FAILED: Final = 3
 
 
 class Report(NamedTuple):
-    """What a command has to say, in both forms."""
+    """The result of a command, for programs and for people."""
 
+    #: Printed as JSON with ``--json``.
     data: Any
     text: str
+    #: Exit status: 0, or `SOME_FAILED`.
+    status: int = 0
 
 
 def reporting(command: Callable[..., Report]) -> Callable[..., None]:
-    """Give a command the option ``--json``, and print what it returns.
+    """Add the option ``--json`` to a command, and print the report that it returns.
 
-    With ``--json`` an error, too, is JSON on stdout: ``{"error": {"type", "message", "files"}}``,
-    beside its line on stderr.
+    With ``--json`` an error is also printed as JSON on stdout, in addition to the line on stderr:
+    ``{"error": {"type", "message", "files"}}``.
     """
 
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, nothing else.")
+    @click.option("--json", "as_json", is_flag=True, help="Print only JSON on stdout.")
     @functools.wraps(command)
     def run(*, as_json: bool, **parameters: Any) -> None:
         try:
@@ -40,16 +46,18 @@ def reporting(command: Callable[..., Report]) -> Callable[..., None]:
                 click.echo(json.dumps({"error": {**problem, **files}}, indent=2))
             raise
         click.echo(json.dumps(report.data, indent=2) if as_json else report.text)
+        if report.status:
+            click.get_current_context().exit(report.status)
 
     return run
 
 
 def format_table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = None) -> str:
-    """Lay rows of text out in columns that are two spaces apart.
+    """Align rows of text in columns.
 
     Args:
-        rows: of equal length.
-        header: names of the columns.
+        rows: Rows of equal length.
+        header: The names of the columns.
     """
     lines = [[*map(_printable, row)] for row in rows]
     if header is not None:
@@ -62,12 +70,12 @@ def format_table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = N
 
 
 def _printable(cell: str) -> str:
-    """What a card says must not move the cursor, nor break a table's lines."""
+    """Replace characters that would move the cursor or break lines: cards come from anyone."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell)
 
 
 def format_bytes(size: float) -> str:
-    """A size in bytes with a binary unit, such as ``5.4 MiB``."""
+    """Format a size in bytes with a binary unit, such as ``5.4 MiB``."""
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"

@@ -1,1 +1,1 @@
-"""Run a package for the first time in a process that can do no harm."""
+"""Run a package for the first time in a restricted process."""

@@ -1,12 +1,12 @@
-"""The first load of a package: checked, and then run in a process that can do no harm.
+"""Admit a package when it is loaded for the first time.
 
-Every load checks the graphs by reading them (`repzoo.checks.content`). A package that this cache has not
-run before is then run once in `repzoo.admission.trial`, a process with limits, on the CPU: all of its graphs,
-against its golden vectors. What crashes a runtime, never ends or takes all memory does so there.
-That it went well is remembered in the cache, by revision and by the versions of repzoo and the
-runtime; bundled packages are trusted as the code beside them is.
+Every load checks the graphs without running them (`repzoo.checks.content`). A package that is new
+to this cache is then run once in `repzoo.admission.trial`, a restricted process on the CPU, which
+runs all graphs against the golden vectors. Graphs that crash the runtime, never end or exhaust the
+memory do so in that process. The cache remembers a success by revision and by the versions of
+repzoo and ONNX Runtime. Bundled packages are trusted like the code that they ship with.
 
-    admitted/REVISION.REPZOO-RUNTIME    an empty file for each package that went well
+    admitted/REVISION.REPZOO-RUNTIME    an empty file for each admitted package
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ __all__ = ["admit"]
 
 _log = logging.getLogger("repzoo")
 
-#: Seconds of CPU that a first run may take; ``REPZOO_TRIAL_SECONDS`` says otherwise.
+#: Default limit on the CPU time of the first run in seconds. ``REPZOO_TRIAL_SECONDS`` overrides it.
 SECONDS = 120
-#: By the clock it may take this many times as long: other processes want the CPU too.
+#: The limit on the elapsed time is this many times longer, because other processes use the CPU too.
 _PATIENCE = 5
 _MOST_OUTPUT = 2**16
 
 
 def admit(package: Package) -> None:
-    """Make sure that a verified package may be loaded into this process.
+    """Make sure that a verified package is safe to load into this process.
 
     Raises:
-        PackageError: if its content is not what a package may hold, or it cannot be run: it
-            crashes, takes too long or too much memory.
-        GoldenMismatch: if it does not give its golden outputs.
-        MissingExtra: if there is nothing here to run it.
+        PackageError: If the package's content is not allowed, or running it crashes, takes too long
+            or needs too much memory.
+        GoldenMismatch: If the package does not reproduce its golden outputs.
+        MissingExtra: If the ``runtime`` extra is not installed.
     """
     check_content(package)
     if is_bundled(package):
@@ -59,11 +59,11 @@ def admit(package: Package) -> None:
     if marker.exists():
         return
     with _alone(package):
-        if marker.exists():  # whoever was before us has done the work
+        if marker.exists():  # another process has done the work
             return
-        _log.info("%s: running it for the first time, in a process of its own", package.path)
+        _log.info("%s: first run, in a separate process", package.path)
         _try(package)
-        with suppress(OSError):  # a cache that this user may only read
+        with suppress(OSError):  # the cache is read-only for this user
             marker.parent.mkdir(parents=True, exist_ok=True)
             marker.touch()
 
@@ -86,7 +86,7 @@ def _alone(package: Package) -> Iterator[None]:
     with ExitStack() as stack:
         with suppress(OSError):
             lock = admission_lock(package.revision)
-            stack.enter_context(locked(lock, f"it runs {package.path} for the first time"))
+            stack.enter_context(locked(lock, f"it is running {package.path} for the first time"))
         yield
 
 
@@ -95,8 +95,8 @@ def _try(package: Package) -> None:
     seconds = _seconds()
     if not sys.executable:
         raise PackageError(
-            f"{package.path} was never run here, and this program cannot start Python for that: "
-            f"run zoo verify {package.path}"
+            f"{package.path} must be run once before it is loaded, but this program cannot start "
+            f"Python: run zoo verify {package.path}"
         )
     command = [
         sys.executable,
@@ -107,21 +107,21 @@ def _try(package: Package) -> None:
         str(seconds),
     ]
     environment = os.environ | {
-        # As this process finds it, however that was arranged.
+        # Import repzoo from the same place as this process.
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "PYTHONDONTWRITEBYTECODE": "1",
-        # It may not start threads either.
+        # The process is not allowed to start threads.
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    # Into a file: once it has its limits, it can write no more to it.
-    with tempfile.TemporaryFile() as complaints:
+    # stderr goes to a file, which the process cannot extend once its limits are set.
+    with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=complaints,
+            stderr=errors,
             env=environment,
             start_new_session=True,
         )
@@ -143,22 +143,22 @@ def _try(package: Package) -> None:
             clock.cancel()
             process.kill()
             process.wait()
-        complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - 500))
-        said = " ".join(complaints.read().decode(errors="replace").split())
+        errors.seek(max(0, errors.seek(0, os.SEEK_END) - 500))
+        output = " ".join(errors.read().decode(errors="replace").split())
 
     if overtime.is_set() or status == -signal.SIGXCPU:
         raise PackageError(
             f"{package.path} took more than {seconds} seconds to run its golden vectors; "
-            "REPZOO_TRIAL_SECONDS allows for more"
+            "set REPZOO_TRIAL_SECONDS to allow more"
         )
     if status < 0:
-        raise PackageError(f"{package.path} crashed when it was run apart: {_signal_name(-status)}")
+        raise PackageError(f"{package.path} crashed in its first run: {_signal_name(-status)}")
     try:
-        answer = json.loads(verdict)
-        kind, message = answer["type"], str(answer["message"])
+        result = json.loads(verdict)
+        kind, message = result["type"], str(result["message"])
     except (ValueError, KeyError, TypeError):
         raise PackageError(
-            f"{package.path} ended with status {status} when it was run apart: {said}"
+            f"{package.path} failed in its first run with exit status {status}: {output}"
         ) from None
     if kind == "GoldenMismatch":
         raise GoldenMismatch(message)
@@ -187,5 +187,5 @@ def _seconds() -> int:
 def _signal_name(number: int) -> str:
     with suppress(ValueError):
         name = signal.Signals(number).name
-        return f"{name}, perhaps for want of memory" if number == signal.SIGKILL else name
+        return f"{name}, possibly out of memory" if number == signal.SIGKILL else name
     return f"signal {number}"

@@ -1,8 +1,10 @@
 """The process in which `repzoo.admission.first_load` runs a package for the first time.
 
-It takes from itself what a model does not need: the network, files to write, other processes, and
-more memory and time than its size calls for. Then it loads every graph and runs all of them. Its
-verdict is one line of JSON on stdout; how it ends says the rest. ``python -m repzoo.admission.trial PATH``
+It gives up everything that a model does not need: the network, writing files, starting processes,
+and memory and CPU time beyond limits. Then it loads and runs every graph. The result is one line of
+JSON on stdout, unless the process crashes.
+
+    python -m repzoo.admission.trial PATH SECONDS
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-#: Bytes of memory beyond what the libraries have taken: a floor, and for each byte of the package.
+#: Bytes of memory beyond what the libraries use: a minimum, plus an amount per byte of the package.
 MEMORY = 2**31
 MEMORY_PER_BYTE = 16
 _OPEN_FILES = 64
@@ -33,11 +35,11 @@ _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
 def main() -> None:
-    """Try the package in the folder ``argv[1]`` for at most ``argv[2]`` seconds of CPU."""
+    """Run the package in the folder ``argv[1]`` with a limit of ``argv[2]`` seconds of CPU time."""
     path, seconds = Path(sys.argv[1]), int(sys.argv[2])
     _leave_the_network()
-    # The verdict has a pipe of its own: libraries that print reach nobody.
-    verdict = os.dup(1)
+    # Only the result goes to the pipe. The output of libraries is discarded.
+    pipe = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
     from repzoo.errors import RepzooError
@@ -53,16 +55,17 @@ def main() -> None:
         )
         check_golden(encoder)
         _run_the_rest(encoder)
-        answer = {"type": None, "message": ""}
+        result: dict[str, str | None] = {"type": None, "message": ""}
     except RepzooError as error:
-        answer = {"type": type(error).__name__, "message": str(error)}
+        result = {"type": type(error).__name__, "message": str(error)[:4096]}
     except Exception as error:
-        answer = {"type": "PackageError", "message": f"{path}: {type(error).__name__}: {error}"}
-    os.write(verdict, json.dumps(answer).encode()[: 2**15] + b"\n")
+        message = f"{path}: {type(error).__name__}: {error}"
+        result = {"type": "PackageError", "message": message[:4096]}
+    os.write(pipe, json.dumps(result).encode())
 
 
 def _run_the_rest(encoder: Any) -> None:
-    """What golden vectors do not run."""
+    """Run the probes, which golden vectors do not cover."""
     from repzoo.packages.arrays import read_arrays
     from repzoo.runtime.golden import GOLDEN
 
@@ -72,13 +75,17 @@ def _run_the_rest(encoder: Any) -> None:
 
 
 def _leave_the_network() -> None:
-    """Only where the system lets us, and while there is but one thread, as it demands."""
+    """Enter a network namespace without interfaces, if the system allows it.
+
+    The process must still be single-threaded.
+    """
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    # The way of users without privileges. Others would lose those by which they read files.
+    # Unprivileged users need a new user namespace. In it, privileged users would lose the
+    # capabilities with which they read files.
     if libc.unshare(_CLONE_NEWNET) != 0 and not _has_capabilities():
         libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
 
@@ -90,20 +97,20 @@ def _has_capabilities() -> bool:
 
 def _limit(package: Package, seconds: int) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    # The first limit ends it with a signal of its own, the second would with SIGKILL.
+    # The soft limit sends SIGXCPU, the hard limit SIGKILL.
     _set(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + seconds, grace=5)
     _set(resource.RLIMIT_CORE, 0)
     _set(resource.RLIMIT_FSIZE, 0)
     _set(resource.RLIMIT_NOFILE, _OPEN_FILES)
     _set(resource.RLIMIT_NPROC, 0)
-    with suppress(OSError):  # there is no /proc
+    with suppress(OSError):  # /proc does not exist
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         taken = pages * resource.getpagesize()
         _set(resource.RLIMIT_AS, taken + MEMORY + MEMORY_PER_BYTE * package.size)
 
 
 def _set(limit: int, value: int, grace: int = 0) -> None:
-    """Lower a limit, as far as the system lets us and it is not lower already."""
+    """Lower a limit as far as the system allows. A lower limit stays."""
     _, most = resource.getrlimit(limit)
     hard = value + grace if most == resource.RLIM_INFINITY else min(value + grace, most)
     with suppress(OSError, ValueError):

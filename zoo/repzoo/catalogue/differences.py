@@ -1,4 +1,4 @@
-"""Two packages side by side: `zoo diff`."""
+"""Compare two packages, for `zoo diff`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Side = Literal["a", "b"]
 
 @dataclass(frozen=True)
 class MeasurePair:
-    """One measure of both packages; None where a package does not have it."""
+    """One measure of two packages. A side is None if its package does not have the measure."""
 
     key: str
     a: Measure | None
@@ -24,17 +24,17 @@ class MeasurePair:
 
     @property
     def same(self) -> bool:
-        """Whether both have it, with the same value."""
+        """Whether both packages have the measure with the same value."""
         return self.a is not None and self.b is not None and self.a.value == self.b.value
 
     @property
     def comparable(self) -> bool:
-        """Whether both have it, measured on the same data in the same way."""
+        """Whether both packages have the measure, from the same data and protocol."""
         return self.a is not None and self.b is not None and self.a.protocol == self.b.protocol
 
     @property
     def better(self) -> Side | None:
-        """Which is better; None if neither is, or that cannot be said."""
+        """The better side, or None if they are equal or cannot be compared."""
         if self.a is None or self.b is None or self.same or not self.comparable:
             return None
         if self.a.better is None or self.a.better != self.b.better:
@@ -43,7 +43,7 @@ class MeasurePair:
 
     @property
     def within_error(self) -> bool:
-        """Whether they differ by no more than two standard errors of the difference."""
+        """Whether the values differ by at most two standard errors of the difference."""
         if self.a is None or self.b is None:
             return False
         if self.a.standard_error is None or self.b.standard_error is None:
@@ -54,12 +54,12 @@ class MeasurePair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two packages have in common, and what not."""
+    """The differences between two packages."""
 
-    #: every field of their configs by its path, with both values; None where one has no such field.
+    #: Both values of each config field by its path. None if a config does not have the field.
     config: dict[str, tuple[Any, Any]]
     measures: tuple[MeasurePair, ...]
-    #: files that only b has, only a has, both have with other content, and both have alike.
+    #: Files only in b, files only in a, files that differ, and files that are equal.
     added: tuple[str, ...]
     removed: tuple[str, ...]
     changed: tuple[str, ...]
@@ -85,7 +85,7 @@ def compare_cards(a: Card, b: Card) -> Comparison:
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of nested records by their dotted path; lists are leaves, probes by task."""
+    """Flatten nested records to their leaves by dotted path. Lists are leaves, except probes."""
     flat: dict[str, Any] = {}
     for key, value in record.items():
         if key == "probes":
@@ -98,5 +98,5 @@ def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _union(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """The keys of both, in order, those of ``a`` first."""
+    """Return the keys of both in order, with those of ``a`` first."""
     return [*a, *(key for key in b if key not in a)]

@@ -1,4 +1,4 @@
-"""What hubs and the cache have, for people to choose from: `zoo list`, `info`, `find`, `diff`."""
+"""The packages of hubs and the cache, for `zoo list`, `info`, `find` and `diff`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
 from repzoo.cache.cache import Cache
 from repzoo.errors import HubError, IntegrityError, ModelNotFound, PackageError
 from repzoo.hub import Hub
 from repzoo.hubs.opening import open_hub
 from repzoo.packages.config import ModelConfig
 from repzoo.packages.package import Manifest, Package
+from repzoo.packages.records import parse_record, read_file
 from repzoo.packages.reference import Reference, is_path
 
 __all__ = [
     "Card",
-    "Found",
     "Listing",
+    "LocatedCard",
     "card_of_package",
     "card_on_hub",
     "listings",
@@ -30,25 +29,25 @@ __all__ = [
     "look_up",
 ]
 
-#: No file of a card is larger. A hub that says so is not believed.
+#: Limit on the size of a card's files. A hub may claim any size.
 MAX_CARD_BYTES = 2**24
-#: Cards that are read from a hub at once.
+#: The number of cards that are read from a hub in parallel.
 _AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class Card:
-    """What is known about one revision of a package without running it."""
+    """Everything known about one revision of a package without running it."""
 
     config: ModelConfig
     manifest: Manifest
     revision: str
-    #: the content of ``metrics.json``; None if there is none.
+    #: The content of ``metrics.json``, or None if the package does not have it.
     metrics: Any
 
     @property
     def abilities(self) -> str:
-        """What it can do beside embedding: posterior, decoder, uncertainty, probes."""
+        """The model's abilities besides embedding: posterior, decoder, uncertainty, probes."""
         config = self.config
         can = {
             "posterior": config.has_posterior,
@@ -61,17 +60,17 @@ class Card:
 
 @dataclass(frozen=True)
 class Listing:
-    """One line of the catalogue."""
+    """One entry of a list of packages."""
 
     name: str
-    #: None if the hub's package cannot be used; ``problem`` then says why.
+    #: None if the package is not valid. ``problem`` gives the reason.
     card: Card | None
     problem: str | None
-    #: whether this very revision is in the cache.
+    #: Whether this exact revision is in the cache.
     cached: bool
 
     def data(self) -> dict[str, Any]:
-        """The line for programs."""
+        """Return the entry as JSON data."""
         data: dict[str, Any] = {"name": self.name, "cached": self.cached, "problem": self.problem}
         if self.card is None:
             return data
@@ -89,20 +88,22 @@ class Listing:
         }
 
 
-class Found(NamedTuple):
-    """A card, and where it comes from."""
+class LocatedCard(NamedTuple):
+    """A card, with its location and history."""
 
     card: Card
-    #: a hub's spec, the cache or a path.
+    #: A hub's spec, the cache or a path.
     where: str
-    #: the commits there, the newest first, and which of them this is; a hub's own names.
+    #: The package's commits in that place, the newest first, in the hub's own naming.
     commits: list[str]
+    #: The commit of this card.
     commit: str
+    #: The commit of each tag.
     tags: dict[str, str]
 
 
 def listings(hub: Hub, cache: Cache) -> list[Listing]:
-    """The newest revision of every package of a hub; a bad one does not hide the others."""
+    """List the newest revision of every package of a hub, including packages that are not valid."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(pool.map(partial(_listing, hub, cache), hub.names()))
 
@@ -116,7 +117,7 @@ def _listing(hub: Hub, cache: Cache, name: str) -> Listing:
 
 
 def listings_of_cache(cache: Cache) -> list[Listing]:
-    """Every revision of every package in the cache."""
+    """List every revision of every package in the cache."""
     lines = []
     for name in cache.names():
         for revision in cache.revisions(name):
@@ -129,24 +130,24 @@ def listings_of_cache(cache: Cache) -> list[Listing]:
     return lines
 
 
-def look_up(name_or_path: str, hub_spec: str | None, cache: Cache) -> Found:
-    """The card that a name or a path means; from the cache, if the default hub does not have it.
+def look_up(name_or_path: str, hub_spec: str | None, cache: Cache) -> LocatedCard:
+    """Find the card for a name or a path. The cache is used if the default hub does not have it.
 
     Raises:
-        InvalidInput: if it is neither.
-        ModelNotFound: if there is no such package or revision.
-        HubError: if the hub cannot be read.
-        PackageError: if the package is not valid.
+        InvalidInput: If the text is neither a name nor a path.
+        ModelNotFound: If the package or revision does not exist.
+        HubError: If the hub cannot be read.
+        PackageError: If the package is not valid.
     """
     if is_path(name_or_path):
         card = card_of_package(Package.open(name_or_path))
-        return Found(card, name_or_path, [card.revision], card.revision, {})
+        return LocatedCard(card, name_or_path, [card.revision], card.revision, {})
     reference = Reference.parse(name_or_path)
     asked = reference.hub_or(hub_spec)
     try:
         hub = open_hub(asked, reference.name)
         commit = hub.resolve(reference.name, reference.revision)
-        return Found(
+        return LocatedCard(
             card_on_hub(hub, Reference(reference.name, commit)),
             hub.spec,
             hub.revisions(reference.name),
@@ -154,21 +155,21 @@ def look_up(name_or_path: str, hub_spec: str | None, cache: Cache) -> Found:
             hub.tags(reference.name),
         )
     except (HubError, ModelNotFound):
-        # What was pulled from another hub is known without it.
+        # Packages that were pulled from another hub are in the cache.
         if asked is not None or not cache.revisions(reference.name):
             raise
         card = card_of_package(cache.find(reference))
         revisions = cache.revisions(reference.name)
-        return Found(card, f"the cache {cache.path}", revisions, card.revision, {})
+        return LocatedCard(card, f"the cache {cache.path}", revisions, card.revision, {})
 
 
 def card_on_hub(hub: Hub, reference: Reference) -> Card:
-    """Read a package's card from a hub, fetching no more than that.
+    """Read a package's card from a hub, without fetching other files.
 
     Raises:
-        ModelNotFound: if the hub has no such package.
-        HubError: if the hub cannot be read.
-        PackageError: if the package is not valid.
+        ModelNotFound: If the hub has no such package.
+        HubError: If the hub cannot be read.
+        PackageError: If the package is not valid.
     """
     commit = hub.resolve(reference.name, reference.revision)
     data = hub.manifest(reference.name, commit)
@@ -185,22 +186,19 @@ def card_on_hub(hub: Hub, reference: Reference) -> Card:
             raise IntegrityError(f"{where}: {file} does not have the manifest's sha256", (file,))
         return content
 
-    try:
-        config = ModelConfig.model_validate_json(read("config.json"))
-    except ValidationError as error:
-        raise PackageError(f"{where}: config.json is not valid: {error}") from None
+    config = parse_record(ModelConfig, read("config.json"), f"{where}: config.json")
     metrics = read("metrics.json") if "metrics.json" in manifest.files else None
     return Card(config, manifest, hashlib.sha256(data).hexdigest(), _json(metrics, where))
 
 
 def card_of_package(package: Package) -> Card:
-    """Read the card of a package in a folder, which is not verified.
+    """Read the card of a package in a folder without verifying the package.
 
     Raises:
-        PackageError: if the package is not valid.
+        PackageError: If the package is not valid.
     """
     path = package.path / "metrics.json"
-    metrics = path.read_bytes() if path.is_file() else None
+    metrics = read_file(path, MAX_CARD_BYTES) if path.exists() else None
     return Card(package.config, package.manifest, package.revision, _json(metrics, str(path)))
 
 

@@ -1,4 +1,4 @@
-"""Which packages are what somebody is looking for: `zoo find`."""
+"""Search packages by their properties and measures, for `zoo find`."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmg]?)(i?)b?\s*", re.IGNORECAS
 class Condition:
     """A bound on a measure, such as ``knn>0.9`` or ``class.linear>=95%``."""
 
-    #: a measure's key or name, or what its name begins with before ``_``.
+    #: A measure's key or name, or the part of its name before an underscore.
     name: str
     sign: str
     bound: float
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Parse ``NAME>NUMBER``, with any of > >= < <= =, or with a % behind it.
+        """Parse ``NAME>NUMBER``. The operators are > >= < <= =, and the number may be a percentage.
 
         Raises:
-            InvalidInput: if it is none.
+            InvalidInput: If the text is not a condition.
         """
         match = _CONDITION.fullmatch(text)
         try:
@@ -49,8 +49,8 @@ class Condition:
             raise InvalidInput(f"{text!r} is not a condition such as 'knn>0.9'") from None
 
     def best(self, found: dict[str, Measure], task: str | None = None) -> Measure | None:
-        """Of the measures that are meant, the one that is farthest on the bound's right side."""
-        meant = [
+        """Return the matching measure that satisfies the bound best, or None if none matches."""
+        matching = [
             measure
             for measure in found.values()
             if (
@@ -59,16 +59,16 @@ class Condition:
             and task in (None, measure.task)
         ]
         choose = min if self.sign.startswith("<") else max
-        return choose(meant, key=lambda measure: measure.value) if meant else None
+        return choose(matching, key=lambda measure: measure.value) if matching else None
 
     def holds(self, measure: Measure | None) -> bool:
-        """Whether a measure is there and within the bound."""
+        """Whether a measure exists and satisfies the bound."""
         return measure is not None and bool(_OPERATORS[self.sign](measure.value, self.bound))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Criteria:
-    """What a package must be; None and empty mean anything."""
+    """The requirements of a search. None and empty values match everything."""
 
     text: str | None = None
     method: str | None = None
@@ -77,12 +77,12 @@ class Criteria:
     has_posterior: bool = False
     has_decoder: bool = False
     has_uncertainty: bool = False
-    #: bytes.
+    #: In bytes.
     max_size: int | None = None
     conditions: tuple[Condition, ...] = ()
 
     def fits(self, card: Card) -> bool:
-        """Whether a package is all of that."""
+        """Whether a package meets all requirements."""
         config = card.config
         found = measures(card.metrics)
         words = f"{config.name} {config.summary} {config.training.recipe}".casefold()
@@ -100,10 +100,13 @@ class Criteria:
 
 
 def parse_size(text: str) -> int:
-    """Bytes from ``50MB``, ``1.5GiB`` or ``1000``; MB is 10^6 and MiB 2^20.
+    """Parse a size such as ``50MB``, ``1.5GiB`` or ``1000``. MB is 10^6 and MiB 2^20 bytes.
+
+    Returns:
+        The size in bytes.
 
     Raises:
-        InvalidInput: if it is no size.
+        InvalidInput: If the text is not a size.
     """
     match = _SIZE.fullmatch(text)
     if match is None or (match[3] and not match[2]):
@@ -112,9 +115,9 @@ def parse_size(text: str) -> int:
     return int(float(number) * (1024 if binary else 1000) ** " kmg".index(prefix.lower() or " "))
 
 
-def _same(wanted: str | None, there: str) -> bool:
-    """Whether two names are the same but for case and what joins their words."""
-    return wanted is None or _plain(wanted) == _plain(there)
+def _same(wanted: str | None, name: str) -> bool:
+    """Whether two names are equal, ignoring case and separators."""
+    return wanted is None or _plain(wanted) == _plain(name)
 
 
 def _plain(name: str) -> str:

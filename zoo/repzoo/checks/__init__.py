@@ -1,1 +1,1 @@
-"""Check the files of a package before anything opens them."""
+"""Check the content of a package's files before anything opens them."""

@@ -1,4 +1,4 @@
-"""Whether what a package's files hold is what their names say, before anything opens them."""
+"""Check that the files of a package contain what their names say."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ __all__ = ["check_content"]
 
 
 def check_content(package: Package) -> None:
-    """Check the graphs and the pictures of a package, whose files are taken as they are.
+    """Check the graphs and figures of a package. Nothing is run.
 
-    `Package.verify` says that they are the manifest's; this says that they are what a package may
-    hold, whoever wrote the manifest. Nothing is run.
+    `Package.verify` compares the files with the manifest, which anyone can write. This function
+    checks that their content is allowed.
 
     Raises:
-        PackageError: if a graph is not one that a package may hold, see `repzoo.checks.graphs`, or a
-            picture is none.
+        PackageError: If a graph is not allowed, see `repzoo.checks.graphs`, or a figure is not an
+            image.
     """
     for name in package.manifest.files:
         path = package.path / name
         if name.endswith(".onnx"):
             check_graph(path)
         elif name.startswith("figures/"):
-            _check_picture(path)
+            _check_figure(path)
 
 
-def _check_picture(path: Path) -> None:
-    """A picture begins as its kind does and ends where it ends: nothing is hidden behind it."""
+def _check_figure(path: Path) -> None:
+    """Check that a figure has its format's signature and that no data is hidden after its end."""
     with open_regular(path) as file:
         data = file.read()
     match path.suffix:
         case ".png":
-            fine = data.startswith(b"\x89PNG\r\n\x1a\n") and _png_end(data) == len(data)
+            valid = data.startswith(b"\x89PNG\r\n\x1a\n") and _png_end(data) == len(data)
         case ".jpg":
-            fine = data.startswith(b"\xff\xd8\xff") and data.rstrip(b"\0").endswith(b"\xff\xd9")
+            valid = data.startswith(b"\xff\xd8\xff") and data.rstrip(b"\0").endswith(b"\xff\xd9")
         case _:
-            # Text, and so no archive or program. What a page does with its scripts is not up to us.
-            fine = b"<svg" in data[:4096] and b"\0" not in data and data.rstrip().endswith(b">")
-    if not fine:
-        raise PackageError(f"{path} is not the picture that its name says")
+            # Text, so not an archive or a program. Pages that show it decide about its scripts.
+            valid = b"<svg" in data[:4096] and b"\0" not in data and data.rstrip().endswith(b">")
+    if not valid:
+        raise PackageError(f"{path} is not a valid {path.suffix.removeprefix('.').upper()} image")
 
 
 def _png_end(data: bytes) -> int:
-    """Where the last chunk of a PNG file ends; -1 if there is none."""
+    """Return where the IEND chunk of a PNG file ends, or -1 if the file does not have one."""
     at = 8
     while at + 12 <= len(data):
         length = int.from_bytes(data[at : at + 4])

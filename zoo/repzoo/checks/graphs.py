@@ -1,18 +1,17 @@
-"""Whether an ONNX graph is one that a package may hold, found out before ONNX Runtime sees it.
+"""Check an ONNX graph before ONNX Runtime parses it.
 
-A runtime parses whatever it is given, opens the files that a graph names, allocates what it claims
-to hold and calls the code that its operators' domains stand for. `check_graph` reads the protobuf
-messages itself, so it needs neither ``onnx`` nor a runtime, and lets pass only
+A runtime opens the files that a graph names, allocates the tensors that it declares, and calls code
+for custom operator domains. `check_graph` parses the protobuf messages itself, so it needs neither
+``onnx`` nor a runtime. It allows only:
 
-- operators of the standard domain, also in the subgraphs of loops and branches; no functions of the
-  graph's own, which can multiply to any number of nodes, and no training graphs;
-- tensors whose values lie in the file: no external data, no sparse ones, no shape that claims more
-  elements than there are bytes for;
-- a known IR and operator set, and a sane number of nodes, fields and levels.
+- operators of the standard domain, including those in the subgraphs of loops and branches. Training
+  graphs and local functions, which can expand to any number of nodes, are refused;
+- tensors whose values are in the file. External data, sparse tensors, and shapes with more elements
+  than the file has bytes for are refused;
+- known IR and operator set versions, and limited numbers of nodes, fields and nesting levels.
 
-The tables of fields are closed: a field that is not in them, has another wire type, or comes twice
-where one is meant, is refused. Parsers would skip it or merge it with its like; so what is checked
-here is what every one of them sees.
+The field tables are closed: unknown fields, unexpected wire types and repeated singular fields are
+refused. Parsers would skip or merge them differently; this way all parsers see what was checked.
 """
 
 from __future__ import annotations
@@ -28,28 +27,28 @@ from repzoo.files import open_regular
 
 __all__ = ["check_graph"]
 
-#: Protobuf itself reads no larger message.
+#: Protobuf's own limit on the size of a message.
 MAX_BYTES = 2**31 - 1
 MAX_NODES = 20_000
-#: Every field of every message counts: it is what reading costs.
+#: Fields of all messages together, which determine the cost of parsing.
 MAX_FIELDS = 1_000_000
-#: Messages in messages; a subgraph adds three. Protobuf stops at 100.
+#: Nesting levels of messages. A subgraph adds three. Protobuf stops at 100.
 MAX_DEPTH = 50
 
-#: Operators before 7 had other rules for shapes, and no runtime promises to run them.
+#: Operator sets before 7 have other broadcasting rules, and no runtime promises to run them.
 OPSETS = range(7, 29)
 IR_VERSIONS = range(3, 15)
 _STANDARD_DOMAINS = (b"", b"ai.onnx")
-#: Elements that one byte can hold are 4 (of 2 bits each); twice that, to be sure.
+#: One byte holds up to 4 elements of 2 bits. Allow twice as many.
 _ELEMENTS_PER_BYTE = 8
 _MAX_RANK = 64
 
 _View: TypeAlias = memoryview
-#: What a message has in each of its fields, in order.
+#: The values of each field of a message, in order.
 _Fields: TypeAlias = dict[int, list[int | memoryview]]
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-#: The wire types of a scalar. Those with a star are repeated; numbers may be packed into one field.
+#: The wire types of scalars. A star marks repeated fields, whose numbers may be packed.
 _WIRE_TYPES = {
     "int": (_VARINT,),
     "float": (_FIXED32,),
@@ -60,8 +59,7 @@ _WIRE_TYPES = {
     "double*": (_FIXED64, _LENGTH),
 }
 
-#: The fields of each message of onnx.proto: what is in them, by number; with a star those that may
-#: come more than once.
+#: The fields of each message of onnx.proto: their types by number. A star marks repeated fields.
 _MESSAGES: dict[str, dict[int, str]] = {
     "ModelProto": {
         1: "int",  # ir_version
@@ -148,24 +146,24 @@ _MESSAGES: dict[str, dict[int, str]] = {
     "Dimension": {1: "int", 2: "bytes", 3: "bytes"},
 }
 
-#: Fields that there are, and why no package may have them.
+#: Known fields that are refused, with the reason.
 _REFUSED = {
-    ("ModelProto", 20): "it holds a training graph",
-    ("ModelProto", 25): "it holds functions of its own; onnx.inliner can inline them",
-    ("GraphProto", 15): "it holds a sparse tensor",
-    ("AttributeProto", 22): "it holds a sparse tensor",
-    ("AttributeProto", 23): "it holds a sparse tensor",
-    ("TensorProto", 3): "it holds a tensor in segments",
-    ("TensorProto", 13): "it holds a tensor with external data",
-    ("TypeProto", 7): "it has a value of an opaque type",
+    ("ModelProto", 20): "it contains a training graph",
+    ("ModelProto", 25): "it contains local functions; inline them with onnx.inliner",
+    ("GraphProto", 15): "it contains a sparse tensor",
+    ("AttributeProto", 22): "it contains a sparse tensor",
+    ("AttributeProto", 23): "it contains a sparse tensor",
+    ("TensorProto", 3): "it contains a segmented tensor",
+    ("TensorProto", 13): "it contains a tensor with external data",
+    ("TypeProto", 7): "it contains a value of an opaque type",
 }
 
 
 def check_graph(path: Path) -> None:
-    """Check that an ONNX file is one that a package may hold.
+    """Check that a package may contain this ONNX file.
 
     Raises:
-        PackageError: if it is not; it says why.
+        PackageError: If the graph is refused. The message gives the reason.
     """
     try:
         with open_regular(path) as file:
@@ -177,31 +175,31 @@ def check_graph(path: Path) -> None:
             raise _Refused(f"it has more than {MAX_BYTES} bytes")
         _Check().message("ModelProto", memoryview(data), 1)
     except _Refused as reason:
-        raise PackageError(f"{path} is not a graph that a package may hold: {reason}") from None
+        raise PackageError(f"{path} is not an allowed ONNX graph: {reason}") from None
 
 
 class _Refused(Exception):
-    """Why a graph is not let pass."""
+    """The reason to refuse a graph."""
 
 
 class _Check:
-    """Walks the messages of one model."""
+    """Checks the messages of one model."""
 
     def __init__(self) -> None:
         self._nodes = 0
         self._fields = 0
-        #: versions of the standard operators that are imported.
+        #: Imported versions of the standard operator set.
         self._opsets: list[int | _View] = []
 
     def message(self, kind: str, data: _View, depth: int) -> None:
-        """Check a message and all below it."""
+        """Check a message and everything in it."""
         if depth > MAX_DEPTH:
-            raise _Refused(f"it has more than {MAX_DEPTH} levels")
+            raise _Refused(f"it has more than {MAX_DEPTH} nesting levels")
         found: _Fields = {}
         for number, value in self._read(kind, data):
             inside, repeated, _ = _MESSAGES[kind][number].partition("*")
             if number in found and not repeated:
-                raise _Refused(f"the field {number} of {kind} is there twice")
+                raise _Refused(f"field {number} of {kind} occurs twice")
             found.setdefault(number, []).append(value)
             if inside in _MESSAGES:
                 assert isinstance(value, memoryview)
@@ -209,7 +207,7 @@ class _Check:
         if kind == "ModelProto":
             self._check_model(found)
         elif kind == "OperatorSetIdProto":
-            # Other domains may be listed, as exporters do, as long as no node is of one.
+            # Exporters list other domains too. That is fine as long as no node uses them.
             if _is_standard(found.get(1)):
                 self._opsets += found.get(2, [0])
         elif kind == "NodeProto":
@@ -221,7 +219,7 @@ class _Check:
             _check_tensor(found, len(data))
 
     def _read(self, kind: str, data: _View) -> Iterator[tuple[int, int | _View]]:
-        """The fields of a message, all of them known: a number, or the bytes that it holds."""
+        """Yield the fields of a message as number and value. Unknown fields are refused."""
         known = _MESSAGES[kind]
         at = 0
         while at < len(data):
@@ -231,10 +229,10 @@ class _Check:
             tag, at = _varint(data, at)
             number, wire_type = tag >> 3, tag & 7
             if number not in known:
-                reason = f"it has the field {number} in {kind}, which is not known here"
+                reason = f"{kind} has the unknown field {number}"
                 raise _Refused(_REFUSED.get((kind, number), reason))
             if wire_type not in _WIRE_TYPES.get(known[number], (_LENGTH,)):
-                raise _Refused(f"the field {number} of {kind} has the wire type {wire_type}")
+                raise _Refused(f"field {number} of {kind} has the wire type {wire_type}")
             value: int | _View
             if wire_type == _VARINT:
                 value, at = _varint(data, at)
@@ -243,7 +241,7 @@ class _Check:
                 if wire_type == _LENGTH:
                     size, at = _varint(data, at)
                 if size > len(data) - at:
-                    raise _Refused("it ends too early")
+                    raise _Refused("it is truncated")
                 value = data[at : at + size]
                 at += size
             yield number, value
@@ -256,36 +254,36 @@ class _Check:
             expected = f"{IR_VERSIONS[0]} to {IR_VERSIONS[-1]}"
             raise _Refused(f"its IR version is {version}; expected {expected}")
         if len(self._opsets) != 1:
-            raise _Refused(f"it imports standard operators {len(self._opsets)} times, not once")
+            raise _Refused(f"it imports {len(self._opsets)} standard operator sets; expected 1")
         if self._opsets[0] not in OPSETS:
             expected = f"{OPSETS[0]} to {OPSETS[-1]}"
-            raise _Refused(f"its operator set is {self._opsets[0]}; expected {expected}")
+            raise _Refused(f"its operator set version is {self._opsets[0]}; expected {expected}")
 
 
 def _check_node(found: _Fields) -> None:
     if not _is_standard(found.get(7)):
         name = ".".join(_text(value) for value in (*found[7], *found.get(4, [])))
-        raise _Refused(f"it uses the operator {name}; only standard ones are allowed")
+        raise _Refused(f"it uses the operator {name}; only standard operators are allowed")
 
 
 def _check_tensor(found: _Fields, size: int) -> None:
     if found.get(14, [0]) != [0]:
-        raise _Refused("it holds a tensor with external data")
+        raise _Refused("it contains a tensor with external data")
     dims: list[int] = []
     for value in found.get(1, []):
         dims += [value] if isinstance(value, int) else islice(_packed(value), _MAX_RANK + 1)
     if any(dim >= 2**63 for dim in dims):
-        raise _Refused("it holds a tensor with a negative dimension")
+        raise _Refused("it contains a tensor with a negative dimension")
     if len(dims) > _MAX_RANK or math.prod(dims) > _ELEMENTS_PER_BYTE * size:
-        raise _Refused("it holds a tensor that claims more elements than it has bytes for")
+        raise _Refused("it contains a tensor with more elements than it has bytes for")
 
 
 def _varint(data: _View, at: int) -> tuple[int, int]:
-    """The number that begins at a place, at most 64 bits of it, and the place behind it."""
+    """Return the number of up to 64 bits at a position, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
-            raise _Refused("it ends too early")
+            raise _Refused("it is truncated")
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
@@ -293,7 +291,7 @@ def _varint(data: _View, at: int) -> tuple[int, int]:
             if value >= 2**64:
                 break
             return value, at
-    raise _Refused("it holds a number of more than 64 bits")
+    raise _Refused("it contains a number of more than 64 bits")
 
 
 def _packed(data: _View) -> Iterator[int]:

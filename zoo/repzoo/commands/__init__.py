@@ -1,4 +1,4 @@
-"""The subcommands of ``zoo`` that deal with packages, hubs and the cache, a file each.
+"""The subcommands of ``zoo`` for packages, hubs and the cache.
 
-`repzoo.cli` imports the one that is called.
+`repzoo.cli` imports only the module of the command that is called.
 """

@@ -1,4 +1,4 @@
-"""Arguments and options that several subcommands share."""
+"""Arguments and options shared by several commands."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ hub_option = click.option(
     "--hub",
     "hub_spec",
     metavar="HUB",
-    help="A folder of packages, a store, hf://ORG or https://HOST/ORG. Default: $REPZOO_HUB, else "
-    "the bundled packages.",
+    help="A folder of packages, a store, hf://ORG or https://HOST/ORG.  [default: $REPZOO_HUB or "
+    "the bundled packages]",
 )
 
 
@@ -47,7 +47,7 @@ name_or_path_argument = click.argument("name_or_path", metavar="NAME[@REV]|PATH"
 
 
 def local_package(name_or_path: str) -> Package:
-    """The package in a folder, or in the cache by its name."""
+    """Open the package in a folder or, by its name, in the cache."""
     if is_path(name_or_path):
         return Package.open(name_or_path)
     return Cache().find(Reference.parse(name_or_path))

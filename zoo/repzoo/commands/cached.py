@@ -1,4 +1,4 @@
-"""`zoo cache`, `zoo path` and `zoo rm`: what is in the cache."""
+"""`zoo cache`, `zoo path` and `zoo rm`: manage the cache."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["cache", "path", "rm"]
 def rm(reference: Reference) -> Report:
     """Remove a package from the cache.
 
-    NAME means all its revisions.
+    Without @REV, all revisions of the package are removed.
     """
     removed = Cache().remove(reference)
     lines = "\n".join(f"{reference.name} {revision[:12]}: removed" for revision in removed)
@@ -32,7 +32,7 @@ def rm(reference: Reference) -> Report:
 @reference_argument
 @reporting
 def path(reference: Reference) -> Report:
-    """Print where a package lies in the cache."""
+    """Print the path of a package in the cache."""
     package = Cache().find(reference)
     data = {"name": reference.name, "revision": package.revision, "path": str(package.path)}
     return Report(data, str(package.path))
@@ -40,13 +40,13 @@ def path(reference: Reference) -> Report:
 
 @click.group()
 def cache() -> None:
-    """Look after the cache of packages."""
+    """Manage the cache of packages."""
 
 
 @cache.command("path")
 @reporting
 def cache_path() -> Report:
-    """Print where the cache is: $REPZOO_CACHE, or in the user's cache folder."""
+    """Print the path of the cache: $REPZOO_CACHE, or repzoo in your cache folder."""
     where = str(Cache().path)
     return Report({"path": where}, where)
 
@@ -54,7 +54,7 @@ def cache_path() -> Report:
 @cache.command("list")
 @reporting
 def cache_list() -> Report:
-    """List what is in the cache: sizes, revisions, last pulls."""
+    """List the packages in the cache with revision, size and last pull."""
     cache = Cache()
     lines = cached_revisions(cache)
     data = [
@@ -84,7 +84,7 @@ def cache_list() -> Report:
 @cache.command("verify")
 @reporting
 def cache_verify() -> Report:
-    """Check every byte of every package."""
+    """Check every file of every package in the cache."""
     cache = Cache()
     lines = cached_revisions(cache)
     with progress_bar("verify", sum(line.size for line in lines)) as advance:
@@ -94,20 +94,20 @@ def cache_verify() -> Report:
             f"{name}@{revision[:12]}: {fault}" for (name, revision), fault in faults.items()
         )
         names = " ".join(sorted({name for name, _ in faults}))
-        raise IntegrityError(f"{bad}; zoo pull replaces what is bad: zoo pull {names}")
+        raise IntegrityError(f"{bad}; to replace the bad files, run: zoo pull {names}")
     data = [{"name": line.name, "revision": line.revision} for line in lines]
     size = format_bytes(sum(line.size for line in lines))
-    return Report(data, f"{len(lines)} packages are right, {size}")
+    return Report(data, f"{len(lines)} packages verified, {size}")
 
 
 @cache.command("prune")
-@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @reporting
 def cache_prune(dry_run: bool, yes: bool) -> Report:
-    """Remove old revisions, leftovers of pulls that were cut short, and bad files.
+    """Remove old revisions, leftovers of interrupted pulls, and bad files.
 
-    The revision that was pulled last stays, from each hub that there was one from.
+    For each hub, the revision that was pulled last is kept.
     """
     cache = Cache()
     doomed = waste(cache)
@@ -125,5 +125,5 @@ def cache_prune(dry_run: bool, yes: bool) -> Report:
         doomed = list(prune(cache))
     total = sum(line.size for line in doomed)
     data = {"removed": [str(line.path) for line in doomed], "size": total}
-    said = "would go" if dry_run else "removed"
-    return Report(data, f"{listing}\n{format_bytes(total)} {said}")
+    done = "would be removed" if dry_run else "removed"
+    return Report(data, f"{listing}\n{format_bytes(total)} {done}")

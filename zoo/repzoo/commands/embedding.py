@@ -1,82 +1,66 @@
-"""`zoo embed`: all images of a source into one parquet file."""
+"""`zoo embed`: embed the images of a source into a Parquet file."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import click
 
 from repzoo.commands.arguments import hub_option
 from repzoo.errors import MissingExtra
-from repzoo.report import Report, reporting
+from repzoo.report import SOME_FAILED, Report, reporting
 
 __all__ = ["embed"]
-
-#: The output is whole, but some images have an error in place of an embedding.
-_SOME_FAILED = 3
-
-
-def _exiting(command: Callable[..., None]) -> Callable[..., None]:
-    """Once it has been said what was done, exit with 3 if some images failed."""
-
-    @functools.wraps(command)
-    def run(**parameters: Any) -> None:
-        command(**parameters)
-        context = click.get_current_context()
-        if context.meta.get("repzoo.failed"):
-            context.exit(_SOME_FAILED)
-
-    return run
 
 
 @click.command()
 @click.argument("source")
-@click.option("--model", metavar="NAME[@REV]|PATH", required=True, help="What embeds.")
-@click.option("--out", metavar="FILE.parquet", required=True, help="Path or URL of the output.")
+@click.option("--model", metavar="NAME[@REV]|PATH", required=True, help="The model to use.")
+@click.option(
+    "--out", metavar="FILE.parquet", required=True, help="Path or URL of the output file."
+)
 @hub_option
-@click.option("--posterior", is_flag=True, help="Add the posterior's variance.")
-@click.option("--normalize", is_flag=True, help="Divide each embedding by its length.")
+@click.option("--posterior", is_flag=True, help="Add the variance of the posterior.")
+@click.option("--normalize", is_flag=True, help="Scale each embedding to length 1.")
 @click.option(
     "--provider",
     type=click.Choice(["cpu", "cuda"]),
-    help="Where the model runs.  [default: a GPU that works, else the CPU]",
+    help="Where to run the model.  [default: cuda if it works, otherwise cpu]",
 )
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="ray: on the cluster of RAY_ADDRESS, else one that is started on this machine.",
+    help="ray runs on the cluster at $RAY_ADDRESS, or starts one on this machine.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(0),
-    help="Processes that decode; with Ray, that embed.  [default: one a core]",
+    help="Number of processes that decode or, with Ray, embed.  [default: one per core]",
 )
 @click.option(
     "--part-size",
     type=click.IntRange(1),
     default=4096,
     show_default=True,
-    help="Images after which what is done is kept, whatever happens.",
+    help="Number of images after which progress is saved.",
 )
-@click.option("--overwrite", is_flag=True, help="Drop what is there of another run.")
-@_exiting
+@click.option("--overwrite", is_flag=True, help="Discard the output of another run.")
 @reporting
 def embed(source: str, model: str, out: str, hub_spec: str | None, **options: Any) -> Report:
-    """Embed many images into one parquet file.
+    """Embed many images into a Parquet file.
 
-    SOURCE is a folder (with all below it), a pattern such as 'photos/**/*.jpg', an image, or a
-    parquet file or folder of them as those of Hugging Face datasets; or a URL of these: s3://...,
-    and whatever else fsspec knows.
+    SOURCE is an image, a folder (including its subfolders), a pattern such as 'photos/**/*.jpg', or
+    one or more Parquet files with images, as in Hugging Face datasets. It may also be a URL of any
+    of these, such as s3://..., with every protocol that fsspec supports.
 
-    Columns: id, embedding, variance (--posterior), uncertainty (where the model has it), and error,
-    for images that are none; these do not stop the run, but end it with exit status 3.
+    The columns are id, embedding, variance (with --posterior), uncertainty (if the model has one)
+    and error. Images that cannot be decoded get an error instead of an embedding. They do not stop
+    the run, but its exit status is 3.
 
-    Killed in any way, the same command goes on where it was, and ends with the same bytes. What it
-    has done lies in FILE.parquet.parts until then.
+    If the run is interrupted, the same command resumes it, and the result has the same bytes. Until
+    it is complete, the finished parts are in FILE.parquet.parts.
     """
     try:
         from repzoo.bulk.run import embed_all
@@ -86,7 +70,6 @@ def embed(source: str, model: str, out: str, hub_spec: str | None, **options: An
         raise MissingExtra("zoo embed", "batch", missing) from error
     summary = embed_all(source, out, model, hub=hub_spec, **options)
     job = summary.job
-    click.get_current_context().meta["repzoo.failed"] = summary.failed
     rate = summary.done_now / summary.seconds
     data = {
         "out": summary.out,
@@ -102,16 +85,16 @@ def embed(source: str, model: str, out: str, hub_spec: str | None, **options: An
     }
     if summary.done_now:
         how = f"{summary.seconds:.1f} s, {rate:,.0f} images/s"
-        there = job.images - summary.done_now
-        how += f"; {there:,} of them were there" if there else ""
+        earlier = job.images - summary.done_now
+        how += f"; {earlier:,} were done earlier" if earlier else ""
     else:
-        how = "already there"
+        how = "already done"
     lines = [f"{summary.out}: {job.images:,} images by {job.model} {job.revision[:12]}, {how}"]
     if summary.skipped:
-        lines.append(f"{summary.skipped:,} other files passed over")
+        lines.append(f"{summary.skipped:,} files skipped that are not images")
     if summary.failed:
-        lines.append(f"{summary.failed:,} images have an error in place of an embedding:")
+        lines.append(f"{summary.failed:,} images have an error instead of an embedding:")
         lines += [f"  {name}: {error}" for name, error in summary.examples]
         if summary.failed > len(summary.examples):
             lines.append("  ...")
-    return Report(data, "\n".join(lines))
+    return Report(data, "\n".join(lines), SOME_FAILED if summary.failed else 0)

@@ -1,4 +1,4 @@
-"""`zoo find` and `zoo diff`: choosing among packages."""
+"""`zoo find` and `zoo diff`: search and compare packages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["diff", "find"]
 
 
 def _parse(parser: Any) -> Any:
-    """A callback that parses an option's values, and calls bad ones wrong usage."""
+    """Return an option callback that parses values and reports invalid ones as wrong usage."""
 
     def parse(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
         try:
@@ -37,15 +37,18 @@ def _parse(parser: Any) -> Any:
 @click.command()
 @click.argument("words", metavar="[WORD]...", nargs=-1)
 @hub_option
-@click.option("--cached", is_flag=True, help="Look in the cache; ask no hub.")
-@click.option("--method", help="What it was trained with, such as vicreg.")
-@click.option("--dataset", help="What it was trained on, such as cifar10.")
-@click.option("--task", help="What it has a probe for.")
-@click.option("--has-posterior", is_flag=True, help="It gives variances.")
-@click.option("--has-decoder", is_flag=True, help="It can reconstruct and generate.")
-@click.option("--has-uncertainty", is_flag=True, help="It gives a calibrated uncertainty.")
+@click.option("--cached", is_flag=True, help="Search the cache instead of a hub.")
+@click.option("--method", help="Training method, such as vicreg.")
+@click.option("--dataset", help="Training data set, such as cifar10.")
+@click.option("--task", help="Task with a probe.")
+@click.option("--has-posterior", is_flag=True, help="Only models with a posterior.")
+@click.option("--has-decoder", is_flag=True, help="Only models with a decoder.")
+@click.option("--has-uncertainty", is_flag=True, help="Only models with a calibrated uncertainty.")
 @click.option(
-    "--max-size", metavar="SIZE", callback=_parse(parse_size), help="Such as 50MB, all files."
+    "--max-size",
+    metavar="SIZE",
+    callback=_parse(parse_size),
+    help="Largest size of the package, such as 50MB.",
 )
 @click.option(
     "--metric",
@@ -53,12 +56,12 @@ def _parse(parser: Any) -> Any:
     metavar="BOUND",
     multiple=True,
     callback=_parse(Condition.parse),
-    help="Such as 'knn>0.9' or 'reconstruction<0.02'; the first one sorts.",
+    help="Condition such as 'knn>0.9' or 'reconstruction<0.02'. Results are sorted by the first.",
 )
 @click.option(
     "--sort",
     type=click.Choice(["metric", "name", "size"]),
-    help="Default: metric, if one is given.",
+    help="Sort order.  [default: metric if --metric is given, otherwise name]",
 )
 @reporting
 def find(
@@ -68,16 +71,16 @@ def find(
     sort: str | None,
     **criteria: Any,
 ) -> Report:
-    """Find packages by what they are and how good they are.
+    """Find packages by their properties and metrics.
 
-    A WORD must be in the name, the summary or the recipe. A measure is named as in zoo diff, or by
-    what its name begins with: knn is the better of knn_cosine and knn_euclidean.
+    Every WORD must occur in the name, the summary or the recipe. Metrics are named as in zoo diff,
+    or by the first part of their name: knn is the better of knn_cosine and knn_euclidean.
     """
     wanted = Criteria(text=" ".join(words) or None, **criteria)
     if cached and hub_spec is not None:
-        raise click.UsageError("--cached asks no hub")
+        raise click.UsageError("--cached and --hub exclude each other")
     if sort == "metric" and not wanted.conditions:
-        raise click.UsageError("--sort metric needs a --metric")
+        raise click.UsageError("--sort metric requires --metric")
     cache = Cache()
     if cached:
         where, lines = f"the cache {cache.path}", listings_of_cache(cache)
@@ -87,7 +90,7 @@ def find(
     found = [(line, line.card) for line in lines if line.card and wanted.fits(line.card)]
     found.sort(key=lambda each: _rank(each[1], wanted, sort))
     if not found:
-        return Report([], _nothing(where, lines, wanted))
+        return Report([], _no_match(where, lines, wanted))
     header = ["NAME", "REVISION", "SIZE", "METHOD", "DATA", "DIM", "HAS"]
     header += [condition.name.upper() for condition in wanted.conditions]
     return Report(
@@ -100,14 +103,14 @@ def find(
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @hub_option
-@click.option("--all", "everything", is_flag=True, help="Also what is the same.")
+@click.option("--all", "everything", is_flag=True, help="Also show what is equal.")
 @reporting
 def diff(a: str, b: str, hub_spec: str | None, everything: bool) -> Report:
-    """Set the config and metrics of two packages side by side.
+    """Compare the config, metrics and files of two packages.
 
-    A and B are NAME[@REV], hf://ORG/NAME[@REV] or a path. In front of a line, ≠ says that the two
-    differ, and ≈ that they do by no more than two standard errors. Behind a number, * says that it
-    is the better one, if both were measured on the same data in the same way.
+    A and B are NAME[@REV], hf://ORG/NAME[@REV] or a path. Lines that differ start with ≠, or with ≈
+    if they differ by at most two standard errors. An asterisk marks the better of two numbers that
+    were measured on the same data with the same protocol.
     """
     cache = Cache()
     one, two = (look_up(each, hub_spec, cache) for each in (a, b))
@@ -170,21 +173,20 @@ def _data(line: Listing, card: Card, wanted: Criteria) -> dict[str, Any]:
     }
 
 
-def _nothing(where: str, lines: Sequence[Listing], wanted: Criteria) -> str:
-    """That there is nothing, and what there is of what was asked for by name."""
+def _no_match(where: str, lines: Sequence[Listing], wanted: Criteria) -> str:
+    """Say that no package matches, and list the existing values of the requested properties."""
     cards = [line.card for line in lines if line.card is not None]
-    there = []
+    known = {}
     if wanted.method is not None:
-        there.append(("methods", {card.config.method for card in cards}))
+        known["methods"] = {card.config.method for card in cards}
     if wanted.dataset is not None:
-        there.append(("data sets", {card.config.training.dataset for card in cards}))
+        known["data sets"] = {card.config.training.dataset for card in cards}
     if wanted.task is not None:
-        there.append(("tasks", {probe.task for card in cards for probe in card.config.probes}))
+        known["tasks"] = {probe.task for card in cards for probe in card.config.probes}
     if wanted.conditions:
-        keys = {key for card in cards for key in measures(card.metrics)}
-        there.append(("measures", keys))
-    known = "".join(f"\n{what}: {', '.join(sorted(names)) or 'none'}" for what, names in there)
-    return f"None of the {len(lines)} packages in {where} is like that.{known}"
+        known["metrics"] = {key for card in cards for key in measures(card.metrics)}
+    hints = [f"\n{what}: {', '.join(sorted(names)) or 'none'}" for what, names in known.items()]
+    return f"None of the {len(lines)} packages in {where} matches.{''.join(hints)}"
 
 
 def _pair_data(pair: MeasurePair) -> dict[str, Any]:
@@ -234,7 +236,7 @@ def _describe(result: Comparison, heads: list[str], a: Card, b: Card, everything
         ],
     )
     if len(rows) == 1:
-        return f"{heads[0]} and {heads[1]} are the same."
+        return f"{heads[0]} and {heads[1]} are equal."
     return format_table(rows)
 
 

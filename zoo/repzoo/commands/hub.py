@@ -1,4 +1,4 @@
-"""`zoo hub`: make, serve and keep hubs."""
+"""`zoo hub`: create, check and serve hubs."""
 
 from __future__ import annotations
 
@@ -18,36 +18,39 @@ _token_file = click.argument("file", metavar="FILE", type=click.Path(path_type=P
 
 @click.group()
 def hub() -> None:
-    """Make, serve and keep hubs."""
+    """Create, check and serve hubs."""
 
 
 @hub.command("init")
 @_folder
 @reporting
 def hub_init(folder: Path) -> Report:
-    """Make a store of a new or empty folder."""
+    """Create a store in a new or empty folder."""
     from repzoo.store.store import Store
 
     store = Store.create(folder)
-    return Report({"hub": store.spec}, f"{store.spec} is a store: zoo publish DIR --hub {folder}")
+    return Report(
+        {"hub": store.spec},
+        f"{store.spec} is a store; publish to it with: zoo publish DIR --hub {folder}",
+    )
 
 
 @hub.command("fsck")
 @_folder
-@click.option("--prune", is_flag=True, help="Remove leftovers, and what no revision needs.")
+@click.option("--prune", is_flag=True, help="Remove leftovers and unreferenced files.")
 @click.option(
     "--grace",
     metavar="HOURS",
     type=click.FloatRange(min=0),
     default=24,
     show_default=True,
-    help="Spare what is younger: an upload may be about to need it.",
+    help="Keep unreferenced files that are newer: a running upload may need them.",
 )
 @reporting
 def hub_fsck(folder: Path, prune: bool, grace: float) -> Report:
-    """Check every byte of a store.
+    """Check every file of a store.
 
-    Others may go on reading and publishing. The exit status is 1 if anything is wrong.
+    The store stays available for reading and publishing. The exit status is 1 if there are faults.
     """
     from tqdm import tqdm
 
@@ -70,9 +73,9 @@ def hub_fsck(folder: Path, prune: bool, grace: float) -> Report:
     blobs = f"{findings.blobs} files, {format_bytes(findings.size)}"
     lines = [
         f"{store.spec}: {findings.repositories} repositories, {findings.commits} commits,"
-        f" {blobs}: all as they should be"
+        f" {blobs}: no faults"
     ]
-    for kind, places in (("dangling", findings.dangling), ("left over", findings.leftovers)):
+    for kind, places in (("unreferenced", findings.dangling), ("leftover", findings.leftovers)):
         lines += [
             f"{kind}: {place}{' (removed)' if place in findings.removed else ''}"
             for place in places
@@ -82,30 +85,36 @@ def hub_fsck(folder: Path, prune: bool, grace: float) -> Report:
 
 @hub.command("serve")
 @_folder
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="0 picks a free port.",
 )
-@click.option("--org", default="zoo", show_default=True, help="What repositories are under.")
+@click.option("--org", default="zoo", show_default=True, help="Organisation of all repositories.")
 @click.option(
     "--tokens",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Who may write, see zoo hub token. Without it nobody may.",
+    help="File of tokens, see zoo hub token. Without it, writing is not possible.",
 )
 @click.option(
     "--public/--private",
     default=True,
-    help="Whether one may read without a token.  [default: public]",
+    help="Allow reading without a token, or not.  [default: public]",
 )
-@click.option("--open", "open_", is_flag=True, help="Anyone on this machine may write.")
+@click.option(
+    "--open", "open_", is_flag=True, help="Let anyone on this machine write without a token."
+)
 def hub_serve(
     folder: Path, host: str, port: int, org: str, tokens: Path | None, public: bool, open_: bool
 ) -> None:
     """Serve a store, or a folder of packages, as a Hugging Face Hub.
 
-    huggingface_hub and the command hf work with HF_ENDPOINT=http://HOST:PORT, and zoo with
-    --hub http://HOST:PORT/ORG. Ctrl-C ends it.
+    Use it with HF_ENDPOINT=http://HOST:PORT in huggingface_hub and hf, or with
+    --hub http://HOST:PORT/ORG in zoo. Stop it with Ctrl-C.
     """
     try:
         from repzoo.hub_server.serve import serve
@@ -123,13 +132,13 @@ def token() -> None:
 
 
 @token.command("add")
-@click.option("--read", "role", flag_value="read", help="It may read, private models included.")
-@click.option("--write", "role", flag_value="write", help="It may read and write.")
+@click.option("--read", "role", flag_value="read", help="Allow reading, including private models.")
+@click.option("--write", "role", flag_value="write", help="Allow reading and writing.")
 @click.argument("name", metavar="NAME")
 @_token_file
 @reporting
 def token_add(role: Role | None, name: str, file: Path) -> Report:
-    """Make a token and print it, once.
+    """Create a token and print it once.
 
     FILE stores only the token's SHA-256. Running servers accept the token at once.
     """

@@ -1,11 +1,11 @@
-"""`zoo list` and `zoo info`: what hubs and the cache have."""
+"""`zoo list` and `zoo info`: show the packages of hubs and the cache."""
 
 from __future__ import annotations
 
 import click
 
 from repzoo.cache.cache import Cache
-from repzoo.catalogue.listing import Found, Listing, listings, listings_of_cache, look_up
+from repzoo.catalogue.listing import Listing, LocatedCard, listings, listings_of_cache, look_up
 from repzoo.commands.arguments import hub_option, name_or_path_argument
 from repzoo.hubs.opening import open_hub
 from repzoo.packages.config import ModelConfig
@@ -16,7 +16,7 @@ __all__ = ["info", "list_"]
 
 @click.command("list")
 @hub_option
-@click.option("--cached", is_flag=True, help="What is in the cache; asks no hub.")
+@click.option("--cached", is_flag=True, help="List the cache instead of a hub.")
 @reporting
 def list_(hub_spec: str | None, cached: bool) -> Report:
     """List the packages of a hub."""
@@ -39,7 +39,7 @@ def list_(hub_spec: str | None, cached: bool) -> Report:
 @hub_option
 @reporting
 def info(name_or_path: str, hub_spec: str | None) -> Report:
-    """Show what is known about a package."""
+    """Show the details of a package."""
     cache = Cache()
     found = look_up(name_or_path, hub_spec, cache)
     card = found.card
@@ -81,7 +81,7 @@ def _input(config: ModelConfig) -> str:
     return f"{width}x{height} {'grey' if channels == 1 else 'colour'}"
 
 
-def _describe(found: Found, cached: bool) -> str:
+def _describe(found: LocatedCard, cached: bool) -> str:
     card = found.card
     config, training = card.config, card.config.training
     tags = [tag for tag, commit in found.tags.items() if commit == found.commit]
@@ -101,7 +101,7 @@ def _describe(found: Found, cached: bool) -> str:
         ("input", _input(config)),
         (
             "latents",
-            f"{config.latent_dim}, {config.precision}, compare by {config.metric} distance",
+            f"{config.latent_dim}, {config.precision}, {config.metric} distance recommended",
         ),
         ("has", card.abilities or "-"),
         ("probes", ", ".join(probes)),

@@ -1,17 +1,21 @@
-"""`zoo publish`: a package to a hub."""
+"""`zoo publish`: publish a package to a hub."""
 
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 
 from repzoo.checks.content import check_content
 from repzoo.errors import HubError, InvalidInput, ModelNotFound
+from repzoo.files import write_atomically
 from repzoo.hub import Hub, WritableHub
 from repzoo.hubs.opening import open_hub
+from repzoo.packages.copies import copy_out
 from repzoo.packages.names import names
 from repzoo.packages.package import SIGNATURE, Package
 from repzoo.packages.signatures import is_encrypted, require_signature_of, sign_package
@@ -29,18 +33,18 @@ __all__ = ["publish"]
     required=True,
     help="A store, hf://ORG or https://HOST/ORG.",
 )
-@click.option("--message", "-m", metavar="TEXT", help="What the hub's history is to say of it.")
-@click.option("--tag", metavar="TAG", help="A name for this revision, such as v1.")
-@click.option("--private", is_flag=True, help="A new repository is not for everyone.")
+@click.option("--message", "-m", metavar="TEXT", help="Commit message.")
+@click.option("--tag", metavar="TAG", help="Name for this revision, such as v1.")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
 @click.option(
     "--sign",
     "key",
     metavar="KEY",
     type=click.Path(path_type=Path),
-    help="Sign it with this private key (PEM, elliptic curve); $REPZOO_KEY_PASSWORD opens it.",
+    help="Sign with this private key (PEM, elliptic curve). $REPZOO_KEY_PASSWORD is its password.",
 )
-@click.option("--files-only", is_flag=True, help="Check the files, do not run the model first.")
-@click.option("--dry-run", is_flag=True, help="Check all this and say what would be published.")
+@click.option("--files-only", is_flag=True, help="Check the files only; do not run the model.")
+@click.option("--dry-run", is_flag=True, help="Check everything and show what would be published.")
 @reporting
 def publish(
     folder: Path,
@@ -54,91 +58,86 @@ def publish(
 ) -> Report:
     """Publish a package to a hub.
 
-    It becomes the newest revision of its name; older ones stay. It appears there whole or not at
-    all. A signature beside the manifest goes along.
+    The package becomes the newest revision of its name; older revisions stay. It is published
+    completely or not at all. A signature in its folder is published too. DIR is never changed:
+    --sign signs only the published copy.
     """
     package = Package.open(folder)
     hub = open_hub(hub_spec)
     if not isinstance(hub, WritableHub):
-        raise HubError(f"{hub_spec} is read-only; zoo hub init makes a store to publish to")
+        raise HubError(f"{hub_spec} is read-only; create a store to publish to with zoo hub init")
     package.verify()
     check_content(package)
     name = package.config.name
     if name in names().aliases:
         raise InvalidInput(
-            f"{name!r} stands for {names().aliases[name]} in the catalogue of repzoo: nobody could "
-            "pull a package of that name"
+            f"{name!r} is an alias of {names().aliases[name]} in repzoo, so nobody could pull a "
+            "package of this name: rename it in config.json"
         )
     if not files_only:
-        # It runs the model against its golden vectors, where this was not done before.
+        # Run the golden vectors, unless this was done before.
         from repzoo.admission.first_load import admit
 
         admit(package)
+    signature = None if key is None else sign_package(package, key, _password(key))
+    if signature is None:
+        require_signature_of(package)
+    signed = signature is not None or (package.path / SIGNATURE).is_file()
     if dry_run:
-        return _plan(package, hub, tag, key)
-    if key is not None:
-        sign_package(package, key, _password(key))
-    require_signature_of(package)
-    published = hub.publish(package, message=message, tag=tag, private=private)
-    data = {**published._asdict(), "hub": hub.spec, "tag": tag, "signed": _is_signed(package)}
-    done = "published" if published.new else "was there already"
-    text = f"{name} {published.revision[:12]}: {done} in {hub.spec}"
+        return _plan(package, hub, tag, signed)
+    with ExitStack() as stack:
+        if signature is not None:
+            scratch = stack.enter_context(TemporaryDirectory(prefix="zoo-publish-"))
+            package = copy_out(package, Path(scratch))
+            write_atomically(package.path / SIGNATURE, signature)
+        published = hub.publish(package, message=message, tag=tag, private=private)
+    data = {**published._asdict(), "hub": hub.spec, "tag": tag, "signed": signed}
+    done = "published to" if published.new else "is already the newest revision in"
+    text = f"{name} {published.revision[:12]}: {done} {hub.spec}"
     if published.commit != published.revision:
         text += f" as {published.commit[:12]}"
     if tag is not None:
         text += f", tag {tag}"
-    if data["signed"]:
+    if signed:
         text += ", signed"
     return Report(data, f"{text}\nzoo pull {name}@sha256:{published.revision} --hub {hub_spec}")
 
 
-def _plan(package: Package, hub: Hub, tag: str | None, key: Path | None) -> Report:
-    """What would be published, and what is there already."""
+def _plan(package: Package, hub: Hub, tag: str | None, signed: bool) -> Report:
+    """Show what would be published."""
     name = package.config.name
-    try:
-        newest: str | None = hub.resolve(name)
-        there: str | None = hub.resolve(name, package.revision)
-        tags = hub.tags(name)
-    except ModelNotFound:
-        newest = _newest(hub, name)
-        there = None
-        tags = hub.tags(name) if newest is not None else {}
-    if tag in tags and tags[tag] != there:
+    newest, existing = (_commit(hub, name, revision) for revision in (None, package.revision))
+    tags = hub.tags(name) if newest is not None else {}
+    if tag in tags and tags[tag] != existing:
         raise HubError(f"{hub.spec} has the tag {tag} of {name} on another revision")
     files = {file: entry.size for file, entry in package.manifest.files.items()}
     data: dict[str, Any] = {
         "name": name,
         "revision": package.revision,
         "hub": hub.spec,
-        "new": there is None or there != newest,
+        "new": existing is None or existing != newest,
         "files": files,
         "size": package.size,
         "tag": tag,
-        "signed": key is not None or _is_signed(package),
+        "signed": signed,
     }
-    state = "would be published" if data["new"] else "is there already"
-    lines = [f"{name} {package.revision[:12]}, {format_bytes(package.size)}: {state} in {hub.spec}"]
+    state = "would be published to" if data["new"] else "is already the newest revision in"
+    lines = [f"{name} {package.revision[:12]}, {format_bytes(package.size)}: {state} {hub.spec}"]
     lines += [f"  {file}  {format_bytes(size)}" for file, size in files.items()]
-    if data["signed"]:
+    if signed:
         lines.append(f"  {SIGNATURE}")
     return Report(data, "\n".join(lines))
 
 
-def _newest(hub: Hub, name: str) -> str | None:
+def _commit(hub: Hub, name: str, revision: str | None) -> str | None:
     try:
-        return hub.resolve(name)
+        return hub.resolve(name, revision)
     except ModelNotFound:
         return None
-
-
-def _is_signed(package: Package) -> bool:
-    return (package.path / SIGNATURE).is_file()
 
 
 def _password(key: Path) -> str | None:
     if not is_encrypted(key):
         return None
-    given = os.environ.get("REPZOO_KEY_PASSWORD")
-    if given is None:
-        given = click.prompt(f"Password of {key}", hide_input=True, err=True)
-    return given
+    password = os.environ.get("REPZOO_KEY_PASSWORD")
+    return password or click.prompt(f"Password of {key}", hide_input=True, err=True)

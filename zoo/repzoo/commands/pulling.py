@@ -1,4 +1,4 @@
-"""`zoo pull`: packages of a hub into the cache."""
+"""`zoo pull`: download packages from a hub into the cache."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _log = logging.getLogger("repzoo")
     "--out",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Also write a copy to DIR/NAME.",
+    help="Also copy the package to DIR/NAME.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be fetched; write nothing.")
-@click.option("--offline", is_flag=True, help="Ask no hub: verify what is in the cache.")
+@click.option("--dry-run", is_flag=True, help="Show what would be downloaded.")
+@click.option("--offline", is_flag=True, help="Do not contact a hub; verify the cached package.")
 @click.option(
     "--accept-change",
     is_flag=True,
-    help="Take a tag or commit that is not what it was at the first pull.",
+    help="Accept a tag or commit that has changed since the first pull.",
 )
 @click.option(
     "--key",
     metavar="PUB",
     type=click.Path(path_type=Path),
-    help="Take only what is signed with this key (PEM, elliptic curve).",
+    help="Accept only packages signed with this public key (PEM, elliptic curve).",
 )
 @reporting
 def pull(
@@ -54,15 +54,16 @@ def pull(
     accept_change: bool,
     key: Path | None,
 ) -> Report:
-    """Bring packages into the cache, verified.
+    """Download packages into the cache and verify them.
 
-    What is damaged there is replaced. Nothing becomes visible before all of it is right, and what
-    was fetched by a pull that was cut short is not fetched again.
+    Damaged files in the cache are replaced. A package becomes visible only when it is complete and
+    verified. An interrupted pull is resumed.
 
-    With REPZOO_OFFLINE=1 or HF_HUB_OFFLINE=1, the cache answers for hubs that are not folders.
+    With REPZOO_OFFLINE=1 or HF_HUB_OFFLINE=1, only hubs that are folders are read. Other packages
+    come from the cache.
     """
     if dry_run and (offline or out is not None):
-        raise click.UsageError("--dry-run writes nothing and asks the hub")
+        raise click.UsageError("--dry-run cannot be combined with --offline or --out")
     cache = Cache()
 
     def one(reference: Reference) -> Report:
@@ -92,7 +93,7 @@ def _cached(cache: Cache, reference: Reference, hub_spec: str | None, key: Path 
 
 
 def _each(references: tuple[Reference, ...], one: Callable[[Reference], Report]) -> Report:
-    """Do all, even if some fail; one reference's report is an object, several ones' are a list."""
+    """Pull all, even if some fail. Several references give a list instead of an object."""
     if len(references) == 1:
         return one(references[0])
     reports, failed = [], []
@@ -103,8 +104,8 @@ def _each(references: tuple[Reference, ...], one: Callable[[Reference], Report])
             _log.error("%s: %s", reference, error)
             failed.append(str(reference))
     if failed:
-        done = ", ".join(report.data["name"] for report in reports) or "nothing else"
-        raise HubError(f"not pulled: {', '.join(failed)}; pulled: {done}")
+        done = ", ".join(report.data["name"] for report in reports) or "none"
+        raise HubError(f"failed: {', '.join(failed)}; pulled: {done}")
     return Report([report.data for report in reports], "\n".join(each.text for each in reports))
 
 
@@ -124,7 +125,7 @@ def _done(reference: Reference, pulled: Pulled, out: Path | None) -> Report:
     if pulled.repaired:
         done = f"repaired ({', '.join(pulled.repaired)})"
     if pulled.skipped:
-        done += f", without {', '.join(pulled.skipped)}, which the hub does not have"
+        done += f", without {', '.join(pulled.skipped)}, which the hub lacks"
     text = (
         f"{reference.name} {package.revision[:12]}, {format_bytes(package.size)}: {done}\n"
         f"{package.path}"
@@ -133,7 +134,7 @@ def _done(reference: Reference, pulled: Pulled, out: Path | None) -> Report:
 
 
 def _planned(plan: Plan) -> Report:
-    size, there = sum(plan.files.values()), sum(plan.there.values())
+    size, cached = sum(plan.files.values()), sum(plan.there.values())
     data = {
         "name": plan.name,
         "revision": plan.revision,
@@ -141,15 +142,15 @@ def _planned(plan: Plan) -> Report:
         "files": plan.files,
         "there": plan.there,
         "size": size,
-        "to_fetch": size - there,
+        "to_fetch": size - cached,
     }
     lines = [
-        f"{plan.name} {plan.revision[:12]} from {plan.hub}: {format_bytes(size - there)} of "
-        f"{format_bytes(size)} to fetch"
+        f"{plan.name} {plan.revision[:12]} from {plan.hub}: {format_bytes(size - cached)} of "
+        f"{format_bytes(size)} to download"
     ]
     for file, whole in plan.files.items():
-        lack = whole - plan.there.get(file, 0)
-        if lack:
-            part = f" of {format_bytes(whole)}" if lack < whole else ""
-            lines.append(f"  {file}  {format_bytes(lack)}{part}")
+        rest = whole - plan.there.get(file, 0)
+        if rest:
+            part = f" of {format_bytes(whole)}" if rest < whole else ""
+            lines.append(f"  {file}  {format_bytes(rest)}{part}")
     return Report(data, "\n".join(lines))

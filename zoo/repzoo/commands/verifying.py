@@ -1,4 +1,4 @@
-"""`zoo verify`: are a package's files and outputs what they should be."""
+"""`zoo verify`: check the files and outputs of a package."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["verify"]
 
 @click.command()
 @name_or_path_argument
-@click.option("--files-only", is_flag=True, help="Check the files, do not run the model.")
+@click.option("--files-only", is_flag=True, help="Check the files only; do not run the model.")
 @click.option(
     "--provider",
     type=click.Choice(["cpu", "cuda"]),
-    help="What to run on. Default: CUDA where it works.",
+    help="Where to run the model.  [default: cuda if it works, otherwise cpu]",
 )
 @click.option(
     "--key",
     metavar="PUB",
     type=click.Path(path_type=Path),
-    help="It must be signed with this key (PEM, elliptic curve).",
+    help="Also require a signature with this public key (PEM, elliptic curve).",
 )
 @reporting
 def verify(
@@ -37,11 +37,11 @@ def verify(
     provider: Literal["cpu", "cuda"] | None,
     key: Path | None,
 ) -> Report:
-    """Check a package in the cache or a folder.
+    """Verify the files and outputs of a package.
 
-    Size and sha256 of every file must be the manifest's, and there must be no other files; only the
-    card may have been edited. Its graphs must be ones that a package may hold. Then the model runs
-    on this machine, and must give its golden outputs.
+    The size and sha256 of every file must match the manifest, and no other files may exist. Only
+    the card may have been edited. All graphs must be allowed in a package. Then the model runs on
+    this machine and must reproduce its golden outputs.
     """
     package = local_package(name_or_path)
     package.verify()
@@ -56,7 +56,7 @@ def verify(
         "notes": package.notes(),
         "signed_by": None,
     }
-    text = f"{name} {package.revision[:12]}: {files} files are right"
+    text = f"{name} {package.revision[:12]}: {files} files verified"
     if package.notes():
         text += f" ({', '.join(f'{file} {note}' for file, note in package.notes().items())})"
     if key is not None:
@@ -65,7 +65,7 @@ def verify(
     if files_only:
         return Report(data, text)
 
-    # Before this process loads its graphs.
+    # Before this process loads the graphs.
     admit(package)
 
     from repzoo.runtime.encoder import Encoder
@@ -77,4 +77,4 @@ def verify(
     data["golden"] = [deviation._asdict() for deviation in deviations]
     rows = [(d.output, f"{d.largest:.2g}", f"{d.tolerance:.2g}") for d in deviations]
     table = format_table(rows, ("OUTPUT", "OFF BY", "ALLOWED"))
-    return Report(data, f"{text}, golden outputs too on {encoder.provider}\n{table}")
+    return Report(data, f"{text}, golden outputs verified on {encoder.provider}\n{table}")

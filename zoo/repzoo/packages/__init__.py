@@ -1,1 +1,1 @@
-"""Model packages: their files, config, manifest, names and signatures."""
+"""Model packages: files, config, manifest, names and signatures."""

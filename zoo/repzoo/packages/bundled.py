@@ -1,4 +1,4 @@
-"""The packages that came with this installation, which are trusted as its code is."""
+"""The packages that ship with this installation. They are trusted like its code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ __all__ = ["bundled_folder", "is_bundled"]
 
 
 def bundled_folder() -> Path:
-    """A checkout's ``zoo/bundled``, else the folder of packages in the wheel; it may be missing."""
+    """Return ``zoo/bundled`` of a checkout, or the wheel's folder of packages.
+
+    The folder may be missing.
+    """
     package = Path(__file__).parents[1]
     area = package.parent
     if area.name == "zoo" and (area.parent / "pyproject.toml").is_file():
@@ -21,7 +24,7 @@ def bundled_folder() -> Path:
 
 
 def is_bundled(package: Package) -> bool:
-    """Whether this very revision is one of the bundled packages, wherever it lies now."""
+    """Whether this exact revision is one of the bundled packages, wherever it is stored."""
     try:
         with open_regular(bundled_folder() / package.config.name / MANIFEST) as file:
             manifest = file.read(MAX_MANIFEST_BYTES)

@@ -1,7 +1,7 @@
-"""``config.json`` of a model package: everything that is known about a model, in one flat record.
+"""``config.json`` of a model package: one record with everything known about a model.
 
-The schema is versioned. Fields are only ever added with defaults, so every older
-``schema_version`` stays loadable; a newer one than this library knows is refused.
+The schema is versioned. New fields always have defaults, so every older ``schema_version`` stays
+loadable. Versions newer than this library are refused.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from repzoo.errors import PackageError
+from repzoo.packages.records import parse_record, read_file
 
 __all__ = [
     "NAME_PATTERN",
@@ -26,14 +27,18 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 
-#: Names of models, tasks and probe kinds become file names and URL segments.
+#: Limit on the size of a ``config.json``; ImageNet's class names take 30 KB.
+MAX_CONFIG_BYTES = 2**24
+
+#: Names of models, tasks and probe kinds. They become file names and URL segments.
 NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9._-]{0,94}[a-z0-9])?$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
-#: Provider classes that tolerances are stated for.
+#: Provider classes with their own tolerances.
 ProviderClass = Literal["cpu", "cuda"]
 
-#: ``float16`` is stored so and computed in float32; ``int8`` is computed in integers.
+#: ``float16`` weights are stored in half precision and computed in float32; ``int8`` models compute
+#: in integers.
 Precision = Literal["float32", "float16", "int8"]
 
 
@@ -44,9 +49,9 @@ class _Record(BaseModel):
 class ResizePolicy(_Record):
     """How a decoded image of any size becomes ``height x width`` pixels.
 
-    ``crop`` scales the image to cover the target and cuts the centre out of it, ``squash`` ignores
-    the aspect ratio. ``filter`` is Pillow's, with antialiasing. ``rounding`` says how the scaled
-    size of the longer side becomes whole pixels.
+    ``crop`` scales the image to cover the target and keeps the centre. ``squash`` ignores the
+    aspect ratio. ``filter`` names a Pillow filter, used with antialiasing. ``rounding`` says how
+    the scaled length of the longer side is rounded to whole pixels.
     """
 
     fit: Literal["crop", "squash"] = "crop"
@@ -55,7 +60,7 @@ class ResizePolicy(_Record):
 
 
 class InputSpec(_Record):
-    """What ``encoder.onnx`` takes: uint8 ``[N, height, width, channels]``."""
+    """The input of ``encoder.onnx``: uint8 ``[N, height, width, channels]``."""
 
     height: int = Field(gt=0, le=4096)
     width: int = Field(gt=0, le=4096)
@@ -64,7 +69,7 @@ class InputSpec(_Record):
 
     @property
     def mode(self) -> Literal["L", "RGB"]:
-        """Pillow's name of the colour mode."""
+        """Pillow's name for the colour mode."""
         return "L" if self.channels == 1 else "RGB"
 
     @property
@@ -76,7 +81,8 @@ class InputSpec(_Record):
 class ProbeSpec(_Record):
     """One head ``probes/TASK.KIND.onnx``: embedding ``[N, D]`` -> logits ``[N, len(classes)]``.
 
-    ``softmax`` heads choose one class; ``sigmoid`` heads are multi-label, one yes or no a class.
+    ``softmax`` heads choose one class. ``sigmoid`` heads are multi-label: each class is decided on
+    its own.
     """
 
     task: Name
@@ -94,11 +100,11 @@ class ProbeSpec(_Record):
 
 
 class UncertaintySpec(_Record):
-    """What ``uncertainty.onnx`` answers: a calibrated probability in [0, 1].
+    """The output of ``uncertainty.onnx``: a calibrated probability in [0, 1].
 
-    ``inputs`` are outputs of the encoder, and ``images``: what the encoder was given. What else an
-    uncertainty may depend on, such as the density under a mixture, is computed inside the graph,
-    so that it costs one small head.
+    ``inputs`` may name outputs of the encoder, and ``images``, the encoder's own input. Other
+    quantities, such as the density under a mixture, are computed inside the graph, so that the
+    uncertainty costs one small head.
     """
 
     probability_of: str
@@ -112,7 +118,7 @@ class TrainingFacts(_Record):
     dataset: str
     dataset_sha256: str | None = None
     recipe: str
-    views: int = Field(ge=0, description="views seen in training, all epochs together")
+    views: int = Field(ge=0, description="views seen during training, over all epochs")
     epochs: float = Field(ge=0)
     seed: int
     wall_seconds: float = Field(ge=0)
@@ -121,10 +127,10 @@ class TrainingFacts(_Record):
 
 
 class ModelConfig(_Record):
-    """The record of one model. See the fields' own types for their meaning.
+    """The record of one model. The types of the fields document their meaning.
 
     ``tolerances[output][provider class]`` is the largest absolute difference from the golden
-    outputs that ``zoo verify`` accepts. ``metric`` is the recommended distance on embeddings.
+    outputs that ``zoo verify`` accepts. ``metric`` is the recommended distance between embeddings.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -151,7 +157,8 @@ class ModelConfig(_Record):
     def _known_version(cls, version: int) -> int:
         if not 1 <= version <= SCHEMA_VERSION:
             raise ValueError(
-                f"schema_version is {version}; this repzoo reads 1 to {SCHEMA_VERSION}: upgrade it"
+                f"schema_version is {version}, but this version of repzoo reads 1 to "
+                f"{SCHEMA_VERSION}: upgrade repzoo"
             )
         return version
 
@@ -159,18 +166,21 @@ class ModelConfig(_Record):
     def _consistent(self) -> ModelConfig:
         if self.outputs[:1] != ("embedding",):
             raise ValueError("outputs must begin with 'embedding'")
-        there = (*self.outputs, "images")
-        if self.uncertainty is not None and not {*self.uncertainty.inputs} <= {*there}:
-            raise ValueError(f"uncertainty takes {self.uncertainty.inputs} of {there}")
+        available = (*self.outputs, "images")
+        if self.uncertainty is not None and not {*self.uncertainty.inputs} <= {*available}:
+            raise ValueError(
+                f"uncertainty.inputs are {', '.join(self.uncertainty.inputs)}; this model has only "
+                f"{', '.join(available)}"
+            )
         if self.has_posterior != ("log_variance" in self.outputs):
             raise ValueError("has_posterior must be true exactly when outputs has 'log_variance'")
         heads = [(probe.task, probe.kind) for probe in self.probes]
         if len(set(heads)) != len(heads):
-            raise ValueError("two probes share a task and kind")
+            raise ValueError("two probes have the same task and kind")
         return self
 
     def probe(self, task: str, kind: str = "linear") -> ProbeSpec | None:
-        """The probe for ``task`` and ``kind``, or None."""
+        """Return the probe for ``task`` and ``kind``, or None if there is no such probe."""
         return next((p for p in self.probes if (p.task, p.kind) == (task, kind)), None)
 
     @classmethod
@@ -178,19 +188,17 @@ class ModelConfig(_Record):
         """Read and validate a ``config.json``.
 
         Raises:
-            PackageError: if the file is missing, not JSON, or not a valid record.
+            PackageError: If the file does not exist, cannot be read, is not JSON, or is not a valid
+                record.
         """
         path = Path(path)
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return parse_record(cls, read_file(path, MAX_CONFIG_BYTES), str(path))
         except FileNotFoundError:
-            raise PackageError(f"{path.parent} is not a model package: no config.json") from None
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()
-            )
-            raise PackageError(f"{path}: {problems}") from None
+            raise PackageError(
+                f"{path.parent} is not a model package: it has no config.json"
+            ) from None
 
     def write(self, path: str | Path) -> None:
-        """Write the record as indented JSON, ending in a newline."""
+        """Write the record as indented JSON that ends in a newline."""
         Path(path).write_text(self.model_dump_json(indent=2) + "\n")

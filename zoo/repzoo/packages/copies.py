@@ -1,4 +1,4 @@
-"""Real copies of packages outside the cache."""
+"""Copy packages out of the cache."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ __all__ = ["copy_out"]
 
 
 def copy_out(package: Package, directory: Path) -> Package:
-    """Write a real copy of a verified package to ``directory/NAME``, and verify the copy.
+    """Copy a verified package to ``directory/NAME`` and verify the copy.
 
-    A package that lies there already is replaced, unless it has files beside its manifest's.
+    An existing package in that folder is replaced, unless it holds files that are not in its
+    manifest.
 
     Raises:
-        PackageError: if something that is not to be replaced lies there.
-        IntegrityError: if the package changes while it is copied.
-        OSError: if the copy cannot be written.
+        PackageError: If something other than a replaceable package exists in that place.
+        IntegrityError: If the package changes while it is copied.
+        OSError: If the copy cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     target = directory / package.config.name
@@ -55,12 +56,14 @@ def copy_out(package: Package, directory: Path) -> Package:
                 fault = copy_checked(source, copy / file, entry.size, entry.sha256)
             if fault is not None:
                 raise IntegrityError(f"{package.path / file} {fault}", (file,))
-        # These are taken as they are; the manifest's sha256 is the revision.
+        # The manifest has no sha256 of these; its own sha256 is the revision.
         for file in (*ADVISORY, SIGNATURE, MANIFEST):
             with suppress(FileNotFoundError), open_regular(package.path / file) as source:
                 write_atomically(copy / file, source.read(MAX_ADVISORY_BYTES))
         if Package.open(copy).revision != package.revision:
-            raise IntegrityError(f"{package.path / MANIFEST} changed meanwhile", (MANIFEST,))
+            raise IntegrityError(
+                f"{package.path / MANIFEST} changed while it was copied", (MANIFEST,)
+            )
         if target.exists():
             target.rename(scratch / "old")
         try:
@@ -75,9 +78,9 @@ def copy_out(package: Package, directory: Path) -> Package:
 
 def _check_replaceable(target: Path) -> None:
     if target.is_symlink() or not is_package(target):
-        raise PackageError(f"{target} is there and is not a model package: move it away")
+        raise PackageError(f"{target} exists and is not a model package: move it away")
     extra = Package.open(target).extra_files()
     if extra:
         raise PackageError(
-            f"{target} holds files that are not the package's ({', '.join(extra)}): move it away"
+            f"{target} holds files that are not in its manifest ({', '.join(extra)}): move it away"
         )

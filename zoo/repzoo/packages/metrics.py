@@ -1,7 +1,7 @@
-"""The numbers of a package's ``metrics.json``, one by one.
+"""Read the measures in a package's ``metrics.json``.
 
-The file is written by ``zoo export`` and read from anyone, so whatever in it does not have the
-shape of a measure is passed over.
+``zoo export`` writes the file, but packages come from anyone. Content that does not have the form
+of a measure is ignored.
 """
 
 from __future__ import annotations
@@ -11,37 +11,37 @@ from typing import Any, Literal, NamedTuple
 
 __all__ = ["Measure", "measures"]
 
-#: Units of which more is better, and less.
+#: Units in which a higher value is better, and units in which a lower one is.
 _MORE = {"accuracy", "normalised mutual information", "adjusted Rand index", "R²"}
 _LESS = {"mean squared error", "squared Fréchet distance", "absolute difference"}
-#: What the data is like, not the model.
+#: Measures that describe the data, not the model.
 _BASELINES = {"majority"}
 
 
 class Measure(NamedTuple):
-    """One number of a card."""
+    """One measure of a model card."""
 
-    #: ``TASK.NAME``, or ``NAME`` where there is no task.
+    #: ``TASK.NAME``, or ``NAME`` if the measure has no task.
     key: str
     name: str
     task: str | None
     value: float
-    #: of the mean over the test images; None if it is not stated.
+    #: Standard error of the mean over the test images, or None if the file does not state it.
     standard_error: float | None
     unit: str | None
-    #: how it came about; two numbers can be compared if this is the same.
+    #: How the value was measured. Two values are comparable if their protocols are equal.
     protocol: Any
 
     @property
     def better(self) -> Literal["more", "less"] | None:
-        """Whether more of it is better, or less; None if that is not known."""
+        """Whether a higher (``"more"``) or a lower (``"less"``) value is better, if known."""
         if self.name in _BASELINES:
             return None
         return "more" if self.unit in _MORE else "less" if self.unit in _LESS else None
 
 
 def measures(metrics: Any) -> dict[str, Measure]:
-    """All measures in the content of a ``metrics.json``, by key, in its order."""
+    """Return all measures in the content of a ``metrics.json`` by key, in their order."""
     found: dict[str, Measure] = {}
     for measure in (*_evaluation(metrics), *_parity(metrics)):
         found.setdefault(measure.key, measure)

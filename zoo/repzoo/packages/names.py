@@ -1,7 +1,7 @@
-"""What names mean beside those of packages: ``catalogue.json``, which comes with repzoo.
+"""Well-known names: the aliases and the fallback hub in ``catalogue.json``.
 
-It has ``aliases``, each for a reference, and the ``organisation``, which is the hub for names that
-no nearer one has.
+Each of its ``aliases`` stands for a reference. Its ``organisation`` is the hub for names that no
+nearer hub has.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ __all__ = ["Names", "names"]
 class Names(NamedTuple):
     """The content of ``catalogue.json``."""
 
-    #: a hub such as ``hf://ORG``.
+    #: The fallback hub, ``hf://ORG``.
     organisation: str
-    #: what each short name stands for: ``NAME``, ``NAME@REVISION`` or ``hf://ORG/NAME@REVISION``.
+    #: The reference behind each alias: ``NAME``, ``NAME@REVISION`` or ``hf://ORG/NAME@REVISION``.
     aliases: dict[str, str]
 
 
 @cache
 def names() -> Names:
-    """Read the catalogue's names."""
+    """Return the content of ``catalogue.json``."""
     return Names(**json.loads(Path(__file__).with_name("catalogue.json").read_bytes()))

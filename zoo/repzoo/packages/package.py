@@ -1,7 +1,7 @@
-"""A model package: a folder of weights, facts and golden vectors, described by its manifest.
+"""A model package: a folder of weights, metadata and golden vectors, described by its manifest.
 
-``manifest.json`` holds size and sha256 of every file. The sha256 of its own bytes is the package's
-*revision*: it names the content, wherever the package lies.
+``manifest.json`` holds the size and sha256 of every file. The sha256 of the manifest itself is the
+package's *revision*. It identifies the content wherever the package is stored.
 """
 
 from __future__ import annotations
@@ -16,22 +16,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from repzoo.errors import IntegrityError, PackageError
 from repzoo.files import open_regular, write_atomically
 from repzoo.packages.config import ModelConfig
+from repzoo.packages.records import parse_record, read_file
 
 __all__ = [
     "ADVISORY",
     "FORMAT_VERSION",
     "MANIFEST",
     "MAX_ADVISORY_BYTES",
+    "MAX_MANIFEST_BYTES",
     "SIGNATURE",
     "FileEntry",
     "Manifest",
     "Package",
     "check_file_name",
+    "file_fault",
     "is_package",
     "write_manifest",
 ]
@@ -39,15 +42,15 @@ __all__ = [
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 
-#: The signature of a package in the OpenSSF model-signing format. It stands outside the manifest.
+#: The signature of a package in the OpenSSF model-signing format. The manifest does not list it.
 SIGNATURE = "manifest.json.sig"
 
-#: Files for people. Edited or missing they do not break a package: hubs let anyone who may write
-#: edit a card, and some write one themselves.
+#: Files for people. A package stays valid if they are edited or missing: hubs let writers edit the
+#: card, and some hubs write one themselves.
 ADVISORY = frozenset({"README.md"})
 MAX_ADVISORY_BYTES = 2**20
 
-#: No manifest is larger; anything that is comes from a hub that means harm.
+#: Limit on the size of a manifest. A larger one comes from a malicious hub.
 MAX_MANIFEST_BYTES = 2**20
 
 _REQUIRED = ("config.json", "encoder.onnx", "golden.npz")
@@ -62,26 +65,26 @@ _TOP_LEVEL = frozenset(
         "uncertainty.onnx",
     }
 )
-# Every file is one of the layout's: weights cannot bring code, pickles or external tensor data
-# along, and a name cannot lead out of the folder.
+# Only files of the layout are allowed. A package cannot contain code, pickles or external tensor
+# data, and no name leads out of the folder.
 _IN_FOLDERS = re.compile(
     r"probes/[a-z0-9][a-z0-9._-]*\.onnx|figures/[A-Za-z0-9][A-Za-z0-9._-]*\.(?:png|jpg|svg)"
 )
 
 
 def check_file_name(name: str) -> str:
-    """Return ``name`` if it is a path that a package may hold.
+    """Return ``name`` if it is a path that a package may contain.
 
     Raises:
-        ValueError: if it is none: absolute, with ``..``, or simply not part of the layout.
+        ValueError: If the path is not part of the layout, for example absolute or with ``..``.
     """
     if name in _TOP_LEVEL or _IN_FOLDERS.fullmatch(name):
         return name
-    raise ValueError(f"{name!r} is not a file of a model package")
+    raise ValueError(f"{name!r} is not a file that a model package may contain")
 
 
-def _stands_outside(name: str) -> bool:
-    # Signatures are called manifest.json.SOMETHING; the others are left by git, by macOS, and by
+def _is_ignored(name: str) -> bool:
+    # Signatures are named manifest.json.SOMETHING. The others come from git, macOS and
     # `hf download --local-dir`.
     return name in (MANIFEST, ".gitattributes", ".DS_Store") or name.startswith(
         (MANIFEST + ".", ".git/", ".cache/")
@@ -89,7 +92,7 @@ def _stands_outside(name: str) -> bool:
 
 
 class FileEntry(BaseModel):
-    """What the manifest says of one file: its size in bytes and its sha256 in hex."""
+    """The manifest's entry for one file: its size in bytes and its sha256 in hex."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -98,7 +101,7 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """``manifest.json``: the files of a package, by their path inside it."""
+    """``manifest.json``: the files of a package by their relative path."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -109,7 +112,9 @@ class Manifest(BaseModel):
     @classmethod
     def _known_version(cls, version: int) -> int:
         if version != FORMAT_VERSION:
-            raise ValueError(f"this repzoo reads version {FORMAT_VERSION}, not {version}")
+            raise ValueError(
+                f"this version of repzoo reads format {FORMAT_VERSION}, not {version}; upgrade it"
+            )
         return version
 
     @field_validator("files")
@@ -119,17 +124,17 @@ class Manifest(BaseModel):
             check_file_name(name)
         missing = [name for name in _REQUIRED if name not in files]
         if missing:
-            raise ValueError(f"{', '.join(missing)} must be there")
+            raise ValueError(f"{', '.join(missing)} must be listed")
         for name in ADVISORY & files.keys():
             if files[name].size > MAX_ADVISORY_BYTES:
                 raise ValueError(f"{name} has more than {MAX_ADVISORY_BYTES} bytes")
         if len({name.casefold() for name in files}) != len(files):
-            raise ValueError("two names differ only in case")
+            raise ValueError("two file names differ only in case")
         return files
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """Total size of the files in bytes."""
         return sum(entry.size for entry in self.files.values())
 
     @classmethod
@@ -137,28 +142,22 @@ class Manifest(BaseModel):
         """Parse and validate a manifest's bytes.
 
         Args:
-            data: the bytes of a ``manifest.json``.
-            source: what to call it in an error.
+            data: The bytes of a ``manifest.json``.
+            source: What to call the manifest in an error.
 
         Raises:
-            PackageError: if it is not a valid manifest, or names files that a package cannot hold.
+            PackageError: If the manifest is not valid or lists a file that is not allowed.
         """
         if len(data) > MAX_MANIFEST_BYTES:
-            raise PackageError(f"{source}: more than {MAX_MANIFEST_BYTES} bytes")
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()
-            )
-            raise PackageError(f"{source}: {problems}") from None
+            raise PackageError(f"{source} has more than {MAX_MANIFEST_BYTES} bytes")
+        return parse_record(cls, data, source)
 
 
 @dataclass(frozen=True)
 class Package:
     """A model package in a folder.
 
-    Opening reads the manifest only. `verify` says whether the files are those it lists.
+    `open` reads only the manifest. `verify` checks the files against it.
 
         >>> package = Package.open("zoo/bundled/simvae-mnist")
         >>> package.verify()
@@ -168,7 +167,7 @@ class Package:
 
     path: Path
     manifest: Manifest
-    #: sha256 of the bytes of ``manifest.json``, in hex.
+    #: sha256 of ``manifest.json`` in hex.
     revision: str
 
     @classmethod
@@ -176,23 +175,26 @@ class Package:
         """Open the package in the folder ``path``.
 
         Raises:
-            PackageError: if the folder is no package or its manifest is not valid.
+            PackageError: If the folder is not a package or its manifest is not valid.
         """
         path = Path(path)
+        if not os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, it never raises
+            state = "is not a folder" if os.path.lexists(path) else "does not exist"
+            raise PackageError(f"{path} is not a model package: it {state}")
         try:
-            with open_regular(path / MANIFEST) as file:
-                data = file.read(MAX_MANIFEST_BYTES + 1)
-        except (FileNotFoundError, NotADirectoryError):
-            raise PackageError(f"{path} is not a model package: no {MANIFEST}") from None
+            data = read_file(path / MANIFEST, MAX_MANIFEST_BYTES)
+        except FileNotFoundError:
+            raise PackageError(f"{path} is not a model package: it has no {MANIFEST}") from None
         manifest = Manifest.parse(data, str(path / MANIFEST))
         return cls(path, manifest, hashlib.sha256(data).hexdigest())
 
     @cached_property
     def config(self) -> ModelConfig:
-        """The model's record, checked to agree with the manifest.
+        """The model's record, checked against the manifest.
 
         Raises:
-            PackageError: if ``config.json`` is not valid, or speaks of files that are not there.
+            PackageError: If ``config.json`` is not valid or disagrees with the manifest about the
+                package's graphs.
         """
         config = ModelConfig.read(self.path / "config.json")
         promised = {probe.file for probe in config.probes}
@@ -208,13 +210,13 @@ class Package:
 
     @property
     def size(self) -> int:
-        """Bytes of all files in the manifest."""
+        """Total size in bytes of the files in the manifest."""
         return self.manifest.size
 
     def faults(self) -> dict[str, str]:
-        """What is wrong with which file, by name; empty if every file is the manifest's.
+        """Return the fault of each bad file by name. The result is empty if all files are good.
 
-        A card that was edited or is missing is no fault, see `notes`.
+        An edited or missing card is not a fault, see `notes`.
         """
         faults = {}
         for name, entry in self.manifest.files.items():
@@ -228,30 +230,30 @@ class Package:
         return faults | dict.fromkeys(self.extra_files(), "is not in the manifest")
 
     def notes(self) -> dict[str, str]:
-        """How advisory files differ from the manifest, by name; empty if they do not."""
+        """Return how advisory files differ from the manifest, by name."""
         notes = {}
         for name in ADVISORY:
             entry = self.manifest.files.get(name)
             if entry is not None:
                 note = file_fault(self.path, name, entry)
             else:
-                there = os.path.lexists(self.path / name)
-                note = "is not in the manifest" if there else None
+                exists = os.path.lexists(self.path / name)
+                note = "is not in the manifest" if exists else None
             if note is not None:
                 notes[name] = note
         return notes
 
     def extra_files(self) -> list[str]:
-        """Files in the folder that are neither in the manifest nor stand outside it."""
+        """Return the files in the folder that do not belong to the package."""
         below = _files_below(self.path) - self.manifest.files.keys() - ADVISORY
-        return sorted(name for name in below if not _stands_outside(name))
+        return sorted(name for name in below if not _is_ignored(name))
 
     def verify(self) -> None:
-        """Check size and sha256 of every file but the card, and that there are no others.
+        """Check the size and sha256 of every file except the card, and that no others exist.
 
         Raises:
-            IntegrityError: if files are bad, missing or extra; it names every one of them.
-            PackageError: if the files are right but ``config.json`` is not a valid record.
+            IntegrityError: If files are bad, missing or extra. The error names all of them.
+            PackageError: If the files are good but ``config.json`` is not a valid record.
         """
         faults = self.faults()
         if faults:
@@ -266,16 +268,16 @@ def is_package(path: str | os.PathLike[str]) -> bool:
 
 
 def write_manifest(path: str | os.PathLike[str]) -> Package:
-    """Write the ``manifest.json`` of the files that lie in a folder: the last step of an export.
+    """Write the ``manifest.json`` of the files in a folder. This is the last step of an export.
 
     Raises:
-        PackageError: if a file does not belong in a package, one that must be there is missing, or
+        PackageError: If a file does not belong in a package, a required file is missing, or
             ``config.json`` is not valid.
     """
     path = Path(path)
     files = {}
     for name in sorted(_files_below(path)):
-        if _stands_outside(name):
+        if _is_ignored(name):
             continue
         with open_regular(path / name) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -289,10 +291,10 @@ def write_manifest(path: str | os.PathLike[str]) -> Package:
 
 
 def file_fault(folder: Path, name: str, entry: FileEntry) -> str | None:
-    """What is wrong with one file of a package folder, or None."""
-    # `name` has at most one folder in it; were that a link, the file would lie elsewhere.
+    """Return what is wrong with one file of a package folder, or None if it is good."""
+    # A name has at most one folder. If that folder is a link, the file is stored elsewhere.
     if "/" in name and (folder / name).parent.is_symlink():
-        return "lies behind a symbolic link"
+        return "is in a folder that is a symbolic link"
     try:
         with open_regular(folder / name) as file:
             size = os.fstat(file.fileno()).st_size
@@ -308,7 +310,7 @@ def file_fault(folder: Path, name: str, entry: FileEntry) -> str | None:
 
 
 def _advisory_fault(path: Path) -> str | None:
-    """What makes an advisory file one that nobody should open, or None; it may be missing."""
+    """Return why an advisory file is unsafe to open, or None. The file may be missing."""
     try:
         with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size > MAX_ADVISORY_BYTES:
@@ -321,7 +323,7 @@ def _advisory_fault(path: Path) -> str | None:
 
 
 def _files_below(path: Path) -> set[str]:
-    """Everything below ``path`` that is not a real folder, links included, by relative name."""
+    """Return everything below ``path`` except real folders, by relative name. Links count."""
     found = set()
     for folder, folders, files in os.walk(path):
         for name in [*files, *folders]:

@@ -1,13 +1,13 @@
-"""How people say which package they mean.
+"""References: how users name a package.
 
-| text | what |
+| text | meaning |
 | --- | --- |
-| ``NAME`` | the newest revision that the hub in use has |
-| ``NAME@REVISION`` | a tag, a commit or 7 digits of it, or a manifest's sha256 or 7 of its digits |
-| ``NAME@sha256:DIGEST`` | exactly these bytes, whoever serves them |
-| ``hf://ORG/NAME[@REVISION]`` | the same on the Hugging Face Hub, or the endpoint in its place |
-| ``https://HOST[:PORT]/ORG/NAME[@REVISION]`` | the same on a hub of that address |
-| ``ALIAS[@REVISION]`` | what it stands for in ``catalogue.json``, see `repzoo.packages.names` |
+| ``NAME`` | the newest revision on the current hub |
+| ``NAME@REVISION`` | a tag, a commit, a manifest's sha256, or at least 7 digits of the last two |
+| ``NAME@sha256:DIGEST`` | exactly this content, from any hub |
+| ``hf://ORG/NAME[@REVISION]`` | a package on the Hugging Face Hub, or on ``HF_ENDPOINT`` |
+| ``https://HOST[:PORT]/ORG/NAME[@REVISION]`` | a package on the hub at that address |
+| ``ALIAS[@REVISION]`` | an alias in ``catalogue.json``, see `repzoo.packages.names` |
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ _NAME = re.compile(NAME_PATTERN)
 _REVISION = re.compile(r"(?:sha256:)?[0-9a-f]{64}|[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-# No user name or password: what is named here is shown, remembered and logged.
+# No user name or password: hub names are printed, stored and logged.
 _HUB = re.compile(
     r"(?:hf:/|https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)"
     r"/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 )
 
-# Fewer digits than this could soon mean another revision too.
+# Fewer digits would soon be ambiguous.
 _SHORTEST = 7
 
 
 class Reference(NamedTuple):
-    """A package's name and, maybe, one of its revisions and the hub it is on."""
+    """A package's name, optionally with a revision and a hub."""
 
     name: str
-    #: a ref such as ``main``, a sha256 or at least 7 digits that it starts with; None: the newest.
+    #: A ref such as ``main``, a sha256, or at least its first 7 digits. None means the newest.
     revision: str | None = None
-    #: ``hf://ORG`` or ``https://HOST[:PORT]/ORG``; None: whichever hub is in use.
+    #: ``hf://ORG`` or ``https://HOST[:PORT]/ORG``. None means the current hub.
     hub: str | None = None
 
     def __str__(self) -> str:
@@ -63,17 +63,17 @@ class Reference(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, revision: str | None = None) -> Reference:
-        """Parse any of the forms above; ``NAME@sha256:DIGEST`` is ``NAME@DIGEST``.
+        """Parse any of the forms above. ``NAME@sha256:DIGEST`` becomes ``NAME@DIGEST``.
 
-        An alias is replaced by what it stands for; a revision beside it is taken instead of its
-        own.
+        An alias is replaced by its reference. A revision given with the alias takes precedence over
+        the reference's own.
 
         Args:
-            text: what to parse.
-            revision: the revision, if it is said apart.
+            text: The text to parse.
+            revision: The revision, if it is not part of the text.
 
         Raises:
-            InvalidInput: if a part of it cannot be what it must, or two revisions are given.
+            InvalidInput: If a part is malformed or two different revisions are given.
         """
         whole, at, given = text.partition("@")
         hub, name = None, whole
@@ -81,20 +81,22 @@ class Reference(NamedTuple):
             hub, _, name = whole.rpartition("/")
             if _HUB.fullmatch(hub) is None:
                 raise InvalidInput(
-                    f"{text!r} is not a package on a hub, which is hf://ORG/NAME[@REV] or "
+                    f"{text!r} does not name a package on a hub: expected hf://ORG/NAME[@REV] or "
                     "http[s]://HOST[:PORT]/ORG/NAME[@REV]"
                 )
         if not is_name(name):
             raise InvalidInput(
-                f"{name!r} is not a model's name, which is of lower-case letters, digits and . _ -"
+                f"{name!r} is not a valid model name: expected lower-case letters, digits, . _ -"
             )
         if at and revision is not None and given != revision:
-            raise InvalidInput(f"two revisions: {text!r} and {revision!r}")
+            raise InvalidInput(f"two different revisions: {text!r} and {revision!r}")
         if at:
             revision = given
         if revision is not None:
             if _REVISION.fullmatch(revision) is None:
-                raise InvalidInput(f"{revision!r} is not a revision: a ref, or a sha256 in hex")
+                raise InvalidInput(
+                    f"{revision!r} is not a valid revision: expected a tag, a commit or a sha256"
+                )
             revision = revision.removeprefix("sha256:")
         if hub is None and name in names().aliases:
             meant = cls.parse(names().aliases[name])
@@ -102,45 +104,45 @@ class Reference(NamedTuple):
         return cls(name, revision, hub)
 
     def hub_or(self, given: str | None) -> str | None:
-        """The hub that is meant, said in the reference or beside it; None: whichever is in use.
+        """Return the reference's hub or the ``given`` one. None means the current hub.
 
         Raises:
-            InvalidInput: if both are said and differ.
+            InvalidInput: If the two differ.
         """
         if self.hub is not None and given not in (None, self.hub):
-            raise InvalidInput(f"{self} names its hub, and {given} is another")
+            raise InvalidInput(f"{self} names its own hub, but {given} was given too")
         return self.hub or given
 
 
 def is_name(text: str) -> bool:
-    """Whether ``text`` can be a model's name, and so is safe as a file name."""
+    """Whether ``text`` is a valid model name, which is also safe as a file name."""
     return _NAME.fullmatch(text) is not None
 
 
 def is_digest(text: str) -> bool:
-    """Whether ``text`` is a sha256 in lower-case hex, and so is safe as a file name."""
+    """Whether ``text`` is a sha256 in lower-case hex, which is also safe as a file name."""
     return _DIGEST.fullmatch(text) is not None
 
 
 def is_url(text: str) -> bool:
-    """Whether ``text`` begins as an address does, ``hf://`` or ``https://`` or another."""
+    """Whether ``text`` starts with a URL scheme such as ``hf://`` or ``https://``."""
     return _URL.match(text) is not None
 
 
 def is_path(text: str | os.PathLike[str]) -> bool:
-    """Whether a package was given by its path: it has a separator, or is a package's folder."""
+    """Whether ``text`` is a path: it contains a separator or is the folder of a package."""
     if not isinstance(text, str):
         return True
     return not is_url(text) and (os.sep in text or is_package(text))
 
 
 def no_such_package(where: str, name: str, known: Iterable[str]) -> ModelNotFound:
-    """The error for a name that a hub does not have: it names those that are spelt alike.
+    """Return the error for an unknown package, which suggests similar names.
 
     Args:
-        where: what does not have it, such as a hub's spec.
-        name: what was asked for.
-        known: the names that are there.
+        where: The place that was searched, such as a hub's spec.
+        name: The name that was requested.
+        known: The names that exist.
     """
     return ModelNotFound(
         f"{where} has no package {name!r}; {did_you_mean(name, known)}see zoo list"
@@ -148,25 +150,27 @@ def no_such_package(where: str, name: str, known: Iterable[str]) -> ModelNotFoun
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question with the names that are spelt alike and a space behind it; empty without any."""
+    """Return ``"did you mean X or Y? "``, or an empty string if no name is similar."""
     alike = difflib.get_close_matches(name, {*known}, n=3)
     return f"did you mean {' or '.join(alike)}? " if alike else ""
 
 
 def match_revision(revision: str, known: Iterable[str], where: str) -> str:
-    """The one of the ``known`` revisions that is or starts with ``revision``.
+    """Return the ``known`` revision that equals or starts with ``revision``.
 
     Args:
-        revision: a sha256 in hex, or its start.
-        known: the revisions to choose from.
-        where: whose they are, for the error.
+        revision: A sha256 in hex, or its first digits.
+        known: The revisions to choose from.
+        where: The owner of the revisions, for the error.
 
     Raises:
-        ModelNotFound: if none of them does, or more than one.
+        ModelNotFound: If no revision matches, or more than one.
     """
     matches = {each for each in known if each.startswith(revision)}
     if len(revision) < _SHORTEST or not matches:
         raise ModelNotFound(f"{where} has no revision {revision!r}")
     if len(matches) > 1:
-        raise ModelNotFound(f"{where} has several revisions that start with {revision!r}")
+        raise ModelNotFound(
+            f"{where} has several revisions that start with {revision!r}: give more digits"
+        )
     return matches.pop()

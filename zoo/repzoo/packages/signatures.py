@@ -1,18 +1,19 @@
-"""Signatures of packages, in the OpenSSF model-signing format with a pair of keys, offline.
+"""Signatures of packages: OpenSSF model signing with a key pair, offline.
 
-``manifest.json.sig`` is a Sigstore bundle with a DSSE envelope around an in-toto statement: the
-sha256 of ``manifest.json`` and of every file that it lists, signed by ECDSA. Any tool that knows
-the format can check it, for one
+``manifest.json.sig`` is a Sigstore bundle. It contains a DSSE envelope with an in-toto statement
+that lists the sha256 of ``manifest.json`` and of every file in it, signed with ECDSA. Any tool for
+the format can verify it:
 
     model_signing verify key --public_key key.pub --signature NAME/manifest.json.sig NAME
 
-and what such a tool has signed can be checked here. Making and checking them takes only
-``cryptography``; a pair of keys is made by
+Signatures made by such a tool can be verified here. Only ``cryptography`` is needed. Create a key
+pair with:
 
     openssl ecparam -name prime256v1 -genkey -noout -out key.pem
     openssl ec -in key.pem -pubout -out key.pub
 
-The card and what git, macOS and ``hf download`` leave beside a package are not signed.
+The card, and the files that git, macOS and ``hf download`` leave in a package's folder, are not
+signed.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from repzoo.errors import InvalidInput, MissingExtra, SignatureError
-from repzoo.files import open_regular, write_atomically
+from repzoo.errors import InvalidInput, MissingExtra, PackageError, SignatureError
 from repzoo.packages.package import ADVISORY, MANIFEST, SIGNATURE, Package
+from repzoo.packages.records import read_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives import hashes
@@ -41,85 +42,78 @@ __all__ = [
     "verify_signature",
 ]
 
-#: No signature is larger: it has a line for each file.
+#: Limit on the size of a signature, which has a line for each file.
 MAX_SIGNATURE_BYTES = 2**20
 
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD = "application/vnd.in-toto+json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://model_signing/signature/v1.0"
-#: What verifiers are told to pass over: the signature, the card, and what others leave there.
+#: Files that verifiers skip: the signature, the card, and files that other tools leave behind.
 _IGNORED = (SIGNATURE, *sorted(ADVISORY), ".git", ".gitattributes", ".DS_Store", ".cache")
 
 
 def sign_package(package: Package, key: Path, password: str | None = None) -> bytes:
-    """Sign a package that was verified, and write the signature beside its manifest.
+    """Sign a verified package. Nothing is written.
 
-    A signature by the same key that is there and good stays: signing again would give other bytes.
+    Signing is deterministic (RFC 6979) if OpenSSL supports it: the same package and key then give
+    the same bytes, so publishing a package again changes nothing.
 
     Args:
-        package: what to sign.
-        key: a private key in a PEM file, on the curve P-256, P-384 or P-521.
-        password: of the key, if it is encrypted.
+        package: The package to sign.
+        key: A private key in a PEM file, on the curve P-256, P-384 or P-521.
+        password: The key's password, if the key is encrypted.
 
     Returns:
-        The signature, as written.
+        The content of ``manifest.json.sig``.
 
     Raises:
-        InvalidInput: if the key cannot be used.
-        MissingExtra: if there is nothing here to sign with.
+        InvalidInput: If the key cannot be used.
+        MissingExtra: If ``cryptography`` is not installed.
     """
     private = _private_key(key, password)
-    try:
-        old = read_signature(package)
-        _check(package.revision, old, private.public_key(), "")
-        return old
-    except SignatureError:
-        pass
     files = {name: e.sha256 for name, e in package.manifest.files.items() if name not in ADVISORY}
     statement = _statement(package.config.name, files | {MANIFEST: package.revision})
     payload = json.dumps(statement, sort_keys=True).encode()
-    hint = _fingerprint(private.public_key())
+    signature = _sign(private, _encoded(payload))
     envelope = {
         "payload": base64.b64encode(payload).decode(),
         "payloadType": _PAYLOAD,
-        "signatures": [
-            {"sig": base64.b64encode(_sign(private, _encoded(payload))).decode(), "keyid": ""}
-        ],
+        "signatures": [{"sig": base64.b64encode(signature).decode(), "keyid": ""}],
     }
+    hint = _fingerprint(private.public_key())
     bundle = {
         "mediaType": _BUNDLE,
         "verificationMaterial": {"publicKey": {"hint": hint}, "tlogEntries": []},
         "dsseEnvelope": envelope,
     }
-    signature = json.dumps(bundle).encode()
-    write_atomically(package.path / SIGNATURE, signature)
-    return signature
+    return json.dumps(bundle).encode()
 
 
 def is_encrypted(key: Path) -> bool:
     """Whether a private key needs a password.
 
     Raises:
-        InvalidInput: if the file cannot be read.
+        InvalidInput: If the file cannot be read.
     """
     return b"ENCRYPTED" in _read_key(key)
 
 
 def verify_signature(package: Package, key: Path) -> str:
-    """Check that a package was signed with a key; `Package.verify` says if its files are right.
+    """Check that a package was signed with a key. `Package.verify` checks the files themselves.
 
     Args:
-        package: what must be signed.
-        key: the public key, in a PEM file.
+        package: The package.
+        key: The public key, in a PEM file.
 
     Returns:
-        The key's fingerprint: sha256 of its PEM form, in hex.
+        The key's fingerprint: the sha256 of its PEM form, in hex.
 
     Raises:
-        SignatureError: if it is not signed, not with this key, or the signature is not good.
-        InvalidInput: if the key cannot be used.
-        MissingExtra: if there is nothing here to check it with.
+        SignatureError: If the package is not signed, was signed with another key, or the signature
+            is not valid.
+        InvalidInput: If the key cannot be used.
+        MissingExtra: If ``cryptography`` is not installed.
     """
     public = _public_key(key)
     _check(package.revision, read_signature(package), public, f"{package.path}: ")
@@ -127,46 +121,42 @@ def verify_signature(package: Package, key: Path) -> str:
 
 
 def check_signature(manifest: bytes, signature: bytes | None, key: Path, where: str) -> None:
-    """The same for the bytes of a manifest and its signature, before any file is there.
+    """Check a signature before any file of the package is fetched.
 
     Args:
-        manifest: the bytes of ``manifest.json``.
-        signature: the bytes of ``manifest.json.sig``; None if there are none.
-        key: the public key, in a PEM file.
-        where: what to call the package in an error.
+        manifest: The bytes of ``manifest.json``.
+        signature: The bytes of ``manifest.json.sig``, or None if the package has none.
+        key: The public key, in a PEM file.
+        where: What to call the package in an error.
 
     Raises:
-        As `verify_signature`.
+        SignatureError, InvalidInput, MissingExtra: As for `verify_signature`.
     """
     public = _public_key(key)
     if signature is None:
-        raise SignatureError(f"{where} is not signed: there is no {SIGNATURE}")
+        raise SignatureError(f"{where} is not signed: it has no {SIGNATURE}")
     _check(hashlib.sha256(manifest).hexdigest(), signature, public, f"{where}: ")
 
 
 def read_signature(package: Package) -> bytes:
-    """The bytes of a package's signature.
+    """Return the bytes of a package's signature.
 
     Raises:
-        SignatureError: if it has none, or one that is too large.
+        SignatureError: If the package is not signed, or the file is too large or cannot be read.
     """
     try:
-        with open_regular(package.path / SIGNATURE) as file:
-            data = file.read(MAX_SIGNATURE_BYTES + 1)
+        return read_file(package.path / SIGNATURE, MAX_SIGNATURE_BYTES)
     except FileNotFoundError:
-        raise SignatureError(f"{package.path} is not signed: there is no {SIGNATURE}") from None
-    if len(data) > MAX_SIGNATURE_BYTES:
-        raise SignatureError(
-            f"{package.path}: {SIGNATURE} has more than {MAX_SIGNATURE_BYTES} bytes"
-        )
-    return data
+        raise SignatureError(f"{package.path} is not signed: it has no {SIGNATURE}") from None
+    except PackageError as error:
+        raise SignatureError(str(error)) from None
 
 
 def require_signature_of(package: Package) -> None:
-    """Check that a signature, if there is one, is of this revision, whoever made it.
+    """Check that the package's signature, if it has one, covers this revision, whatever its key.
 
     Raises:
-        SignatureError: if it is of another one, or damaged.
+        SignatureError: If the signature is damaged or of another revision.
     """
     if not (package.path / SIGNATURE).exists():
         return
@@ -176,7 +166,7 @@ def require_signature_of(package: Package) -> None:
 
 
 def _statement(name: str, files: dict[str, str]) -> dict[str, Any]:
-    """What is signed: the digests of all files, and a digest of those in their order."""
+    """Return the statement to sign: the digest of each file, and a digest of all in order."""
     ordered = sorted(files, key=PurePosixPath)
     root = hashlib.sha256(b"".join(bytes.fromhex(files[file]) for file in ordered))
     return {
@@ -198,7 +188,7 @@ def _statement(name: str, files: dict[str, str]) -> dict[str, Any]:
 
 
 def _encoded(payload: bytes) -> bytes:
-    """The bytes that a DSSE signature is made over: its pre-authentication encoding."""
+    """Return the pre-authentication encoding of a payload, which a DSSE signature covers."""
     return b"DSSEv1 %d %b %d %b" % (len(_PAYLOAD), _PAYLOAD.encode(), len(payload), payload)
 
 
@@ -209,45 +199,45 @@ def _check(revision: str, signature: bytes, key: ec.EllipticCurvePublicKey, wher
     payload, signed, hint = _open(signature, where)
     if hint is not None and hint != _fingerprint(key):
         raise SignatureError(
-            f"{where}{SIGNATURE} was made with another key: {hint[:16]}, not "
-            f"{_fingerprint(key)[:16]}"
+            f"{where}{SIGNATURE} was made with another key: expected {_fingerprint(key)[:16]}, got "
+            f"{hint[:16]}"
         )
     try:
         key.verify(signed, _encoded(payload), ec.ECDSA(_hash(key.curve)))
     except InvalidSignature:
         raise SignatureError(
-            f"{where}{SIGNATURE} was not made with this key, or was changed since"
+            f"{where}{SIGNATURE} was not made with this key, or was changed afterwards"
         ) from None
     _require_manifest(payload, revision, where)
 
 
 def _open(signature: bytes, where: str) -> tuple[bytes, bytes, str | None]:
-    """The payload of a bundle, its signature, and the fingerprint of the key that it names."""
+    """Return a bundle's payload, its signature, and the fingerprint of the key that it names."""
     try:
         bundle = json.loads(signature)
         if bundle["mediaType"] != _BUNDLE:
-            raise ValueError(f"it is a {bundle['mediaType']!r}")
+            raise ValueError(f"its media type is {bundle['mediaType']!r}, expected {_BUNDLE!r}")
         envelope = bundle["dsseEnvelope"]
         if envelope["payloadType"] != _PAYLOAD:
-            raise ValueError(f"its payload is a {envelope['payloadType']!r}")
+            raise ValueError(f"its payload is {envelope['payloadType']!r}, expected {_PAYLOAD!r}")
         (only,) = envelope["signatures"]
         material = bundle["verificationMaterial"]
         if "publicKey" not in material:
-            raise ValueError("it was not made with a pair of keys")
+            raise ValueError("it was not made with a key pair")
         hint = material["publicKey"].get("hint")
         if hint is not None and not isinstance(hint, str):
-            raise ValueError("the key's hint is no text")
+            raise ValueError("its key hint is not a string")
         return _decoded(envelope["payload"]), _decoded(only["sig"]), hint
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise SignatureError(f"{where}{SIGNATURE} cannot be read: {_reason(error)}") from None
 
 
 def _require_manifest(payload: bytes, revision: str, where: str) -> None:
-    """The manifest must be what was signed; it stands for all other files."""
+    """Check that the signed manifest is this one. It stands for all other files."""
     try:
         statement = json.loads(payload)
         if (statement["_type"], statement["predicateType"]) != (_STATEMENT, _PREDICATE):
-            raise ValueError(f"it states {statement['predicateType']!r}")
+            raise ValueError(f"its statement is {statement['predicateType']!r}")
         predicate = statement["predicate"]
         if predicate["serialization"]["method"] != "files":
             raise ValueError("files were signed in pieces")
@@ -259,15 +249,14 @@ def _require_manifest(payload: bytes, revision: str, where: str) -> None:
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise SignatureError(f"{where}{SIGNATURE} cannot be read: {_reason(error)}") from None
     if signed != [("sha256", revision)]:
-        what = ", ".join(f"{algorithm} {str(digest)[:12]}" for algorithm, digest in signed)
+        found = ", ".join(f"{algorithm} {str(digest)[:12]}" for algorithm, digest in signed)
         raise SignatureError(
-            f"{where}{SIGNATURE} is of another {MANIFEST} ({what or 'none at all'}), not of "
-            f"{revision[:12]}"
+            f"{where}{SIGNATURE} covers {found or 'no'} {MANIFEST}; expected {revision[:12]}"
         )
 
 
 def _reason(error: Exception) -> str:
-    return f"there is no {error}" if isinstance(error, KeyError) else str(error)
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _decoded(text: str) -> bytes:
@@ -288,7 +277,7 @@ def _public_key(path: Path) -> ec.EllipticCurvePublicKey:
     except ValueError:
         raise InvalidInput(f"{path} is not a public key in PEM form") from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise InvalidInput(f"{path} is not a key of an elliptic curve, such as P-256")
+        raise InvalidInput(f"{path} is not an elliptic-curve key, such as P-256")
     _hash(key.curve, path)
     return key
 
@@ -305,22 +294,27 @@ def _private_key(path: Path, password: str | None) -> ec.EllipticCurvePrivateKey
     except TypeError as error:
         raise InvalidInput(f"{path}: {error}".rstrip(".")) from None
     except (ValueError, UnsupportedAlgorithm):
-        wrong = ", or this is not its password" if secret else ""
+        wrong = ", or its password is wrong" if secret else ""
         raise InvalidInput(f"{path} is not a private key in PEM form{wrong}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise InvalidInput(f"{path} is not a key of an elliptic curve, such as P-256")
+        raise InvalidInput(f"{path} is not an elliptic-curve key, such as P-256")
     _hash(key.curve, path)
     return key
 
 
 def _sign(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    return key.sign(data, ec.ECDSA(_hash(key.curve)))
+    algorithm = _hash(key.curve)
+    try:
+        return key.sign(data, ec.ECDSA(algorithm, deterministic_signing=True))
+    except UnsupportedAlgorithm:  # OpenSSL before 3.2
+        return key.sign(data, ec.ECDSA(algorithm))
 
 
 def _hash(curve: ec.EllipticCurve, path: Path | None = None) -> hashes.HashAlgorithm:
-    """The hash that goes with a curve, as Sigstore pairs them."""
+    """Return the hash that Sigstore pairs with a curve."""
     from cryptography.hazmat.primitives import hashes
 
     pairs: dict[str, hashes.HashAlgorithm] = {

@@ -1,1 +1,1 @@
-"""Run a package on ONNX Runtime: preprocessing, sessions, the encoder, golden outputs."""
+"""The local runtime: preprocessing, ONNX Runtime sessions, and the encoder built on them."""

@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike
 from repzoo.errors import InvalidInput, UnknownTask, UnsupportedOperation
 from repzoo.packages.config import ModelConfig, ProbeSpec
 from repzoo.runtime.images import Images, Pixels, as_pixels, batches
-from repzoo.runtime.prior import Prior
+from repzoo.runtime.prior import read_prior, sample_prior
 from repzoo.runtime.sessions import (
     Floats,
     Graph,
     Provider,
     Rows,
-    Runtime,
+    SessionFactory,
     Tensor,
     positive,
     to_host,
@@ -35,61 +35,61 @@ __all__ = [
 
 
 class Posterior(NamedTuple):
-    """``q(z|x) = N(mean, diag(variance))`` of each image."""
+    """The posterior ``q(z|x) = N(mean, diag(variance))`` of each image."""
 
-    #: float32 ``[N, D]``; what `Encoder.embed` gives.
+    #: float32 ``[N, D]``, the same as `Encoder.embed` returns.
     mean: Floats
     #: float32 ``[N, D]``, in the units of ``mean`` squared.
     variance: Floats
-    #: float32 ``[N]`` in [0, 1], see `Encoder.uncertainty`; None if the model has none.
+    #: float32 ``[N]`` in [0, 1], see `Encoder.uncertainty`. None if the model has no uncertainty.
     uncertainty: Floats | None
 
 
 class Reconstruction(NamedTuple):
-    """What the decoder makes of each image's embedding."""
+    """The images that the decoder reconstructs from the embeddings."""
 
     #: float32 ``[N, H, W, C]`` in [0, 1].
     images: Floats
-    #: float32 ``[N]``: mean squared difference from the preprocessed image, on the same scale.
+    #: float32 ``[N]``: mean squared error against the preprocessed image, scaled to [0, 1].
     error: Floats
 
 
 class Generation(NamedTuple):
-    """Images from the prior, or from given latents."""
+    """Images decoded from the prior or from given latents."""
 
     #: float32 ``[N, H, W, C]`` in [0, 1].
     images: Floats
-    #: float32 ``[N, D]``: what they were decoded from.
+    #: float32 ``[N, D]``: the latents that were decoded.
     latents: Floats
 
 
 class Predictions(NamedTuple):
-    """What a probe says of each image."""
+    """The predictions of a probe."""
 
-    #: names of the K classes.
+    #: Names of the K classes.
     classes: tuple[str, ...]
-    #: float32 ``[N, K]``; rows sum to one unless the probe is multi-label.
+    #: float32 ``[N, K]``. Rows sum to one unless the probe is multi-label.
     probabilities: Floats
-    #: the likeliest class of each image; of a multi-label probe, all with probability 0.5 or more.
+    #: The most likely class of each image; for a multi-label probe, all with probability >= 0.5.
     labels: list[str] | list[list[str]]
 
 
 class Encoder:
-    """A pretrained encoder, with whatever else its package holds. Made by `repzoo.load`.
+    """A pretrained encoder and the other models in its package. Created by `repzoo.load`.
 
         >>> encoder = repzoo.load("simvae-mnist")
         >>> encoder.embed(["one.png", "two.png"]).shape
         (2, 10)
 
-    Wherever ``images`` are taken, they are one image or an iterable of them: uint8 arrays, Pillow
-    images, paths or an encoded file's bytes, see `repzoo.runtime.images.as_pixels`. They are decoded and
-    run ``batch_size`` at a time. All methods may be called from several threads at once.
+    ``images`` is one image or an iterable of images: uint8 arrays, Pillow images, paths, or the
+    bytes of encoded files, see `repzoo.runtime.images.as_pixels`. They are decoded and run in
+    batches of ``batch_size``. All methods are thread-safe.
 
     Attributes:
-        config: the model's record.
-        path: the package's folder.
-        revision: sha256 of its manifest, in hex.
-        provider: the ONNX Runtime execution provider in use, for example "CPUExecutionProvider".
+        config: The model's record.
+        path: The package's folder.
+        revision: The sha256 of the package's manifest, in hex.
+        provider: The ONNX Runtime execution provider, for example "CPUExecutionProvider".
     """
 
     config: ModelConfig
@@ -106,30 +106,30 @@ class Encoder:
         provider: Provider | None = None,
         threads: int | None = None,
     ) -> None:
-        """Load the graphs that lie in a package's folder, whose files are taken as they are.
+        """Load the graphs in a package's folder without verifying them.
 
-        `repzoo.load` verifies them first and is what to call, but for a package in the making.
+        Use `repzoo.load`, which verifies the package first, unless the package is not finished yet.
 
         Args:
-            path: the folder.
-            config: the model's record.
-            revision: sha256 of the package's manifest, where it has one yet.
-            provider: "cpu" or "cuda"; by default CUDA where a GPU and its libraries work.
-            threads: threads that one call may use; by default as many as the machine has cores.
+            path: The package's folder.
+            config: The model's record.
+            revision: The sha256 of the package's manifest, if it has one yet.
+            provider: "cpu" or "cuda". By default CUDA is used if a GPU and its libraries work.
+            threads: The number of threads per call. By default the number of cores.
 
         Raises:
-            PackageError: if a graph is not valid or is not what the config says.
-            InvalidInput: if the provider asked for is not there.
+            PackageError: If a graph is not valid or does not match the config.
+            InvalidInput: If the requested provider is not available.
         """
         self.config = config
         self.path = path
         self.revision = revision
 
-        runtime = Runtime(provider, threads)
+        sessions = SessionFactory(provider, threads)
         latent: Tensor = "tensor(float)", (None, config.latent_dim)
 
         def graph(file: str, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> Graph:
-            return Graph(runtime.session(path / file), path / file, inputs, outputs)
+            return Graph(sessions.create(path / file), path / file, inputs, outputs)
 
         self._encoder = graph(
             "encoder.onnx",
@@ -153,43 +153,44 @@ class Encoder:
                 {n: pixels if n == "images" else latent for n in config.uncertainty.inputs},
                 {"uncertainty": ("tensor(float)", (None,))},
             )
-        self._prior = Prior.read(path / "prior.npz", config.latent_dim)
+        prior = path / "prior.npz"
+        self._prior = read_prior(prior, config.latent_dim) if prior.exists() else None
         self.provider = self._encoder.provider
 
     def __repr__(self) -> str:
         return f"Encoder({self.config.name!r}, revision={self.revision[:12]!r}, {self.provider})"
 
     def preprocess(self, images: Images) -> Pixels:
-        """The pixels that the model sees of each image: uint8 ``[N, H, W, C]``.
+        """Return the pixels that the model receives for each image: uint8 ``[N, H, W, C]``.
 
         Raises:
-            InvalidImage: if an image cannot be used; its ``index`` is its place in ``images``.
+            InvalidImage: If an image cannot be used. Its ``index`` is its position in ``images``.
         """
         return as_pixels(images, self.config.input)
 
     def embed(self, images: Images, *, normalize: bool = False, batch_size: int = 256) -> Floats:
-        """Embed images; with a posterior, its mean. See `uncertainty` for how sure it is.
+        """Embed images. If the model has a posterior, the embedding is its mean.
 
         Args:
-            images: one image or many.
-            normalize: divide each embedding by its Euclidean length, unless that is zero.
-            batch_size: images that are decoded and run at once.
+            images: One image or many.
+            normalize: Divide each embedding by its Euclidean length, unless the length is zero.
+            batch_size: The number of images that are decoded and run at once.
 
         Returns:
             float32 ``[N, D]``.
 
         Raises:
-            InvalidImage: if an image cannot be used; its ``index`` is its place in ``images``.
+            InvalidImage: If an image cannot be used. Its ``index`` is its position in ``images``.
         """
         embedding = self._outputs(images, ("embedding",), batch_size)["embedding"]
         return unit_length(embedding) if normalize else embedding
 
     def posterior(self, images: Images, *, batch_size: int = 256) -> Posterior:
-        """The posterior over the latents of each image.
+        """Return the posterior over the latents of each image.
 
         Raises:
-            UnsupportedOperation: if the model has no posterior.
-            InvalidImage: if an image cannot be used; its ``index`` is its place in ``images``.
+            UnsupportedOperation: If the model has no posterior.
+            InvalidImage: If an image cannot be used. Its ``index`` is its position in ``images``.
         """
         if not self.config.has_posterior:
             raise UnsupportedOperation(f"{self.config.name} has no posterior")
@@ -199,38 +200,38 @@ class Encoder:
         )
 
     def uncertainty(self, images: Images, *, batch_size: int = 256) -> Floats:
-        """How likely each image's nearest neighbour is a wrong one: a calibrated probability.
+        """Return the calibrated probability that each image's nearest neighbour is wrong.
 
-        ``config.uncertainty`` says in which gallery, and what wrong is.
+        ``config.uncertainty`` defines the gallery and what counts as wrong.
 
         Returns:
             float32 ``[N]`` in [0, 1].
 
         Raises:
-            UnsupportedOperation: if the model has no calibrated uncertainty.
-            InvalidImage: if an image cannot be used; its ``index`` is its place in ``images``.
+            UnsupportedOperation: If the model has no calibrated uncertainty.
+            InvalidImage: If an image cannot be used. Its ``index`` is its position in ``images``.
         """
         self._require_uncertainty()
         return self._outputs(images, ("uncertainty",), batch_size)["uncertainty"]
 
     def uncertainty_of(self, outputs: Mapping[str, Floats], pixels: Pixels) -> Floats:
-        """The same for images whose `outputs` are at hand; `outputs` can give it along with them.
+        """Compute `uncertainty` from `outputs` without running the encoder again.
 
         Args:
-            outputs: of the encoder, float32 ``[N, D]`` by name.
-            pixels: the preprocessed images that gave them, uint8 ``[N, H, W, C]``.
+            outputs: The encoder's outputs, float32 ``[N, D]`` by name.
+            pixels: The preprocessed images behind these outputs, uint8 ``[N, H, W, C]``.
 
         Raises:
-            UnsupportedOperation: if the model has no calibrated uncertainty.
+            UnsupportedOperation: If the model has no calibrated uncertainty.
         """
         return self._probability({**outputs, "images": pixels})
 
     def reconstruct(self, images: Images, *, batch_size: int = 256) -> Reconstruction:
-        """Encode images and decode them again.
+        """Encode images and decode their embeddings.
 
         Raises:
-            UnsupportedOperation: if the model has no decoder.
-            InvalidImage: if an image cannot be used; its ``index`` is its place in ``images``.
+            UnsupportedOperation: If the model has no decoder.
+            InvalidImage: If an image cannot be used. Its ``index`` is its position in ``images``.
         """
         decoder = self._require_decoder()
         decoded, errors = [], []
@@ -253,17 +254,18 @@ class Encoder:
     ) -> Generation:
         """Draw images from the model's prior, or decode given latents.
 
-        The same seed gives the same images, and fewer of them are the first of more.
+        The same seed gives the same images, and the first images do not depend on ``n``.
 
         Args:
-            n: how many to draw.
-            seed: not negative; by default every call draws anew.
-            latents: float ``[N, D]`` or ``[D]`` to decode; ``n`` and ``seed`` then mean nothing.
-            batch_size: images that are decoded at once.
+            n: The number of images to draw.
+            seed: The seed, 0 or more. By default every call draws new images.
+            latents: Latents to decode, float ``[N, D]`` or ``[D]``. ``n`` and ``seed`` are then
+                ignored.
+            batch_size: The number of images that are decoded at once.
 
         Raises:
-            UnsupportedOperation: if the model has no decoder, or no prior to draw from.
-            InvalidInput: if an argument is out of range, or latents have another shape.
+            UnsupportedOperation: If the model has no decoder, or no prior to draw from.
+            InvalidInput: If an argument is out of range or the latents have the wrong shape.
         """
         decoder = self._require_decoder()
         drawn = self.sample(n, seed=seed) if latents is None else self._as_latents(latents)
@@ -273,24 +275,24 @@ class Encoder:
         return Generation(_concatenate(decoded, self.config.input.shape), drawn)
 
     def sample(self, n: int = 1, *, seed: int | None = None) -> Floats:
-        """Draw latents from the model's prior; what `generate` decodes.
+        """Draw from the model's prior the latents that `generate` decodes.
 
         Args:
-            n: how many.
-            seed: not negative; by default every call draws anew.
+            n: The number of latents to draw.
+            seed: The seed, 0 or more. By default every call draws new latents.
 
         Returns:
             float32 ``[N, D]``.
 
         Raises:
-            UnsupportedOperation: if the model has no prior.
-            InvalidInput: if an argument is out of range.
+            UnsupportedOperation: If the model has no prior.
+            InvalidInput: If an argument is out of range.
         """
         if self._prior is None:
             raise UnsupportedOperation(f"{self.config.name} has no prior to draw latents from")
-        if seed is not None and seed < 0:
-            raise InvalidInput(f"seed is {seed}; expected 0 or more")
-        return self._prior.sample(positive(n, "n"), seed)
+        if seed is not None and not (isinstance(seed, (int, np.integer)) and seed >= 0):
+            raise InvalidInput(f"seed is {seed!r}; expected a whole number, 0 or more")
+        return sample_prior(self._prior, positive(n, "n"), seed)
 
     def probe(
         self, images: Images, task: str, kind: str = "linear", *, batch_size: int = 256
@@ -298,13 +300,13 @@ class Encoder:
         """Classify images with one of the model's probes.
 
         Raises:
-            UnknownTask: if the model has no probe for this task and kind.
-            InvalidImage: if an image cannot be used; its ``index`` is its place in ``images``.
+            UnknownTask: If the model has no probe for this task and kind.
+            InvalidImage: If an image cannot be used. Its ``index`` is its position in ``images``.
         """
         spec = self.config.probe(task, kind)
         if spec is None:
-            there = ", ".join(f"{p.task} ({p.kind})" for p in self.config.probes) or "none"
-            raise UnknownTask(f"{self.config.name} has no probe {task} ({kind}); there: {there}")
+            probes = ", ".join(f"{p.task} ({p.kind})" for p in self.config.probes) or "no probes"
+            raise UnknownTask(f"{self.config.name} has no probe {task} ({kind}); it has {probes}")
         probe = self._probes[task, kind]
         logits = [
             to_host(probe.run(self._encode(pixels, ("embedding",)))["logits"])
@@ -315,22 +317,22 @@ class Encoder:
     def outputs(
         self, images: Images, *, uncertainty: bool = False, batch_size: int = 256
     ) -> dict[str, Floats]:
-        """The encoder graph's own outputs: ``embedding`` and, with a posterior, ``log_variance``.
+        """Return the encoder graph's outputs: ``embedding``, and ``log_variance`` of a posterior.
 
         Args:
-            images: one image or many.
-            uncertainty: give ``uncertainty`` too, if the model has one: what `uncertainty` gives.
-            batch_size: images that are decoded and run at once.
+            images: One image or many.
+            uncertainty: Also return ``uncertainty``, if the model has one. See `uncertainty`.
+            batch_size: The number of images that are decoded and run at once.
 
         Returns:
-            float32 ``[N, D]`` by name, in the order of ``config.outputs``; ``uncertainty`` is
+            float32 ``[N, D]`` by name, in the order of ``config.outputs``. ``uncertainty`` is
             float32 ``[N]``.
 
         Raises:
-            InvalidImage: if an image cannot be used; its ``index`` is its place in ``images``.
+            InvalidImage: If an image cannot be used. Its ``index`` is its position in ``images``.
         """
-        too = ("uncertainty",) if uncertainty and self._uncertainty is not None else ()
-        return self._outputs(images, (*self.config.outputs, *too), batch_size)
+        more = ("uncertainty",) if uncertainty and self._uncertainty is not None else ()
+        return self._outputs(images, (*self.config.outputs, *more), batch_size)
 
     def _outputs(
         self, images: Images, names: tuple[str, ...], batch_size: int
@@ -346,7 +348,7 @@ class Encoder:
         }
 
     def _encode(self, pixels: Pixels, names: tuple[str, ...]) -> dict[str, Rows]:
-        """The named outputs of one batch and maybe others, left where they were computed."""
+        """Return at least the named outputs of one batch, left on the device."""
         if "uncertainty" not in names:
             return self._encoder.run({"images": pixels}, names)
         rows = {"images": self._encoder.upload(pixels)}
@@ -375,16 +377,16 @@ class Encoder:
         try:
             array = np.atleast_2d(np.asarray(latents, dtype=np.float32))
         except (TypeError, ValueError) as error:
-            raise InvalidInput(f"latents are no array of numbers: {error}") from None
+            raise InvalidInput(f"latents are not an array of numbers: {error}") from None
         if array.ndim != 2 or array.shape[1] != dim:
             raise InvalidInput(f"latents have shape {list(array.shape)}; expected [N, {dim}]")
         if not np.isfinite(array).all():
-            raise InvalidInput("latents must be finite")
+            raise InvalidInput("latents must be finite, but contain NaN or infinity")
         return array
 
 
 def unit_length(embedding: Floats) -> Floats:
-    """Each embedding of ``[N, D]`` divided by its Euclidean length, unless that is zero."""
+    """Divide each embedding of ``[N, D]`` by its Euclidean length, unless the length is zero."""
     length = np.sqrt(np.square(embedding).sum(axis=1, keepdims=True))
     length[length == 0] = 1
     unit: Floats = embedding / length
@@ -393,7 +395,7 @@ def unit_length(embedding: Floats) -> Floats:
 
 def _predictions(spec: ProbeSpec, logits: Floats) -> Predictions:
     if spec.multi_label:
-        # The logistic function, in a form that does not overflow.
+        # The logistic function in a form that does not overflow.
         probabilities = 0.5 * (1 + np.tanh(0.5 * logits))
         several = [[spec.classes[k] for k in np.flatnonzero(row >= 0.5)] for row in probabilities]
         return Predictions(spec.classes, probabilities, several)
@@ -404,7 +406,7 @@ def _predictions(spec: ProbeSpec, logits: Floats) -> Predictions:
 
 
 def _concatenate(chunks: list[Floats], shape: tuple[int, ...]) -> Floats:
-    """The chunks' rows, each of ``shape``, in one array, also if there are none."""
+    """Concatenate chunks of rows of ``shape``. Without chunks, the result has no rows."""
     if len(chunks) == 1:
         return chunks[0]
     return np.concatenate([np.empty((0, *shape), np.float32), *chunks])

@@ -1,17 +1,17 @@
-"""Golden vectors: what a package must give on every machine.
+"""Golden vectors: inputs and the outputs that a package must reproduce on every machine.
 
-``golden.npz`` holds, without pickle:
+``golden.npz`` holds these arrays, without pickle:
 
-| array | what |
+| array | content |
 | --- | --- |
-| ``inputs`` | uint8 ``[N, H, W, C]``, pixels of the model's own size |
-| ``files.0`` ... | uint8 ``[bytes]``, encoded image files of odd sizes and modes |
-| ``files.0.pixels`` ... | uint8 ``[H, W, C]``, what preprocessing must make of each, exactly |
-| ``outputs.embedding`` | float32 ``[N + F, D]``, for the inputs and then for the F files |
-| ``outputs.log_variance`` | the same, of a model with a posterior |
-| ``outputs.uncertainty`` | float32 ``[N + F]``, of a model with a calibrated uncertainty |
-| ``latents`` | float32 ``[M, D]``, of a model with a decoder |
-| ``outputs.images`` | float32 ``[M, H, W, C]``, what they are decoded to |
+| ``inputs`` | uint8 ``[N, H, W, C]``: pixels of the model's input size |
+| ``files.0`` ... | uint8 ``[bytes]``: encoded image files of odd sizes and modes |
+| ``files.0.pixels`` ... | uint8 ``[H, W, C]``: the exact result of preprocessing each file |
+| ``outputs.embedding`` | float32 ``[N + F, D]``: for the inputs, then for the F files |
+| ``outputs.log_variance`` | the same, if the model has a posterior |
+| ``outputs.uncertainty`` | float32 ``[N + F]``, if the model has a calibrated uncertainty |
+| ``latents`` | float32 ``[M, D]``, if the model has a decoder |
+| ``outputs.images`` | float32 ``[M, H, W, C]``: the images decoded from ``latents`` |
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ GOLDEN = "golden.npz"
 
 
 class Deviation(NamedTuple):
-    """How far one output lies from its golden values."""
+    """The deviation of one output from its golden values."""
 
     output: str
-    #: the largest absolute difference; infinity where an output is not finite.
+    #: The largest absolute difference, or infinity if an output is not finite.
     largest: float
-    #: what the config allows for this output and provider.
+    #: The limit in the config for this output and provider.
     tolerance: float
 
 
@@ -53,20 +53,21 @@ def write_golden(
     files: Sequence[bytes] = (),
     latents: Floats | None = None,
 ) -> None:
-    """Run the package in the folder ``path`` on the CPU and record what it gives.
+    """Run the package in the folder ``path`` on the CPU and record its outputs.
 
-    The folder needs its ``config.json`` and graphs; `repzoo.packages.package.write_manifest` comes after.
+    The folder must contain ``config.json`` and the graphs. Call
+    `repzoo.packages.package.write_manifest` afterwards.
 
     Args:
-        path: the package's folder.
-        pixels: uint8 ``[N, H, W, C]`` of the model's own size, N at least 1.
-        files: encoded image files, of any size and mode.
-        latents: float32 ``[M, D]`` to decode; needed exactly if the model has a decoder.
+        path: The package's folder.
+        pixels: uint8 ``[N, H, W, C]`` of the model's input size, with N at least 1.
+        files: Encoded image files of any size and mode.
+        latents: float32 ``[M, D]`` to decode. Required if and only if the model has a decoder.
 
     Raises:
-        PackageError: if the package cannot be run, gives values that are not finite, or states no
-            tolerance for one of its outputs on the CPU.
-        InvalidImage: if a file is not an image.
+        PackageError: If the package cannot be run, an output is not finite, or the config states no
+            tolerance for an output on the CPU.
+        InvalidImage: If a file is not an image.
     """
     path = Path(path)
     config = ModelConfig.read(path / "config.json")
@@ -77,7 +78,7 @@ def write_golden(
             f"[N, {', '.join(map(str, config.input.shape))}]"
         )
     if config.has_decoder != (latents is not None):
-        raise PackageError("golden latents are needed exactly if the model has a decoder")
+        raise PackageError("golden latents are required if and only if the model has a decoder")
 
     arrays: dict[str, NDArray[Any]] = {"inputs": pixels}
     for number, file in enumerate(files):
@@ -87,21 +88,21 @@ def write_golden(
         arrays["latents"] = np.ascontiguousarray(latents, np.float32)
     for output, values in _outputs(encoder, arrays).items():
         if not np.isfinite(values).all():
-            raise PackageError(f"{path}: {output} is not finite for every golden input")
+            raise PackageError(f"{path}: {output} is not finite for all golden inputs")
         _tolerance(config, output, encoder.provider)
         arrays[f"outputs.{output}"] = values
     write_arrays(path / GOLDEN, arrays)
 
 
 def check_golden(encoder: Encoder) -> list[Deviation]:
-    """Compare what an encoder gives on its provider with the package's golden vectors.
+    """Compare an encoder's outputs with the golden vectors of its package.
 
     Returns:
-        How far each output is off, all of them within the config's tolerances.
+        The deviation of each output. All are within the config's tolerances.
 
     Raises:
-        GoldenMismatch: if preprocessing gives other pixels or an output is out of tolerance.
-        PackageError: if the golden vectors cannot be read or are not complete.
+        GoldenMismatch: If preprocessing gives different pixels or an output exceeds its tolerance.
+        PackageError: If the golden vectors cannot be read or are incomplete.
     """
     path = encoder.path / GOLDEN
     arrays = read_arrays(path)
@@ -111,7 +112,8 @@ def check_golden(encoder: Encoder) -> list[Deviation]:
         for output, values in _outputs(encoder, arrays).items():
             golden = arrays[f"outputs.{output}"]
             if golden.shape != values.shape:
-                raise GoldenMismatch(f"{path}: {output} is {values.shape}, not {golden.shape}")
+                shapes = f"has shape {list(values.shape)}; expected {list(golden.shape)}"
+                raise GoldenMismatch(f"{path}: {output} {shapes}")
             tolerance = _tolerance(encoder.config, output, encoder.provider)
             largest = float(np.max(np.abs(values - golden), initial=0))
             deviations.append(
@@ -119,11 +121,11 @@ def check_golden(encoder: Encoder) -> list[Deviation]:
             )
     except KeyError as error:
         raise PackageError(f"{path} has no array {error}") from None
-    beyond = [each for each in deviations if not each.largest <= each.tolerance]
-    if beyond:
+    exceeded = [each for each in deviations if not each.largest <= each.tolerance]
+    if exceeded:
         listing = ", ".join(
-            f"{each.output} is off by {each.largest:.3g} (at most {each.tolerance:.3g} is allowed)"
-            for each in beyond
+            f"{each.output} is off by {each.largest:.3g} (tolerance {each.tolerance:.3g})"
+            for each in exceeded
         )
         raise GoldenMismatch(f"{encoder.path} on {encoder.provider}: {listing}")
     return deviations
@@ -138,7 +140,7 @@ def _check_preprocessing(encoder: Encoder, arrays: dict[str, NDArray[Any]], path
             raise GoldenMismatch(f"{path}: files.{number}: {error.detail}") from error
         if not np.array_equal(pixels, golden):
             raise GoldenMismatch(
-                f"{path}: preprocessing files.{number} gives other pixels than it must"
+                f"{path}: preprocessing files.{number} does not give the golden pixels"
             )
 
 
@@ -161,5 +163,5 @@ def _tolerance(config: ModelConfig, output: str, provider: str) -> float:
         return config.tolerances[output][kind]
     except KeyError:
         raise PackageError(
-            f"config.json of {config.name} states no tolerance for {output} on {kind}"
+            f"config.json of {config.name} has no tolerance for {output} on {kind}"
         ) from None

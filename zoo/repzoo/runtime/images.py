@@ -1,7 +1,7 @@
-"""Everything before the graph: from an image of any kind to the pixels that an encoder takes.
+"""Preprocessing: from an image of any kind to the pixels that an encoder takes.
 
-This is the one preprocessing of the product. Training, evaluation, the local runtime and serving
-all call it, and golden vectors hold it in place.
+Training, evaluation, the local runtime and serving all use these functions. Golden vectors check
+that their results never change.
 
     bytes ──decode──> upright L or RGB image ──preprocess──> uint8 [height, width, channels]
     anything ─────────────────as_pixels, batches───────────> uint8 [N, height, width, channels]
@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 
 from repzoo.errors import ImageTooLarge, InvalidImage, InvalidInput, MissingExtra
 from repzoo.packages.config import InputSpec, ResizePolicy
+from repzoo.runtime.png_chunks import without_metadata
 
 try:
     from PIL import ExifTags, Image, UnidentifiedImageError
+    from PIL.PngImagePlugin import PngImageFile
 except ImportError as error:
     raise MissingExtra("reading images", "runtime", error) from error
 
@@ -42,7 +44,7 @@ __all__ = [
 #: uint8 ``[N, height, width, channels]``, or ``[height, width, channels]`` for one image.
 Pixels: TypeAlias = NDArray[np.uint8]
 
-#: One image: uint8 ``[H, W]`` or ``[H, W, C]``, a Pillow image, a path, or an encoded file's bytes.
+#: One image: uint8 ``[H, W]`` or ``[H, W, C]``, a Pillow image, a path, or the bytes of a file.
 ImageLike: TypeAlias = (
     NDArray[np.uint8] | Image.Image | str | os.PathLike[str] | bytes | bytearray | memoryview
 )
@@ -50,15 +52,15 @@ ImageLike: TypeAlias = (
 #: One image, an iterable of images, or a uint8 array ``[N, H, W, C]``.
 Images: TypeAlias = ImageLike | Iterable[ImageLike]
 
-#: The most pixels that an encoded image may have; checked before anything is decoded. 64 Mi pixels
-#: are 192 MiB as RGB, and lie below the size at which Pillow warns on its own.
+#: Limit on the pixels of an encoded image, checked before decoding. 64 Mi pixels are 192 MiB as RGB
+#: and below the size at which Pillow itself warns.
 MAX_PIXELS = 2**26
 
-#: The formats that are read, by Pillow's names. Others that Pillow knows run programs (EPS), are
-#: containers of other things, or have decoders that hardly anyone exercises.
+#: The supported formats, by Pillow's names. Pillow's other formats run programs (EPS), are
+#: containers, or have decoders that are rarely exercised.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
-# EXIF orientation -> what turns the stored pixels upright. 1 is upright already.
+# EXIF orientation -> the transposition that makes the image upright. 1 is already upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -68,6 +70,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+# PNG files state the transparent level in the file's own bits; Pillow scales the pixels to 8 bits.
+_LEVEL_SCALE = {"L;2": 85, "L;4": 17}
 
 _FILTERS = {
     "box": Image.Resampling.BOX,
@@ -85,57 +90,56 @@ def decode(
 ) -> Image.Image:
     """Decode an image file into an upright image of mode ``L`` or ``RGB``.
 
-    The first frame is taken of a file that has several. EXIF orientation is applied. Colours
-    become grey or RGB as follows:
+    If the file has several frames, the first one is used. The EXIF orientation is applied. Other
+    metadata is ignored, even if it is damaged. Colours are converted to grey or RGB as follows:
 
-    - transparency is laid over white: what a viewer shows on a page. Dropping the alpha channel
-      instead would bring up whatever colour happens to be stored where nothing is visible;
-    - 16-bit samples are scaled, keeping the high byte, and not clipped;
-    - palettes are looked up, CMYK and YCbCr converted by Pillow's formulas; colour profiles are
-      not applied;
-    - 32-bit integers must be 16-bit values, floats must lie in [0, 1]: there is no knowing the
-      range of others.
+    - Transparent pixels are composited over white, as a viewer shows them on a page. Dropping the
+      alpha channel would reveal arbitrary colours in invisible areas.
+    - 16-bit samples are scaled by keeping the high byte, not clipped.
+    - Palettes are looked up. CMYK and YCbCr are converted with Pillow's formulas. Colour profiles
+      are not applied.
+    - 32-bit integers must be within 16 bits and floats within [0, 1], because the range of other
+      values is unknown.
 
     Args:
-        data: the bytes of a file; what it is is told by them, never by a name.
-        max_pixels: refuse an image with more pixels than this, before decoding it.
-        formats: those of `FORMATS` that may be decoded.
+        data: The bytes of a file. They determine its format.
+        max_pixels: The largest number of pixels. Larger images are refused before decoding.
+        formats: The subset of `FORMATS` to accept.
 
     Raises:
-        InvalidImage: if the data is no image of these formats, truncated or damaged.
-        ImageTooLarge: which is one too, if it has more than ``max_pixels``.
+        InvalidImage: If the data is not an image in one of these formats, or is damaged.
+        ImageTooLarge: If the image has more than ``max_pixels``. It is an `InvalidImage` too.
     """
     if len(data) == 0:
         raise InvalidImage("the file is empty")
     with (
         _as_invalid_image(formats),
-        Image.open(io.BytesIO(data), formats=_readable(formats)) as image,
+        Image.open(io.BytesIO(without_metadata(data)), formats=_readable(formats)) as image,
     ):
         if image.width * image.height > max_pixels:
             raise ImageTooLarge(
-                f"{image.width} x {image.height} pixels are more than the limit of {max_pixels}"
+                f"{image.width} x {image.height} pixels exceed the limit of {max_pixels}"
             )
-        image.load()
         return _canonical(image)
 
 
 def preprocess(image: Image.Image, spec: InputSpec) -> Pixels:
-    """Turn one image of any size and mode into the pixels that an encoder takes.
+    """Convert one image of any size and mode to the pixels that an encoder takes.
 
-    The image is made upright and grey or RGB as `decode` says, then scaled with antialiasing by
-    ``spec.resize``: ``crop`` scales it to cover the target and keeps the centre, of which an odd
-    pixel goes to the right or the bottom; ``squash`` ignores its aspect ratio. An image of the
-    target's size is not resampled.
+    The image is made upright and converted to grey or RGB as in `decode`. It is then scaled with
+    antialiasing according to ``spec.resize``: ``crop`` scales it to cover the target and keeps the
+    centre, with an odd pixel on the right or bottom; ``squash`` ignores the aspect ratio. An image
+    of the target's size is not resampled.
 
     Args:
-        image: a Pillow image.
-        spec: the encoder's input.
+        image: A Pillow image.
+        spec: The encoder's input.
 
     Returns:
         uint8 ``[spec.height, spec.width, spec.channels]``, contiguous.
 
     Raises:
-        InvalidImage: if the image's data cannot be read or its mode has no meaning as grey or RGB.
+        InvalidImage: If the image cannot be read or its mode cannot be converted to grey or RGB.
     """
     with _as_invalid_image():
         image = _canonical(image)
@@ -153,23 +157,24 @@ def as_pixels(
     max_pixels: int = MAX_PIXELS,
     formats: Collection[str] = FORMATS,
 ) -> Pixels:
-    """Bring one image or many, of any kind, to the pixels that an encoder takes.
+    """Convert one or many images of any kind to the pixels that an encoder takes.
 
     Args:
-        images: one image or an iterable of them, each a uint8 array ``[H, W]`` or ``[H, W, C]``
-            (C is 1, 3, or 4 with alpha), a Pillow image, a path, or an encoded file's bytes; or a
-            uint8 array ``[N, H, W, C]``. Arrays that have the encoder's size already are passed
-            through unchanged, a whole batch of them without a copy.
-        spec: the encoder's input.
-        max_pixels: the limit for each encoded file, see `decode`.
-        formats: of encoded files, see `decode`.
+        images: One image or an iterable of images. Each is a uint8 array ``[H, W]`` or
+            ``[H, W, C]`` (C is 1, 3, or 4 with alpha), a Pillow image, a path, or the bytes of an
+            encoded file. Also accepted is a uint8 array ``[N, H, W, C]``. Arrays of the encoder's
+            size are returned unchanged, and whole batches without a copy.
+        spec: The encoder's input.
+        max_pixels: The limit for each encoded file, see `decode`.
+        formats: The accepted formats of encoded files, see `decode`.
 
     Returns:
-        uint8 ``[N, spec.height, spec.width, spec.channels]``; N is 1 for one image.
+        uint8 ``[N, spec.height, spec.width, spec.channels]``. N is 1 for one image.
 
     Raises:
-        InvalidImage: if an image cannot be used; its ``index`` is its place in ``images``.
-        InvalidInput: if ``images`` is no image and no iterable of them, or a batch of another type.
+        InvalidImage: If an image cannot be used. Its ``index`` is its position in ``images``.
+        InvalidInput: If ``images`` is neither an image nor an iterable of images, or is an array
+            of another type.
     """
     chunks = list(batches(images, spec, size=None, max_pixels=max_pixels, formats=formats))
     return chunks[0] if chunks else np.empty((0, *spec.shape), np.uint8)
@@ -183,9 +188,9 @@ def batches(
     max_pixels: int = MAX_PIXELS,
     formats: Collection[str] = FORMATS,
 ) -> Iterator[Pixels]:
-    """`as_pixels` in chunks of at most ``size`` images (None: all), each made when asked for.
+    """Yield the result of `as_pixels` in chunks of ``size`` images, or in one chunk if it is None.
 
-    A long list of files so never sits in memory decoded.
+    Chunks are created on demand, so a long list of files is never decoded as a whole.
     """
     if isinstance(images, np.ndarray) and images.ndim == 4:
         if images.dtype != np.uint8:
@@ -239,7 +244,9 @@ def _one(image: object, spec: InputSpec, max_pixels: int, formats: Collection[st
             raise InvalidImage(f"{name}: {reason}") from error
     if isinstance(image, (bytes, bytearray, memoryview)):
         return preprocess(decode(image, max_pixels=max_pixels, formats=formats), spec)
-    raise InvalidImage(f"{type(image).__name__} is no array, Pillow image, path or bytes")
+    raise InvalidImage(
+        f"got {type(image).__name__}; expected an array, a Pillow image, a path or bytes"
+    )
 
 
 def _from_array(array: NDArray[Any], spec: InputSpec) -> Pixels:
@@ -251,22 +258,22 @@ def _from_array(array: NDArray[Any], spec: InputSpec) -> Pixels:
         array = array[:, :, 0]
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or not array.size:
         raise InvalidImage(
-            f"the array's shape is {list(array.shape)}; expected [H, W], or [H, W, C] with 1, 3 or "
-            "4 channels. A batch is [N, H, W, C], for grey images with a last axis of 1"
+            f"the array has shape {list(array.shape)}; expected [H, W], or [H, W, C] with 1, 3 or "
+            "4 channels. A batch is [N, H, W, C], with C = 1 for grey images"
         )
     return preprocess(Image.fromarray(np.ascontiguousarray(array)), spec)
 
 
 def _resize(image: Image.Image, spec: InputSpec) -> Image.Image:
-    """Scale the part of the image that the target shows, rows first and then columns.
+    """Scale the part of the image that is kept: rows first, then columns.
 
-    In one call Pillow would choose the order, and which one depends on its version (12 and 13
-    differ). Values are rounded and clipped in between, so that the pixels would differ as well.
+    In a single call Pillow chooses the order, and versions 12 and 13 choose differently. Values are
+    rounded and clipped between the steps, so the pixels would differ too.
     """
     resampling = _FILTERS[spec.resize.filter]
     left, top, right, bottom = _source_box(image.size, spec)
-    # Only the rows that the second step can reach: the widest filter is 3 target pixels wide, or
-    # source pixels if those are larger.
+    # Keep only the rows that the second step reads. The widest filter spans 3 pixels of the target
+    # or of the source, whichever are larger.
     reach = 3 * max(1, (bottom - top) / spec.height) + 1
     first, last = max(0, int(top - reach)), min(image.height, int(bottom + reach) + 1)
     rows = image.crop((0, first, image.width, last))
@@ -276,10 +283,10 @@ def _resize(image: Image.Image, spec: InputSpec) -> Image.Image:
 
 
 def _source_box(size: tuple[int, int], spec: InputSpec) -> tuple[float, float, float, float]:
-    """The part of the source that the target shows.
+    """Return the part of the source that is kept.
 
-    It is what scaling the whole image and cutting out the centre would show, but costs no more
-    than the target, however long and thin the source is.
+    The result is the same as scaling the whole image and cropping the centre, but the cost depends
+    only on the target's size, even if the source is long and thin.
     """
     width, height = size
     if spec.resize.fit == "squash":
@@ -291,8 +298,8 @@ def _source_box(size: tuple[int, int], spec: InputSpec) -> tuple[float, float, f
 
 
 def _kept(source: int, target: int, scale: float, policy: ResizePolicy) -> tuple[float, float]:
-    # `scaled` is the side's length if the whole image were resized; one of the two sides is the
-    # target exactly, and rounding errors in `scale` must not make it a pixel shorter.
+    # `scaled` is the length of this side if the whole image were resized. One of the two sides is
+    # exactly the target's, and rounding errors in `scale` must not make it a pixel shorter.
     exact = source * scale
     scaled = max(target, int(exact + (0.5 if policy.rounding == "nearest" else 1e-6)))
     start = (scaled - target) // 2
@@ -300,10 +307,15 @@ def _kept(source: int, target: int, scale: float, policy: ResizePolicy) -> tuple
 
 
 def _canonical(image: Image.Image) -> Image.Image:
-    """Upright, of mode L or RGB, and with nothing attached that would say otherwise."""
-    # EXIF first: converting may drop it.
-    turn = _turn(image)
+    """Return the image upright, in mode L or RGB, and without metadata."""
+    clear = _clear_pixels(image)
+    image.load()
+    turn = _turn(image)  # conversions may drop the EXIF data
     image = _grey_or_rgb(image)
+    if clear is not None:
+        pixels = np.array(image)
+        pixels[clear] = 255
+        image = Image.fromarray(pixels)
     if turn is not None:
         image = image.transpose(turn)
     if image.info:
@@ -316,8 +328,39 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
-        # Pillow fails on damaged EXIF in many ways, and it says nothing about the pixels.
+        # Pillow raises many kinds of errors for damaged EXIF data, which does not affect pixels.
         return None
+
+
+def _clear_pixels(image: Image.Image) -> NDArray[np.bool_] | None:
+    """Correct what Pillow gets wrong about PNG files with one transparent level or colour.
+
+    Such a file states the level with its own number of bits, but Pillow compares it with 8-bit
+    pixels. The number of bits is known only until the image is loaded.
+
+    Returns:
+        For 16-bit files, where the image is transparent: bool ``[H, W]``. None for others, in which
+        Pillow applies the level.
+    """
+    clear = image.info.get("transparency")
+    mask: NDArray[np.bool_] | None = None
+    if image.mode == "I;16" and isinstance(clear, int):
+        mask = np.asarray(image) == clear
+    elif isinstance(image, PngImageFile) and image.tile and image.fp is not None:
+        layout = image.tile[0].args
+        if isinstance(clear, int) and layout in _LEVEL_SCALE:
+            image.info["transparency"] = clear * _LEVEL_SCALE[layout]
+        elif isinstance(clear, tuple) and layout == "RGB;16B":
+            del image.info["transparency"]
+            place = image.fp.tell()
+            image.fp.seek(0)
+            low = Image.open(io.BytesIO(image.fp.read()))
+            image.fp.seek(place)
+            # Samples are big-endian, so their low bytes are the high bytes of this layout.
+            low.tile = [low.tile[0]._replace(args="RGB;16L")]
+            samples = np.asarray(image).astype(np.uint16) << 8 | np.asarray(low)
+            mask = (samples == clear).all(axis=2)
+    return mask
 
 
 def _grey_or_rgb(image: Image.Image) -> Image.Image:
@@ -326,7 +369,7 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I":
         wide = np.asarray(image)
         if wide.min() < 0 or wide.max() > 65535:
-            raise InvalidImage("32-bit integer pixels beyond 0..65535 have no known range")
+            raise InvalidImage("32-bit integer pixels must lie in 0..65535")
         return Image.fromarray((wide >> 8).astype(np.uint8))
     if image.mode == "F":
         real = np.asarray(image)
@@ -342,7 +385,7 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
 
 
 def _readable(formats: Collection[str]) -> list[str]:
-    # Which of them this Pillow was built with is known once its plugins are loaded.
+    # Pillow knows which formats it was built with once its plugins are loaded.
     Image.init()
     return [name for name in formats if name in Image.OPEN]
 
@@ -357,5 +400,5 @@ def _as_invalid_image(formats: Collection[str] = FORMATS) -> Iterator[None]:
         known = "a known format" if formats is FORMATS else f"one of {', '.join(formats)}"
         raise InvalidImage(f"not an image in {known}") from error
     except Exception as error:
-        # Pillow's decoders raise nearly every builtin error on damaged data.
+        # Pillow's decoders raise nearly every builtin error for damaged data.
         raise InvalidImage(f"cannot be read as an image: {error}") from error

@@ -1,4 +1,4 @@
-"""The prior of a package, from which `Encoder.generate` draws."""
+"""``prior.npz`` of a package: the distribution that `Encoder.generate` draws latents from."""
 
 from __future__ import annotations
 
@@ -11,43 +11,66 @@ from repzoo.errors import PackageError
 from repzoo.packages.arrays import read_arrays
 from repzoo.runtime.sessions import Floats
 
-__all__ = ["Prior"]
+__all__ = ["Prior", "read_prior", "sample_prior"]
 
 
 class Prior(NamedTuple):
-    """``prior.npz``: a mixture of diagonal Gaussians."""
+    """A mixture of K diagonal Gaussians over D latents, float32."""
 
-    weights: Floats  # [K]
-    means: Floats  # [K, D]
-    scales: Floats  # [K, D], standard deviations
+    #: ``[K]``, not negative. The weights need not sum to one.
+    weights: Floats
+    #: ``[K, D]``.
+    means: Floats
+    #: ``[K, D]``, standard deviations.
+    scales: Floats
 
-    @classmethod
-    def read(cls, path: Path, dim: int) -> Prior | None:
-        if not path.exists():
-            return None
-        arrays = read_arrays(path)
-        if arrays.keys() != set(cls._fields):
-            raise PackageError(f"{path} holds {sorted(arrays)}; expected {sorted(cls._fields)}")
-        prior = cls(**arrays)
-        shape = (len(prior.weights), dim)
-        if (
-            prior.weights.ndim != 1
-            or len(prior.weights) == 0
-            or prior.means.shape != shape
-            or prior.scales.shape != shape
-            or not all(array.dtype == np.float32 and np.isfinite(array).all() for array in prior)
-            or not (prior.weights >= 0).all()
-            or not prior.weights.sum() > 0
-            or not (prior.scales >= 0).all()
-        ):
-            raise PackageError(f"{path} is not a mixture of Gaussians over {dim} latents")
-        return prior
 
-    def sample(self, n: int, seed: int | None) -> Floats:
-        # Two streams, so that the first rows do not depend on how many are drawn.
-        choices, noise = np.random.default_rng(seed).spawn(2)
-        edges = np.cumsum(self.weights, dtype=np.float64)
-        component = np.searchsorted(edges[:-1], choices.random(n) * edges[-1], side="right")
-        draws = noise.standard_normal((n, self.means.shape[1]), dtype=np.float32)
-        latents: Floats = self.means[component] + self.scales[component] * draws
-        return latents
+def read_prior(path: Path, dim: int) -> Prior:
+    """Read a ``prior.npz``.
+
+    Args:
+        path: The file.
+        dim: The number of latents that the mixture must have.
+
+    Raises:
+        PackageError: If the file cannot be read or is not such a mixture.
+    """
+    arrays = read_arrays(path)
+    if arrays.keys() != set(Prior._fields):
+        raise PackageError(f"{path} holds {sorted(arrays)}; expected {sorted(Prior._fields)}")
+    prior = Prior(**arrays)
+    shape = (len(prior.weights), dim)
+    if (
+        prior.weights.ndim != 1
+        or len(prior.weights) == 0
+        or prior.means.shape != shape
+        or prior.scales.shape != shape
+        or not all(array.dtype == np.float32 and np.isfinite(array).all() for array in prior)
+        or not (prior.weights >= 0).all()
+        or not prior.weights.sum() > 0
+        or not (prior.scales >= 0).all()
+    ):
+        raise PackageError(f"{path} is not a mixture of Gaussians over {dim} latents")
+    return prior
+
+
+def sample_prior(prior: Prior, n: int, seed: int | None = None) -> Floats:
+    """Draw latents from a mixture of Gaussians.
+
+    The same seed gives the same latents, and the first rows do not depend on ``n``.
+
+    Args:
+        prior: The mixture.
+        n: The number of latents to draw.
+        seed: The seed, 0 or more. By default every call draws new latents.
+
+    Returns:
+        float32 ``[n, D]``.
+    """
+    # One stream for the components and one for the noise: a single stream would mix them by n.
+    choices, noise = np.random.default_rng(seed).spawn(2)
+    edges = np.cumsum(prior.weights, dtype=np.float64)
+    component = np.searchsorted(edges[:-1], choices.random(n) * edges[-1], side="right")
+    draws = noise.standard_normal((n, prior.means.shape[1]), dtype=np.float32)
+    latents: Floats = prior.means[component] + prior.scales[component] * draws
+    return latents

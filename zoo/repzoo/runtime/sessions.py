@@ -1,4 +1,4 @@
-"""Graphs on ONNX Runtime: where they run, and that they are what a package's config says."""
+"""ONNX Runtime sessions: choose a provider, and check that graphs match the package's config."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from repzoo.errors import InvalidInput, MissingExtra, PackageError
 
-# ONNX Runtime 1.29 and later tell Microsoft about every session on Linux too, names of model files
-# included, unless this is set when it is imported. Whoever wants that can set it to "0".
+# ONNX Runtime 1.29 and later report every session to Microsoft, including the names of model files,
+# unless this is set before the import. Set it to "0" to allow telemetry.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 try:
     import onnxruntime as ort
@@ -30,7 +30,7 @@ __all__ = [
     "Graph",
     "Provider",
     "Rows",
-    "Runtime",
+    "SessionFactory",
     "Tensor",
     "positive",
     "provider_class",
@@ -39,42 +39,42 @@ __all__ = [
 
 Floats: TypeAlias = NDArray[np.float32]
 
-#: What `repzoo.load` takes; None in its place means the best one that is really there.
+#: The providers that can be requested. None in their place means the best one available.
 Provider: TypeAlias = Literal["cpu", "cuda"]
 
 
 def provider_class(provider: str) -> Provider:
-    """The class of an ONNX Runtime execution provider that tolerances are stated for."""
+    """Return the provider class whose tolerances apply to an ONNX Runtime execution provider."""
     return "cuda" if provider == "CUDAExecutionProvider" else "cpu"
 
 
-#: A tensor's element type in ONNX Runtime's words, and its shape; None is any number of rows.
+#: A tensor's ONNX Runtime element type and its shape. None stands for any number of rows.
 Tensor: TypeAlias = tuple[str, tuple[int | None, ...]]
 
 
-#: The device, in ONNX Runtime's words, where a provider's tensors stay from one graph to the next.
-#: Providers that are not named here work on NumPy's own memory.
+#: The ONNX Runtime device on which a provider's tensors stay between graphs. Providers without an
+#: entry use NumPy's memory.
 DEVICES = {"CUDAExecutionProvider": "cuda"}
 
 
 class OnDevice(Protocol):
-    """Rows in a device's memory."""
+    """Rows in the memory of a device."""
 
     def numpy(self) -> NDArray[Any]:
-        """A copy in this process's memory."""
+        """Return a copy in host memory."""
 
 
-#: What a graph takes and gives.
+#: Inputs and outputs of a graph.
 Rows: TypeAlias = NDArray[Any] | OnDevice
 
 
 def to_host(rows: Rows) -> Floats:
-    """What a graph gave, as an array; copied back if it is on a device."""
+    """Return a graph's output as an array, copied from the device if necessary."""
     return rows if isinstance(rows, np.ndarray) else rows.numpy()
 
 
 class Graph:
-    """One ONNX graph, checked to be what the config says."""
+    """An ONNX graph whose inputs and outputs match the config."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Graph:
         for name, (kind, shape) in (inputs | outputs).items():
             node = (found_inputs | found_outputs).get(name)
             if node is None:
-                raise PackageError(f"{path}: there is no output {name!r}")
+                raise PackageError(f"{path} has no output {name!r}")
             if node.type != kind or not _shapes_agree(node.shape, shape):
                 raise PackageError(
                     f"{path}: {name!r} is {node.type} {node.shape}; expected {kind} {list(shape)}"
@@ -102,7 +102,7 @@ class Graph:
         self._outputs = tuple(outputs)
 
     def upload(self, rows: Rows) -> Rows:
-        """``rows`` where the graph reads them; for those that go into several graphs."""
+        """Copy rows to the graph's device. Useful for rows that several graphs read."""
         if self._device is None or not isinstance(rows, np.ndarray):
             return rows
         value: OnDevice = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(rows), self._device)
@@ -111,18 +111,18 @@ class Graph:
     def run(
         self, rows: Mapping[str, Rows], names: tuple[str, ...] | None = None
     ) -> dict[str, Rows]:
-        """Outputs by name, those named or all, left where they were computed.
+        """Run the graph and return its outputs by name, left on the device.
 
         Args:
-            rows: of every input, by its name; what has other names is left alone.
-            names: of the outputs.
+            rows: The rows of every input by name. Other names are ignored.
+            names: The outputs to compute. By default all.
         """
         names = names or self._outputs
         inputs = {name: self.upload(rows[name]) for name in self._inputs}
         if self._device is None:
             return dict(zip(names, self._session.run(names, inputs), strict=True))
-        # A binding is not for several threads; each call has its own. Copies to the device and
-        # runs return when they are done, so that no stream is waited for here.
+        # Bindings are not thread-safe, so each call has its own. Copies to the device and runs are
+        # synchronous, so there is no stream to wait for.
         binding = self._session.io_binding()
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)
@@ -133,22 +133,22 @@ class Graph:
 
 
 def _shapes_agree(found: list[int | str | None], expected: tuple[int | None, ...]) -> bool:
-    # A graph may leave open what we know (a name instead of a number), but must not fix the rows.
+    # A graph may have a symbolic dimension where the config has a number, but not the reverse.
     return len(found) == len(expected) and all(
-        not isinstance(there, int) or there == wanted
-        for there, wanted in zip(found, expected, strict=True)
+        not isinstance(size, int) or size == wanted
+        for size, wanted in zip(found, expected, strict=True)
     )
 
 
-class Runtime:
-    """Makes the sessions of one model, all with the same provider."""
+class SessionFactory:
+    """Creates the sessions of one model, all with the same provider."""
 
     def __init__(self, provider: Provider | None, threads: int | None) -> None:
         self._wanted = provider
         self._options = ort.SessionOptions()
-        self._options.log_severity_level = 3  # errors: warnings speak to authors of graphs
-        # Idle threads would spin for work. A model has one pool per graph, and they would spin
-        # against each other: for one 64x64 image that cost 12 ms of CPU instead of 5.
+        self._options.log_severity_level = 3  # errors; warnings are for authors of graphs
+        # Idle threads would spin while they wait for work. A model has one thread pool per graph,
+        # and these would compete: one 64x64 image would take 12 ms of CPU time instead of 5.
         self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             self._options.intra_op_num_threads = positive(threads, "threads")
@@ -158,35 +158,43 @@ class Runtime:
         if provider == "cpu":
             return
         if "CUDAExecutionProvider" in ort.get_available_providers() and _cuda_devices() > 0:
-            # TF32 would cost the last digits that golden vectors check. An exhaustive search for
-            # algorithms, the default, would start anew for every number of rows.
+            # TF32 loses the last digits, which golden vectors check. The default, an exhaustive
+            # search for algorithms, would start again for every new batch size.
             settings = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
             self._providers.insert(0, ("CUDAExecutionProvider", settings))
-            with redirect_stdout(sys.stderr):  # it prints what it does not find
+            with redirect_stdout(sys.stderr):  # it prints the libraries that it cannot find
                 ort.preload_dlls()
         elif provider == "cuda":
-            raise InvalidInput("provider 'cuda': there is no GPU, or onnxruntime lacks CUDA")
+            raise InvalidInput(
+                "provider 'cuda' is not available: there is no GPU, or onnxruntime lacks CUDA"
+            )
 
-    def session(self, path: Path) -> ort.InferenceSession:
+    def create(self, path: Path) -> ort.InferenceSession:
+        """Load the graph in a file.
+
+        Raises:
+            PackageError: If ONNX Runtime cannot load it.
+            InvalidInput: If CUDA was requested and its libraries cannot be loaded.
+        """
         try:
-            # By path: a graph can then name files of its own package at most as external data.
-            # From memory it could name any below the working directory.
+            # By path, not from memory: external data can then only be in the package's own folder.
+            # A graph in memory could name any file below the working directory.
             session = ort.InferenceSession(str(path), self._options, self._providers)
-        except Exception as error:  # the runtime's own kinds, none of them public
-            raise PackageError(f"{path} is not a graph that can be run: {error}") from error
+        except Exception as error:  # the runtime's exception classes are not public
+            raise PackageError(f"{path} cannot be loaded by ONNX Runtime: {error}") from error
         session.disable_fallback()
         in_use = session.get_providers()[0]
         if self._wanted == "cuda" and in_use != "CUDAExecutionProvider":
             raise InvalidInput(
-                "provider 'cuda': onnxruntime cannot load its CUDA libraries, see above; "
-                "pip install 'onnxruntime-gpu[cuda,cudnn]' brings them along"
+                "provider 'cuda' is not available: onnxruntime cannot load its CUDA libraries, see "
+                "above; pip install 'onnxruntime-gpu[cuda,cudnn]' installs them"
             )
         return session
 
 
 @cache
 def _cuda_devices() -> int:
-    """How many GPUs the CUDA driver shows to this process; 0 without a driver."""
+    """Return the number of GPUs that the CUDA driver shows to this process."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -198,7 +206,7 @@ def _cuda_devices() -> int:
 
 
 def positive(value: int, name: str) -> int:
-    """``value``, or InvalidInput unless it is a whole number, 1 or more."""
+    """Return ``value``, or raise `InvalidInput` unless it is a whole number, 1 or more."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise InvalidInput(f"{name} is {value!r}; expected a whole number, 1 or more")
     return int(value)
