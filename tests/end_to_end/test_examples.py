@@ -14,12 +14,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 100 digits and 100 photographs."""
+    """A folder with 40 digits and 40 photographs."""
     folder = tmp_path_factory.mktemp("examples")
     for sample, name in (("mnist", "digits"), ("cifar10", "photos")):
         script = ROOT / "tests" / "data" / "unpack.py"
         subprocess.run([sys.executable, script, sample, name], cwd=folder, check=True)
-        for path in sorted((folder / name).iterdir())[100:]:
+        for path in sorted((folder / name).iterdir())[40:]:
             path.unlink()
     return folder
 
