@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import struct
@@ -34,23 +35,19 @@ def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+def chunk(kind: bytes, data: bytes, crc: int | None = None) -> bytes:
+    """A chunk of a PNG file."""
+    crc = zlib.crc32(kind + data) if crc is None else crc
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+
+def png(
+    width: int, height: int, depth: int, colour: int, rows: bytes, *chunks: bytes, end: bytes = b""
+) -> bytes:
     """A PNG file written by hand, which Pillow cannot write or should not hold in memory."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
-
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"".join(
-        [
-            b"\x89PNG\r\n\x1a\n",
-            chunk(b"IHDR", header),
-            chunk(b"IDAT", zlib.compress(rows)),
-            chunk(b"IEND", b""),
-        ]
-    )
+    parts = [chunk(b"IHDR", header), *chunks, chunk(b"IDAT", zlib.compress(rows)), end]
+    return b"".join([b"\x89PNG\r\n\x1a\n", *parts, chunk(b"IEND", b"")])
 
 
 def with_exif(image: Image.Image, orientation: int, kind: str = "PNG", **options: object) -> bytes:
@@ -197,6 +194,80 @@ def test_decoded_images_are_not_turned_twice() -> None:
 def test_damaged_exif_does_not_affect_the_pixels() -> None:
     data = encode(Image.fromarray(LEVELS), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\x03")
     assert np.array_equal(as_pixels(data, GREY)[0, ..., 0], LEVELS)
+
+
+#: 3 MiB of zeros, compressed. Pillow allows 1 MiB.
+LARGE = zlib.compress(bytes(3 * 2**20))
+METADATA = {
+    "a large compressed text": chunk(b"zTXt", b"Comment\0\0" + LARGE),
+    "a large international text": chunk(b"iTXt", b"Comment\0\1\0\0\0" + LARGE),
+    "large XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LARGE),
+    "large raw EXIF": chunk(b"zTXt", b"Raw profile type exif\0\0" + LARGE),
+    "a large colour profile": chunk(b"iCCP", b"profile\0\0" + LARGE),
+    "70 texts of 1 MiB": chunk(b"tEXt", b"Comment\0" + bytes(2**20 - 8)) * 70,
+    "a text with a wrong checksum": chunk(b"tEXt", b"Comment\0text", crc=1),
+    "EXIF with a wrong checksum": chunk(b"eXIf", b"MM\0*", crc=1),
+    "an unknown compression": chunk(b"zTXt", b"Raw profile type exif\0\x07text"),
+    "a text in place of a transparency": chunk(b"tEXt", b"transparency\0text"),
+    "a short transparency": chunk(b"tRNS", b"\0"),
+    "a short resolution": chunk(b"pHYs", b"\0"),
+    "a short gamma": chunk(b"gAMA", b""),
+    "a short animation": chunk(b"acTL", b"\0") + chunk(b"fcTL", b"\0"),
+}
+
+
+@pytest.mark.parametrize("name", METADATA)
+def test_metadata_never_decides_whether_a_png_is_decoded(name: str) -> None:
+    samples = b"\0\x05\x07"
+    for data in (
+        png(2, 1, 8, 0, samples, METADATA[name]),
+        png(2, 1, 8, 0, samples, end=METADATA[name]),
+    ):
+        assert np.asarray(decode(memoryview(data))).tolist() == [[5, 7]]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_xmp_orientation_of_a_png_is_applied(compressed: bool) -> None:
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
+    text = b"\1\0\0\0" + zlib.compress(xmp) if compressed else b"\0\0\0\0" + xmp
+    orientation = chunk(b"iTXt", b"XML:com.adobe.xmp\0" + text)
+    data = png(2, 1, 8, 0, b"\0\x05\x07", METADATA["a large colour profile"], orientation)
+    assert np.asarray(decode(data)).tolist() == [[7, 5]]
+
+
+ISSUE_9281 = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABEAAAAABq7kcWAAAAAnRSTlMAAHaTzTgAAAALSURBVHicY2BgAAAAAwABuK06Y"
+    "wAAAABJRU5ErkJggg=="
+)
+#: bits per sample -> samples as bytes, the transparent level, and the pixels over white.
+GREY_LEVELS = {
+    1: (b"\x40", 1, [0, 255]),
+    2: (b"\x60", 1, [255, 170]),
+    4: (b"\x56", 5, [255, 102]),
+    8: (b"\x05\x06", 5, [255, 6]),
+    16: (b"\x05\x01\x05\x02", 0x501, [255, 5]),
+}
+
+
+@pytest.mark.parametrize("bits", GREY_LEVELS)
+def test_a_transparent_level_of_a_png_counts_in_the_bits_of_the_file(bits: int) -> None:
+    samples, level, expected = GREY_LEVELS[bits]
+    data = png(2, 1, bits, 0, b"\0" + samples, chunk(b"tRNS", struct.pack(">H", level)))
+    spec = InputSpec(height=1, width=2, channels=1)
+    assert as_pixels(data, spec).ravel().tolist() == expected
+    image = Image.open(io.BytesIO(data))
+    assert preprocess(image, spec).ravel().tolist() == expected
+    assert preprocess(image, spec).ravel().tolist() == expected
+
+
+def test_a_transparent_colour_of_a_16_bit_png_is_compared_exactly() -> None:
+    assert np.asarray(decode(base64.b64decode(ISSUE_9281))).tolist() == [[255]]
+    clear = struct.pack(">3H", 0x1234, 5, 5)
+    samples = clear + struct.pack(">3H", 0x1235, 5, 5)
+    data = png(2, 1, 16, 2, b"\0" + samples, chunk(b"tRNS", clear))
+    assert np.asarray(decode(data)).tolist() == [[[255, 255, 255], [0x12, 0, 0]]]
+    opened = preprocess(Image.open(io.BytesIO(data)), InputSpec(height=1, width=2, channels=3))
+    assert opened.tolist() == [[[255, 255, 255], [0x12, 0, 0]]]
 
 
 @pytest.mark.parametrize("kind", ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "WEBP"])

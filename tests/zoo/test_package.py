@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,6 +120,63 @@ def test_links_are_refused_even_to_the_right_content(package: Path, name: str) -
     (package / name).symlink_to(aside)
     with pytest.raises(repzoo.PackageError, match="symbolic link"):
         Package.open(package).verify()
+
+
+@pytest.fixture
+def snapshot(package: Path, tmp_path: Path) -> Path:
+    """The package as a snapshot in a Hugging Face cache, whose files are links to blobs."""
+    repository = tmp_path / "models--org--tiny"
+    blobs = repository / "blobs"
+    blobs.mkdir(parents=True)
+    folder = repository / "snapshots" / ("0123456789" * 4)
+    for file in [path for path in package.rglob("*") if path.is_file()]:
+        name = file.relative_to(package)
+        blob = blobs / hashlib.sha256(file.read_bytes()).hexdigest()
+        shutil.copy(file, blob)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(Path("../" * (len(name.parts) + 1), "blobs", blob.name))
+    return folder
+
+
+def test_snapshots_of_a_hugging_face_cache(
+    snapshot: Path, zoo_here: Any, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "files verified, golden outputs verified" in zoo_here("verify", snapshot)
+    assert repzoo.load(snapshot).config.name == "tiny"
+    assert zoo_here.json("info", snapshot)["metrics"] == {"protocol": "none"}
+    assert zoo_here.json("publish", snapshot, "--hub", store)["new"]
+    zoo_here("pull", "tiny", "--hub", store)
+    # The cache itself may be behind a link, and the path relative.
+    (tmp_path / "link").symlink_to(snapshot.parents[1])
+    monkeypatch.chdir(tmp_path)
+    Package.open(Path("link", "snapshots", snapshot.name)).verify()
+
+
+def test_other_links_in_a_snapshot_are_refused(snapshot: Path, tmp_path: Path) -> None:
+    blob = (snapshot / "encoder.onnx").resolve()
+    elsewhere = tmp_path / "models--org--other" / "blobs" / "blob"
+    elsewhere.parent.mkdir(parents=True)
+    shutil.copy(blob, elsewhere)
+    shutil.copy(blob, snapshot.parents[1] / "aside")
+    for target in (elsewhere, snapshot.parents[1] / "aside", Path("/dev/zero"), blob.parent):
+        (snapshot / "encoder.onnx").unlink()
+        (snapshot / "encoder.onnx").symlink_to(target)
+        with pytest.raises(repzoo.IntegrityError, match=r"encoder\.onnx cannot be read: it is"):
+            Package.open(snapshot).verify()
+    # A blob must be a file of its own, and its folder must not be a link.
+    blob.rename(tmp_path / "blob")
+    blob.symlink_to(tmp_path / "blob")
+    (snapshot / "encoder.onnx").unlink()
+    (snapshot / "encoder.onnx").symlink_to(blob)
+    with pytest.raises(repzoo.IntegrityError, match=r"encoder\.onnx cannot be read: it is"):
+        Package.open(snapshot).verify()
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.json"])
+def test_a_card_is_not_read_through_links(package: Path, name: str, zoo_here: Any) -> None:
+    (package / name).unlink()
+    (package / name).symlink_to("/dev/zero")
+    assert f"{name} cannot be read: it is a symbolic link" in zoo_here("info", package, status=1)
 
 
 def test_a_linked_folder_is_refused_even_with_the_right_content(package: Path) -> None:

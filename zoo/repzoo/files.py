@@ -1,4 +1,4 @@
-"""Read and write files safely: no symbolic links are followed, and no crash leaves half a file."""
+"""Read and write files safely: links lead nowhere else, and no crash leaves half a file."""
 
 from __future__ import annotations
 
@@ -36,6 +36,9 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading; refuse links, folders, pipes and devices.
 
+    The links of a Hugging Face cache, ``REPOSITORY/snapshots/COMMIT/FILE``, are followed if they
+    lead to ``REPOSITORY/blobs``.
+
     Raises:
         OSError: If the file cannot be opened or is not a regular file.
     """
@@ -44,13 +47,26 @@ def open_regular(path: Path) -> BufferedReader:
     try:
         descriptor = os.open(path, flags)
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "it is a symbolic link", str(path)) from None
-        raise
+        if error.errno != errno.ELOOP:
+            raise
+        blob = _snapshot_blob(path)
+        if blob is None:
+            reason = "it is a symbolic link that leads outside a Hugging Face cache's own blobs"
+            raise OSError(errno.ELOOP, reason, str(path)) from None
+        descriptor = os.open(blob, flags)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
+
+
+def _snapshot_blob(link: Path) -> Path | None:
+    """Return the blob behind a link in a snapshot, or None if it is another kind of link."""
+    folder, target = Path(os.path.realpath(link.parent)), Path(os.path.realpath(link))
+    for snapshot in (folder, folder.parent):  # a package has folders of one level
+        if snapshot.parent.name == "snapshots":
+            return target if target.parent == snapshot.parents[1] / "blobs" else None
+    return None
 
 
 def create(path: Path, mode: int = 0o666) -> BufferedWriter:
