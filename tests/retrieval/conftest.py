@@ -21,7 +21,7 @@ DIGITS = Path(__file__).parents[1] / "data" / "mnist" / "train-00000-of-00001.pa
 
 @pytest.fixture(autouse=True)
 def _run_once(shared_admissions: None) -> None:
-    """Tests load the same package again and again."""
+    """Check each package once: many tests load the same one."""
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def index_place(tmp_path: Path) -> Path:
 
 
 class Printed(NamedTuple):
-    """What a command printed."""
+    """The output of a command."""
 
     stdout: str
     stderr: str
@@ -40,10 +40,9 @@ class Printed(NamedTuple):
 def zoo_index(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Printed]:
-    """Run ``zoo index``; its exit status must be the one that is expected.
+    """Run ``zoo index`` and check its exit status.
 
-    In this process, which has imported Milvus already: that alone takes seconds. What is to be
-    killed runs in one of its own.
+    It runs in this process, because importing Milvus alone takes seconds.
     """
 
     def run(*words: object, status: int = 0) -> Printed:
@@ -57,8 +56,8 @@ def zoo_index(
     return run
 
 
-# Root may read what permissions say that nobody may; not so without CAP_DAC_OVERRIDE and
-# CAP_DAC_READ_SEARCH, once it has started another program. Failing is fine: then this is not root.
+# Permissions do not apply to root, unless it drops CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH and
+# starts another program. Failing to drop them is fine: then this is not root.
 _AS_ANYONE = """
 import ctypes, os, sys
 if sys.platform == "linux":
@@ -70,7 +69,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 @pytest.fixture
 def run_as_anyone() -> Callable[..., Printed]:
-    """Run ``zoo index`` in a process of its own, as a user to whom permissions apply."""
+    """Run ``zoo index`` in a new process, as a user to whom permissions apply."""
 
     def run(*words: object, status: int = 0) -> Printed:
         command = [sys.executable, "-c", _AS_ANYONE, *COMMAND, *map(str, words)]
@@ -83,7 +82,7 @@ def run_as_anyone() -> Callable[..., Printed]:
 
 @pytest.fixture
 def digits(tmp_path: Path) -> Callable[[int], Path]:
-    """Make a folder with so many real digits in it, in three subfolders."""
+    """Make a folder with this number of real digits, in three subfolders."""
 
     def make(count: int) -> Path:
         root = tmp_path / "digits"
@@ -99,7 +98,7 @@ def digits(tmp_path: Path) -> Callable[[int], Path]:
 
 @pytest.fixture
 def build_killed() -> Callable[[Sequence[object], Path, int, int], int]:
-    """Start a build again and again, killed each time; how many were killed before their end."""
+    """Start a build several times and kill it; return how many were killed before their end."""
 
     def run(words: Sequence[object], place: Path, kills: int, seed: int) -> int:
         clock = random.Random(seed)
@@ -110,7 +109,7 @@ def build_killed() -> Callable[[Sequence[object], Path, int, int], int]:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            # The first ones while the index is being made, the others while it is filled.
+            # Kill the first two while the index is created, the others while it is filled.
             made = place / "milvus.db" if number < 2 else place / "milvus.db" / "collections"
             while process.poll() is None and not any(made.glob("*")):
                 time.sleep(0.002)
@@ -125,7 +124,7 @@ def build_killed() -> Callable[[Sequence[object], Path, int, int], int]:
 
 @pytest.fixture
 def same_index(zoo_index: Callable[..., object], tmp_path: Path) -> Callable[[Path, Path], None]:
-    """Two indexes are the same if all that can be exported is, bit for bit."""
+    """Check that two indexes export the same bytes."""
 
     def check(one: Path, other: Path) -> None:
         files = [tmp_path / "one.npz", tmp_path / "other.npz"]

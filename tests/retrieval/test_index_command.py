@@ -1,4 +1,4 @@
-"""`zoo index`: a folder of real digits as an index, killed, changed and searched."""
+"""`zoo index` on a folder of real digits: killed, changed and searched."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,14 @@ import repzoo
 from PIL import Image
 from repzoo_client.retrieval import PosteriorIndex
 
+COMMAND = [sys.executable, "-c", "from repzoo.cli import main; main()", "index"]
+
 Run = Callable[..., Any]
 Make = Callable[[int], Path]
 
 
-def built(run: Run, *words: object) -> dict[str, Any]:
-    return json.loads(run("build", *words, "--json").stdout)
+def built(run: Run, *words: object, status: int = 0) -> dict[str, Any]:
+    return json.loads(run("build", *words, "--json", status=status).stdout)
 
 
 def test_a_build_that_is_killed_ends_as_an_undisturbed_one(
@@ -69,7 +73,8 @@ def test_an_index_follows_its_folder(zoo_index: Run, digits: Make, index_place: 
     deep.mkdir(parents=True)
     Image.open(folder / "part 0" / "0003.png").resize((90, 90)).save(deep / "large ü.JPG")
     words = (folder, "--model", "simvae-mnist", "--out", index_place)
-    first = zoo_index("build", *words)
+    first = zoo_index("build", *words, status=3)
+    assert "1 files skipped that are not images" in first.stdout
     assert first.stdout.startswith(f"{index_place}: 61 images of simvae-mnist")
     assert "61 added" in first.stdout
     assert "not indexed: bad.png: not an image in a known format" in first.stderr
@@ -79,7 +84,7 @@ def test_an_index_follows_its_folder(zoo_index: Run, digits: Make, index_place: 
     (folder / "bad.png").write_bytes((folder / "part 2" / "0002.png").read_bytes())
     (folder / "part 2" / "0005.png").write_text("broken by now")
     os.utime(folder / "part 0" / "0006.png", ns=(1, 1))
-    second = built(zoo_index, *words)
+    second = built(zoo_index, *words, status=3)
     assert {key: second[key] for key in ("count", "added", "changed", "unchanged", "dropped")} == {
         "count": 60,
         "added": 1,
@@ -91,7 +96,7 @@ def test_an_index_follows_its_folder(zoo_index: Run, digits: Make, index_place: 
 
     os.utime(folder / "part 0" / "0006.png", ns=(2, 2))
     (folder / "part 0" / "0009.png").unlink()
-    third = built(zoo_index, *words, "--checksums", "--keep")
+    third = built(zoo_index, *words, "--checksums", "--keep", status=3)
     assert (third["count"], third["changed"], third["dropped"]) == (60, 0, [])
 
     with PosteriorIndex.open(index_place, model="simvae-mnist") as index:
@@ -106,7 +111,8 @@ def test_an_index_follows_its_folder(zoo_index: Run, digits: Make, index_place: 
             assert found.uncertainty[0] == expected.uncertainty[i]
             assert found.metadata[0]["folder"] == file.rpartition("/")[0]
         index.add(["of mine"], expected.mean[:1])
-    assert built(zoo_index, *words)["count"] == 60  # 0009 is gone at last, "of mine" is not ours
+    # 0009.png is dropped at last; the document "of mine" was not added by a build.
+    assert built(zoo_index, *words, status=3)["count"] == 60
 
 
 def test_what_cannot_be_read_stays_in_the_index(
@@ -117,11 +123,11 @@ def test_what_cannot_be_read_stays_in_the_index(
     zoo_index(*words)
     (folder / "part 2" / "0002.png").unlink()
     closed = [folder / "part 0" / "0003.png", folder / "part 1"]
-    os.utime(closed[0], ns=(1, 1))  # it would be read again
+    os.utime(closed[0], ns=(1, 1))  # so that a build reads it again
     for path in closed:
         path.chmod(0)
     try:
-        done = run_as_anyone(*words, "--json")
+        done = run_as_anyone(*words, "--json", status=3)
     finally:
         for path in closed:
             path.chmod(0o755)
@@ -130,7 +136,7 @@ def test_what_cannot_be_read_stays_in_the_index(
         ["part 0/0003.png", "part 1/"], os.strerror(errno.EACCES)
     )
     assert (report["count"], report["dropped"]) == (29, ["part 2/0002.png"])
-    assert "zoo: left as it was: part 1/: Permission denied\n" in done.stderr
+    assert "zoo: cannot be read, left unchanged: part 1/: Permission denied\n" in done.stderr
     assert built(zoo_index, *words[1:])["changed"] == 1
 
 
@@ -204,7 +210,7 @@ def test_what_does_not_fit_is_said(
     query = ("search", folder / "part 0" / "0000.png", "--index", index_place)
     # In a process of its own, where Milvus' own log goes to stderr too.
     misspelt = run_as_anyone(*query, "--filter", "uncertainty ===", status=1)
-    assert misspelt.stderr.startswith("zoo: Milvus does not take the filter: ")
+    assert misspelt.stderr.startswith("zoo: Milvus does not understand the filter: ")
     assert misspelt.stderr.count("\n") == 1
     no_url = zoo_index(*query, "--server", "here", status=1)
     assert no_url.stderr == "zoo: --server: 'here' is not an http:// or https:// URL\n"
@@ -230,9 +236,11 @@ def test_a_server_embeds_as_well(
     with server_process(*arguments, log=tmp_path / "log") as server:
         url = server.wait_until_ready()
         for name, place in places.items():
-            remote = built(zoo_index, folder, "--model", name, "--out", place, "--server", url)
-            assert (remote["count"], [*remote["bad"]]) == (30, ["bad.png"])
-            # The server has embedded each image once, with its uncertainty.
+            words = (folder, "--model", name, "--out", place, "--server", url)
+            remote = built(zoo_index, *words, status=3)
+            assert remote["count"] == 30
+            assert remote["bad"] == {"bad.png": "not an image in one of PNG, JPEG, WEBP"}
+            # The server embeds each image once, uncertainty included.
             metrics = httpx.get(f"{url}/metrics").text
             images = re.findall(rf'^repzoo_images_total.*model="{name}".* (\d+)', metrics, re.M)
             assert sum(map(int, images)) == 30, metrics
@@ -247,6 +255,113 @@ def test_a_server_embeds_as_well(
         assert found.mean == pytest.approx(encoder.embed(path), abs=1e-5)
         assert not found.variance.any()
         assert found.uncertainty == pytest.approx(encoder.uncertainty(path), abs=1e-5)
-    # The same revision: what is on this machine goes on where the server was.
+    # It is the same revision, so a build on this machine continues the server's.
     words = (folder, "--model", "simvae-mnist", "--out", index_place)
-    assert built(zoo_index, *words)["unchanged"] == 30
+    assert built(zoo_index, *words, status=3)["unchanged"] == 30
+
+
+def test_what_a_folder_may_contain(zoo_index: Run, digits: Make, index_place: Path) -> None:
+    """Links, broken links, pipes, names that are not UTF-8, and formats that not all tools read."""
+    folder = digits(6)
+    other = folder.with_name("other")
+    (folder / "part 2").rename(other)
+    (folder / "linked").symlink_to(other)
+    (folder / "loop").symlink_to(folder)
+    (folder / "broken.png").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.png")
+    digit = Image.open(folder / "part 0" / "0000.png")
+    for suffix in ("avif", "jfif", "jp2", "BMP"):
+        digit.save(folder / f"digit.{suffix}")
+    bad = {
+        "broken.png": "No such file or directory",
+        "pipe.png": "not a regular file",
+    }
+    if sys.platform != "darwin":
+        (folder / os.fsdecode(b"\xff.png")).write_bytes(b"")
+        bad[r"\xff.png"] = "its path is not UTF-8 text of at most 1,024 bytes"
+    words = (folder, "--model", "simvae-mnist", "--out", index_place)
+    report = built(zoo_index, *words, status=3)
+    assert (report["count"], report["bad"]) == (10, bad)
+    with PosteriorIndex.open(index_place) as index:
+        assert {"linked/0002.png", "digit.avif"} <= index.metadata().keys()
+
+
+def test_numbers_in_where(zoo_index: Run, digits: Make, index_place: Path) -> None:
+    folder = digits(9)
+    zoo_index("build", folder, "--model", "simvae-mnist", "--out", index_place)
+    query = folder / "part 0" / "0003.png"
+    size = query.stat().st_size
+    same = sum(path.stat().st_size == size for path in folder.rglob("*.png"))
+    with PosteriorIndex.open(index_place) as index:
+        index.add(["text"], np.zeros((1, 10)), metadata=[{"size": str(size), "flag": True}])
+    words = ("search", query, "--index", index_place, "--json")
+
+    def hits(*where: str) -> int:
+        options = [word for pair in where for word in ("--where", pair)]
+        return len(json.loads(zoo_index(*words, *options).stdout)["hits"])
+
+    assert hits(f"size={size}") == same + 1
+    assert hits("flag=true") == 1
+    assert hits("folder=part 0", "folder=part 1") == 0
+    assert hits(f"size={10**30}") == hits("size=NaN") == hits('size="') == hits("size=") == 0
+    for pair in ("size", "=3"):
+        wrong = zoo_index("search", query, "--index", index_place, "--where", pair, status=2)
+        assert "expected KEY=VALUE" in wrong.stderr
+
+
+def test_one_word_for_one_distance(
+    zoo_index: Run,
+    digits: Make,
+    index_place: Path,
+    tmp_path: Path,
+) -> None:
+    folder = digits(6)
+    zoo_index("build", folder, "--model", "simvae-mnist", "--out", index_place)
+    metric = json.loads(zoo_index("info", "--index", index_place, "--json").stdout)["metric"]
+    words = ("search", folder / "part 0" / "0000.png", "--index", index_place)
+    plain, named = zoo_index(*words), zoo_index(*words, "--metric", metric)
+    assert plain == named
+    assert f"DISTANCE ({metric})" in plain.stdout
+    (other,) = {"euclidean", "cosine"} - {metric}
+    refused = zoo_index(*words, "--metric", other, status=1)
+    assert f"metric is '{other}', but {index_place} is built for '{metric}'" in refused.stderr
+
+
+def test_images_that_have_moved(
+    zoo_index: Run, digits: Make, index_place: Path, tmp_path: Path
+) -> None:
+    folder = digits(6)
+    zoo_index("build", folder, "--model", "simvae-mnist", "--out", index_place)
+    query, sheet = folder / "part 0" / "0000.png", tmp_path / "hits.png"
+    words = ("search", query, "--index", index_place, "--out", sheet)
+    (folder / "part 1" / "0001.png").unlink()
+    some = zoo_index(*words)
+    missing = folder / "part 1" / "0001.png"
+    assert some.stderr == f"zoo: not on the contact sheet: {missing} cannot be read\n"
+    moved = folder.rename(tmp_path / "moved")
+    sheet.unlink()
+    words = ("search", moved / "part 0" / "0000.png", *words[2:])
+    none = zoo_index(*words, status=1)
+    assert "use --images DIR" in none.stderr
+    assert not sheet.exists()
+    zoo_index(*words, "--images", moved)
+    assert sheet.exists()
+
+
+def test_searches_at_once_wait_for_each_other(
+    zoo_index: Run, digits: Make, index_place: Path
+) -> None:
+    folder = digits(6)
+    zoo_index("build", folder, "--model", "simvae-mnist", "--out", index_place)
+    query = folder / "part 0" / "0000.png"
+    command = [*COMMAND, "search", str(query), "--index", str(index_place), "--json"]
+    searches = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for search in searches:
+        stdout, stderr = search.communicate(timeout=300)
+        assert search.returncode == 0, stderr
+        assert json.loads(stdout)["hits"][0]["id"] == "part 0/0000.png"
+        waiting = f"zoo: waiting for another process that uses {index_place}\n"
+        assert stderr in ("", waiting)

@@ -1,8 +1,9 @@
-"""`PosteriorIndex` on milvus-lite, in a folder and as a server."""
+"""`PosteriorIndex` on milvus-lite, as a folder and as a server."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def queries() -> dict[str, Any]:
 
 
 def brute_force(metric: Metric, query: int, k: int) -> list[tuple[str, float]]:
-    """By the definition of each metric, over all documents."""
+    """The k nearest documents by the definition of each metric."""
     mean, variance = queries()["mean"][query], queries()["variance"][query]
     near = distances.euclidean(mean, MEAN)
     if metric == "w2":
@@ -133,7 +134,7 @@ def test_the_uncertain_are_not_answered(index: PosteriorIndex) -> None:
     for answer, doubt in zip(answers, given["uncertainty"], strict=True):
         assert answer.abstained == (doubt > 0.6)
         assert len(answer.hits) == (0 if answer.abstained else 10)
-    with pytest.raises(InvalidQuery, match="uncertainty must be given"):
+    with pytest.raises(InvalidQuery, match="needs the uncertainty"):
         index.search(given["mean"], abstain=0.5)
 
 
@@ -151,7 +152,7 @@ def test_filters(index: PosteriorIndex) -> None:
     assert index.count('metadata["number"] < 100 or id == "image 599.png"') == 101
     (answer,) = index.search(MEAN[3], k=30, filter={"label": "7"})
     assert {hit.metadata["label"] for hit in answer.hits} == {"7"}
-    with pytest.raises(InvalidFilter, match="does not take the filter"):
+    with pytest.raises(InvalidFilter, match="does not understand the filter"):
         index.search(MEAN[0], filter="metadata[")
     with pytest.raises(InvalidFilter):
         index.count({"label": None})  # type: ignore[dict-item]
@@ -203,7 +204,7 @@ def test_what_was_written_is_there_after_closing(index_place: Path) -> None:
 
 
 def killed(code: str, *arguments: object) -> None:
-    """Run Python code that ends without closing anything."""
+    """Run Python code in a process that ends without closing anything."""
     code = f"import os, sys\nfrom repzoo_client.retrieval import *\n{code}\nos._exit(9)"
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=False)
     assert done.returncode == 9
@@ -259,19 +260,19 @@ def test_posteriors_of_another_model_are_refused(index: PosteriorIndex, folder: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mean": np.zeros((2, D + 1))}, "expected \\[N, 5\\] of this index"),
+        ({"mean": np.zeros((2, D + 1))}, "expected \\[N, 5\\] for this index"),
         ({"mean": np.full((2, D), np.nan)}, "mean must be finite"),
-        ({"mean": "words"}, "no array of numbers"),
+        ({"mean": "words"}, "not an array of numbers"),
         ({"variance": np.full((2, D), -1.0)}, "negative"),
         ({"variance": np.zeros((3, D))}, "variance has shape"),
         ({"uncertainty": [0.5, 1.5]}, "must lie in"),
         ({"uncertainty": [0.5]}, "uncertainty has shape"),
-        ({"ids": ["a"]}, "1 ids for 2 posteriors"),
-        ({"ids": ["a", "a"]}, "'a' comes twice"),
+        ({"ids": ["a"]}, "1 IDs for 2 posteriors"),
+        ({"ids": ["a", "a"]}, "'a' occurs twice"),
         ({"ids": ["a", ""]}, "1 to 1,024 bytes"),
         ({"ids": ["a", "\udc80"]}, "1 to 1,024 bytes"),
         ({"ids": ["a", "ü" * 513]}, "1 to 1,024 bytes"),
-        ({"metadata": [{}]}, "1 metadata for 2 ids"),
+        ({"metadata": [{}]}, "1 metadata objects for 2 IDs"),
     ],
 )
 def test_what_cannot_be_added(empty: PosteriorIndex, change: dict[str, Any], message: str) -> None:
@@ -296,15 +297,18 @@ def test_cosine(index_place: Path) -> None:
     with PosteriorIndex.create(index_place, model="m", dim=D, metric="cosine") as made:
         made.add(IDS, 7 * MEAN, VARIANCE)
         (answer,) = made.search(3 * MEAN[8], k=5)
-    unit = MEAN / np.linalg.norm(MEAN, axis=1, keepdims=True)
-    cosine = unit @ unit[8]
-    assert [hit.id for hit in answer.hits] == [IDS[i] for i in np.argsort(-cosine)[:5]]
-    expected = 2 - 2 * np.sort(cosine)[::-1][:5]
-    assert [hit.distance for hit in answer.hits] == pytest.approx(expected, abs=1e-5)
+        unit = MEAN / np.linalg.norm(MEAN, axis=1, keepdims=True)
+        cosine = unit @ unit[8]
+        assert [hit.id for hit in answer.hits] == [IDS[i] for i in np.argsort(-cosine)[:5]]
+        expected = 2 - 2 * np.sort(cosine)[::-1][:5]
+        assert [hit.distance for hit in answer.hits] == pytest.approx(expected, abs=1e-5)
+        assert made.search(3 * MEAN[8], k=5, metric="cosine") == [answer]
+        with pytest.raises(InvalidQuery, match="built for 'cosine' distances"):
+            made.search(MEAN[8], metric="euclidean")
 
 
 def test_one_index_at_a_time_has_a_folder_open(index: PosteriorIndex, folder: Path) -> None:
-    with pytest.raises(IndexInUse, match="open already"):
+    with pytest.raises(IndexInUse, match="already open"):
         PosteriorIndex.open(folder)
     code = (
         "import sys; from repzoo_client.retrieval import *\n"
@@ -315,6 +319,36 @@ def test_one_index_at_a_time_has_a_folder_open(index: PosteriorIndex, folder: Pa
     )
     assert (done.stdout, done.stderr) == ("in use\n", "")
     assert index.count() == N
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_child_does_not_keep_a_folder_locked(folder: Path) -> None:
+    code = """
+import multiprocessing, sys
+from repzoo_client.retrieval import *
+with PosteriorIndex.open(sys.argv[1]):
+    child = multiprocessing.get_context("fork").Process(target=input)
+    child.start()
+PosteriorIndex.open(sys.argv[1]).close()
+child.kill()
+print("opened again")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout == "opened again\n", done
+
+
+def test_a_small_index_prints_nothing(index_place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with PosteriorIndex.create(index_place, model="m", dim=D) as made:
+        made.add(IDS[:3], MEAN[:3])
+    with PosteriorIndex.open(index_place) as again:
+        assert [hit.id for hit in again.search(MEAN[1], k=1)[0].hits] == [IDS[1]]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_places_without_an_index(tmp_path: Path, folder: Path) -> None:

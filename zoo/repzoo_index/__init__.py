@@ -1,1 +1,1 @@
-"""The command `zoo index`: search a folder of images with a package and a posterior index."""
+"""The command `zoo index`: search images with a model package and an index of posteriors."""

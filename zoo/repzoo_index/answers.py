@@ -1,4 +1,4 @@
-"""What `zoo index search` shows: a table and a contact sheet."""
+"""The output of `zoo index search`: a table and a contact sheet."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from repzoo_index.contact_sheet import Tile, contact_sheet, read_image
 
 __all__ = ["answer_text", "image_folder", "remember_images", "write_sheet"]
 
-#: What a build leaves in the index's folder, so that a search can show the images.
+#: Written into the folder of an index by a build, so that a search can show the images.
 _SOURCE = "source.json"
 
 
 def remember_images(place: str, images: Path) -> None:
-    """Note in an index that is a folder where its images lie."""
+    """Store the folder of the images in an index, if the index is a folder, too."""
     if Path(place).is_dir():
         source = json.dumps({"images": str(images.resolve())})
         write_atomically(Path(place) / _SOURCE, source.encode())
 
 
 def image_folder(place: str) -> Path | None:
-    """Where the images of an index lie, if it is a folder and they are still known."""
+    """Return the folder of the images that a build has stored in an index, or None."""
     try:
         return Path(json.loads((Path(place) / _SOURCE).read_bytes())["images"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -34,7 +34,7 @@ def image_folder(place: str) -> Path | None:
 
 
 def answer_text(image: Path, answer: Answer, metric: str) -> str:
-    """A line about the query, and a table of its hits."""
+    """Return a line about the query, and a table of its hits."""
     head = str(image)
     if answer.probability is not None:
         head += f": uncertainty {answer.uncertainty:.3f}"
@@ -56,20 +56,33 @@ def _number(value: float | None) -> str:
 
 def write_sheet(
     out: Path, query: Path, answer: Answer, metric: str, images: Path | None, model: str
-) -> None:
-    """Draw the query and its hits into a PNG file."""
+) -> list[Path]:
+    """Draw the query and its hits into a PNG file; return the images that cannot be read.
+
+    Raises:
+        InvalidInput: If it is not known where the images are, or none of them can be read.
+    """
     if images is None and answer.hits:
-        raise InvalidInput("say with --images in which folder the images of the index lie")
+        raise InvalidInput("the index does not know the folder of its images; use --images DIR")
+    paths = [(images or Path()) / hit.id for hit in answer.hits]
+    pictures = [read_image(path) for path in paths]
+    missing = [path for path, picture in zip(paths, pictures, strict=True) if picture is None]
+    if paths and len(missing) == len(paths):
+        raise InvalidInput(
+            f"{missing[0]} cannot be read, and no other hit can; if the images have moved, use "
+            "--images DIR"
+        )
     tiles = [
         Tile(
-            read_image((images or Path()) / hit.id),
+            picture,
             (f"{rank}.  d = {hit.distance:.3g}", f"u = {_number(hit.uncertainty)}", hit.id),
             hit.uncertainty,
         )
-        for rank, hit in enumerate(answer.hits, 1)
+        for rank, (hit, picture) in enumerate(zip(answer.hits, pictures, strict=True), 1)
     ]
     lines = (f"query  u = {_number(answer.uncertainty)}", query.name)
     first = Tile(read_image(query), lines, answer.uncertainty)
     note = "too uncertain: no answer" if answer.abstained else "nothing found"
     title = f"{model}, nearest by {metric}: d is the distance, u the uncertainty"
     write_atomically(out, contact_sheet(first, tiles, title, note))
+    return missing

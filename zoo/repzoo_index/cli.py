@@ -1,12 +1,12 @@
-"""`zoo index`: a folder of images as an index that can be searched.
-
-The one place of repzoo that reaches to the client, for `repzoo_client.retrieval`.
-"""
+"""The command `zoo index`: build an index of a folder of images, and search it."""
 
 from __future__ import annotations
 
 import functools
+import json
+import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, ParamSpec
 import click
 from repzoo.commands.arguments import hub_option
 from repzoo.errors import InvalidInput, MissingExtra
-from repzoo.report import Report, format_table, reporting
+from repzoo.report import SOME_FAILED, Report, format_table, reporting
 
 if TYPE_CHECKING:
     from repzoo_client.retrieval import PosteriorIndex
@@ -24,11 +24,14 @@ __all__ = ["index"]
 
 P = ParamSpec("P")
 
-_METRICS = ("mean", "trusted", "w2", "csd", "content")
+_METRICS = ("mean", "trusted", "w2", "csd", "content", "euclidean", "cosine")
+
+#: How long to wait for another process that has the index open, in seconds.
+_PATIENCE = 60
 
 
 def _retrieval(command: Callable[P, Report]) -> Callable[P, Report]:
-    """Errors of retrieval become repzoo's own, which the command line knows how to show."""
+    """Turn the client's errors into repzoo's, which the command line can show."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> Report:
@@ -52,46 +55,47 @@ index_option = click.option(
     "place",
     metavar="INDEX",
     required=True,
-    help="A folder, or the URI of a Milvus server.",
+    help="The index: a folder, or the URI of a Milvus server.",
 )
 model_option = click.option(
-    "--model", metavar="NAME[@REV]|PATH", help="Default: the model that the index was built with."
+    "--model", metavar="NAME[@REV]|PATH", help="The model.  [default: the index's own]"
 )
 server_option = click.option(
-    "--server", metavar="URL", help="Embed by a repzoo server, not on this machine."
+    "--server", metavar="URL", help="Embed with a repzoo server instead of this machine."
 )
 filter_option = click.option(
     "--filter",
     "expression",
     metavar="EXPR",
-    help="Milvus' own: metadata[\"folder\"] like 'cats/%'.",
+    help="A Milvus expression, such as: metadata[\"folder\"] like 'cats/%'.",
 )
 
 
 @click.group()
 def index() -> None:
-    """Index folders of images, and search them.
+    """Index images and search them.
 
-    An index is a folder (milvus-lite), or lies on a Milvus server: http://HOST:19530, with the
-    token of REPZOO_MILVUS_TOKEN.
+    An index is a local folder (milvus-lite) or on a Milvus server, http://HOST:19530, with the
+    token in REPZOO_MILVUS_TOKEN. Only one command at a time can use a folder; others wait for up
+    to a minute.
     """
 
 
 @index.command("build")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--model", metavar="NAME[@REV]|PATH", required=True, help="What embeds the images.")
-@click.option("--out", "place", metavar="INDEX", required=True, help="A folder, or a Milvus URI.")
+@click.option("--model", metavar="NAME[@REV]|PATH", required=True, help="The model.")
+@click.option("--out", "place", metavar="INDEX", required=True, help="Folder or Milvus URI.")
 @hub_option
 @server_option
-@click.option("--keep", is_flag=True, help="Leave in what is no longer in DIR.")
-@click.option("--checksums", is_flag=True, help="Read every file; do not trust size and time.")
+@click.option("--keep", is_flag=True, help="Keep images that are no longer in DIR.")
+@click.option("--checksums", is_flag=True, help="Compare contents, not size and time.")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
 @click.option(
     "--scatter",
     type=click.FloatRange(0, min_open=True),
     default=0.15,
     show_default=True,
-    help="s² of the metric content, for a new index.",
+    help="s² of the metric content; for a new index.",
 )
 @reporting
 @_retrieval
@@ -108,32 +112,34 @@ def index_build(
 ) -> Report:
     """Embed a folder of images, at any depth, into an index.
 
-    Given again, it goes on where it was, even after kill -9; embeds again what has changed, and
-    drops what is gone. Files that are no images, or cannot be read, are reported, and do not stop
-    it.
+    Run it again to resume it, even after kill -9, or to bring the index up to date: it embeds new
+    and changed images, and drops those that no longer exist. Files that cannot be read or decoded
+    are reported. They do not stop the build, but its exit status is 3.
     """
     from repzoo_client.retrieval import IndexNotFound, PosteriorIndex
-    from repzoo_client.retrieval.folder import index_folder, require_images
     from tqdm import tqdm
 
     from repzoo_index.answers import remember_images
-    from repzoo_index.embedding import embedding
+    from repzoo_index.embedding import open_model
+    from repzoo_index.folder import index_folder, require_images
 
-    with embedding(model, hub_spec, server) as (embed, name, revision, dim, near):
-        token = os.environ.get("REPZOO_MILVUS_TOKEN")
+    def open_or_create() -> PosteriorIndex:
         try:
-            opened = PosteriorIndex.open(place, model=name, revision=revision, token=token)
+            return PosteriorIndex.open(place, model=name, revision=revision, token=_token())
         except IndexNotFound:
             require_images(folder)
-            opened = PosteriorIndex.create(
+            return PosteriorIndex.create(
                 place,
                 model=name,
                 revision=revision,
                 dim=dim,
-                metric=near,
+                metric=metric,
                 scatter=scatter,
-                token=token,
+                token=_token(),
             )
+
+    with open_model(model, hub_spec, server) as (embed, name, revision, dim, metric):
+        opened = _when_free(place, open_or_create)
         # disable=None: only on a terminal.
         with opened, tqdm(unit=" images", leave=False, disable=None) as bar:
             remember_images(place, folder)
@@ -155,31 +161,51 @@ def index_build(
     for path, reason in report.bad.items():
         click.echo(f"zoo: not indexed: {path}: {reason}", err=True)
     for path, reason in report.unread.items():
-        click.echo(f"zoo: left as it was: {path}: {reason}", err=True)
+        click.echo(f"zoo: cannot be read, left unchanged: {path}: {reason}", err=True)
     text = (
         f"{place}: {count:,} images of {name} {revision[:12]} ({report.added:,} added, "
-        f"{report.changed:,} changed, {report.unchanged:,} as they were, "
+        f"{report.changed:,} changed, {report.unchanged:,} unchanged, "
         f"{len(report.dropped):,} dropped, {len(report.bad):,} bad, "
         f"{len(report.unread):,} unread)"
     )
-    return Report(
-        {"index": place, "count": count, "model": name, "revision": revision, **vars(report)}, text
-    )
+    if report.ignored:
+        text += f"\n{report.ignored:,} files skipped that are not images"
+    data = {"index": place, "count": count, "model": name, "revision": revision, **vars(report)}
+    return Report(data, text, SOME_FAILED if report.bad or report.unread else 0)
 
 
 @index.command("search")
 @click.argument("image", metavar="IMAGE", type=click.Path(path_type=Path))
 @index_option
-@click.option("-k", type=click.IntRange(1, 800), default=10, show_default=True, help="Hits.")
-@click.option("--metric", type=click.Choice(_METRICS), default="mean", show_default=True)
-@click.option("--max-uncertainty", type=click.FloatRange(0, 1), help="Of documents.")
-@click.option("--abstain", type=click.FloatRange(0, 1), help="No hits for a query more uncertain.")
-@click.option("--where", metavar="KEY=VALUE", multiple=True, help="Of metadata: folder=cats.")
+@click.option(
+    "-k", type=click.IntRange(1, 800), default=10, show_default=True, help="Number of hits."
+)
+@click.option(
+    "--metric",
+    type=click.Choice(_METRICS),
+    default="mean",
+    show_default=True,
+    help="mean is the index's own distance, euclidean or cosine, and has that name too.",
+)
+@click.option(
+    "--max-uncertainty", type=click.FloatRange(0, 1), help="Skip images that are more uncertain."
+)
+@click.option(
+    "--abstain", type=click.FloatRange(0, 1), help="Return no hits if the query is more uncertain."
+)
+@click.option(
+    "--where",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Only images with this metadata: folder=cats, size=266.",
+)
 @filter_option
 @click.option(
     "--out", metavar="PNG", type=click.Path(path_type=Path), help="Write a contact sheet."
 )
-@click.option("--images", metavar="DIR", type=click.Path(path_type=Path), help="Where hits lie.")
+@click.option(
+    "--images", metavar="DIR", type=click.Path(path_type=Path), help="Folder of the images."
+)
 @model_option
 @hub_option
 @server_option
@@ -189,7 +215,7 @@ def index_search(
     image: Path,
     place: str,
     k: int,
-    metric: Literal["mean", "trusted", "w2", "csd", "content"],
+    metric: Literal["mean", "trusted", "w2", "csd", "content", "euclidean", "cosine"],
     max_uncertainty: float | None,
     abstain: float | None,
     where: tuple[str, ...],
@@ -200,20 +226,20 @@ def index_search(
     hub_spec: str | None,
     server: str | None,
 ) -> Report:
-    """Find the images of an index that are nearest to an image."""
+    """Find the images in an index that are nearest to an image."""
     from repzoo_index.answers import answer_text, image_folder, write_sheet
-    from repzoo_index.embedding import embedding
+    from repzoo_index.embedding import open_model
 
     with _open(place) as opened:
         info = opened.info
         wanted = model or (info.model if server else f"{info.model}@sha256:{info.revision}")
-        with embedding(wanted, hub_spec, server) as (embed, name, revision, _, _):
+        with open_model(wanted, hub_spec, server) as (embed, name, revision, _, _):
             opened.require(model=name, revision=revision)
             found = embed([image.read_bytes()])
         if found.bad:
             raise InvalidInput(f"{image}: {found.bad[0]}")
         if abstain is not None and found.uncertainty is None:
-            raise InvalidInput(f"{name} has no calibrated uncertainty to abstain by")
+            raise InvalidInput(f"--abstain: {name} has no calibrated uncertainty")
         (answer,) = opened.search(
             found.mean,
             found.variance,
@@ -224,9 +250,12 @@ def index_search(
             max_uncertainty=max_uncertainty,
             abstain=abstain,
         )
-    text = answer_text(image, answer, metric)
+    shown = info.metric if metric == "mean" else metric
+    text = answer_text(image, answer, shown)
     if out is not None:
-        write_sheet(out, image, answer, metric, images or image_folder(place), info.model)
+        folder = images or image_folder(place)
+        for missing in write_sheet(out, image, answer, shown, folder, info.model):
+            click.echo(f"zoo: not on the contact sheet: {missing} cannot be read", err=True)
         text += f"\ncontact sheet: {out}"
     hits = [vars(hit) for hit in answer.hits]
     facts = {"uncertainty": answer.uncertainty, "probability": answer.probability}
@@ -238,7 +267,7 @@ def index_search(
 @reporting
 @_retrieval
 def index_info(place: str) -> Report:
-    """Show what an index holds."""
+    """Show the description of an index."""
     with _open(place) as opened:
         facts = {**vars(opened.info), "count": opened.count()}
     return Report(facts, format_table([(key, str(value)) for key, value in facts.items()]))
@@ -251,7 +280,7 @@ def index_info(place: str) -> Report:
 @reporting
 @_retrieval
 def index_export(file: Path, place: str, expression: str | None) -> Report:
-    """Write ids, posteriors, uncertainties and metadata to an .npz file."""
+    """Write IDs, posteriors, uncertainties and metadata to an .npz file."""
     with _open(place) as opened:
         count = opened.export(file, expression)
     return Report({"file": str(file), "count": count}, f"{file}: {count:,} documents")
@@ -263,28 +292,64 @@ def index_export(file: Path, place: str, expression: str | None) -> Report:
 @reporting
 @_retrieval
 def index_delete(ids: tuple[str, ...], place: str) -> Report:
-    """Remove documents by their ids; a build puts them in again if their images are there."""
+    """Remove documents by ID. The next build adds them again if their images exist."""
     with _open(place) as opened:
         removed, count = opened.delete(ids), opened.count()
-    return Report(
-        {"removed": removed, "count": count}, f"{place}: {removed:,} removed, {count:,} left"
-    )
+    text = f"{place}: {removed:,} removed, {count:,} left"
+    return Report({"removed": removed, "count": count}, text)
 
 
 @contextmanager
 def _open(place: str) -> Iterator[PosteriorIndex]:
     from repzoo_client.retrieval import PosteriorIndex
 
-    with PosteriorIndex.open(place, token=os.environ.get("REPZOO_MILVUS_TOKEN")) as opened:
+    with _when_free(place, lambda: PosteriorIndex.open(place, token=_token())) as opened:
         yield opened
 
 
+def _when_free(place: str, open_index: Callable[[], PosteriorIndex]) -> PosteriorIndex:
+    """Open an index; wait while another process has it open."""
+    from repzoo_client.retrieval import IndexInUse
+
+    start = time.monotonic()
+    has_warned = False
+    while True:
+        try:
+            return open_index()
+        except IndexInUse:
+            waited = time.monotonic() - start
+            if waited > _PATIENCE:
+                raise
+            if waited > 1 and not has_warned:
+                click.echo(f"zoo: waiting for another process that uses {place}", err=True)
+                has_warned = True
+            time.sleep(0.1)
+
+
+def _token() -> str | None:
+    return os.environ.get("REPZOO_MILVUS_TOKEN")
+
+
 def _filter(where: tuple[str, ...], expression: str | None) -> str | None:
-    """Both options as one expression; what is in --where is quoted."""
+    """Combine both options into one expression, and quote the values of --where."""
     from repzoo_client.retrieval.filters import filter_expression
 
-    pairs = dict(pair.partition("=")[::2] for pair in where)
-    if any("=" not in pair for pair in where):
-        raise click.UsageError("--where takes KEY=VALUE")
-    parts = [part for part in (filter_expression(pairs), filter_expression(expression)) if part]
-    return " and ".join(parts) or None
+    parts = [filter_expression(expression)]
+    for pair in where:
+        key, sign, text = pair.partition("=")
+        if not sign or not key:
+            raise click.UsageError(f"--where {pair}: expected KEY=VALUE")
+        # The metadata may hold 266 as a number or as text.
+        either = [filter_expression({key: value}) for value in (text, *_literal(text))]
+        parts.append(f"({' or '.join(either)})")
+    return " and ".join(filter(None, parts)) or None
+
+
+def _literal(text: str) -> list[bool | float]:
+    """Return the number or truth value that a text stands for, or nothing."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return []
+    is_whole = isinstance(value, int) and -(2**63) <= value < 2**63
+    return [value] if is_whole or (isinstance(value, float) and math.isfinite(value)) else []

@@ -18,17 +18,17 @@ _SIDE = 120
 _GAP = 14
 _TEXT = 15
 _INK, _FAINT, _PAPER, _FRAME = "#1a1a1a", "#666666", "#ffffff", "#d0d0d0"
-#: From sure to unsure.
+#: Colours of the bar, from certain to uncertain.
 _SURE, _UNSURE = (46, 125, 50), (198, 40, 40)
 
 
 class Tile(NamedTuple):
-    """One image and what stands below it.
+    """One image and the text below it.
 
     Attributes:
-        image: None draws an empty frame.
-        lines: at most three, cut to the tile's width.
-        uncertainty: in [0, 1], drawn as a bar; None draws none.
+        image: The image, or None if it cannot be read.
+        lines: Up to three lines of text, shortened to the tile's width.
+        uncertainty: A number in [0, 1] to draw as a bar, or None for no bar.
     """
 
     image: Image.Image | None
@@ -37,16 +37,16 @@ class Tile(NamedTuple):
 
 
 def contact_sheet(query: Tile, hits: Sequence[Tile], title: str, note: str = "") -> bytes:
-    """A PNG with the query at the left, twice as large, and its hits in rows of five.
+    """Draw a PNG file with the query on the left, twice as large, and its hits in rows of five.
 
     Args:
-        query: what was looked for.
-        hits: nearest first.
-        title: stands above all.
-        note: stands where the hits would be, if there are none.
+        query: The query.
+        hits: The hits, nearest first.
+        title: The text at the top.
+        note: The text in place of the hits if there are none.
     """
     rows = max(2, -(-len(hits) // _COLUMNS))
-    cell = _SIDE + 6 + 3 * (_TEXT + 4)  # an image, its bar, its lines
+    cell = _SIDE + 6 + 3 * (_TEXT + 4)  # the image, the bar and the text
     left = 2 * _SIDE + 3 * _GAP
     width = left + _COLUMNS * (_SIDE + _GAP)
     height = 3 * _GAP + _TEXT + rows * (cell + _GAP)
@@ -73,7 +73,7 @@ def contact_sheet(query: Tile, hits: Sequence[Tile], title: str, note: str = "")
 
 
 def read_image(path: Path) -> Image.Image | None:
-    """An image, or None if it cannot be read: it may have gone since it was indexed."""
+    """Return an image, or None if it cannot be read: it may have moved since it was indexed."""
     try:
         return decode(path.read_bytes())
     except (OSError, InvalidImage):
@@ -83,7 +83,9 @@ def read_image(path: Path) -> Image.Image | None:
 def _paste(sheet: Image.Image, tile: Tile, x: int, y: int, side: int) -> None:
     draw = ImageDraw.Draw(sheet)
     draw.rectangle([x - 1, y - 1, x + side, y + side], outline=_FRAME)
-    if tile.image is not None:
+    if tile.image is None:
+        draw.text((x + 6, y + 4), "cannot be read", _FAINT, _font(_TEXT))
+    else:
         image = _scaled(tile.image.convert("RGB"), side)
         sheet.paste(image, (x + (side - image.width) // 2, y + (side - image.height) // 2))
     if tile.uncertainty is not None:
@@ -99,7 +101,7 @@ def _paste(sheet: Image.Image, tile: Tile, x: int, y: int, side: int) -> None:
 
 
 def _scaled(image: Image.Image, side: int) -> Image.Image:
-    """As large as fits: small images by whole pixels, so that they stay what they are."""
+    """Scale an image to fit: a small one by a whole factor, so that its pixels stay sharp."""
     longest = max(image.size)
     if longest <= side:
         times = side // longest
@@ -109,7 +111,7 @@ def _scaled(image: Image.Image, side: int) -> Image.Image:
 
 
 def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> str:
-    """The text, cut in its middle if it is too wide: of a path the end tells more."""
+    """Shorten a text in the middle if it is too wide: the end of a path matters more."""
     font = _font(size)
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     if draw.textlength(text, font) <= width:

@@ -1,27 +1,30 @@
-"""What embeds images for `zoo index`: a model on this machine, or a server."""
+"""The model of `zoo index`: on this machine, or on a server."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from repzoo.errors import InvalidImage, InvalidInput
-from repzoo_client.retrieval.folder import Embedded
+
+from repzoo_index.folder import Embedded, Embedder
 
 if TYPE_CHECKING:
     from repzoo.runtime.encoder import Encoder
+    from repzoo_client import Client
 
-__all__ = ["Model", "embedding"]
+__all__ = ["Model", "open_model"]
 
 
 class Model(NamedTuple):
-    """What embeds, and what an index remembers of it."""
+    """A model that embeds files, and the facts about it that an index stores."""
 
-    embed: Callable[[Sequence[bytes]], Embedded]
+    embed: Embedder
     name: str
     revision: str
     dim: int
@@ -29,8 +32,12 @@ class Model(NamedTuple):
 
 
 @contextmanager
-def embedding(name_or_path: str, hub: str | None, server: str | None) -> Iterator[Model]:
-    """A model on this machine, or on a server."""
+def open_model(name_or_path: str, hub: str | None, server: str | None) -> Iterator[Model]:
+    """Load a model on this machine, or connect to one on a server.
+
+    Raises:
+        InvalidInput: If ``server`` is not the URL of a server.
+    """
     if server is None:
         from repzoo.loading import load
 
@@ -44,18 +51,19 @@ def embedding(name_or_path: str, hub: str | None, server: str | None) -> Iterato
             config.metric,
         )
         return
-    from repzoo_client.retrieval.server import ServerEmbedder
+    from repzoo_client import Client
 
     try:
-        connected = ServerEmbedder.connect(server, name_or_path)
+        client = Client(server)
     except ValueError as error:
         raise InvalidInput(f"--server: {error}") from None
-    with connected as embedder:
-        record = embedder.model.config
+    with client:
+        served = client.model(name_or_path)
+        record = served.config
         yield Model(
-            embedder,
+            functools.partial(_embed_remotely, client, served.name, record["has_posterior"]),
             record["name"],
-            embedder.model.revision,
+            served.revision,
             record["latent_dim"],
             record["metric"],
         )
@@ -77,9 +85,10 @@ def _embed(encoder: Encoder, files: Sequence[bytes]) -> Embedded:
 def _uncertainties(
     encoder: Encoder, outputs: Mapping[str, NDArray[np.float32]], images: NDArray[np.uint8]
 ) -> NDArray[np.float32] | None:
-    """Of each image alone: beside others its last digits would depend on its place among them.
+    """Compute the uncertainty of each image on its own.
 
-    A build that goes on has other batches than one that was not interrupted, and must end the same.
+    In a batch, the last digits would depend on the other images. A build that was interrupted has
+    other batches than one that was not, and must end with the same index.
     """
     if encoder.config.uncertainty is None:
         return None
@@ -88,3 +97,30 @@ def _uncertainties(
         one = slice(row, row + 1)
         found[one] = encoder.uncertainty_of({k: v[one] for k, v in outputs.items()}, images[one])
     return found
+
+
+def _embed_remotely(
+    client: Client, model: str, has_posterior: bool, files: Sequence[bytes]
+) -> Embedded:
+    errors: dict[int, Exception] = {}
+    if has_posterior:
+        mean, variance, uncertainty = client.posterior(
+            files, model=model, on_error="collect", errors=errors
+        )
+    else:
+        variance = None
+        mean, uncertainty = client.embed_with_uncertainty(
+            files, model=model, on_error="collect", errors=errors
+        )
+    good = [place for place in range(len(files)) if place not in errors]
+    return Embedded(
+        mean[good],
+        None if variance is None else variance[good],
+        None if uncertainty is None else uncertainty[good],
+        {place: _reason(error) for place, error in errors.items()},
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return the error's text without "image 3: ": the report names the file instead."""
+    return re.sub(r"^image \d+: ", "", str(getattr(error, "detail", error)))

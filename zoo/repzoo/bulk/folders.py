@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -29,7 +30,13 @@ class FolderEntry(NamedTuple):
     #: Time of the last change, in nanoseconds; 0 if the entry cannot be read.
     mtime_ns: int
     #: Why the entry cannot be read, or None.
-    error: str | None = None
+    error: OSError | None = None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether there is nothing to read: the target of a link, for example, does not exist."""
+        gone = (errno.ENOENT, errno.ELOOP, errno.EINVAL)
+        return self.error is not None and self.error.errno in gone
 
 
 def walk(root: Path) -> Iterator[FolderEntry]:
@@ -55,13 +62,13 @@ def walk(root: Path) -> Iterator[FolderEntry]:
             if stat.S_ISREG(status.st_mode):
                 yield FolderEntry(path, status.st_size, status.st_mtime_ns)
             elif not stat.S_ISDIR(status.st_mode):  # reading a pipe could block forever
-                yield FolderEntry(path, 0, 0, "not a regular file")
+                raise OSError(errno.EINVAL, "not a regular file")
             elif (identity := _identity(status)) not in seen:
                 seen.add(identity)
                 path += "/"
                 waiting.append((path, _names(root / path)))
         except OSError as error:  # a link to nothing, or a folder without permission
-            yield FolderEntry(path, 0, 0, error.strerror or str(error))
+            yield FolderEntry(path, 0, 0, error)
 
 
 def printable_path(path: str) -> str:

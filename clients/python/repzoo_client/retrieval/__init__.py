@@ -1,4 +1,4 @@
-"""Retrieval by posteriors, on Milvus: ``pip install 'repzoo-client[retrieval]'``.
+"""Retrieval with posteriors, on Milvus: ``pip install 'repzoo-client[retrieval]'``.
 
 >>> from repzoo_client.retrieval import PosteriorIndex
 >>> with PosteriorIndex.open("index/", model="simvae-mnist") as index:

@@ -1,4 +1,4 @@
-"""What is asked of Milvus: one collection, rows in and out."""
+"""One collection in Milvus: rows in, rows out."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from repzoo_client.retrieval.milvus import Connection, milvus_errors
 
 __all__ = ["ALL_FIELDS", "Collection"]
 
-#: What a document is read from, see `repzoo_client.retrieval.documents`.
+#: The fields that make a document, see `repzoo_client.retrieval.documents`.
 ALL_FIELDS = ("id", "deviation", "uncertainty", "metadata")
 
-#: Rows of one request, and of a page when all are read.
+#: Rows per request, and per page when all rows are read.
 _REQUEST_ROWS = 1000
 _PAGE_ROWS = 8000
-#: Bytes of vectors in one request; Milvus takes 64 MiB.
+#: Bytes of vectors per request; Milvus accepts 64 MiB.
 _REQUEST_BYTES = 2**23
 
 Row = dict[str, Any]
 
 
 class Collection:
-    """A collection of Milvus that is an index; its errors are ours.
+    """The Milvus collection of an index, which raises our errors instead of Milvus's.
 
     Attributes:
-        info: what the index remembers.
-        location: the folder or URI.
+        info: The description that is stored with the index.
+        location: The folder or URI.
     """
 
     info: IndexInfo
@@ -46,22 +46,22 @@ class Collection:
             prepare(self._client, name, self.info)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._connection.close()
 
     def batch_rows(self) -> int:
-        """How many rows go into one `upsert`."""
+        """Return the number of rows for one `upsert`."""
         return max(1, min(_REQUEST_ROWS, _REQUEST_BYTES // (4 * (4 * self.info.dim + 1))))
 
     def upsert(self, rows: list[Row]) -> None:
-        """Add rows, or replace those with the same ids."""
+        """Add rows, and replace rows with the same IDs."""
         with milvus_errors(self.location):
             self._client.upsert(self._name, rows)
 
     def nearest(
         self, vectors: NDArray[np.float32], field: str, limit: int, expression: str
     ) -> list[list[Row]]:
-        """The rows that are nearest to each vector."""
+        """Return the rows nearest to each vector."""
         with milvus_errors(self.location, filtered=bool(expression)):
             found = self._client.search(
                 self._name,
@@ -75,7 +75,7 @@ class Collection:
         return [[{"id": hit["id"], **hit["entity"]} for hit in hits] for hits in found]
 
     def get(self, ids: Sequence[str], fields: Sequence[str] = ALL_FIELDS) -> list[Row]:
-        """The rows of these ids that are there."""
+        """Return the rows with these IDs, as far as they exist."""
         rows: list[Row] = []
         for start in range(0, len(ids), _REQUEST_ROWS):
             part = [*ids[start : start + _REQUEST_ROWS]]
@@ -84,13 +84,13 @@ class Collection:
         return rows
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove the rows of these ids."""
+        """Delete the rows with these IDs."""
         for start in range(0, len(ids), _REQUEST_ROWS):
             with milvus_errors(self.location):
                 self._client.delete(self._name, ids=[*ids[start : start + _REQUEST_ROWS]])
 
     def count(self, expression: str) -> int:
-        """How many rows pass."""
+        """Return the number of rows that match an expression."""
         with milvus_errors(self.location, filtered=bool(expression)):
             rows = self._client.query(self._name, filter=expression, output_fields=["count(*)"])
         return int(rows[0]["count(*)"])
@@ -98,11 +98,11 @@ class Collection:
     def pages(
         self, expression: str, fields: Sequence[str] = ALL_FIELDS
     ) -> Iterator[Sequence[Mapping[str, Any]]]:
-        """All rows that pass; those of a folder in one page, sorted by id."""
+        """Yield all rows that match, in pages; from a folder in one page, sorted by ID."""
         query = {"filter": expression, "output_fields": [*fields]}
         with milvus_errors(self.location, filtered=bool(expression)):
             if self._connection.local:
-                # An iterator would look at all rows for every page, and they are in memory.
+                # An iterator would scan all rows for every page, and they are in memory anyway.
                 rows = self._client.query(self._name, limit=max(1, self.count("")), **query)
                 yield sorted(rows, key=lambda row: row["id"])
                 return
@@ -114,6 +114,6 @@ class Collection:
                 pages.close()
 
     def flush(self) -> None:
-        """Write what is in memory to where it is searched from, and index it."""
+        """Write rows in memory to disk, and build their indexes."""
         with milvus_errors(self.location):
             self._client.flush(self._name)

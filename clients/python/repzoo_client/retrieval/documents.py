@@ -1,13 +1,14 @@
-"""What an index holds, and how it lies in Milvus.
+"""The documents of an index, and their rows in Milvus.
 
-A row has three vectors, so that one stored layout serves every distance exactly by plain L2:
+A row has three vectors. With them, plain L2 search serves every distance exactly:
 
-    field        vector          dimensions   serves, with the query
-    mean         μ               D            "mean": μ; the candidates of "content" and "trusted"
-    deviation    [μ, σ]          2D           "w2": [μ, σ]; posteriors are read back from it
+    field        vector          dimensions   metric, and the query vector
+    mean         μ               D            "mean": μ; candidates for "content" and "trusted"
+    deviation    [μ, σ]          2D           "w2": [μ, σ]; posteriors are also read back from it
     radius       [μ, √Σσ²]       D + 1        "csd": [μ, 0]
 
-and ``id`` (the primary key), ``uncertainty`` (null where there is none) and ``metadata`` (JSON).
+The other fields are ``id`` (the primary key), ``uncertainty`` (null if unknown) and ``metadata``
+(JSON).
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ __all__ = ["MAX_ID_BYTES", "Documents", "Metadata", "as_documents", "as_posterio
 Floats: TypeAlias = NDArray[np.float32]
 Metadata: TypeAlias = Mapping[str, Any]
 
-#: The longest id, in bytes of UTF-8.
+#: The length limit of an ID, in bytes of UTF-8.
 MAX_ID_BYTES = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class Documents:
-    """N posteriors with their ids.
+    """N posteriors with their IDs.
 
     Attributes:
         ids: N strings.
         mean: float32 ``[N, D]``.
         variance: float32 ``[N, D]``.
-        uncertainty: float32 ``[N]`` in [0, 1]; NaN where it is not known.
+        uncertainty: float32 ``[N]`` in [0, 1]; NaN if unknown.
         metadata: N JSON objects.
     """
 
@@ -52,7 +53,7 @@ class Documents:
         return len(self.ids)
 
     def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """Some of them as Milvus takes them."""
+        """Return the rows in Milvus for the documents from ``start`` to ``stop``."""
         mean, variance = self.mean[start:stop], self.variance[start:stop]
         fields = [vectors(mean, variance, field) for field in ("mean", "deviation", "radius")]
         return [
@@ -69,7 +70,7 @@ class Documents:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, Any]], dim: int) -> Documents:
-        """The same from rows with ``id``, ``deviation``, ``uncertainty`` and ``metadata``."""
+        """Read documents from rows with ``id``, ``deviation``, ``uncertainty`` and ``metadata``."""
         rows = list(rows)
         both = np.array([row["deviation"] for row in rows], np.float32).reshape(-1, 2 * dim)
         known = [row["uncertainty"] for row in rows]
@@ -83,7 +84,7 @@ class Documents:
 
 
 def vectors(mean: Floats, variance: Floats, field: str, *, query: bool = False) -> Floats:
-    """The vectors of one field, ``[N, D]``, ``[N, 2D]`` or ``[N, D + 1]``."""
+    """Return the vectors of one field: ``[N, D]``, ``[N, 2D]`` or ``[N, D + 1]``."""
     if field == "mean":
         return mean
     if field == "deviation":
@@ -100,46 +101,52 @@ def as_documents(
     metadata: Sequence[Metadata | None] | None,
     dim: int,
 ) -> Documents:
-    """Check what is to be added.
+    """Check the arguments of `PosteriorIndex.add`.
 
     Raises:
-        InvalidQuery: if shapes do not fit, values are not finite, or ids are not N different
+        InvalidQuery: If shapes do not match, values are not finite, or the IDs are not N different
             strings of at most 1,024 bytes.
     """
     ids = [ids] if isinstance(ids, str) else list(ids)
     mean, variance, doubt = as_posteriors(mean, variance, uncertainty, dim)
     if len(ids) != len(mean):
-        raise InvalidQuery(f"there are {len(ids)} ids for {len(mean)} posteriors")
+        raise InvalidQuery(f"there are {len(ids)} IDs for {len(mean)} posteriors")
     for name in ids:
         if not isinstance(name, str) or not 0 < len(_bytes(name)) <= MAX_ID_BYTES:
-            raise InvalidQuery(f"id {name!r}: expected text of 1 to {MAX_ID_BYTES:,} bytes")
+            raise InvalidQuery(f"ID {name!r}: expected UTF-8 text of 1 to {MAX_ID_BYTES:,} bytes")
     if len({*ids}) != len(ids):
         twice = next(name for i, name in enumerate(ids) if name in ids[:i])
-        raise InvalidQuery(f"id {twice!r} comes twice in one call")
+        raise InvalidQuery(f"ID {twice!r} occurs twice in one call")
     facts = [dict(fact or {}) for fact in metadata] if metadata is not None else [{} for _ in ids]
     if len(facts) != len(ids):
-        raise InvalidQuery(f"there are {len(facts)} metadata for {len(ids)} ids")
+        raise InvalidQuery(f"there are {len(facts)} metadata objects for {len(ids)} IDs")
     return Documents(ids, mean, variance, doubt, facts)
 
 
 def as_posteriors(
     mean: ArrayLike, variance: ArrayLike | None, uncertainty: ArrayLike | None, dim: int
 ) -> tuple[Floats, Floats, Floats]:
-    """float32 ``[N, D]``, ``[N, D]`` and ``[N]``; variances without any are 0, uncertainties NaN.
+    """Return float32 ``[N, D]``, ``[N, D]`` and ``[N]``.
+
+    Missing variances are 0, missing uncertainties NaN.
 
     Raises:
-        InvalidQuery: if shapes do not fit, or values are not finite or out of their range.
+        InvalidQuery: If shapes do not match, or values are not finite or out of range.
     """
     means = np.atleast_2d(_floats(mean, "mean"))
     if means.ndim != 2 or means.shape[1] != dim:
-        raise InvalidQuery(f"mean has shape {list(means.shape)}; expected [N, {dim}] of this index")
+        raise InvalidQuery(
+            f"mean has shape {list(means.shape)}; expected [N, {dim}] for this index"
+        )
     variances = np.zeros_like(means)
     if variance is not None:
         variances = np.atleast_2d(_floats(variance, "variance"))
     if variances.shape != means.shape:
-        raise InvalidQuery(f"variance has shape {list(variances.shape)}, mean {list(means.shape)}")
+        raise InvalidQuery(
+            f"variance has shape {list(variances.shape)}; expected {list(means.shape)} like mean"
+        )
     if (variances < 0).any():
-        raise InvalidQuery(f"variance has negative values, the least {variances.min():g}")
+        raise InvalidQuery(f"variance must not be negative, got {variances.min():g}")
     doubt = np.full(len(means), np.nan, np.float32)
     if uncertainty is not None:
         doubt = np.atleast_1d(_floats(uncertainty, "uncertainty"))
@@ -156,7 +163,7 @@ def _floats(values: ArrayLike, name: str) -> Floats:
     try:
         array = np.asarray(values, np.float32)
     except (TypeError, ValueError) as error:
-        raise InvalidQuery(f"{name} is no array of numbers: {error}") from None
+        raise InvalidQuery(f"{name} is not an array of numbers: {error}") from None
     if not np.isfinite(array).all():
         raise InvalidQuery(f"{name} must be finite")
     return array

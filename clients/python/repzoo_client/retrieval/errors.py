@@ -1,13 +1,13 @@
-"""Every error that retrieval raises on purpose; each is a `repzoo_client.ClientError`.
+"""All errors that retrieval raises on purpose; each is a `repzoo_client.ClientError`.
 
 RetrievalError (ClientError)
-├── InvalidQuery        (ValueError)        posteriors, ids or options that cannot be used
-├── InvalidFilter       (ValueError)        a filter that Milvus does not understand
-├── ModelMismatch       (ValueError)        posteriors of another model than the index has
-├── IndexNotFound       (LookupError)       there is no index at that place
-├── IndexExists         (FileExistsError)   there is one already
+├── InvalidQuery        (ValueError)        invalid posteriors, IDs or options
+├── InvalidFilter       (ValueError)        Milvus does not understand the filter
+├── ModelMismatch       (ValueError)        the index holds posteriors of another model
+├── IndexNotFound       (LookupError)       the index does not exist
+├── IndexExists         (FileExistsError)   the index exists already
 ├── IndexUnavailable    (ConnectionError)   Milvus cannot be reached, or failed
-│   └── IndexInUse                          another process has the folder open
+│   └── IndexInUse                          the folder is already open
 └── RetrievalMissing    (ImportError)       pymilvus or milvus-lite is not installed
 """
 
@@ -29,15 +29,15 @@ __all__ = [
 
 
 class RetrievalError(ClientError):
-    """Base of all errors of an index."""
+    """Base class of all errors of retrieval."""
 
 
 class InvalidQuery(RetrievalError, ValueError):
-    """Posteriors, ids or options cannot be used; the message says what was found and expected."""
+    """Posteriors, IDs or options are invalid; the message says what was expected."""
 
 
 class InvalidFilter(RetrievalError, ValueError):
-    """A filter is not one, or Milvus does not understand it."""
+    """A filter has an invalid value, or Milvus does not understand it."""
 
 
 class ModelMismatch(RetrievalError, ValueError):
@@ -45,11 +45,11 @@ class ModelMismatch(RetrievalError, ValueError):
 
 
 class IndexNotFound(RetrievalError, LookupError):
-    """There is no index at that place."""
+    """The index does not exist."""
 
 
 class IndexExists(RetrievalError, FileExistsError):
-    """There is an index at that place already."""
+    """The index exists already."""
 
 
 class IndexUnavailable(RetrievalError, ConnectionError):
@@ -57,8 +57,8 @@ class IndexUnavailable(RetrievalError, ConnectionError):
 
 
 class IndexInUse(IndexUnavailable):
-    """The folder is open already, here or in another process: milvus-lite takes one at a time."""
+    """The folder is already open, here or in another process: milvus-lite allows one at a time."""
 
 
 class RetrievalMissing(RetrievalError, ImportError):
-    """What an index needs is not installed."""
+    """The "retrieval" extra is not installed."""

@@ -1,4 +1,4 @@
-"""Writing documents to one file."""
+"""Writing documents to an ``.npz`` file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["write_documents"]
 
 
 def write_documents(path: Path, pages: Iterable[Documents], info: Mapping[str, object]) -> int:
-    """Write an ``.npz`` file as `PosteriorIndex.export` says, whole or not at all."""
+    """Write the file that `PosteriorIndex.export` describes, atomically."""
     nothing = Documents.from_rows([], int(str(info["dim"])))
     pages = [nothing, *pages]
     ids = [name for page in pages for name in page.ids]

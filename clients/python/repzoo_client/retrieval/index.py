@@ -1,4 +1,4 @@
-"""`PosteriorIndex`: posteriors that can be searched, with their uncertainty, on Milvus."""
+"""`PosteriorIndex`: an index of posteriors and their uncertainty, on Milvus."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["PosteriorIndex"]
 
 
 class PosteriorIndex:
-    """Posteriors with ids and metadata, to be searched by several distances.
+    """An index of posteriors with IDs and metadata, which several distances can search.
 
         >>> index = PosteriorIndex.create("index/", model="simvae-mnist", revision="382cb3", dim=10)
         >>> index.add(["a", "b"], posterior.mean, posterior.variance, posterior.uncertainty)
@@ -41,20 +41,20 @@ class PosteriorIndex:
         >>> [hit.id for hit in answers[0].hits]
         ['b', 'a']
 
-    It lies in a local folder (milvus-lite), which one index at a time has open, or on a Milvus
-    server: ``PosteriorIndex.open("http://milvus:19530")``. It is made by `create` or `open`, and is
-    a context manager; `close` lets others open the folder.
+    An index is a local folder (milvus-lite), or on a Milvus server:
+    ``PosteriorIndex.open("http://milvus:19530")``. A folder can only be open once at a time. Make
+    an index with `create` or `open`, and close it with `close` or ``with``.
 
     Attributes:
-        info: what it remembers of the model.
-        location: the folder or URI.
+        info: The description of the index.
+        location: The folder or URI.
     """
 
     info: IndexInfo
     location: str
 
     def __init__(self, collection: Collection) -> None:
-        """Take over an open collection: see `create` and `open`."""
+        """Wrap an open collection. Use `create` or `open` instead."""
         self.info, self.location = collection.info, collection.location
         self._collection = collection
 
@@ -72,33 +72,33 @@ class PosteriorIndex:
         collection: str = "repzoo",
         token: str | None = None,
     ) -> PosteriorIndex:
-        """Make an empty index.
+        """Create an empty index.
 
         Args:
-            location: a folder, which is made, or the URI of a Milvus server.
-            model: name of the model whose posteriors it will hold.
-            revision: of that model.
+            location: A folder, which is created, or the URI of a Milvus server.
+            model: The name of the model whose posteriors the index will hold.
+            revision: The revision of that model.
             dim: D.
             scatter: s² of the metric "content": SimVAE's σ_y².
-            metric: what is near to the model, see `IndexInfo`.
-            index_type: how Milvus finds neighbours. "IVF_FLAT", searched in all of its lists, and
-                "FLAT" are exact; "HNSW" and "AUTOINDEX" are not, and pay off from millions on.
-            collection: its name in Milvus.
-            token: of the server.
+            metric: The distance that the model recommends, see `IndexInfo`.
+            index_type: How Milvus finds neighbours. "IVF_FLAT" (with all lists searched) and "FLAT"
+                are exact. "HNSW" and "AUTOINDEX" are not; they pay off for millions of documents.
+            collection: The name of the collection in Milvus.
+            token: The token of the server.
 
         Raises:
-            IndexExists: if there is one already.
-            InvalidQuery: if ``dim`` or ``scatter`` is not positive.
-            IndexUnavailable, IndexInUse, RetrievalMissing: if Milvus cannot be used.
+            IndexExists: If the index exists already.
+            InvalidQuery: If ``dim`` or ``scatter`` is not positive.
+            IndexUnavailable, IndexInUse, RetrievalMissing: If Milvus cannot be used.
         """
         if dim < 1 or not scatter > 0:
-            raise InvalidQuery(f"dim is {dim}, scatter {scatter}; expected more than 0")
+            raise InvalidQuery(f"dim is {dim} and scatter {scatter}; expected more than 0 for both")
         info = IndexInfo(model, revision, dim, scatter, metric, index_type)
         connection = connect(os.fspath(location), token=token, create=True)
         try:
             with milvus_errors(os.fspath(location)):
                 if connection.client.has_collection(collection):
-                    raise IndexExists(f"there is an index {collection!r} in {location} already")
+                    raise IndexExists(f"{location} already holds an index {collection!r}")
                 create_collection(connection.client, collection, info)
             return cls(Collection(connection, os.fspath(location), collection))
         except BaseException:
@@ -118,16 +118,16 @@ class PosteriorIndex:
         """Open an index.
 
         Args:
-            location: a folder, or the URI of a Milvus server.
-            model: refuse an index of another model.
-            revision: refuse an index of another revision.
-            collection: its name in Milvus.
-            token: of the server.
+            location: A folder, or the URI of a Milvus server.
+            model: Refuse an index of another model.
+            revision: Refuse an index of another revision.
+            collection: The name of the collection in Milvus.
+            token: The token of the server.
 
         Raises:
-            IndexNotFound: if there is none.
-            ModelMismatch: if it holds posteriors of another model or revision.
-            IndexUnavailable, IndexInUse, RetrievalMissing: if Milvus cannot be used.
+            IndexNotFound: If the index does not exist.
+            ModelMismatch: If it holds posteriors of another model or revision.
+            IndexUnavailable, IndexInUse, RetrievalMissing: If Milvus cannot be used.
         """
         connection = connect(os.fspath(location), token=token, create=False)
         try:
@@ -150,7 +150,7 @@ class PosteriorIndex:
         self.close()
 
     def close(self) -> None:
-        """Write what is in memory, and let go of the folder or server."""
+        """Write everything to disk, and close the folder or the connection."""
         self._collection.close()
 
     def require(self, *, model: str | None = None, revision: str | None = None) -> None:
@@ -162,7 +162,7 @@ class PosteriorIndex:
             if wanted is not None and wanted != found:
                 raise ModelMismatch(
                     f"{self.location} holds posteriors of {what} {found or 'unknown'}, not of "
-                    f"{wanted}: distances between two models mean nothing. Make another index"
+                    f"{wanted}: distances between models mean nothing. Create another index"
                 )
 
     def add(
@@ -175,20 +175,20 @@ class PosteriorIndex:
         *,
         progress: Callable[[int], object] | None = None,
     ) -> None:
-        """Add posteriors, or replace those that have the same ids.
+        """Add posteriors, and replace those with the same IDs.
 
-        What is interrupted can be given again: what is there already is replaced by itself.
+        A call that was interrupted can be repeated.
 
         Args:
             ids: N different strings.
             mean: ``[N, D]``.
-            variance: ``[N, D]``; None for points.
+            variance: ``[N, D]``, or None for points.
             uncertainty: ``[N]`` in [0, 1], if the model has one.
             metadata: N JSON objects.
-            progress: called with the number of rows of each batch that is in.
+            progress: Called with the number of rows of each batch that was added.
 
         Raises:
-            InvalidQuery: if anything cannot be used; nothing is added then.
+            InvalidQuery: If an argument is invalid; nothing is added then.
         """
         given = as_documents(ids, mean, variance, uncertainty, metadata, self.info.dim)
         scaled = self._scaled(given.mean, given.variance)
@@ -207,16 +207,16 @@ class PosteriorIndex:
         uncertainty: ArrayLike | None = None,
         k: int = 10,
         *,
-        metric: Metric = "mean",
-        filter: Filter | None = None,  # noqa: A002 - Milvus' own word
+        metric: Metric | Literal["euclidean", "cosine"] = "mean",
+        filter: Filter | None = None,  # noqa: A002 - Milvus's own word
         max_uncertainty: float | None = None,
         abstain: float | None = None,
         weight: float = TRUST_WEIGHT,
     ) -> list[Answer]:
-        """The k nearest documents of each query.
+        """Return the k nearest documents of each query.
 
         ============  ========================================================  =================
-        metric        distance of a hit (small is near)                         candidates
+        metric        distance of a hit (smaller is nearer)                     candidates
         ============  ========================================================  =================
         ``mean``      ‖μ₁ − μ₂‖²                                                all
         ``w2``        ‖μ₁ − μ₂‖² + ‖σ₁ − σ₂‖²                                   all
@@ -225,29 +225,37 @@ class PosteriorIndex:
         ``trusted``   ‖μ₁ − μ₂‖² (1 + w u₂), u₂ the document's uncertainty      20 k by ``mean``
         ============  ========================================================  =================
 
-        Distances are computed anew in float64 from what is stored, and equal ones are ordered by
-        id: over an exact index the result is brute force's. The module `distances` has the
-        equations.
+        Distances are recomputed in float64, and ties are ordered by ID, so an exact index returns
+        what brute force returns. The module `distances` has the equations. In an index whose
+        ``info.metric`` is "cosine" all vectors have length 1, and ``mean`` is 2 − 2 cos.
 
         Args:
             mean: ``[N, D]`` or ``[D]``.
-            variance: as many; None for points.
-            uncertainty: ``[N]`` in [0, 1], the queries' own, if the model has one.
-            k: hits of each query, 1 to 800.
-            metric: what is near.
-            filter: which documents, see `repzoo_client.retrieval.filters`.
-            max_uncertainty: leave out documents that are more uncertain, or of which it is unknown.
-            abstain: give no hits for queries that are more uncertain than this.
+            variance: The same shape as ``mean``, or None for points.
+            uncertainty: ``[N]`` in [0, 1], the uncertainty of the queries, if the model has one.
+            k: The number of hits per query, 1 to 800.
+            metric: One of the metrics above. "euclidean" or "cosine", whichever is
+                ``info.metric``, also stands for "mean".
+            filter: Which documents to search, see `repzoo_client.retrieval.filters`.
+            max_uncertainty: Skip documents whose uncertainty is larger or unknown.
+            abstain: Return no hits for queries whose uncertainty is larger.
             weight: w of ``trusted``.
 
         Raises:
-            InvalidQuery: if anything cannot be used.
-            InvalidFilter: if Milvus does not understand the filter.
+            InvalidQuery: If an argument is invalid.
+            InvalidFilter: If Milvus does not understand the filter.
         """
         means, variances, doubt = as_posteriors(mean, variance, uncertainty, self.info.dim)
         means, variances = self._scaled(means, variances)
         if abstain is not None and np.isnan(doubt).any():
-            raise InvalidQuery("to abstain, the queries' uncertainty must be given")
+            raise InvalidQuery("abstain needs the uncertainty of the queries")
+        if metric == "euclidean" or metric == "cosine":
+            if metric != self.info.metric:
+                raise InvalidQuery(
+                    f"metric is {metric!r}, but {self.location} is built for {self.info.metric!r} "
+                    f"distances, as its model recommends"
+                )
+            metric = "mean"
         search = Search(
             k=k,
             metric=metric,
@@ -259,40 +267,43 @@ class PosteriorIndex:
         return search_all(self._ask, Queries(means, variances, doubt), search)
 
     def get(self, ids: Sequence[str]) -> Documents:
-        """The documents of these ids, without those that are not there, in no order."""
+        """Return the documents with these IDs, as far as they exist, in any order."""
         return Documents.from_rows(self._collection.get(ids), self.info.dim)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove documents; those that are not there are left alone. Returns how many were."""
+        """Delete documents, as far as they exist; return the number of deleted ones."""
         there = [row["id"] for row in self._collection.get(ids, ("id",))]
         self._collection.delete(there)
         return len(there)
 
     def count(self, filter: Filter | None = None, max_uncertainty: float | None = None) -> int:  # noqa: A002
-        """How many documents there are, or pass the filter."""
+        """Return the number of documents, or of those that match the filter."""
         return self._collection.count(filter_expression(filter, max_uncertainty))
 
     def documents(self, filter: Filter | None = None) -> Iterator[Documents]:  # noqa: A002
-        """All documents, or those that pass the filter, in pages; from a folder sorted by id."""
+        """Yield the documents, or those that match the filter, in pages; a folder's by ID."""
         for rows in self._collection.pages(filter_expression(filter)):
             yield Documents.from_rows(rows, self.info.dim)
 
     def metadata(self) -> dict[str, dict[str, Any]]:
-        """The metadata of every document, by id."""
+        """Return the metadata of every document, by ID."""
         pages = self._collection.pages("", ("id", "metadata"))
         return {row["id"]: row["metadata"] for rows in pages for row in rows}
 
     def export(self, path: str | os.PathLike[str], filter: Filter | None = None) -> int:  # noqa: A002
-        """Write all documents, or those that pass the filter, to an ``.npz`` file.
+        """Write all documents, or those that match the filter, to an ``.npz`` file.
 
-        It holds ``ids [N]``, ``mean``, ``variance [N, D]``, ``uncertainty [N]`` (NaN where there is
-        none), ``metadata [N]`` (JSON) and ``info`` (JSON), in the order of the ids, and is read
-        without pickle. Returns N.
+        The file holds ``ids [N]``, ``mean [N, D]``, ``variance [N, D]``, ``uncertainty [N]`` (NaN
+        if unknown), ``metadata [N]`` (JSON) and ``info`` (JSON), sorted by ID. Reading it needs no
+        pickle.
+
+        Returns:
+            N.
         """
         return write_documents(Path(path), self.documents(filter), asdict(self.info))
 
     def flush(self) -> None:
-        """Write what is in memory to where it is searched from, and index it."""
+        """Write documents in memory to disk, and build their vector indexes."""
         self._collection.flush()
 
     def _scaled(self, mean: Any, variance: Any) -> tuple[Any, Any]:

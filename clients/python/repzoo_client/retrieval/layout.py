@@ -1,4 +1,4 @@
-"""How an index lies in Milvus: its collection, what it remembers, and how vectors are found."""
+"""The layout of an index in Milvus: its collection, its description, its vector indexes."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ __all__ = ["IndexInfo", "IndexType", "create_collection", "prepare", "read_info"
 IndexType = Literal["FLAT", "IVF_FLAT", "HNSW", "AUTOINDEX"]
 
 _PROPERTY = "repzoo.index"
-#: IVF_FLAT has one list, of everything: in milvus-lite that is faiss' scan, many times faster than
-#: its FLAT, which is numpy's.
+#: IVF_FLAT has a single list, so it scans everything. milvus-lite runs it with faiss, many times
+#: faster than its FLAT, which runs with NumPy.
 _BUILD = {"IVF_FLAT": {"nlist": 1}, "HNSW": {"M": 16, "efConstruction": 200}}
 _SEARCH = {"IVF_FLAT": {"nprobe": 1}, "HNSW": {"ef": 128}}
 
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """What an index remembers.
+    """The description that is stored with an index.
 
     Attributes:
-        model: the name of the model whose posteriors it holds.
-        revision: of that model; "" if it was not said.
+        model: The name of the model whose posteriors the index holds.
+        revision: The revision of that model, or "" if unknown.
         dim: D.
         scatter: s², the variance of views around their content, for the metric "content".
-        metric: what is near to the model. With "cosine", means are scaled to length 1 (and
-            variances with them) when they are added and searched: ‖μ₁ − μ₂‖² is 2 − 2 cos.
-        index_type: of Milvus.
+        metric: The distance that the model recommends. With "cosine", means are scaled to length 1
+            (and variances accordingly) when they are added and searched, so that ‖μ₁ − μ₂‖² is
+            2 − 2 cos.
+        index_type: How Milvus finds neighbours.
     """
 
     model: str
@@ -43,7 +44,7 @@ class IndexInfo:
 
 
 def create_collection(client: Any, name: str, info: IndexInfo) -> None:
-    """Make the collection of an empty index, which carries its `IndexInfo` as a property."""
+    """Create the collection of an empty index, with its `IndexInfo` as a property."""
     from pymilvus import DataType  # type: ignore[import-untyped]
 
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -55,16 +56,16 @@ def create_collection(client: Any, name: str, info: IndexInfo) -> None:
     client.create_collection(
         name,
         schema=schema,
-        consistency_level="Strong",  # what was added is found
+        consistency_level="Strong",  # a search finds everything that was added before
         properties={_PROPERTY: json.dumps(asdict(info))},
     )
 
 
 def read_info(client: Any, name: str, location: str) -> IndexInfo:
-    """What the index of that name remembers.
+    """Read the description of an index.
 
     Raises:
-        IndexNotFound: if there is no such collection, or it is none of ours.
+        IndexNotFound: If the collection does not exist, or is not an index of posteriors.
     """
     if not client.has_collection(name):
         raise IndexNotFound(f"there is no index {name!r} in {location}")
@@ -75,9 +76,9 @@ def read_info(client: Any, name: str, location: str) -> IndexInfo:
 
 
 def prepare(client: Any, name: str, info: IndexInfo) -> None:
-    """Give every vector its index, and load the collection.
+    """Build missing vector indexes, and load the collection.
 
-    Whoever made the collection may have been killed before that.
+    Indexes are missing if the process that created the collection was killed.
     """
     there = {*client.list_indexes(name)}
     parameters = client.prepare_index_params()
@@ -88,7 +89,7 @@ def prepare(client: Any, name: str, info: IndexInfo) -> None:
             index_name=field,
             index_type=info.index_type,
             metric_type="L2",
-            # Flat, as pymilvus sends them by itself, milvus-lite passes them over.
+            # Nested, because milvus-lite ignores the flat form that pymilvus sends otherwise.
             params={"params": _BUILD.get(info.index_type, {})},
         )
     if missing:
@@ -97,7 +98,7 @@ def prepare(client: Any, name: str, info: IndexInfo) -> None:
 
 
 def search_params(info: IndexInfo) -> dict[str, Any]:
-    """What a search in this index is asked with."""
+    """Return the parameters of a search in this index."""
     return {"params": _SEARCH.get(info.index_type, {})}
 
 

@@ -1,13 +1,15 @@
-"""A connection to Milvus: milvus-lite in a local folder, or any server by its URI."""
+"""Connecting to Milvus: milvus-lite in a local folder, or a server by its URI."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from repzoo_client.retrieval.errors import (
@@ -21,24 +23,28 @@ from repzoo_client.retrieval.errors import (
 __all__ = ["Connection", "connect", "milvus_errors"]
 
 _URI = re.compile(r"^(https?|tcp|unix):")
-#: pymilvus tells a local database from a server by this ending.
+#: pymilvus recognises a local database by this suffix.
 _DATABASE = "milvus.db"
-#: Lies in a folder while it is open; whoever finds it there comes after one that was killed.
+#: Locked while a folder is open.
+_LOCK = ".lock"
+#: Exists while a folder is open; if it exists before that, a process was killed.
 _OPEN = ".open"
-#: milvus-lite may compute for longer than the 10 seconds after which a client pings, and then takes
-#: the second ping for an attack.
-_PATIENT = {"grpc.keepalive_time_ms": 3_600_000}
-#: What logs every request that fails, with its traceback; whoever asked is told by an error.
-_TOLD_TWICE = ("pymilvus.decorators", "milvus_lite.adapter.grpc.servicer")
-#: Seconds to connect to it. It is a thread of this process, and slow only on a very busy machine.
+#: milvus-lite may compute for longer than the 10 seconds between the pings of a client, and then
+#: takes the second ping for an attack.
+_KEEPALIVE = {"grpc.keepalive_time_ms": 3_600_000}
+#: Loggers that print a traceback for every failed request. The caller gets an exception anyway.
+_NOISY_LOGGERS = ("pymilvus.decorators", "milvus_lite.adapter.grpc.servicer")
+#: Seconds to connect to milvus-lite, which is a thread of this process.
 _CONNECT = 60
 
 
 class Connection(NamedTuple):
-    """A Milvus client, how to let go of all that stands behind it, and whether that is a folder."""
+    """An open connection to Milvus."""
 
     client: Any
+    #: Closes the client and everything behind it.
     close: Callable[[], None]
+    #: Whether it is a folder.
     local: bool
 
 
@@ -47,20 +53,20 @@ def connect(location: str, *, token: str | None, create: bool) -> Connection:
 
     Args:
         location: ``http://``, ``https://``, ``tcp://`` or ``unix:``; anything else is a folder.
-        token: of the server, ``user:password`` or an API key.
-        create: make the folder if it is not there.
+        token: The token of the server, ``user:password`` or an API key.
+        create: Create the folder if it does not exist.
 
     Raises:
-        RetrievalMissing: if what this takes is not installed.
-        IndexNotFound: if there is no such folder, or no index in it.
-        IndexInUse: if the folder is open already.
-        IndexUnavailable: if the server cannot be reached.
+        RetrievalMissing: If a required library is not installed.
+        IndexNotFound: If the folder does not exist, or holds no index.
+        IndexInUse: If the folder is already open.
+        IndexUnavailable: If the server cannot be reached.
     """
     try:
         from pymilvus import MilvusClient  # type: ignore[import-untyped]
     except ImportError as error:
         raise _missing(error) from error
-    for name in _TOLD_TWICE:
+    for name in _NOISY_LOGGERS:
         logging.getLogger(name).addFilter(_is_below_error)
     if _URI.match(location):
         with milvus_errors(location):
@@ -78,42 +84,82 @@ def _open_folder(folder: Path, create: bool, client_type: Any) -> Connection:
         )
     except ImportError as error:
         raise _missing(error) from error
+    _quieten_faiss()
     logging.getLogger("grpc._server").addFilter(_is_no_missing_method)
     database = folder / _DATABASE
     if not create and not database.is_dir():
         raise IndexNotFound(f"there is no index in {folder}")
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        # milvus-lite would only log that the folder is locked, with a traceback.
-        with MilvusLite(str(database)):
-            if (folder / _OPEN).exists():
-                _mend(database)
-            (folder / _OPEN).touch()
-    except DataDirLockedError:
-        raise IndexInUse(
-            f"{folder} is open already: close that index, or wait for the other process"
-        ) from None
-    try:
+    with ExitStack() as undo:
+        undo.enter_context(_locked(folder))
+        try:
+            # milvus-lite's server only logs that another program has locked the database.
+            with MilvusLite(str(database)):
+                if (folder / _OPEN).exists():
+                    _mend(database)
+                (folder / _OPEN).touch()
+        except DataDirLockedError:
+            raise _in_use(folder) from None
+        undo.callback((folder / _OPEN).unlink, missing_ok=True)
+        undo.callback(server_manager_instance.release_server, str(database))
         with milvus_errors(str(folder)):
-            client = client_type(uri=str(database), timeout=_CONNECT, grpc_options=_PATIENT)
-    except BaseException:
-        server_manager_instance.release_server(str(database))
-        raise
+            client = client_type(uri=str(database), timeout=_CONNECT, grpc_options=_KEEPALIVE)
+        undo.callback(client.close)
+        return Connection(client, undo.pop_all().close, local=True)
+    raise AssertionError  # for mypy: an ExitStack may suppress errors
 
-    def close() -> None:
-        # Only then may another process open the folder.
-        client.close()
-        server_manager_instance.release_server(str(database))
-        (folder / _OPEN).unlink(missing_ok=True)
 
-    return Connection(client, close, local=True)
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a folder against other processes and this one, without waiting."""
+    import fcntl  # not on Windows, which milvus-lite does not support either
+
+    file = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise _in_use(folder) from None
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough if a forked child has it open
+        os.close(file)
+
+
+def _in_use(folder: Path) -> IndexInUse:
+    return IndexInUse(
+        f"{folder} is already open, here or in another process: milvus-lite allows one at a time. "
+        "Close it first, or use a Milvus server"
+    )
+
+
+def _quieten_faiss() -> None:
+    """Stop faiss from warning that fewer than 39 documents cannot be clustered well.
+
+    The warning goes to stderr for every vector field. It is irrelevant here: an index has a single
+    cluster, so every search is exact. faiss has no setting for it that milvus-lite passes on.
+    """
+    try:
+        import faiss
+        from milvus_lite.index import faiss_ivf_flat  # type: ignore[import-untyped]
+
+        class IndexIVFFlat(faiss.IndexIVFFlat):
+            def __init__(self, *args: Any) -> None:
+                super().__init__(*args)
+                self.cp.min_points_per_centroid = 1
+
+        if isinstance(faiss_ivf_flat.faiss, SimpleNamespace):
+            return  # replaced already
+        names = {**vars(faiss), "IndexIVFFlat": IndexIVFFlat}
+        faiss_ivf_flat.faiss = SimpleNamespace(**names)
+    except (ImportError, AttributeError):
+        return  # another version: it works as well, with the warning
 
 
 def _mend(database: Path) -> None:
-    """Remove what milvus-lite, killed, may have left half written and would stumble over.
+    """Remove incomplete files of a process that was killed, which milvus-lite cannot read.
 
-    Documents it keeps safe itself. But it writes vectors' indexes, which it makes anew if they are
-    not there, in place; and a collection's folder is there before what makes it a collection.
+    milvus-lite keeps documents safe. But it writes vector indexes in place (and rebuilds missing
+    ones), and it creates the folder of a collection before the schema.
     """
     for sidecar in database.rglob("*.idx"):
         sidecar.unlink()
@@ -127,13 +173,13 @@ def _is_below_error(record: logging.LogRecord) -> bool:
 
 
 def _is_no_missing_method(record: logging.LogRecord) -> bool:
-    """pymilvus asks for what milvus-lite does not have, and goes on: that is no error to log."""
+    """Drop the log of a method that milvus-lite lacks: pymilvus tries it, and works without."""
     return not (record.exc_info and record.exc_info[0] is NotImplementedError)
 
 
 @contextmanager
 def milvus_errors(where: str, *, filtered: bool = False) -> Iterator[None]:
-    """Turn Milvus' errors into ours; with ``filtered``, what it does not take is the filter."""
+    """Turn Milvus's errors into ours. With ``filtered``, an invalid argument is the filter."""
     from pymilvus.exceptions import MilvusException  # type: ignore[import-untyped]
 
     try:
@@ -142,7 +188,7 @@ def milvus_errors(where: str, *, filtered: bool = False) -> Iterator[None]:
         message = error.message or str(error)
         # 6: milvus-lite's "illegal argument"; 1100: the servers' "invalid parameter".
         if filtered and error.code in (6, 1100):
-            raise InvalidFilter(f"Milvus does not take the filter: {message}") from error
+            raise InvalidFilter(f"Milvus does not understand the filter: {message}") from error
         raise IndexUnavailable(f"{where}: {message}") from error
 
 

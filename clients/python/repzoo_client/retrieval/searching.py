@@ -1,4 +1,4 @@
-"""Searching: candidates from Milvus, distances anew in float64, and honest answers."""
+"""Searching: candidates from Milvus, distances recomputed in float64, and honest answers."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ Floats: TypeAlias = NDArray[np.float64]
 
 Metric = Literal["mean", "w2", "csd", "content", "trusted"]
 
-#: 20 times as many are the most that Milvus gives for one query (16,384).
+#: 20 times this number stays below the 16,384 hits that Milvus returns per query.
 MAX_K = 800
-#: w of the metric "trusted"; chosen on training images: clients/python/benchmarks/RESULTS.md.
+#: w of the metric "trusted", chosen on training images; see clients/python/benchmarks/RESULTS.md.
 TRUST_WEIGHT = 4.0
-#: Candidates beyond k: Milvus ranks in float32, and equal distances in any order.
+#: Extra candidates, because Milvus ranks in float32 and orders equal distances arbitrarily.
 _SPARE = 10
-#: Metrics that re-rank look among this many times k.
+#: Metrics that re-rank consider this many times k candidates.
 CANDIDATES = 20
-#: Queries of one request, and hits of all of them together.
+#: Queries per request, and hits of all queries of a request together.
 _REQUEST_QUERIES = 32
 _REQUEST_HITS = 16_384
 
@@ -52,24 +52,24 @@ _FIELDS = {
 
 @dataclass(frozen=True, eq=False)
 class Queries:
-    """N posteriors: float32 ``[N, D]``, ``[N, D]`` and ``[N]``, NaN where it is not known."""
+    """N posteriors: float32 ``[N, D]``, ``[N, D]`` and ``[N]``; unknown uncertainties are NaN."""
 
     mean: NDArray[np.float32]
     variance: NDArray[np.float32]
     uncertainty: NDArray[np.float32]
 
     def take(self, rows: NDArray[np.int64]) -> Queries:
-        """Those of these rows."""
+        """Return the queries of these rows."""
         return Queries(self.mean[rows], self.variance[rows], self.uncertainty[rows])
 
 
-#: (queries, vector field, how many, filter) -> the nearest documents of each.
+#: (queries, vector field, number of hits, filter) -> the nearest documents of each query.
 Ask: TypeAlias = Callable[[Queries, str, int, str], list[Documents]]
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is asked of every query; see `PosteriorIndex.search`."""
+    """The options of a search; see `PosteriorIndex.search`."""
 
     k: int
     metric: Metric
@@ -91,14 +91,15 @@ class Search:
 
 @dataclass(frozen=True)
 class Hit:
-    """A document that was found.
+    """A document that a search found.
 
     Attributes:
-        id: of the document.
-        distance: by the metric of the search, small is near.
-        uncertainty: the document's own, if it has one.
-        probability: of being right, the same for all hits of a query: see `Answer.probability`.
-        metadata: the document's.
+        id: The document's ID.
+        distance: The distance by the metric of the search; smaller means nearer.
+        uncertainty: The document's uncertainty, or None if unknown.
+        probability: The probability of being right, the same for all hits of a query: see
+            `Answer.probability`.
+        metadata: The document's metadata.
     """
 
     id: str
@@ -110,12 +111,12 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found for one query.
+    """The result of one query.
 
     Attributes:
-        hits: nearest first; none if the index abstained.
-        uncertainty: the query's own, if it was given.
-        abstained: whether the query is too uncertain to be answered.
+        hits: The nearest documents, nearest first; empty if the index abstained.
+        uncertainty: The query's uncertainty, or None if it was not given.
+        abstained: Whether the query is too uncertain to be answered.
     """
 
     hits: tuple[Hit, ...]
@@ -124,18 +125,18 @@ class Answer:
 
     @property
     def probability(self) -> float | None:
-        """That a hit is right, shows what the query shows: 1 − the query's calibrated uncertainty.
+        """The probability that a hit shows what the query shows: 1 − the query's uncertainty.
 
-        Calibrated is it for the nearest by "mean" in a gallery like the one that the model's config
-        names. Ten hits are nearly as often right as the nearest one; in another gallery it is no
-        probability, but still says which queries are safe. clients/python/benchmarks/RESULTS.md has
-        numbers. None if the query's uncertainty was not given.
+        It is calibrated for the nearest hit by "mean", in a gallery like the one that the model's
+        config names. Ten hits are right nearly as often as the nearest one. In other galleries it
+        is not a probability, but still tells which queries are safe. Numbers are in
+        clients/python/benchmarks/RESULTS.md. None if the query's uncertainty was not given.
         """
         return None if self.uncertainty is None else 1 - self.uncertainty
 
 
 def search_all(ask: Ask, queries: Queries, search: Search) -> list[Answer]:
-    """An answer for each query."""
+    """Return an answer for each query."""
     known = [None if np.isnan(u) else float(u) for u in queries.uncertainty]
     silent = [search.abstain is not None and u is not None and u > search.abstain for u in known]
     answers = [Answer((), u, abstained=s) for u, s in zip(known, silent, strict=True)]
@@ -153,7 +154,7 @@ def search_all(ask: Ask, queries: Queries, search: Search) -> list[Answer]:
 
 
 def _rank(query: Queries, found: Documents, search: Search) -> tuple[Hit, ...]:
-    """The k nearest of the candidates."""
+    """Return the k nearest candidates."""
     if not len(found):
         return ()
     distance = _distance(query, found, search)
