@@ -57,7 +57,8 @@ class ServerProcess:
         """The URL that the server says it serves at."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if found := re.search(r"^Serving at (\S+)$(?s:.*)Ctrl-C", self.output(), re.MULTILINE):
+            ready = r"^Serving at (\S+)$(?s:.*)Press Ctrl-C"
+            if found := re.search(ready, self.output(), re.MULTILINE):
                 self._started = self.workers()
                 return found[1]
             if self.process.poll() is not None:

@@ -1,23 +1,16 @@
 """The repzoo representation API as a BentoML service: version 1 of the wire, over HTTP.
 
-``zoo serve`` starts it. The pieces, from the wire inwards:
+``zoo serve`` (``cli``) starts it:
 
-    service     the BentoML service: workers and lifecycle; every request goes to
-    app         a bare ASGI application: paths, readiness, one problem per error
-    access      keys, rates, what is public, cross-origin requests; ``keys`` is their file
-    exchange    one request on its way, and its reply
-    operations  read, parse, run and write, within the deadline and while the caller is there
-    requests    bodies in (JSON, multipart, safetensors) -> checked options and arrays
-    openai      the same for clients of OpenAI's API
-    responses   arrays -> bodies out (JSON, safetensors)
-    problems    every error that can leave, as ``application/problem+json``
-    models      which models are served; ``loading`` and ``watch`` change that
-    engine      one loaded model and its operations, each behind a
-    batching    greedy, bounded batcher, before the one thread of its ``runner``
-    decoding    image files -> pixels, in a pool
-    drain       the end: accepted requests finish, new ones are refused
-    metrics     numbers for Prometheus; ``logs`` has a line for each request
-    openapi     the document that describes it all; ``pages`` shows it, and the explorer
+    service    the BentoML service: workers and lifecycle
+    settings   its settings, from ``REPZOO_SERVE_*`` variables
+    http       connections, requests and responses, problem documents, hang-ups, the drain
+    api        the ASGI application: routes, operations, API keys and rates
+    wire       request bodies (JSON, multipart, safetensors) -> checked options and arrays, results
+               -> response bodies, the same for OpenAI's API, and the OpenAPI document
+    models     served models: loading, watching, decoding of images, batching, runs
+    telemetry  logs, metrics and traces
+    pages      the explorer and the API documentation
 
-Nothing here is imported by ``import repzoo_serving`` itself.
+``import repzoo_serving`` itself imports none of them.
 """

@@ -1,43 +1,51 @@
-"""What a server is told when it starts: the models to serve and its limits.
+"""Settings of a server: the models to serve, and its limits.
 
-The supervisor hands the settings to its workers through ``REPZOO_SERVE_*`` variables, and a
-deployment without ``zoo serve`` (``bentoml serve repzoo_serving.service:RepzooService``) sets the
-same ones:
+The supervisor passes the settings to its workers through ``REPZOO_SERVE_*`` variables. A deployment
+without ``zoo serve`` (``bentoml serve repzoo_serving.service:RepzooService``) sets the same
+variables:
 
     =============================  ==========  ==================================================
     variable                       default     meaning
     =============================  ==========  ==================================================
-    REPZOO_SERVE_MODELS            (none)      names, NAME@REVISION or package folders, by commas
-    REPZOO_SERVE_WATCH             (none)      file of such, one a line, in their place; the worker
-                                               serves what it says, also when it changes
-    REPZOO_SERVE_HUB               (none)      where names are looked up; as ``--hub``
+    REPZOO_SERVE_MODELS            (none)      comma-separated names, NAME@REVISION or folders
+    REPZOO_SERVE_WATCH             (none)      file that lists models instead, one per line; it is
+                                               reloaded when it changes
+    REPZOO_SERVE_HUB               (none)      where names are looked up, as ``--hub``
     REPZOO_SERVE_PROVIDER          (best)      cpu or cuda
-    REPZOO_SERVE_THREADS           (cores)     threads of a run, and for decoding; set it where CPUs
-                                               are limited, of which the machine tells nothing
-    REPZOO_SERVE_MAX_BYTES         33554432    bytes in the body of one request
-    REPZOO_SERVE_MAX_IMAGES        1024        images, or latents, in one request
-    REPZOO_SERVE_MAX_PIXELS        16777216    pixels in one encoded image, before it is decoded
-    REPZOO_SERVE_MAX_BATCH         1024        images in one run of a model, at most
-    REPZOO_SERVE_MAX_QUEUED        4096        images waiting, per model and operation; and files
-                                               waiting to be decoded, of all
-    REPZOO_SERVE_DEADLINE_SECONDS  30          a request is answered by then, or with a 504
-    REPZOO_SERVE_DRAIN_SECONDS     0           after SIGTERM, refuse at least so long before the end
-    REPZOO_SERVE_HANG_SECONDS      10          a run that takes longer turns ``/readyz`` red, and
-                                               ``/livez`` too if it takes the deadline more
-    REPZOO_SERVE_LOG               none        json: a line for each request
-    REPZOO_SERVE_OTLP              (none)      URL of an OpenTelemetry collector that takes spans of
-                                               requests by OTLP/HTTP, http://127.0.0.1:4318 say;
-                                               see `repzoo_serving.telemetry.tracing`
-    REPZOO_SERVE_KEYS              (none)      file of API keys; without one nobody needs a key
-    REPZOO_SERVE_RATE              0           requests a second for each key; 0: any number
-    REPZOO_SERVE_PUBLIC            health,     of health, metrics and pages, what needs no key
+    REPZOO_SERVE_THREADS           (cores)     threads per run, and for decoding; set it if the CPUs
+                                               of a container are limited
+    REPZOO_SERVE_MAX_BYTES         33554432    bytes in the body of a request
+    REPZOO_SERVE_MAX_IMAGES        1024        images, or latents, in a request
+    REPZOO_SERVE_MAX_PIXELS        16777216    pixels in an encoded image, checked before decoding
+    REPZOO_SERVE_MAX_BATCH         1024        images in a run of a model
+    REPZOO_SERVE_MAX_QUEUED        4096        images waiting per model and operation, and files
+                                               waiting to be decoded
+    REPZOO_SERVE_MAX_HEAD_BYTES    65536       bytes in the request line and headers
+    REPZOO_SERVE_DEADLINE_SECONDS  30          time to receive and answer a request; then, 504
+    REPZOO_SERVE_HEAD_SECONDS      10          time to receive a request line and headers once they
+                                               have begun
+    REPZOO_SERVE_IDLE_SECONDS      75          time after which a connection is closed on which no
+                                               request is sent, or no response is read
+    REPZOO_SERVE_DRAIN_SECONDS     0           minimum time between SIGTERM and exit, in which new
+                                               requests are refused
+    REPZOO_SERVE_HANG_SECONDS      10          a longer run makes ``/readyz`` fail, and ``/livez``
+                                               if it also exceeds the deadline
+    REPZOO_SERVE_LOG               none        json: a line per request
+    REPZOO_SERVE_OTLP              (none)      URL of an OpenTelemetry collector for spans of
+                                               requests by OTLP/HTTP, such as
+                                               http://127.0.0.1:4318; see
+                                               `repzoo_serving.telemetry.tracing`
+    REPZOO_SERVE_KEYS              (none)      file of API keys; without it, no key is needed
+    REPZOO_SERVE_RATE              0           requests per second for each key; 0 means no limit
+    REPZOO_SERVE_PUBLIC            health,     what needs no key: health, metrics, pages
                                    pages
-    REPZOO_SERVE_CORS_ORIGINS      (none)      origins of web pages that may ask, by commas, or *
+    REPZOO_SERVE_CORS_ORIGINS      (none)      comma-separated origins of web pages that may send
+                                               requests, or *
     REPZOO_SERVE_WORKERS           1           processes on the port, each with all models
     =============================  ==========  ==================================================
 
-Of several workers each has its own models in memory, queues, limits, rates and metrics: what a
-request meets is what its worker has. They share the port, the settings, and the file of keys.
+Each worker has its own models in memory, queues, limits, rates and metrics. Workers share the
+port, the settings and the file of keys.
 """
 
 from __future__ import annotations
@@ -55,7 +63,7 @@ _PREFIX = "REPZOO_SERVE_"
 
 
 def _split(value: object) -> object:
-    """``"a, b"``, or a JSON list where names have commas, -> ``("a", "b")``."""
+    """Split ``"a, b"``, or a JSON list if names have commas, into ``("a", "b")``."""
     if isinstance(value, str):
         if value.startswith("["):
             return tuple(json.loads(value))
@@ -64,7 +72,7 @@ def _split(value: object) -> object:
 
 
 class Limits(BaseModel):
-    """What one request, and one queue, may take. ``/models`` reports them to the callers."""
+    """Limits of requests and queues. ``/models`` reports them to clients."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -79,20 +87,23 @@ class Limits(BaseModel):
     def _every_allowed_request_fits_the_queue(self) -> Limits:
         if self.max_queued < self.max_images:
             raise ValueError(
-                f"max_queued ({self.max_queued}) is less than max_images ({self.max_images}): "
-                f"the largest requests would never be accepted"
+                f"max_queued ({self.max_queued}) must be at least max_images ({self.max_images}), "
+                f"or the largest requests would never be accepted"
             )
         return self
 
 
 class Settings(Limits):
-    """The limits, and what to serve."""
+    """All settings of a server."""
 
     models: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
     watch: str | None = None
     hub: str | None = None
     provider: Literal["cpu", "cuda"] | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
+    max_head_bytes: int = Field(65536, ge=1024)
+    head_seconds: float = Field(10.0, gt=0, allow_inf_nan=False)
+    idle_seconds: float = Field(75.0, gt=0, allow_inf_nan=False)
     drain_seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
     hang_seconds: float = Field(10.0, gt=0, allow_inf_nan=False)
     log: Literal["none", "json"] = "none"
@@ -104,9 +115,9 @@ class Settings(Limits):
     ] = ("health", "pages")
     cors_origins: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
     workers: int = Field(1, ge=1, le=256)
-    #: With it the one who started the server asks whether it is up.
+    #: A key with which the supervisor checks that the server is up.
     supervisor_key: str | None = None
-    #: The process that started this one and without which it shall not live on.
+    #: The process that started this one; this one exits with it.
     supervisor: int | None = None
 
     @property
@@ -118,7 +129,7 @@ class Settings(Limits):
         """Read the ``REPZOO_SERVE_*`` variables.
 
         Raises:
-            InvalidInput: naming the variable, if one has no such meaning or value.
+            InvalidInput: If a variable is unknown or has an invalid value; the message names it.
         """
         given = {
             key.removeprefix(_PREFIX).lower(): value
@@ -135,7 +146,7 @@ class Settings(Limits):
             raise InvalidInput(problems) from None
 
     def to_environ(self) -> dict[str, str]:
-        """The variables from which :meth:`from_environ` gives these settings again."""
+        """Return the variables from which :meth:`from_environ` restores these settings."""
         values = self.model_dump(exclude_none=True, exclude_defaults=True)
         return {
             _PREFIX + key.upper(): json.dumps(value) if isinstance(value, tuple) else str(value)

@@ -19,6 +19,7 @@ import pytest
 import repzoo
 import uvicorn
 from repzoo_serving.api.app import App
+from repzoo_serving.http import connection
 from repzoo_serving.settings import Settings
 
 T = TypeVar("T")
@@ -59,7 +60,13 @@ class Gate:
 
 class _Server(uvicorn.Server):
     def __init__(self, app: App) -> None:
-        super().__init__(uvicorn.Config(app, log_config=None, lifespan="off"))  # type: ignore[arg-type]
+        settings = app.settings
+        protocol = connection.install(
+            settings.max_head_bytes, settings.head_seconds, settings.idle_seconds
+        )
+        super().__init__(
+            uvicorn.Config(app, http=protocol, log_config=None, lifespan="off")  # type: ignore[arg-type]
+        )
         self.up = threading.Event()
 
     async def startup(self, sockets: Any = None) -> None:

@@ -15,7 +15,7 @@ import repzoo
 from repzoo.errors import InvalidInput
 from repzoo_serving.api.app import App
 from repzoo_serving.settings import Limits
-from repzoo_serving.wire.answers import Answer
+from repzoo_serving.wire.response_bodies import Result
 
 
 @pytest.fixture
@@ -80,13 +80,13 @@ def test_loading_makes_it_ready(app: App, tiny_package: Path) -> None:
 
 def test_two_models_of_one_name_are_refused(app: App, tiny_package: Path) -> None:
     encoder = repzoo.load(tiny_package, provider="cpu", threads=1)
-    with pytest.raises(InvalidInput, match="called tiny"):
+    with pytest.raises(InvalidInput, match="named tiny"):
         app.models.serve([app.served(encoder), app.served(encoder)])
     assert not app.models
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "application/x-safetensors"])
 def test_numbers_that_are_none_never_leave(media_type: str) -> None:
-    answer = Answer({}, {"embeddings": np.array([[1, np.nan]], np.float32)})
+    result = Result({}, {"embeddings": np.array([[1, np.nan]], np.float32)})
     with pytest.raises(ValueError, match="embeddings"):
-        answer.body(media_type)
+        result.encode(media_type)

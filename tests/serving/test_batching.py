@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from repzoo_serving.models.batching import Batcher, QueueFull, Results
+from repzoo_serving.models.batching import Batcher, Outputs, QueueFull
 
 
 class Doubler:
@@ -25,7 +25,7 @@ class Doubler:
         self.free = threading.Event()
         self.free.set()
 
-    def __call__(self, rows: NDArray[Any]) -> Results:
+    def __call__(self, rows: NDArray[Any]) -> Outputs:
         assert self.free.wait(10)
         self.sizes.append(len(rows))
         self.batches.append(rows.tolist())
@@ -103,7 +103,7 @@ def test_a_full_batch_is_handed_over_while_another_runs(executor: ThreadPoolExec
 def test_a_batch_has_no_more_rows_than_run_in_a_moment(executor: ThreadPoolExecutor) -> None:
     sizes: list[int] = []
 
-    def slowly(values: NDArray[Any]) -> Results:
+    def slowly(values: NDArray[Any]) -> Outputs:
         sizes.append(len(values))
         time.sleep(0.002 * len(values))
         return {"twice": values * 2}
@@ -316,7 +316,7 @@ def test_rows_that_cannot_be_joined_fail_and_do_not_hang(executor: ThreadPoolExe
 def test_rows_that_several_batches_in_flight_share_all_arrive_and_in_order(
     executor: ThreadPoolExecutor,
 ) -> None:
-    def run(values: NDArray[Any]) -> Results:
+    def run(values: NDArray[Any]) -> Outputs:
         time.sleep(0.0001)
         return {"twice": values * 2}
 

@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 from repzoo_serving.http.problems import Problem
-from repzoo_serving.wire import bodies as requests
+from repzoo_serving.wire.request_bodies import Bounds, EmbedOptions, parse
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), dtype=np.uint8)
 
@@ -65,7 +65,7 @@ def outcome(body: bytes, content_type: str) -> int:
     """The status of the problem, or 200."""
     kind = content_type.encode()
     try:
-        requests.parse(body, kind, requests.EmbedOptions, "images", max_items=8)
+        parse(body, kind, EmbedOptions, "images", bounds=Bounds(8))
     except Problem as problem:
         return problem.status
     return 200
@@ -108,8 +108,8 @@ def send_mutated_images(url: str, count: int, seed: int = 0) -> Counter[int]:
 
 def resident_bytes(url: str) -> int:
     text = httpx.get(f"{url}/metrics").text
-    (found,) = re.findall(r"^repzoo_process_resident_bytes{.*} (\d+)$", text, re.MULTILINE)
-    return int(found)
+    (found,) = re.findall(r"^repzoo_process_resident_bytes{.*} (\S+)$", text, re.MULTILINE)
+    return int(float(found))
 
 
 def test_mutated_images(server_url: str) -> None:

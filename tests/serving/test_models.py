@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import repzoo
 from PIL import Image
-from repzoo_serving.models.loading import Loader, wanted
+from repzoo_serving.models.loading import Loader, read_references
 from repzoo_serving.models.watch import Watcher
 
 Eventually = Callable[[Callable[[], object]], None]
@@ -89,9 +89,6 @@ def test_what_the_file_says_is_served_and_nothing_else(
     assert ask(url, "plain").status_code == 404
     # What stays is not loaded again.
     assert watched.server.app.models.get("tiny") is loaded
-    watched.want()
-    assert ask(url).status_code == 503
-    assert watched.server.http.get("/readyz").status_code == 503
 
 
 def test_a_swap_loses_no_request_and_ends_each_with_the_model_it_found(
@@ -219,7 +216,8 @@ def test_models_say_what_they_take(watched: Watched, tiny_package: Path) -> None
 def test_the_file_has_comments_and_folders_as_seen_from_it(tmp_path: Path) -> None:
     file = tmp_path / "wanted"
     file.write_text("# models\n\n  simvae-mnist  \nvae@0123 # pinned\n./photos\n/a/b\nvae@0123\n")
-    assert wanted(file) == ["simvae-mnist", "vae@0123", str(tmp_path / "photos"), "/a/b"]
+    expected = ["simvae-mnist", "vae@0123", str(tmp_path / "photos"), "/a/b"]
+    assert read_references(file) == (expected, True)
 
 
 def test_every_worker_converges(

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from PIL import Image
-from repzoo_serving.models.served import PATHS
+from repzoo_serving.api.operations import PATHS
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

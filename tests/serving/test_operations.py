@@ -7,6 +7,7 @@ import base64
 import http.client
 import io
 import json
+import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from repzoo_serving.telemetry.logs import RequestLog
+from repzoo_serving.telemetry.logs import LogWriter, RequestLog
 
 Eventually = Callable[[Callable[[], object]], None]
 
@@ -133,7 +134,7 @@ class TestReadiness:
             problem = server.http.get("/readyz")
             assert problem.status_code == 503
             assert problem.headers["content-type"] == "application/problem+json"
-            assert "tiny does not run" in problem.json()["detail"]
+            assert "tiny does not respond" in problem.json()["detail"]
         assert server.http.get("/livez").status_code == 200
         server.gate.open()
         eventually(lambda: server.http.get("/readyz").status_code == 200)
@@ -272,17 +273,20 @@ def test_a_caller_may_name_its_request(live: Any) -> None:
 
 
 def test_the_log_has_a_line_for_each_request() -> None:
-    stream = io.StringIO()
+    reader, writer = os.pipe()
 
     async def main() -> None:
-        log = RequestLog(stream)
+        lines = LogWriter(as_json=True, descriptor=writer)
+        log = RequestLog(lines)
         log.write(request_id="a", status=200, problem=None)
         log.write(request_id='b"\n', status=404, problem="not-found")
-        assert stream.getvalue() == ""
         await asyncio.sleep(0)
+        lines.close(10)
 
     asyncio.run(main())
-    one, two = map(json.loads, stream.getvalue().splitlines())
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        one, two = map(json.loads, stream)
     assert one["request_id"] == "a"
     assert one["event"] == "request"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", one["time"])

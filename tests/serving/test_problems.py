@@ -214,7 +214,7 @@ def test_json_that_is_no_utf8(http: httpx.Client) -> None:
         ({"latents": [[1, 2, 3, True]]}, 400, "malformed-request", "latents.0.3"),
         ({"latents": [[1, 2, 3, 1e39]]}, 400, "malformed-request", "finite"),
         ({"latents": [[0] * 4] * 65}, 413, "too-many-images", "64"),
-        ({"latents": [[0] * 4], "seed": 1}, 400, "malformed-request", "beside latents"),
+        ({"latents": [[0] * 4], "seed": 1}, 400, "malformed-request", "with latents"),
     ],
 )
 def test_malformed_generate(

@@ -186,8 +186,10 @@ def test_a_worker_that_cannot_start_ends_the_server(serve: Serve, tiny_package: 
     with serve("--models", tiny_package, "--port", 0, "--provider", "cuda", env=env) as server:
         assert server.process.wait(60) == 1
         first, *_, last = server.output().splitlines()
-        assert first.startswith("zoo: provider 'cuda': ")
-        assert last == "zoo: the server did not start: its worker ended; the lines above say why"
+        assert first.startswith("zoo: provider 'cuda'")
+        assert last == (
+            "zoo: the server did not start because its worker exited; see the lines above"
+        )
         assert "Traceback" not in server.output()
 
 
@@ -198,7 +200,7 @@ def test_a_taken_port_is_said_plainly(tiny_package: Path) -> None:
         port = holder.getsockname()[1]
         status, error = run("--models", tiny_package, "--port", port)
     assert status == 1
-    assert error == f"zoo: port {port} on 127.0.0.1 is taken; choose another with --port\n"
+    assert error == f"zoo: port {port} on 127.0.0.1 is in use; choose another with --port\n"
 
 
 @pytest.mark.parametrize(
@@ -207,7 +209,7 @@ def test_a_taken_port_is_said_plainly(tiny_package: Path) -> None:
         ("nope", 1, "'nope'"),
         ("tiny,nope", 1, "'nope'"),
         ("./nope", 1, "is not a model package"),
-        ("tiny,tiny", 1, "two of the models are called tiny"),
+        ("tiny,tiny", 1, "two of the models are named tiny"),
         ("No Name", 1, "No Name"),
         (",", 2, "--models"),
     ],

@@ -1,1 +1,1 @@
-"""The ASGI application: routes, operations, access control."""
+"""The ASGI application: routes, operations and access control."""

@@ -1,13 +1,15 @@
-"""The ASGI application: paths, lifecycle, and a problem document for every error.
+"""The ASGI application: routes, lifecycle, and a problem document for every error.
 
-It is a bare callable, and everything that a request meets: BentoML's own application, which costs
-several times as much as this one and answers with errors of its own, stays beside it.
+It is a bare callable that receives every request directly. BentoML's own application is bypassed:
+it costs several times as much, and its errors are not problem documents.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,56 +17,62 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil  # type: ignore[import-untyped]
 from repzoo.runtime.encoder import Encoder
 
-from repzoo_serving.api.access import Access
-from repzoo_serving.api.operations import Operations
+from repzoo_serving.api.access import HEALTH_PATHS, METRICS_PATH, Access
+from repzoo_serving.api.operations import PATHS, Operations
 from repzoo_serving.http.drain import Drain
 from repzoo_serving.http.exchange import (
+    Budget,
     Exchange,
     Gone,
     Message,
     Receive,
-    Reply,
     RequestIds,
+    Response,
     Send,
-    plain_get,
 )
 from repzoo_serving.http.problems import RETRY_AFTER, Problem
 from repzoo_serving.models.decoding import Decoder
 from repzoo_serving.models.registry import Models
-from repzoo_serving.models.served import PATHS, ServedModel
+from repzoo_serving.models.served import ServedModel
 from repzoo_serving.pages.pages import Pages
 from repzoo_serving.settings import Limits, Settings
-from repzoo_serving.telemetry.logs import RequestLog
+from repzoo_serving.telemetry.logs import LogWriter, RequestLog
 from repzoo_serving.telemetry.metrics import METRICS_TYPE, Gauge, Metrics
 from repzoo_serving.telemetry.tracing import Tracing
-from repzoo_serving.wire import openai_api as openai
-from repzoo_serving.wire.answers import JSON_TYPE, choose
+from repzoo_serving.wire import openai_api
+from repzoo_serving.wire.response_bodies import JSON_TYPE, choose_media_type
 
 __all__ = ["App"]
 
 _logger = logging.getLogger("repzoo_serving")
 
-_INTERNAL = Problem("internal", "the log of the server says more, under the request_id")
+_INTERNAL = Problem("internal", "see the server's log for this request_id")
 
-#: Paths that go on answering while the server drains.
-_HEALTH = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
+#: Paths that still respond while the server drains, and are not traced.
+_MONITORING = HEALTH_PATHS | {METRICS_PATH}
+
+_MODELS = re.compile(r"(/v1)?/models(?:/(.*))?")
+
+#: Bodies in transfer may take this many times the size of the largest allowed request.
+_BODIES_IN_TRANSFER = 16
 
 
 class App:
     """Version 1 of the wire over a set of loaded models.
 
     Args:
-        settings: or the limits alone.
-        worker: the number of this worker, for its metrics.
+        settings: All settings, or only the limits.
+        worker: Number of this worker, for its metrics.
 
     Attributes:
-        models: what is served.
-        drain: counts requests, and refuses them from SIGTERM on.
-        metrics: what Prometheus is told.
-        tracing: makes spans of requests, where somebody collects them.
+        models: The served models.
+        drain: Counts requests, and refuses new ones after SIGTERM.
+        metrics: Metrics for Prometheus.
+        tracing: Records spans of requests, if a collector is configured.
+        log_writer: Writes log lines.
 
     Raises:
-        InvalidInput: if the file of keys cannot be used.
+        InvalidInput: If the file of keys cannot be used.
     """
 
     def __init__(self, settings: Limits, *, worker: str = "1") -> None:
@@ -72,12 +80,15 @@ class App:
         self.drain = Drain()
         self.metrics = Metrics(worker)
         self._limits = self.settings.limits
-        self._log = RequestLog() if self.settings.log == "json" else None
+        as_json = self.settings.log == "json"
+        self.log_writer = LogWriter(as_json=as_json)
+        self._log = RequestLog(self.log_writer) if as_json else None
         self.models = Models()
         self.tracing: Tracing | None = None
         self._access = Access(self.settings)
         self._pages = Pages.make(self._limits)
         self._ids = RequestIds()
+        self._budget = Budget(_BODIES_IN_TRANSFER * self._limits.max_bytes)
         threads = self.settings.threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._decode = Decoder(
@@ -89,22 +100,26 @@ class App:
         self._operations = Operations(self.models, self._limits, self._pool, self.metrics)
 
     def served(self, encoder: Encoder) -> ServedModel:
-        """A model that this application can serve: see `models`."""
+        """Return a model that this application can serve; add it to `models`."""
         return ServedModel(
             encoder, self._limits, self._decode, self.metrics, self.settings.hang_seconds
         )
 
     def trace(self, worker: str = "1") -> None:
-        """Make spans of requests from now on, if the settings or the environment want them.
+        """Record spans of requests, if the settings or the environment ask for it.
 
         Raises:
-            MissingExtra: if the settings do, and what sends them is not installed.
+            MissingExtra: If the settings ask for it and the exporter is not installed.
         """
-        routes = frozenset({*PATHS, *self._pages.replies, "/models", "/v1/models"})
+        routes = frozenset({*PATHS, *self._pages.responses, "/models", "/v1/models"})
         self.tracing = Tracing.start(self.settings.otlp, routes, worker)
 
     def close(self, seconds: float = 5.0) -> bool:
-        """Stop the threads, once what they do is done; whether it was within ``seconds``."""
+        """Stop the threads after their current work; return whether they ended in time.
+
+        Args:
+            seconds: How long to wait.
+        """
         self._pool.shutdown(wait=False, cancel_futures=True)
         closed = self.models.close(seconds)
         if self.tracing is not None:
@@ -112,51 +127,52 @@ class App:
         return closed
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer one ASGI scope."""
-        if scope["type"] == "websocket":
-            scope, send = plain_get(scope, send)
+        """Handle one ASGI scope."""
         headers = {name.lower(): value for name, value in scope["headers"]}
         request_id = self._ids.make(headers.get(b"x-request-id"))
-        exchange = Exchange(scope, receive, headers, request_id)
-        if self.tracing is not None and exchange.path not in _HEALTH:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        exchange = Exchange(scope, receive, headers, path, request_id, self._budget)
+        monitoring = path in _MONITORING
+        if self.tracing is not None and not monitoring:
             self.tracing.begin(exchange)
-        if self.drain.begun and exchange.path not in _HEALTH:
+        if self.drain.begun and not monitoring:
             await self._finish(exchange, send, _refusal(exchange, _draining()))
             return
         self.drain.enter()
         try:
-            reply = await self._guarded(exchange)
-            if reply is not None:
-                await self._finish(exchange, send, reply)
+            response = await self._guarded(exchange)
+            if response is not None:
+                await self._finish(exchange, send, response)
         finally:
+            self._budget.held -= exchange.held
             self.drain.leave()
 
-    async def _guarded(self, exchange: Exchange) -> Reply | None:
-        """The reply, whatever happens; None if there is nobody left to get it."""
+    async def _guarded(self, exchange: Exchange) -> Response | None:
+        """Return the response, whatever happens; None if the client is gone."""
         try:
-            return await self._reply(exchange)
+            return await self._respond(exchange)
         except Gone:
             self.metrics.hangups[exchange.operation] += 1
-            self._log_request(exchange, 499)  # as nginx has it
+            self._log_request(exchange, 499)  # nginx's status for it
             if self.tracing is not None:
                 self.tracing.end(exchange, None)
             return None
         except Problem as problem:
             return _refusal(exchange, problem)
         except Exception as error:
-            about = {"request_id": exchange.request_id, **_ids(exchange)}
+            about = {"request_id": exchange.request_id, **_trace_ids(exchange)}
             _logger.exception("request %s failed", exchange.request_id, extra=about)
             if self.tracing is not None:
                 self.tracing.failed(exchange, error)
             return _refusal(exchange, _INTERNAL)
 
-    async def _finish(self, exchange: Exchange, send: Send, reply: Reply) -> None:
-        self.metrics.answered(exchange, reply.status)
+    async def _finish(self, exchange: Exchange, send: Send, response: Response) -> None:
+        self.metrics.answered(exchange, response.status)
         if self._log is not None:
-            self._log_request(exchange, reply.status)
+            self._log_request(exchange, response.status)
         if self.tracing is not None:
-            self.tracing.end(exchange, reply.status)
-        await exchange.send(send, reply, self._access.cors_headers(exchange))
+            self.tracing.end(exchange, response.status)
+        await exchange.send(send, response, self._access.cors_headers(exchange))
 
     def _log_request(self, exchange: Exchange, status: int) -> None:
         if self._log is None:
@@ -176,10 +192,11 @@ class App:
             seconds=round(time.perf_counter() - exchange.started, 6),
             queue_seconds=round(timing.queue, 6) if exchange.images else None,
             run_seconds=round(timing.run, 6) if exchange.images else None,
-            **_ids(exchange),
+            **_trace_ids(exchange),
         )
 
-    async def _reply(self, exchange: Exchange) -> Reply:
+    async def _respond(self, exchange: Exchange) -> Response:
+        _require_host(exchange)
         preflight = self._access.preflight(exchange)
         if preflight is not None:
             return preflight
@@ -189,41 +206,47 @@ class App:
         if operation is not None:
             exchange.operation = path[1:]
             _require_method(exchange.method, ("POST",))
-            return await self._operations.answer(operation, exchange)
-        if path == "/models" or path.startswith("/models/"):
-            _require_method(exchange.method, ("GET", "HEAD"))
-            choose(exchange.header(b"accept"), tensors_too=False)
-            return Reply(200, JSON_TYPE, self.models.describe(_name(path)))
-        if path == "/v1/models":
-            _require_method(exchange.method, ("GET", "HEAD"))
-            return Reply(200, JSON_TYPE, openai.listing(self.models.names))
-        page = self._pages.replies.get(path)
+            return await self._operations.handle(operation, exchange)
+        models = _MODELS.fullmatch(path)
+        page = self._pages.responses.get(path)
+        if models is None and page is None and path not in _MONITORING:
+            raise Problem("not-found", f"{path} does not exist; there are {self._pages.index}")
+        _require_method(exchange.method, ("GET", "HEAD"))
         if page is not None:
-            _require_method(exchange.method, ("GET", "HEAD"))
             return page
-        if path in _HEALTH:
-            _require_method(exchange.method, ("GET", "HEAD"))
-            return await self._health(path)
-        there = ", ".join(f"POST {name}" for name in PATHS)
-        raise Problem("not-found", f"{path} is not known; there are {there}, GET /models")
+        if models is None:
+            return await self._monitor(path)
+        v1, name = models.groups()
+        if v1:
+            document = (
+                openai_api.list_models(self.models.names)
+                if name is None
+                else openai_api.model_object(self.models.get(name).name)
+            )
+        else:
+            choose_media_type(exchange.header(b"accept"), tensors_too=False)
+            document = self.models.describe(name)
+        return Response(200, JSON_TYPE, json.dumps(document).encode())
 
-    async def _health(self, path: str) -> Reply:
-        if path == "/metrics":
-            return Reply(200, METRICS_TYPE, self.metrics.exposition(self._gauges()))
+    async def _monitor(self, path: str) -> Response:
+        if path == METRICS_PATH:
+            body = self.metrics.exposition(self._gauges(), self.log_writer.dropped)
+            return Response(200, METRICS_TYPE, body)
         if path == "/readyz":
             await self._require_ready()
-            return Reply(200, JSON_TYPE, b'{"status": "ready"}')
+            return Response(200, JSON_TYPE, b'{"status": "ready"}')
         self._require_alive()
-        return Reply(200, JSON_TYPE, b'{"status": "alive"}')
+        return Response(200, JSON_TYPE, b'{"status": "alive"}')
 
     def _require_alive(self) -> None:
-        # By then all who waited for it have had their 504; a thread cannot be ended, a process can.
+        # By then every request that waited has got its 504. A thread cannot be ended, but a process
+        # can.
         hopeless = self.settings.hang_seconds + self.settings.deadline_seconds
         for model in self.models:
             if (seconds := model.runner.running) > hopeless:
                 raise Problem(
                     "unavailable",
-                    f"{model.name} has been hanging for {seconds:.0f} seconds; a new process helps",
+                    f"{model.name} has been hanging for {seconds:.0f} seconds; restart the server",
                     headers=[RETRY_AFTER],
                 )
 
@@ -237,7 +260,7 @@ class App:
                 runs = await model.runner.runs()
             if not runs:
                 raise Problem(
-                    "unavailable", f"{model.name} does not run any more", headers=[RETRY_AFTER]
+                    "unavailable", f"{model.name} does not respond", headers=[RETRY_AFTER]
                 )
 
     def _gauges(self) -> Iterable[Gauge]:
@@ -246,50 +269,54 @@ class App:
         yield "repzoo_process_resident_bytes", "Memory of the process.", [({}, resident)]
         in_flight = self.drain.active
         yield "repzoo_requests_in_flight", "Requests not answered yet.", [({}, in_flight)]
-        yield "repzoo_draining", "1 from SIGTERM on.", [({}, float(self.drain.begun))]
+        yield "repzoo_draining", "1 after SIGTERM.", [({}, self.drain.begun)]
         yield (
             "repzoo_queued_images",
-            "Images, or latents, that wait for a batch.",
+            "Images, or latents, waiting for a batch.",
             [
-                ({"operation": operation, "model": model.name}, float(rows))
+                ({"operation": operation, "model": model.name}, rows)
                 for model in models
                 for operation, rows in model.queued().items()
             ],
         )
         yield (
             "repzoo_model_info",
-            "1 for each model that is served.",
-            [({**model.facts, "provider": model.encoder.provider}, 1.0) for model in models],
+            "1 for each served model.",
+            [({**model.facts, "provider": model.encoder.provider}, 1) for model in models],
         )
-        memory = [({"model": model.name}, float(model.memory_bytes)) for model in models]
-        yield "repzoo_model_memory_bytes", "What a model takes, about.", memory
-        failed = float(len(self.models.failed))
-        yield "repzoo_models_failed", "Models that are wanted and not loaded.", [({}, failed)]
+        memory = [({"model": model.name}, model.memory_bytes) for model in models]
+        yield "repzoo_model_memory_bytes", "Approximate memory of a model.", memory
+        failed = len(self.models.failed)
+        yield "repzoo_models_failed", "Models that could not be loaded.", [({}, failed)]
 
 
 def _draining() -> Problem:
     return Problem(
         "unavailable",
-        "the server is going down; try again, another one may answer",
+        "the server is shutting down; retry, another instance may answer",
         headers=[RETRY_AFTER, (b"connection", b"close")],
     )
 
 
-def _refusal(exchange: Exchange, problem: Problem) -> Reply:
+def _refusal(exchange: Exchange, problem: Problem) -> Response:
     exchange.problem = problem.kind
-    more = {"error": openai.error_member(problem)} if exchange.path.startswith("/v1/") else {}
-    return Reply.of(problem, exchange.request_id, **more)
+    more = {"error": openai_api.error_member(problem)} if exchange.path.startswith("/v1/") else {}
+    return Response.of(problem, exchange.request_id, **more)
 
 
-def _ids(exchange: Exchange) -> Mapping[str, str]:
-    """Those of its trace."""
+def _trace_ids(exchange: Exchange) -> Mapping[str, str]:
     return exchange.trace.ids if exchange.trace is not None else {}
 
 
-def _name(path: str) -> str | None:
-    """The name in ``/models/NAME``."""
-    _, slash, name = path.removeprefix("/models").partition("/")
-    return name if slash else None
+def _require_host(exchange: Exchange) -> None:
+    """Refuse HTTP/1.1 requests without exactly one Host header (RFC 9112, section 3.2)."""
+    if exchange.scope.get("http_version") != "1.1":
+        return
+    fields = exchange.scope["headers"]
+    if b"host" not in exchange.headers or (
+        len(fields) != len(exchange.headers) and sum(name == b"host" for name, _ in fields) != 1
+    ):
+        raise Problem("malformed-request", "the request must have exactly one Host header")
 
 
 def _require_method(method: str, allowed: tuple[str, ...]) -> None:
@@ -297,6 +324,6 @@ def _require_method(method: str, allowed: tuple[str, ...]) -> None:
         names = ", ".join(allowed)
         raise Problem(
             "method-not-allowed",
-            f"{method} is not allowed here; {names} is",
+            f"the path supports {names}, not {method}",
             headers=[(b"allow", names.encode())],
         )

@@ -1,1 +1,1 @@
-"""HTTP below the API: one exchange, its timing, problem documents, hang-ups, draining."""
+"""HTTP: connections, requests and responses, problem documents, hang-ups and the drain."""

@@ -1,10 +1,10 @@
-"""The end of a worker: from SIGTERM on it takes nothing more, and finishes what it has accepted.
+"""Graceful shutdown: after SIGTERM a worker accepts no new requests and finishes accepted ones.
 
-    SIGTERM ──> readiness is red, new requests get 503 ──> accepted ones are answered ──> the end
+    SIGTERM ──> not ready, new requests get 503 ──> accepted requests are answered ──> exit
 
-A request is accepted once its head has arrived. The server keeps listening until the end, so that
-nobody is cut off without a word; ``seconds`` gives load balancers the time to see that readiness is
-red. Ctrl-C skips that wait, and a second one the rest.
+A request is accepted when its head has arrived. The server listens until it exits, so that new
+requests get a response instead of a reset. ``seconds`` gives load balancers time to notice that
+the worker is not ready. Ctrl-C skips that wait; a second Ctrl-C exits at once.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _Handler: TypeAlias = Callable[[int, FrameType | None], object]
 
 
 class Drain:
-    """Counts the requests that are accepted and not answered, and waits for them when told to.
+    """Counts the requests in progress, and waits for them at shutdown.
 
     Attributes:
-        active: how many there are.
-        begun: whether new ones are refused.
+        active: Number of requests accepted and not answered yet.
+        begun: Whether new requests are refused.
     """
 
     def __init__(self) -> None:
@@ -36,26 +36,26 @@ class Drain:
         self._task: asyncio.Task[None] | None = None
 
     def enter(self) -> None:
-        """A request is accepted."""
+        """Count an accepted request."""
         self.active += 1
 
     def leave(self) -> None:
-        """A request is answered, or its caller gone."""
+        """Count a request that was answered, or whose client is gone."""
         self.active -= 1
         if self.begun and not self.active:
             self._idle.set()
 
     def handle_signals(self, seconds: float, limit: float) -> None:
-        """Drain on SIGTERM and SIGINT, and only then do what they do now.
+        """On SIGTERM and SIGINT, drain first and then call the present handlers.
 
-        Call it in the event loop, once the HTTP server has set its own handlers.
+        Call it in the event loop, after the HTTP server has set its own handlers.
 
         Args:
-            seconds: how long to go on refusing at least, after SIGTERM.
-            limit: how long to wait for accepted requests at most.
+            seconds: Minimum time for which new requests are refused after SIGTERM.
+            limit: Maximum time to wait for accepted requests, in seconds.
         """
         if threading.current_thread() is not threading.main_thread():
-            return  # no signal reaches an event loop there
+            return  # signals only reach the main thread's event loop
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             then = signal.getsignal(number)
@@ -67,7 +67,7 @@ class Drain:
         if not self.begun:
             self._task = asyncio.ensure_future(self._drain(number, then, seconds, limit))
         elif number == signal.SIGINT:
-            # In uvicorn's words: exit, and do not wait.
+            # uvicorn exits without waiting on the second signal.
             then(number, None)
             then(number, None)
 
@@ -76,7 +76,7 @@ class Drain:
         then(number, None)
 
     async def begin(self, seconds: float = 0.0, limit: float = 30.0) -> None:
-        """Refuse what is new, and return once all that was accepted is answered."""
+        """Refuse new requests; return when all accepted ones are answered."""
         self.begun = True
         if not self.active:
             self._idle.set()
@@ -84,4 +84,4 @@ class Drain:
             async with asyncio.timeout(max(seconds, limit)):
                 await asyncio.gather(asyncio.sleep(seconds), self._idle.wait())
         except TimeoutError:
-            pass  # the deadline has answered them all, but for a caller who does not read
+            pass  # the deadline has answered them all, except clients that do not read

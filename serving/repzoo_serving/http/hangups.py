@@ -1,8 +1,8 @@
-"""Callers who hang up while their request is being answered: the work is dropped at once.
+"""Notice clients that hang up while their request is processed, so that its work can be dropped.
 
-ASGI tells of a hang-up only to who waits for it, and a task that waits costs as much as a small
-request does. So nobody waits for the first moments, in which most requests are answered; from then
-on a task does.
+ASGI reports a hang-up only to a task that waits for it, and such a task costs as much as a small
+request. So nothing waits during the first moments, in which most requests are answered; after
+that, a task does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FIRST_SECONDS = 0.02
 
 
 class Watched:
-    """One caller. Use it in a ``with``; ``gone`` says afterwards whether the caller hung up."""
+    """One client. Use it in a ``with``; afterwards, ``gone`` says whether the client hung up."""
 
     __slots__ = ("_hangups", "_on_gone", "_receive", "_task", "gone")
 
@@ -43,7 +43,7 @@ class Watched:
             self._task.cancel()
 
     def start(self) -> None:
-        """Begin to wait for the hang-up."""
+        """Start waiting for the hang-up."""
         self._task = asyncio.create_task(self._wait())
 
     async def _wait(self) -> None:
@@ -55,35 +55,35 @@ class Watched:
 
 
 class Hangups:
-    """Watches the callers of one event loop."""
+    """Watches the clients of one event loop."""
 
     def __init__(self, first_seconds: float = _FIRST_SECONDS) -> None:
         self._seconds = first_seconds
-        #: since the last tick, and before it.
+        #: Clients added since the last tick, and before it.
         self._new: set[Watched] = set()
         self._old: set[Watched] = set()
         self._ticking = False
 
     def watch(self, receive: Receive, on_gone: Callable[[], object]) -> Watched:
-        """Call ``on_gone`` if the caller hangs up within the ``with`` block of what this gives.
+        """Return a context in which ``on_gone`` is called if the client hangs up.
 
-        The body must have been received: what else arrives is dropped.
+        Enter it after the body has been received: further messages are dropped.
         """
         return Watched(self, receive, on_gone)
 
-    def add(self, caller: Watched) -> None:
-        self._new.add(caller)
+    def add(self, client: Watched) -> None:
+        self._new.add(client)
         if not self._ticking:
             self._ticking = True
             asyncio.get_running_loop().call_later(self._seconds, self._tick)
 
-    def discard(self, caller: Watched) -> None:
-        self._new.discard(caller)
-        self._old.discard(caller)
+    def discard(self, client: Watched) -> None:
+        self._new.discard(client)
+        self._old.discard(client)
 
     def _tick(self) -> None:
-        for caller in self._old:
-            caller.start()
+        for client in self._old:
+            client.start()
         self._old, self._new = self._new, set()
         self._ticking = bool(self._old)
         if self._ticking:

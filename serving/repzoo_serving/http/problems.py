@@ -1,30 +1,33 @@
-"""Every error that leaves the server: one exception, sent as ``application/problem+json``.
+"""Every error that a client can get: one exception, sent as ``application/problem+json``.
 
-The ``type`` of a problem is stable and is what a client should look at:
+The ``type`` of a problem is stable; clients should depend on it:
 
     ======  ====================================  ============================================
     status  type (after ``urn:repzoo:problem:``)  meaning
     ======  ====================================  ============================================
-    400     malformed-request                     the body is not what the operation takes
-    401     unauthorized                          the key is missing or not known
-    404     not-found, unknown-model,             no such path, model or probe
+    400     malformed-request                     the request or its body is invalid
+    401     unauthorized                          the API key is missing or unknown
+    404     not-found, unknown-model,             the path, model or probe does not exist
             unknown-task
-    405     method-not-allowed                    the path is there, the method is not
-    406     not-acceptable                        no format of the answer fits ``Accept``
+    405     method-not-allowed                    the path does not support the method
+    406     not-acceptable                        no response format matches ``Accept``
+    408     request-timeout                       the request head was not sent in time
     409     unsupported-operation                 the model has no posterior or no decoder
-    413     too-many-bytes, too-many-images,      a limit, see ``/models``
+    413     too-many-bytes, too-many-images,      a limit was exceeded, see ``/models``
             too-many-pixels
-    415     unsupported-media-type                the body's format is not known
-    422     invalid-image                         image ``index`` of the request is none
+    415     unsupported-media-type                the body has an unknown format
+    422     invalid-image                         image ``index`` cannot be decoded
+            invalid-latents                       latents ``index`` cannot be decoded to an image
     429     overloaded                            the queue is full; ``Retry-After`` seconds
-            rate-limited                          the key has used up its rate; as above
-    500     internal                              a fault of the server; its log says more
-    503     unavailable                           starting, or going down; ``Retry-After``
-    504     deadline-exceeded                     not answered in time; the work is dropped
+            rate-limited                          the key exceeded its rate; as above
+    431     head-too-large                        the request line and headers are too long
+    500     internal                              an error in the server; see its log
+    503     unavailable                           starting or shutting down; ``Retry-After``
+    504     deadline-exceeded                     not answered in time; the work was dropped
     ======  ====================================  ============================================
 
-RFC 9457 allows more members: ``request_id`` is in every problem, ``index`` (of an image) and
-``limit`` where they apply.
+Additional members (RFC 9457): every problem has ``request_id``; ``index`` (of an image) and
+``limit`` are present if they apply.
 """
 
 from __future__ import annotations
@@ -47,42 +50,49 @@ __all__ = ["PROBLEM_TYPE", "RETRY_AFTER", "Problem", "kinds"]
 
 PROBLEM_TYPE = "application/problem+json"
 
-#: A caller who is refused for load, or too early or late, is asked to come back after a second.
+#: Clients that are refused because of load, or at startup or shutdown, may retry after a second.
 RETRY_AFTER = (b"retry-after", b"1")
 
 _MAX_DETAIL = 400
 
 _TITLES = {
     "malformed-request": (400, "The request is malformed"),
-    "unauthorized": (401, "The request needs a key"),
-    "not-found": (404, "There is nothing at this path"),
-    "unknown-model": (404, "No such model is served here"),
-    "unknown-task": (404, "The model has no such probe"),
-    "method-not-allowed": (405, "The method is not allowed here"),
-    "not-acceptable": (406, "The answer has no such format"),
-    "unsupported-operation": (409, "The model cannot do this"),
+    "unauthorized": (401, "The request needs an API key"),
+    "not-found": (404, "The path does not exist"),
+    "unknown-model": (404, "The model is not served here"),
+    "unknown-task": (404, "The model does not have this probe"),
+    "method-not-allowed": (405, "The path does not support the method"),
+    "not-acceptable": (406, "No response format matches the Accept header"),
+    "request-timeout": (408, "The request head was not sent in time"),
+    "unsupported-operation": (409, "The model does not support the operation"),
     "too-many-bytes": (413, "The request is too large"),
     "too-many-images": (413, "The request has too many images"),
     "too-many-pixels": (413, "An image is too large"),
-    "unsupported-media-type": (415, "The format of the request is not known"),
-    "invalid-image": (422, "An image of the request is not an image"),
-    "overloaded": (429, "The server has too much to do"),
-    "rate-limited": (429, "The key is used too often"),
-    "internal": (500, "The server failed"),
+    "unsupported-media-type": (415, "The format of the request is not supported"),
+    "invalid-image": (422, "An image cannot be decoded"),
+    "invalid-latents": (422, "Latents cannot be decoded to an image"),
+    "overloaded": (429, "The server is overloaded"),
+    "rate-limited": (429, "The API key exceeded its rate"),
+    "head-too-large": (431, "The request head is too large"),
+    "internal": (500, "An error occurred in the server"),
     "unavailable": (503, "The server is not ready"),
     "deadline-exceeded": (504, "The request was not answered in time"),
 }
 
 
 def kinds() -> dict[str, int]:
-    """The status of every kind of problem."""
+    """Return the status of every kind of problem."""
     return {kind: status for kind, (status, _) in _TITLES.items()}
 
 
 class Problem(Exception):
-    """An error for the caller. ``kind`` is the last part of its ``type``, ``detail`` one sentence.
+    """An error for the client.
 
-    Keyword arguments become members of the document; ``headers`` go beside it.
+    Args:
+        kind: The last part of its ``type``.
+        detail: What went wrong, in one sentence.
+        headers: Additional headers of the response.
+        members: Additional members of the document.
     """
 
     def __init__(
@@ -96,13 +106,13 @@ class Problem(Exception):
         super().__init__(detail)
         self.kind = kind
         self.status, self.title = _TITLES[kind]
-        # It quotes what was sent, which may be of any length.
+        # It may quote the request, which may be of any length.
         self.detail = detail if len(detail) <= _MAX_DETAIL else f"{detail[:_MAX_DETAIL]}..."
         self.headers = headers
         self.members = members
 
     def body(self, request_id: str, **members: Any) -> bytes:
-        """The document, as UTF-8 JSON, with ``members`` besides its own."""
+        """Return the document as UTF-8 JSON, with additional ``members``."""
         document = {
             "type": f"urn:repzoo:problem:{self.kind}",
             "title": self.title,
@@ -116,9 +126,9 @@ class Problem(Exception):
 
     @classmethod
     def of(cls, error: RepzooError) -> Problem:
-        """The problem for an error that the model's own checks raised."""
+        """Return the problem for an error raised by the model's checks."""
         match error:
-            # Pillow has a limit of its own, far beyond any of ours, and comes first.
+            # Pillow checks its own, much higher limit first.
             case InvalidImage() if isinstance(error.__cause__, DecompressionBombError):
                 return cls("too-many-pixels", str(error), index=error.index)
             case ImageTooLarge():

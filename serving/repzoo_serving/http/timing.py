@@ -1,4 +1,4 @@
-"""How long the stages of a request took, for ``Server-Timing``, the log and its trace."""
+"""The duration of a request's stages, for ``Server-Timing``, the log and the trace."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["Run", "Timing", "Trace"]
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """One run of a batch, as all the requests know it that had rows in it."""
+    """One run of a batch, shared by all requests with rows in it."""
 
-    #: by `time.perf_counter`.
+    #: A reading of `time.perf_counter`.
     start: float
     seconds: float
     rows: int
-    #: how spans refer to it, once there is one.
+    #: The context of its span, when one has been made.
     span: Any = None
 
 
@@ -28,29 +28,29 @@ class Trace:
     span: Any
     #: Nanoseconds since the epoch when `time.perf_counter` was 0.
     zero: int
-    #: Trace and span IDs, as log lines carry them.
+    #: Trace and span IDs, for log lines.
     ids: Mapping[str, str]
 
 
 @dataclass(slots=True)
 class Timing:
-    """Seconds, by stage. What is filled in by whom stands beside it."""
+    """Seconds per stage."""
 
-    #: until the body was complete; by the application, as ``write``.
+    #: Until the body was complete.
     read: float = 0.0
-    #: parsing, decoding and resizing, with the wait for a thread; by the model.
+    #: Parsing, decoding and resizing, including the wait for a thread.
     decode: float = 0.0
-    #: waiting for batches; by the batcher, as ``run``.
+    #: Waiting for batches.
     queue: float = 0.0
-    #: in batches that had rows of the request.
+    #: In batches with rows of the request.
     run: float = 0.0
-    #: making the answer's body.
+    #: Encoding the response body.
     write: float = 0.0
-    #: the batches that had rows of the request; only where somebody asks for them.
+    #: Batches with rows of the request; None unless the request is traced.
     runs: list[Run] | None = None
 
     def header(self, total: float) -> bytes:
-        """The value of ``Server-Timing``, in milliseconds."""
+        """Return the value of ``Server-Timing``, in milliseconds."""
         return (
             f"read;dur={1e3 * self.read:.2f}, decode;dur={1e3 * self.decode:.2f}, "
             f"queue;dur={1e3 * self.queue:.2f}, run;dur={1e3 * self.run:.2f}, "

@@ -1,1 +1,1 @@
-"""Loaded models: batching, decoding, loading, hot swaps."""
+"""Loaded models: batching, decoding, loading and hot swaps."""

@@ -1,8 +1,8 @@
-"""Greedy, bounded batching: while one batch runs, arriving rows queue, and the next takes them all.
+"""Greedy, bounded batching: rows queue while a batch runs, and the next batch takes them all.
 
-There is no timer. At low load a request runs at once and alone; at high load batches fill up to
-their limit by themselves: what runs in about 10 ms. More would gain nothing, and whoever comes next
-would wait longer. The queue refuses rather than grows.
+There is no timer. At low load, a request runs alone and at once; at high load, batches fill up to
+their limit: as many rows as run in about 10 ms. Larger batches would not be more efficient, and
+later requests would wait longer. The queue has a limit; requests beyond it are refused.
 """
 
 from __future__ import annotations
@@ -19,51 +19,52 @@ from numpy.typing import NDArray
 
 from repzoo_serving.http.timing import Run, Timing
 
-__all__ = ["Batcher", "QueueFull", "Results"]
+__all__ = ["Batcher", "Outputs", "QueueFull"]
 
-#: A batch of so long a run is as efficient as any: 512 images of an MLP, 2 faces of a ResNet.
+#: Longer batches are not more efficient: this is 512 images of an MLP, or 2 faces of a ResNet.
 _BATCH_SECONDS = 0.010
 
-#: and a few rows are always worth it: a device takes them for no longer than one.
+#: A few rows are always batched: they take a device no longer than one.
 _FEW_ROWS = 8
 
-#: Named results of a run, each with one row (an array's, or a list's item) for every row it took.
-Results: TypeAlias = Mapping[str, "NDArray[Any] | list[Any]"]
+#: Named outputs of a run, each with one row (of an array) or item (of a list) per input row.
+Outputs: TypeAlias = Mapping[str, "NDArray[Any] | list[Any]"]
 
 
 class QueueFull(Exception):
-    """The queue holds as many rows as it may. ``queued`` says how many."""
+    """The queue has no room. ``queued`` is the number of rows in it."""
 
     def __init__(self, queued: int) -> None:
-        super().__init__(f"{queued} rows are waiting already")
+        super().__init__(f"the queue is full: {queued} rows are waiting")
         self.queued = queued
 
 
 class Batcher:
-    """Runs one operation of one model on rows that many requests bring.
+    """Runs one operation of one model on the rows of many requests.
 
-    A request of more rows than a batch takes is split and put together again. Requests take turns:
-    one that is not through after its turn goes to the end of the queue. Half of a batch is kept for
-    small requests, of an eighth of a batch at most, so that they are in the next one whatever large
-    ones wait before them; what they do not need goes to the others. While more than a batch waits,
-    the next one is handed over before the one that runs is through. If a batch of several requests
-    fails, each of them runs again alone, so that only the one at fault fails.
+    A request with more rows than a batch takes is split, and its outputs are joined again. Requests
+    take turns: one that is not complete after its turn goes to the end of the queue. Half of a
+    batch is reserved for small requests, of at most an eighth of a batch, so that they are in the
+    next batch even if large requests wait before them; what they leave free goes to the others.
+    While more rows than a batch wait, the next batch is submitted before the current one ends. If a
+    batch of several requests fails, each of them runs again alone, so that only the request at
+    fault fails.
 
     Use it from one event loop. The run itself happens in ``executor``.
 
     Args:
-        run: takes rows ``[n, ...]``, n at most ``max_rows``, gives their results.
-        executor: where it runs, one batch after the other.
-        max_rows: rows in one batch, at most.
-        max_queued: rows waiting; a request that would exceed it is refused.
-        mix: whether rows of different requests may share a batch. Where they may not, the result
-            of a request does not depend on what else arrives, down to the last bit.
-        on_batch: told of every batch that ran: its rows, and its seconds.
+        run: Takes rows ``[n, ...]``, with n at most ``max_rows``, and returns their outputs.
+        executor: Where batches run, one after the other.
+        max_rows: Maximum number of rows in a batch.
+        max_queued: Maximum number of waiting rows; a request beyond it is refused.
+        mix: Whether rows of different requests may share a batch. If not, the result of a request
+            does not depend on other requests, down to the last bit.
+        on_batch: Called after every batch with its number of rows and its seconds.
     """
 
     def __init__(
         self,
-        run: Callable[[NDArray[Any]], Results],
+        run: Callable[[NDArray[Any]], Outputs],
         *,
         executor: Executor,
         max_rows: int,
@@ -79,25 +80,25 @@ class Batcher:
         self._on_batch = on_batch
         self._jobs: deque[_Job] = deque()
         self._queued = 0
-        #: seconds that a row takes, a running mean; 0 before the first batch.
+        #: Running mean of the seconds per row; 0 before the first batch.
         self._row_seconds = 0.0
         self._workers: set[asyncio.Task[None] | None] = set()
 
     @property
     def queued(self) -> int:
-        """Rows that wait; those in the batch that runs are not among them."""
+        """Number of waiting rows, without the rows of the current batch."""
         return self._queued
 
     async def __call__(self, rows: NDArray[Any], timing: Timing | None = None) -> dict[str, Any]:
-        """The results for ``rows``, at least one; cancelling takes what still waits off the queue.
+        """Return the outputs for ``rows``. Cancelling removes rows that still wait from the queue.
 
         Args:
-            rows: ``[n, ...]``.
-            timing: where to write how long they waited, and were in batches.
+            rows: ``[n, ...]``, with n at least 1.
+            timing: Where to record how long the rows waited, and were in batches.
 
         Raises:
-            QueueFull: at once, if there is no room.
-            Exception: whatever the run raised.
+            QueueFull: At once, if the queue has no room.
+            Exception: If the run raised it.
         """
         if self._queued + len(rows) > self._max_queued:
             raise QueueFull(self._queued)
@@ -123,14 +124,14 @@ class Batcher:
 
     @property
     def _limit(self) -> int:
-        """Rows in the next batch, at most."""
+        """Maximum number of rows in the next batch."""
         if not self._mix or not self._row_seconds:
             return self._max_rows
         return min(self._max_rows, max(_FEW_ROWS, int(_BATCH_SECONDS / self._row_seconds)))
 
     @property
     def _wanted_workers(self) -> int:
-        """One; and another while the next batch is full, and so waits for nothing but its turn."""
+        """One, or two while the next batch is full and only waits for its turn."""
         return 2 if self._queued >= self._limit else 1
 
     async def _work(self) -> None:
@@ -141,21 +142,21 @@ class Batcher:
             self._workers.remove(asyncio.current_task())
 
     def _take(self, limit: int) -> list[_Share]:
-        """The next batch, off the queue; what is not through then goes to its end."""
+        """Take the next batch off the queue; requests that are not complete go to its end."""
         if not self._mix or len(self._jobs) == 1:
             shares = {self._jobs[0]: min(self._jobs[0].waiting, limit)}
         else:
             shares = self._shares(limit)
         batch = [job.take(share) for job, share in shares.items()]
         self._queued -= sum(shares.values())
-        # Those that were served are not all at the front.
-        through = [job for job in shares if job.waiting]
+        # Jobs in the batch are not all at the front of the queue.
+        incomplete = [job for job in shares if job.waiting]
         self._jobs = deque(job for job in self._jobs if job not in shares)
-        self._jobs.extend(through)
+        self._jobs.extend(incomplete)
         return batch
 
     def _shares(self, limit: int) -> dict[_Job, int]:
-        """How many rows of each request the next batch has, of ``limit``."""
+        """Return how many rows of each request are in the next batch."""
         room = limit
         shares: dict[_Job, int] = {}
 
@@ -186,7 +187,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         try:
             rows = _join([share.rows for share in batch])
-            results, seconds = await loop.run_in_executor(self._executor, self._timed, rows)
+            outputs, seconds = await loop.run_in_executor(self._executor, self._timed, rows)
         except Exception as error:
             if len(batch) == 1:
                 job = batch[0].job
@@ -207,28 +208,28 @@ class Batcher:
             if job.runs is not None:
                 shared = shared or Run(time.perf_counter() - seconds, seconds, len(rows))
                 job.runs.append(shared)
-            job.receive(share, {name: value[start:stop] for name, value in results.items()})
+            job.receive(share, {name: value[start:stop] for name, value in outputs.items()})
             start = stop
 
-    def _timed(self, rows: NDArray[Any]) -> tuple[Results, float]:
+    def _timed(self, rows: NDArray[Any]) -> tuple[Outputs, float]:
         start = time.perf_counter()
-        results = self._run(rows)
-        return results, time.perf_counter() - start
+        outputs = self._run(rows)
+        return outputs, time.perf_counter() - start
 
 
 class _Job:
-    """One request in the queue: the rows that still wait, and the results so far."""
+    """One request in the queue: the rows that still wait, and the outputs so far."""
 
     def __init__(self, rows: NDArray[Any], runs: list[Run] | None = None) -> None:
         self._rows = rows
-        #: told of the batches that had some of them.
+        #: The batches with rows of the request.
         self.runs = runs
         self._taken = 0
-        #: results, by where their rows begin: a batch that fails and runs again, each request of it
-        #: alone, may be overtaken by the next.
-        self._parts: dict[int, Results] = {}
+        #: Outputs by the index of their first row. A failed batch, whose requests run again alone,
+        #: may be overtaken by the next batch.
+        self._parts: dict[int, Outputs] = {}
         self._received = 0
-        #: seconds of the batches that had some of them.
+        #: Seconds of these batches.
         self.ran = 0.0
         self.done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
@@ -241,10 +242,10 @@ class _Job:
         self._taken += len(share.rows)
         return share
 
-    def receive(self, share: _Share, part: Results) -> None:
+    def receive(self, share: _Share, part: Outputs) -> None:
         self._parts[share.start] = part
         self._received += len(share.rows)
-        # Done already: the caller has gone, or another of its batches failed.
+        # It may be done already: the client is gone, or another of its batches failed.
         if self._received == len(self._rows) and not self.done.done():
             parts = [self._parts[begin] for begin in sorted(self._parts)]
             self.done.set_result({name: _join([p[name] for p in parts]) for name in parts[0]})
@@ -255,7 +256,7 @@ class _Job:
 
 
 class _Share(NamedTuple):
-    """Those rows of a request that are in one batch, from its row ``start`` on."""
+    """The rows of a request in one batch, beginning with its row ``start``."""
 
     job: _Job
     start: int

@@ -1,11 +1,11 @@
-"""Image files -> pixels, in a pool of threads beside the event loop.
+"""Image files -> pixels, in a pool of threads.
 
-A request's files are decoded a few at a time, and no more of them are handed to the pool than it
-has threads: a request of one image waits for a few of a large one, not for all of them, and what a
-caller who hangs up had still waiting is never decoded. The queue refuses rather than grows.
+The pool decodes a request's files a few at a time, and never holds more of a request's chunks than
+it has threads. So a request with one image waits for a few images of a large request and not for
+all of them, and the remaining files of a client that hangs up are never decoded. The queue has a
+limit; requests beyond it are refused.
 
-A lone file of few bytes and few pixels is the exception: it is decoded at once and in place, which
-takes less than handing it over would.
+A single small file is decoded in the event loop, because handing it over would take longer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from repzoo_serving.models.batching import QueueFull
 
 __all__ = ["Decoder"]
 
-#: What strangers may send; decoders of other formats are not exposed to them.
+#: Accepted formats; the decoders of all others are not exposed to clients.
 _FORMATS = ("PNG", "JPEG", "WEBP")
 
 _FILES_AT_ONCE = 8
@@ -40,10 +40,11 @@ class Decoder:
     """Decodes files for all requests of one event loop.
 
     Args:
-        executor: where; decoding lets go of the interpreter lock, so it gains from every core.
-        width: how many threads that has.
-        max_pixels: the most pixels of one file.
-        max_queued: files of all requests; one that would exceed it is refused.
+        executor: Where files are decoded. Decoding releases the interpreter lock, so it scales
+            with cores.
+        width: Number of threads of ``executor``.
+        max_pixels: Maximum number of pixels per file.
+        max_queued: Maximum number of files of all requests; a request beyond it is refused.
     """
 
     def __init__(self, executor: Executor, *, width: int, max_pixels: int, max_queued: int) -> None:
@@ -54,14 +55,14 @@ class Decoder:
         self.queued = 0
 
     async def __call__(self, files: Sequence[bytes], spec: InputSpec) -> NDArray[np.uint8]:
-        """uint8 ``[N, H, W, C]``, as `repzoo.runtime.images` makes them.
+        """Return the files as uint8 ``[N, H, W, C]``, see `repzoo.runtime.images`.
 
         Raises:
-            QueueFull: at once, if there is no room.
-            InvalidImage: for the first file that is none, with its ``index``.
+            QueueFull: At once, if the queue has no room.
+            InvalidImage: If a file cannot be decoded, with the ``index`` of the first one.
         """
         if len(files) == 1 and len(files[0]) <= _SMALL_BYTES:
-            # By its header, before anything is decoded, it may turn out to be large.
+            # The header may say that the image is large; then nothing has been decoded yet.
             with suppress(ImageTooLarge):
                 return _decode(files, 0, spec, min(_SMALL_PIXELS, self._max_pixels))
         if self.queued + len(files) > self._max_queued:

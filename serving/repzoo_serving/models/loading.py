@@ -1,4 +1,4 @@
-"""From references to served models: found, verified, loaded and warmed up, in a thread."""
+"""References -> served models: find, verify, load and warm up, in a thread."""
 
 from __future__ import annotations
 
@@ -16,33 +16,38 @@ from repzoo.runtime.sessions import Provider
 
 from repzoo_serving.models.served import ServedModel
 
-__all__ = ["Loader", "wanted"]
+__all__ = ["Loader", "read_references"]
 
 
-def wanted(path: Path) -> list[str]:
-    """The references in a wanted-models file: one a line, ``#`` begins a comment.
+def read_references(path: Path) -> tuple[list[str], bool]:
+    """Read a file that lists models to serve: one reference per line, ``#`` begins a comment.
 
-    Folders are meant as seen from the file's.
+    Folders are relative to the file's folder.
+
+    Returns:
+        The references, and whether the last line is complete, that is, ends with a newline.
 
     Raises:
-        InvalidInput: if the file cannot be read.
+        InvalidInput: If the file cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    references = [line.partition("#")[0].strip() for line in lines]
-    return list(dict.fromkeys(str(path.parent / r) if is_path(r) else r for r in references if r))
+        # Bytes that are not UTF-8 spoil their line only.
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror or error}") from None
+    references = [line.partition("#")[0].strip() for line in text.splitlines()]
+    unique = dict.fromkeys(str(path.parent / r) if is_path(r) else r for r in references if r)
+    return list(unique), text.endswith("\n")
 
 
 class Loader:
-    """Loads models, and keeps those that have not changed.
+    """Loads models, and keeps the ones that have not changed.
 
     Args:
-        serve: makes a served model of an encoder.
-        hub: where names are looked up.
-        provider: where models run.
-        threads: that a run of a model may use; by default as many as the machine has cores.
+        serve: Makes a served model of an encoder.
+        hub: Where names are looked up.
+        provider: Where models run.
+        threads: Number of threads per run; by default, the number of cores.
     """
 
     def __init__(
@@ -58,14 +63,14 @@ class Loader:
         self._provider = provider
         self._threads = threads
         self._loaded: dict[str, ServedModel] = {}
-        # One at a time, so that the memory which the process gains is the model's.
+        # One at a time, so that the growth of the process is the memory of the model.
         self._lock = threading.Lock()
 
     def load(self, reference: str) -> ServedModel:
-        """The model of a reference; the one that is loaded already, if it is the same.
+        """Return the model of a reference; the loaded one if it has not changed.
 
         Raises:
-            RepzooError: if it cannot be found, verified or run.
+            RepzooError: If it cannot be found, verified or run.
         """
         with self._lock:
             package = find(reference, hub=None if is_path(reference) else self._hub)
@@ -77,9 +82,12 @@ class Loader:
     def load_all(
         self, references: Iterable[str], served: Iterable[ServedModel]
     ) -> tuple[list[ServedModel], dict[str, RepzooError]]:
-        """All that can be loaded, and what is wrong with the others.
+        """Load all models that can be loaded.
 
-        Where the new revision of a model cannot be loaded, the one in ``served`` stays.
+        If the new revision of a model cannot be loaded, the one in ``served`` is kept.
+
+        Returns:
+            The models, and the errors of the others by reference.
         """
         models: dict[str, ServedModel] = {}
         failed: dict[str, RepzooError] = {}
@@ -88,19 +96,22 @@ class Loader:
             try:
                 model = self.load(reference)
                 if model.name in models:
-                    raise InvalidInput(f"there is another model called {model.name}")
+                    raise InvalidInput(f"another model is named {model.name}, too")
                 models[model.name] = model
             except RepzooError as error:
                 failed[reference] = error
+            except (OSError, ValueError) as error:  # a name that no file can have
+                failed[reference] = InvalidInput(f"{reference[:200]!a}: {error}")
         for model in served:
             if model.name not in models and any(self._means(each, model) for each in failed):
                 models[model.name] = model
-        with self._lock:
-            self._loaded = {r: m for r, m in self._loaded.items() if r in references}
+        if len(failed) < len(references):
+            with self._lock:
+                self._loaded = {r: m for r, m in self._loaded.items() if r in references}
         return list(models.values()), failed
 
     def _means(self, reference: str, model: ServedModel) -> bool:
-        """Whether a reference that failed is to the package of a model."""
+        """Whether a reference that failed refers to the package of a model."""
         if reference in self._loaded:
             return self._loaded[reference] is model
         return not is_path(reference) and reference.partition("@")[0] == model.name
@@ -117,6 +128,6 @@ class Loader:
         )
         model = self._serve(encoder)
         model.warm_up()
-        # Memory that was freed before is used again without any growth to be seen.
+        # Memory that was freed before is reused without visible growth.
         model.memory_bytes = max(process.memory_info().rss - before, package.size)
         return model

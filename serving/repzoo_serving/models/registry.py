@@ -1,12 +1,11 @@
-"""The models that a worker serves, and how they are changed without losing a request.
+"""The models that a worker serves, and how they are replaced without losing a request.
 
-A model is replaced by putting another one in its place, which has run by then. Requests that found
-the old one go on with it; when the last of them is answered, it is let go.
+A model is only replaced by one that has already run. Requests that hold the old one finish with it;
+it is released after the last of them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,10 +19,10 @@ __all__ = ["Models"]
 
 
 class Models:
-    """Served models by name. Used from one event loop.
+    """Served models by name. Use it from one event loop.
 
     Attributes:
-        failed: what was wanted and could not be loaded: the kind of error, by reference.
+        failed: Models that could not be loaded: the kind of error by reference.
     """
 
     def __init__(self) -> None:
@@ -40,18 +39,22 @@ class Models:
 
     @property
     def settled(self) -> bool:
-        """Whether every model that was replaced is gone."""
+        """Whether every replaced model has been released."""
         return not self._retired
 
     @property
     def names(self) -> list[str]:
         return list(self._served)
 
+    @property
+    def max_latent_dim(self) -> int:
+        return max((model.latent_dim for model in self._served.values()), default=0)
+
     def get(self, name: str) -> ServedModel:
-        """The model of this name.
+        """Return a model by name.
 
         Raises:
-            Problem: 404, or 503 while there is none at all.
+            Problem: 404 if it is not served, 503 while no model is loaded.
         """
         model = self._served.get(name)
         if model is not None:
@@ -59,57 +62,56 @@ class Models:
         if not self._served:
             raise Problem("unavailable", "no model is loaded yet", headers=[RETRY_AFTER])
         raise Problem(
-            "unknown-model", f"{name!r} is not served here; there: {', '.join(self.names)}"
+            "unknown-model", f"{name!r} is not served here; available: {', '.join(self.names)}"
         )
 
     @contextmanager
     def hold(self, model: ServedModel) -> Iterator[None]:
-        """Do not let a model go within the block."""
+        """Keep a model from being released within the block."""
         self._users[model] = self._users.get(model, 0) + 1
         try:
             yield
         finally:
             self._users[model] -= 1
-            self._let_go(model)
+            self._release(model)
 
     def serve(self, models: Iterable[ServedModel]) -> None:
-        """Serve these from now on, and no others.
+        """Serve exactly these models from now on.
 
         Raises:
-            InvalidInput: if two have the same name; nothing changes then.
+            InvalidInput: If two have the same name; then nothing changes.
         """
         served: dict[str, ServedModel] = {}
         for model in models:
             if model.name in served:
-                raise InvalidInput(f"two of the models are called {model.name}")
+                raise InvalidInput(f"two of the models are named {model.name}")
             served[model.name] = model
         before, self._served = self._served, served
         for model in before.values():
             if served.get(model.name) is not model:
                 self._retired.add(model)
-                self._let_go(model)
+                self._release(model)
 
-    def _let_go(self, model: ServedModel) -> None:
+    def _release(self, model: ServedModel) -> None:
         if not self._users.get(model):
             self._users.pop(model, None)
             if model in self._retired:
                 self._retired.remove(model)
                 model.runner.shutdown(wait=False)
 
-    def describe(self, name: str | None = None) -> bytes:
-        """``/models``, or the entry of one of them, as JSON."""
+    def describe(self, name: str | None = None) -> dict[str, Any]:
+        """Return the response of ``/models``, or of ``/models/NAME``."""
         if name is not None:
-            return json.dumps(self.get(name).describe()).encode()
-        document: dict[str, Any] = {
+            return self.get(name).describe()
+        return {
             "models": [model.describe() for model in self],
             "failed": [
                 {"reference": reference, "reason": reason}
                 for reference, reason in self.failed.items()
             ],
         }
-        return json.dumps(document).encode()
 
     def close(self, seconds: float) -> bool:
-        """Wait for what runs; whether all ended within ``seconds``."""
+        """Wait for the current runs; return whether each ended within ``seconds``."""
         ended = [model.runner.end(seconds) for model in (*self._served.values(), *self._retired)]
         return all(ended)

@@ -1,4 +1,4 @@
-"""The thread in which one model runs, and whether it still does."""
+"""The thread in which one model runs, and a check that it still runs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ _logger = logging.getLogger("repzoo_serving")
 
 
 class Runner(ThreadPoolExecutor):
-    """An executor of one thread: runs of a model happen one after another.
-
-    One of them uses all the cores, or the device, already.
+    """An executor with one thread, because one run of a model already uses all cores or the device.
 
     Args:
-        name: the model's.
-        canary: a smallest run, to see whether the model runs.
-        hang_seconds: a run that takes longer is taken to hang.
+        name: Name of the model.
+        canary: A minimal run, to check that the model runs.
+        hang_seconds: A run that takes longer is considered to hang.
     """
 
     def __init__(self, name: str, canary: Callable[[], object], hang_seconds: float) -> None:
@@ -39,13 +37,13 @@ class Runner(ThreadPoolExecutor):
 
     @property
     def running(self) -> float:
-        """Seconds that the run in progress has taken; 0 without one."""
+        """Seconds that the current run has taken; 0 if there is no current run."""
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
     @property
     def hangs(self) -> bool:
-        """Whether the run in progress takes too long."""
+        """Whether the current run takes too long."""
         return self.running > self._hang_seconds
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -60,26 +58,26 @@ class Runner(ThreadPoolExecutor):
             self._busy_since = None
 
     async def runs(self) -> bool:
-        """Whether the model runs: the run in progress does not hang, or a smallest one succeeds.
+        """Return whether the model runs: the current run does not hang, or the canary succeeds.
 
-        A busy model so answers at once, and a canary never stands in line behind large batches.
+        So a busy model is checked at once, and a canary never queues behind large batches.
         """
         if self._busy_since is not None:
             return not self.hangs
         if self._pending is None or self._pending.done():
             self._pending = asyncio.get_running_loop().run_in_executor(self, self._canary)
         try:
-            # Shielded: one canary for all who ask, and it cannot be stopped in any case.
+            # Shielded: all checks share one canary, which could not be stopped anyway.
             await asyncio.wait_for(asyncio.shield(self._pending), self._hang_seconds)
         except TimeoutError:
             return False
         except Exception:
-            _logger.exception("%s does not run", self._name)
+            _logger.exception("the canary run of %s failed", self._name)
             return False
         return True
 
     def end(self, seconds: float) -> bool:
-        """Take no more, and wait for the run in progress; whether it ended in time."""
+        """Accept no more runs; return whether the current one ended within ``seconds``."""
         self.shutdown(wait=False, cancel_futures=True)
         for thread in self._threads:
             thread.join(seconds)

@@ -1,12 +1,11 @@
-"""One loaded model and its operations, each behind its own queue."""
+"""A loaded model and its operations, each with its own queue."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,41 +14,39 @@ from repzoo.runtime.encoder import Encoder, unit_length
 
 from repzoo_serving.http.problems import Problem
 from repzoo_serving.http.timing import Timing
-from repzoo_serving.models.batching import Batcher, Results
+from repzoo_serving.models.batching import Batcher, Outputs
 from repzoo_serving.models.decoding import Decoder
 from repzoo_serving.models.runner import Runner
 from repzoo_serving.settings import Limits
 from repzoo_serving.telemetry.metrics import Metrics
-from repzoo_serving.wire import openai_api as openai
-from repzoo_serving.wire.answers import Answer
-from repzoo_serving.wire.bodies import (
+from repzoo_serving.wire.request_bodies import (
     OPERATIONS,
     EmbedOptions,
     GenerateOptions,
     Options,
     ProbeOptions,
     Request,
-    parse,
 )
+from repzoo_serving.wire.response_bodies import Result
 
-__all__ = ["PATHS", "Operation", "ServedModel"]
+__all__ = ["ServedModel"]
 
-#: Images of one request in a run that it has for itself; as many whatever the load, see `generate`.
+#: Maximum images in a batch that is not shared with other requests; constant, see `generate`.
 _ALONE = 256
 
 
 class ServedModel:
-    """A model in memory. Its operations take checked requests and give answers.
+    """A model in memory. Its operations take checked requests and return results.
 
-    What the model cannot do is refused before an image is decoded, and what is no image before it
-    meets the images of others.
+    Unsupported operations are refused before images are decoded, and invalid images before they are
+    batched with the images of other requests.
 
     Args:
-        encoder: the model.
-        limits: how many images a batch and a queue may have.
-        decode: decodes image files, for all models.
-        metrics: told of every batch.
-        hang_seconds: a run that takes longer is taken to hang.
+        encoder: The model.
+        limits: Limits of batches and queues.
+        decode: Decodes image files, for all models.
+        metrics: Where batches are recorded.
+        hang_seconds: A run that takes longer is considered to hang.
     """
 
     def __init__(
@@ -62,7 +59,8 @@ class ServedModel:
     ) -> None:
         self.encoder = encoder
         self.name = encoder.config.name
-        #: what the process gained when it was loaded and run; about, and 0 where nobody looked.
+        self.latent_dim = encoder.config.latent_dim
+        #: Approximate growth of the process when the model was loaded; 0 if it was not measured.
         self.memory_bytes = 0
         self._limits = limits
         self._decode = decode
@@ -73,11 +71,11 @@ class ServedModel:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What every answer says of the model that gave it."""
+        """Facts about the model in every result."""
         return {"model": self.name, "revision": self.encoder.revision}
 
     def describe(self) -> dict[str, Any]:
-        """The model's entry in ``/models``."""
+        """Return the model's entry in ``/models``."""
         config = self.encoder.config
         has = {
             "posterior": config.has_posterior,
@@ -96,7 +94,7 @@ class ServedModel:
         }
 
     def warm_up(self) -> None:
-        """Run every graph once, so that the first request does not wait for it."""
+        """Run every graph once, so that the first request is not slow."""
         encoder = self.encoder
         pixels = np.zeros((1, *encoder.config.input.shape), np.uint8)
         _embed(encoder, False, pixels)
@@ -106,35 +104,36 @@ class ServedModel:
             encoder.probe(pixels, probe.task, probe.kind)
 
     def queued(self) -> dict[str, int]:
-        """Images that wait for a batch, by operation."""
+        """Return the number of images waiting for a batch, by operation."""
         rows = dict.fromkeys((key[0] for key in self._batchers), 0)
         for key, batcher in self._batchers.items():
             rows[key[0]] += batcher.queued
         return rows
 
-    async def embed(self, request: Request[EmbedOptions], timing: Timing) -> Answer:
-        dimensions, there = request.options.dimensions, self.encoder.config.latent_dim
-        if dimensions not in (None, there):
-            raise Problem("malformed-request", f"dimensions: {self.name} has {there} of them")
+    async def embed(self, request: Request[EmbedOptions], timing: Timing) -> Result:
+        if request.options.dimensions not in (None, self.latent_dim):
+            raise Problem(
+                "malformed-request", f"dimensions: must be {self.latent_dim} for {self.name}"
+            )
         pixels = await self._pixels(request, timing)
         normalize = request.options.normalize
         run = partial(_embed, self.encoder, normalize)
-        return Answer(self.facts, await self._batch(run, pixels, timing, "embed", str(normalize)))
+        return Result(self.facts, await self._batch(run, pixels, timing, "embed", str(normalize)))
 
-    async def posterior(self, request: Request[Options], timing: Timing) -> Answer:
+    async def posterior(self, request: Request[Options], timing: Timing) -> Result:
         if not self.encoder.config.has_posterior:
-            raise UnsupportedOperation(f"{self.name} has no posterior; /embed works")
+            raise UnsupportedOperation(f"{self.name} has no posterior; use /embed")
         pixels = await self._pixels(request, timing)
         run = partial(_posterior, self.encoder)
-        return Answer(self.facts, await self._batch(run, pixels, timing, "posterior"))
+        return Result(self.facts, await self._batch(run, pixels, timing, "posterior"))
 
-    async def reconstruct(self, request: Request[Options], timing: Timing) -> Answer:
+    async def reconstruct(self, request: Request[Options], timing: Timing) -> Result:
         self._require_decoder()
         pixels = await self._pixels(request, timing)
         run = partial(_reconstruct, self.encoder)
-        return Answer(self.facts, await self._batch(run, pixels, timing, "reconstruct"))
+        return Result(self.facts, await self._batch(run, pixels, timing, "reconstruct"))
 
-    async def generate(self, request: Request[GenerateOptions], timing: Timing) -> Answer:
+    async def generate(self, request: Request[GenerateOptions], timing: Timing) -> Result:
         self._require_decoder()
         options = request.options
         latents = request.latents
@@ -142,25 +141,32 @@ class ServedModel:
             if options.n > self._limits.max_images:
                 raise Problem(
                     "too-many-images",
-                    f"n: {options.n} are more than the {self._limits.max_images} that one request "
-                    "may have",
+                    f"n: a request may have at most {self._limits.max_images}, got {options.n}",
                     limit=self._limits.max_images,
                 )
             latents = self.encoder.sample(options.n, seed=options.seed)
         elif options.model_fields_set & {"n", "seed"}:
-            raise Problem("malformed-request", "n and seed have no meaning beside latents")
-        elif latents.shape[1] != self.encoder.config.latent_dim:
+            raise Problem("malformed-request", "n and seed cannot be combined with latents")
+        elif latents.shape[1] != self.latent_dim:
             raise Problem(
                 "malformed-request",
-                f"latents: {self.name} takes [N, {self.encoder.config.latent_dim}], "
-                f"{list(latents.shape)} were sent",
+                f"latents: expected [N, {self.latent_dim}] for {self.name}, "
+                f"got {list(latents.shape)}",
             )
-        # Not mixed with others: the same seed gives the same images, to the last bit.
+        # Not mixed with other requests: the same seed gives the same images, to the last bit.
         run = partial(_generate, self.encoder)
-        results = await self._batch(run, latents, timing, "generate", mix=False)
-        return Answer(self.facts, {**results, "latents": latents})
+        outputs = await self._batch(run, latents, timing, "generate", mix=False)
+        valid = outputs.pop("valid")
+        if not valid.all():
+            index = int(valid.argmin())
+            raise Problem(
+                "invalid-latents",
+                f"latents {index}: the decoder overflows; use smaller numbers",
+                index=index,
+            )
+        return Result(self.facts, {**outputs, "latents": latents})
 
-    async def probe(self, request: Request[ProbeOptions], timing: Timing) -> Answer:
+    async def probe(self, request: Request[ProbeOptions], timing: Timing) -> Result:
         task, kind = request.options.task, request.options.kind
         spec = self.encoder.config.probe(task, kind)
         if spec is None:
@@ -168,23 +174,23 @@ class ServedModel:
             raise UnknownTask(f"{self.name} has no probe {task} ({kind}); there: {there or 'none'}")
         pixels = await self._pixels(request, timing)
         run = partial(_probe, self.encoder, task, kind)
-        results = await self._batch(run, pixels, timing, "probe", task, kind)
-        labels = results.pop("labels")
-        return Answer({**self.facts, "classes": spec.classes, "labels": labels}, results)
+        outputs = await self._batch(run, pixels, timing, "probe", task, kind)
+        labels = outputs.pop("labels")
+        return Result({**self.facts, "classes": spec.classes, "labels": labels}, outputs)
 
     def _require_decoder(self) -> None:
         if not self.encoder.config.has_decoder:
             raise UnsupportedOperation(f"{self.name} has no decoder")
 
     async def _pixels(self, request: Request[Any], timing: Timing) -> NDArray[np.uint8]:
-        """The images of a request as the model takes them: uint8 ``[N, H, W, C]``."""
+        """Return the images of a request as the model takes them: uint8 ``[N, H, W, C]``."""
         spec = self.encoder.config.input
         if request.pixels is not None:
             if request.pixels.shape[1:] != spec.shape:
                 raise Problem(
                     "malformed-request",
-                    f"images: {self.name} takes uint8 {['N', *spec.shape]}, "
-                    f"{list(request.pixels.shape)} were sent; send files to have them resized",
+                    f"images: expected uint8 {['N', *spec.shape]} for {self.name}, "
+                    f"got {list(request.pixels.shape)}; send files to have them resized",
                 )
             return request.pixels
         start = time.perf_counter()
@@ -194,16 +200,13 @@ class ServedModel:
 
     async def _batch(
         self,
-        run: Callable[[NDArray[Any]], Results],
+        run: Callable[[NDArray[Any]], Outputs],
         rows: NDArray[Any],
         timing: Timing,
         *key: str,
         mix: bool = True,
     ) -> dict[str, Any]:
-        """Run ``rows`` through the batcher that all requests of the same ``key`` share.
-
-        The key begins with the operation's name.
-        """
+        """Run ``rows`` through the batcher of ``key``, which begins with the operation's name."""
         batcher = self._batchers.get(key)
         if batcher is None:
             batcher = self._batchers[key] = Batcher(
@@ -217,71 +220,37 @@ class ServedModel:
         return await batcher(rows, timing)
 
 
-class Parse(Protocol):
-    """Checks one body, of a content type."""
-
-    def __call__(self, body: bytes, content_type: bytes, *, max_items: int) -> Request[Any]: ...
+# What a batcher runs: rows in, named outputs out.
 
 
-@dataclass(frozen=True)
-class Operation:
-    """One POST endpoint: what reads its requests, answers them, and writes the answers."""
-
-    parse: Parse
-    answer: Callable[[ServedModel, Request[Any], Timing], Any]
-    write: Callable[[Answer, str], bytes] = Answer.body
-    #: whether the answer can be safetensors too.
-    tensors_too: bool = True
-
-
-_ANSWERS: Mapping[str, Callable[[ServedModel, Request[Any], Timing], Any]] = {
-    "embed": ServedModel.embed,
-    "posterior": ServedModel.posterior,
-    "reconstruct": ServedModel.reconstruct,
-    "generate": ServedModel.generate,
-    "probe": ServedModel.probe,
-}
-
-#: What is served at which path.
-PATHS = {
-    f"/{name}": Operation(
-        partial(parse, options=options, payload="latents" if name == "generate" else "images"),
-        _ANSWERS[name],
-    )
-    for name, options in OPERATIONS.items()
-} | {"/v1/embeddings": Operation(openai.parse, ServedModel.embed, openai.document, False)}
-
-
-# What a batcher runs: rows in, named results out.
-
-
-def _embed(encoder: Encoder, normalize: bool, pixels: NDArray[Any]) -> Results:
+def _embed(encoder: Encoder, normalize: bool, pixels: NDArray[Any]) -> Outputs:
     outputs = encoder.outputs(pixels, uncertainty=True, batch_size=len(pixels))
     embedding = outputs["embedding"]
-    results = {"embeddings": unit_length(embedding) if normalize else embedding}
-    if "uncertainty" in outputs:
-        results["uncertainty"] = outputs["uncertainty"]
-    return results
+    made = {"embeddings": unit_length(embedding) if normalize else embedding}
+    return made | {name: outputs[name] for name in ("uncertainty",) if name in outputs}
 
 
-def _posterior(encoder: Encoder, pixels: NDArray[Any]) -> Results:
+def _posterior(encoder: Encoder, pixels: NDArray[Any]) -> Outputs:
     posterior = encoder.posterior(pixels, batch_size=len(pixels))
-    results = {"mean": posterior.mean, "variance": posterior.variance}
+    made = {"mean": posterior.mean, "variance": posterior.variance}
     if posterior.uncertainty is not None:
-        results["uncertainty"] = posterior.uncertainty
-    return results
+        made["uncertainty"] = posterior.uncertainty
+    return made
 
 
-def _reconstruct(encoder: Encoder, pixels: NDArray[Any]) -> Results:
+def _reconstruct(encoder: Encoder, pixels: NDArray[Any]) -> Outputs:
     reconstruction = encoder.reconstruct(pixels, batch_size=len(pixels))
     return {"images": _as_uint8(reconstruction.images), "error": reconstruction.error}
 
 
-def _generate(encoder: Encoder, latents: NDArray[Any]) -> Results:
-    return {"images": _as_uint8(encoder.generate(latents=latents, batch_size=len(latents)).images)}
+def _generate(encoder: Encoder, latents: NDArray[Any]) -> Outputs:
+    # Latents far outside the prior can overflow in the decoder.
+    images = encoder.generate(latents=latents, batch_size=len(latents)).images
+    valid = np.asarray(np.isfinite(images).all(axis=(1, 2, 3)))
+    return {"images": _as_uint8(np.nan_to_num(images, copy=False)), "valid": valid}
 
 
-def _probe(encoder: Encoder, task: str, kind: str, pixels: NDArray[Any]) -> Results:
+def _probe(encoder: Encoder, task: str, kind: str, pixels: NDArray[Any]) -> Outputs:
     predictions = encoder.probe(pixels, task, kind, batch_size=len(pixels))
     return {"probabilities": predictions.probabilities, "labels": predictions.labels}
 

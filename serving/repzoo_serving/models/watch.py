@@ -1,7 +1,8 @@
-"""``zoo serve --watch FILE``: the worker serves what the file says, and changes when it does.
+"""``zoo serve --watch FILE``: serve the models that a file lists, and follow its changes.
 
-Every worker looks by itself, at the file and at the manifests of packages that it names by their
-folders. What cannot be loaded is tried again, takes nothing else down, and stands in ``/models``.
+Every worker watches the file, and the manifests of packages that it lists by folder. A model that
+cannot be loaded is retried, does not affect other models, and is reported in ``/models``. A file
+that lists no model that can be loaded changes nothing: it may have been read while it was written.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from repzoo.errors import InvalidInput, RepzooError
+from repzoo.errors import InvalidInput
 from repzoo.packages.reference import is_path
 
-from repzoo_serving.models.loading import Loader, wanted
+from repzoo_serving.models.loading import Loader, read_references
 from repzoo_serving.models.memory import settle
 from repzoo_serving.models.registry import Models
 
@@ -28,14 +29,14 @@ _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 class Watcher:
-    """Keeps ``models`` what ``path`` says.
+    """Serves the models that a file lists.
 
     Args:
-        path: the file.
-        models: what is served.
-        loader: loads them.
-        every: seconds between two looks.
-        retry: seconds after which what failed is tried again.
+        path: The file.
+        models: The served models.
+        loader: Loads them.
+        every: Seconds between two checks.
+        retry: Seconds after which failed models are retried.
     """
 
     def __init__(
@@ -47,12 +48,12 @@ class Watcher:
         self._every = every
         self._retry = retry
         self._seen: _Stamp | None = None
-        #: whether a model may have been replaced whose memory is not given back yet.
+        #: Whether memory of a replaced model may not have been returned to the system yet.
         self._unsettled = False
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="load")
 
     async def run(self) -> None:
-        """Look, again and again, until cancelled."""
+        """Check the file repeatedly, until cancelled."""
         since = 0.0
         while True:
             try:
@@ -63,45 +64,52 @@ class Watcher:
                     settle()
                     self._unsettled = False
             except Exception:
-                _logger.exception("watching %s", self._path)
+                _logger.exception("cannot watch %s", self._path)
             await asyncio.sleep(self._every)
             since += self._every
 
     async def converge(self) -> None:
-        """Load what is wanted and serve it; what is served already goes on meanwhile."""
-        # What changes from now on is seen the next time.
+        """Load the listed models and serve them; served models go on meanwhile."""
+        # Changes from now on are seen by the next check.
         self._seen = self._stamp()
+        served = list(self._models)
         try:
-            references = wanted(self._path)
+            references, complete = read_references(self._path)
         except InvalidInput as error:
-            _logger.error("%s; the models stay as they are", error)
+            _logger.error("%s; the served models do not change", error)
             return
-        load = partial(self._loader.load_all, references, list(self._models))
+        if not references:
+            _logger.error("%s lists no model; the served models do not change", self._path)
+            self._models.failed = {}
+            return
+        load = partial(self._loader.load_all, references, served)
         models, failed = await asyncio.get_running_loop().run_in_executor(self._executor, load)
+        for reference, reason in failed.items():
+            _logger.error("%s cannot be served: %s", reference, reason)
+        self._models.failed = {r: type(reason).__name__ for r, reason in failed.items()}
+        if len(failed) == len(references) or (not complete and references[-1] in failed):
+            # Nothing resolves, or the last line is cut off: add models, but remove none.
+            names = {model.name for model in models}
+            models += [model for model in served if model.name not in names]
         self._models.serve(models)
         self._unsettled = True
-        self._report(failed)
-
-    def _report(self, failed: dict[str, RepzooError]) -> None:
-        for reference, error in failed.items():
-            _logger.error("%s is not served as wanted: %s", reference, error)
-        self._models.failed = {r: type(error).__name__ for r, error in failed.items()}
 
     def close(self) -> None:
-        """Load nothing more."""
+        """Stop loading models."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _stamp(self) -> _Stamp:
-        """What changes whenever something that can be watched does."""
+        """Return a value that changes when a watched file does."""
         files = [self._path]
         with suppress(InvalidInput):
-            files += [Path(r) / "manifest.json" for r in wanted(self._path) if is_path(r)]
+            references, _ = read_references(self._path)
+            files += [Path(r) / "manifest.json" for r in references if is_path(r)]
         return tuple(_stat(file) for file in files)
 
 
 def _stat(path: Path) -> tuple[int, int, int] | None:
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the path
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,1 +1,1 @@
-"""The explorer and the API reference: pages for a browser."""
+"""Web pages: the explorer and the API documentation."""

@@ -1,7 +1,7 @@
-"""The pages that a browser can open; all that they load comes from here too.
+"""Web pages for a browser. They load nothing from other hosts.
 
-Their Content-Security-Policy allows nothing else: no other host, no inline script or style, no
-frame, no form.
+Their Content-Security-Policy enforces that, and forbids inline scripts and styles, frames and
+forms.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from repzoo_serving.http.exchange import Reply
+from repzoo_serving.http.exchange import Response
 from repzoo_serving.settings import Limits
 from repzoo_serving.wire.openapi import document
 
@@ -36,20 +36,30 @@ _CSS = "text/css; charset=utf-8"
 _JAVASCRIPT = "text/javascript; charset=utf-8"
 _SCRIPTS = ("explorer.js", "charts.js", "globe.js", "neighbours.js")
 
-#: The paths of all of them.
+#: The paths of all pages.
 PAGES = frozenset({"/", "/docs", "/openapi.json", "/style.css", *(f"/{s}" for s in _SCRIPTS)})
 
 
 @dataclass(frozen=True)
 class Pages:
-    """What is at which path, made once."""
+    """The responses of all pages, made once.
 
-    replies: Mapping[str, Reply]
+    Attributes:
+        responses: The responses by path.
+        index: The operations of the API in one line.
+    """
+
+    responses: Mapping[str, Response]
+    index: str
 
     @classmethod
     def make(cls, limits: Limits) -> Pages:
-        """The pages of a server with these limits."""
+        """Make the pages of a server with these limits."""
         described = document(limits)
+        paths: dict[str, list[str]] = {}
+        for path, methods in described["paths"].items():
+            for method in methods:
+                paths.setdefault(method.upper(), []).append(path)
         files = {
             "/": (_HTML, _read("index.html")),
             "/openapi.json": ("application/json", json.dumps(described)),
@@ -57,12 +67,11 @@ class Pages:
             "/style.css": (_CSS, _read("style.css")),
             **{f"/{name}": (_JAVASCRIPT, _read(name)) for name in _SCRIPTS},
         }
-        return cls(
-            {
-                path: Reply(200, media_type, text.encode(), _HEADERS)
-                for path, (media_type, text) in files.items()
-            }
-        )
+        responses = {
+            path: Response(200, media_type, text.encode(), _HEADERS)
+            for path, (media_type, text) in files.items()
+        }
+        return cls(responses, "; ".join(f"{name} {', '.join(its)}" for name, its in paths.items()))
 
 
 def _read(name: str) -> str:
@@ -70,7 +79,7 @@ def _read(name: str) -> str:
 
 
 def _docs(described: Mapping[str, Any]) -> str:
-    """The OpenAPI document as a page, for who would rather read."""
+    """Return the OpenAPI document as a web page."""
     info = described["info"]
     parts = [
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
@@ -78,8 +87,8 @@ def _docs(described: Mapping[str, Any]) -> str:
         "<title>repzoo: the API</title><link rel=stylesheet href=style.css></head><body><main>"
         "<h1>repzoo: the API</h1>",
         *(f"<p>{_inline(text)}</p>" for text in info["description"].split("\n\n")),
-        "<p>The same for machines: <a href=openapi.json>openapi.json</a>. "
-        "To try it: <a href=.>the explorer</a>.</p>",
+        "<p>Machine-readable: <a href=openapi.json>openapi.json</a>. "
+        "Try it: <a href=.>the explorer</a>.</p>",
     ]
     for tag in described["tags"]:
         parts.append(f"<h2>{_inline(tag['description'])}</h2>")
@@ -87,7 +96,7 @@ def _docs(described: Mapping[str, Any]) -> str:
             for method, operation in methods.items():
                 if tag["name"] in operation["tags"]:
                     parts.append(_operation(path, method, operation))
-    parts.append("<h2>Members that several have</h2>")
+    parts.append("<h2>Schemas</h2>")
     for name, schema in described["components"]["schemas"].items():
         parts.append(
             f"<section id={escape(name)}><h3>{escape(name)}</h3>{_schema(schema)}</section>"
@@ -105,32 +114,32 @@ def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
     for media_type, body in content.items():
         parts.append(f"<h4>Request, {escape(media_type)}</h4>{_schema(body['schema'])}")
     for media_type, body in operation["responses"]["200"]["content"].items():
-        parts.append(f"<h4>Answer, {escape(media_type)}</h4>{_schema(body['schema'])}")
+        parts.append(f"<h4>Response, {escape(media_type)}</h4>{_schema(body['schema'])}")
     statuses = ", ".join(status for status in operation["responses"] if status != "200")
     parts.append(f"<p>Problems: {statuses}.</p></section>")
     return "".join(parts)
 
 
 def _schema(schema: Mapping[str, Any]) -> str:
-    """A table of an object's members, or one line."""
+    """Return a table of an object's members, or one line."""
     if schema.get("type") != "object" or "properties" not in schema:
         return f"<p>{_kind(schema)}</p>"
     rows = []
     for name, member in schema["properties"].items():
-        must = "" if name in schema.get("required", ()) else "optional"
+        required = "" if name in schema.get("required", ()) else "optional"
         default = member.get("default")
         if default is not None:
-            must = f"default {escape(json.dumps(default))}"
+            required = f"default {escape(json.dumps(default))}"
         about = _inline(member.get("description", ""))
         rows.append(
             f"<tr><td><code>{escape(name)}</code></td><td>{_kind(member)}</td>"
-            f"<td>{must}</td><td>{about}</td></tr>"
+            f"<td>{required}</td><td>{about}</td></tr>"
         )
     return f"<table>{''.join(rows)}</table>"
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
-    """What a value is, in a few words."""
+    """Describe a value's type in a few words."""
     if "$ref" in schema:
         name = escape(schema["$ref"].rsplit("/", 1)[1])
         return f"<a href=#{name}>{name}</a>"
@@ -159,6 +168,6 @@ def _bounds(schema: Mapping[str, Any], least: str, most: str) -> str:
 
 
 def _inline(text: str) -> str:
-    """Text with ``code`` in backquotes."""
+    """Escape text, and mark `code` in backquotes as code."""
     pieces = escape(text).split("`")
     return "".join(f"<code>{p}</code>" if n % 2 else p for n, p in enumerate(pieces))

@@ -1,1 +1,1 @@
-"""Metrics, traces, timings and logs."""
+"""Logs, metrics and traces."""

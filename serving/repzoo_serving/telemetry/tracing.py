@@ -1,23 +1,24 @@
 """OpenTelemetry spans of requests, sent by OTLP over HTTP; ``repzoo[tracing]``.
 
-    POST /embed          of kind server; a child of the caller's span, where it sent a traceparent
+    POST /embed          kind server; a child of the client's span if a traceparent was sent
     ├─ read              until the body was complete
     ├─ decode            parsing, decoding and resizing
-    ├─ queue             until the first batch with rows of it began
-    ├─ inference         until the last of them ended; links to batches that stand elsewhere
-    │  └─ batch          a run of the model, below the first request of those that shared it
-    └─ encode            making the answer's body
+    ├─ queue             until the first batch with rows of the request began
+    ├─ inference         until the last of its batches ended; links to batches of other requests
+    │  └─ batch          a run of the model, below the first of the requests that shared it
+    └─ encode            encoding the response body
 
-Off unless a collector is named, by ``REPZOO_SERVE_OTLP`` or ``OTEL_EXPORTER_OTLP_ENDPOINT``; then
-nothing is imported, and no request does more than find that there is nothing to do. On, a request
-that is sampled is timed no further than any other: its spans are made of these timings when it is
-answered, and leave in batches from a thread beside. What a collector does not take is dropped.
+Tracing is off unless a collector is configured, by ``REPZOO_SERVE_OTLP`` or
+``OTEL_EXPORTER_OTLP_ENDPOINT``. While it is off, nothing is imported, and a request only tests for
+None. While it is on, the spans of a sampled request are made from its ordinary timings when it is
+answered, and a separate thread exports them in batches. Spans that the collector does not accept
+are dropped.
 
-OpenTelemetry's own variables mean what they do everywhere: ``OTEL_TRACES_SAMPLER`` and ``_ARG``
-(by default, whatever the caller's traceparent says, and all where there is none; ``traceidratio``
-does not listen to callers), ``OTEL_SERVICE_NAME``, ``OTEL_RESOURCE_ATTRIBUTES``,
-``OTEL_PROPAGATORS``, ``OTEL_BSP_*``, ``OTEL_EXPORTER_OTLP_HEADERS``, ``OTEL_SDK_DISABLED``.
-Names are those of the HTTP conventions, and ``repzoo.*``. Health and metrics make no spans.
+OpenTelemetry's own variables have their usual meaning: ``OTEL_TRACES_SAMPLER`` and ``_ARG`` (by
+default, the client's traceparent decides, and requests without one are sampled; ``traceidratio``
+ignores clients), ``OTEL_SERVICE_NAME``, ``OTEL_RESOURCE_ATTRIBUTES``, ``OTEL_PROPAGATORS``,
+``OTEL_BSP_*``, ``OTEL_EXPORTER_OTLP_HEADERS``, ``OTEL_SDK_DISABLED``. Attributes follow the HTTP
+conventions, or begin with ``repzoo.``. Health checks and metrics make no spans.
 """
 
 from __future__ import annotations
@@ -49,15 +50,15 @@ _METHODS = frozenset(
 
 
 class Tracing:
-    """Makes the spans of one worker. Use it from one event loop; `start` makes it.
+    """Records the spans of one worker. Use it from one event loop; `start` creates it.
 
     Args:
-        provider: where spans go.
-        routes: the paths that there are.
+        provider: Where spans go.
+        routes: The existing paths.
     """
 
     def __init__(self, provider: TracerProvider, routes: frozenset[str]) -> None:
-        # Here and not above: see the module's docstring.
+        # Imported only if tracing is on.
         from opentelemetry import propagate, trace
 
         self._provider = provider
@@ -69,10 +70,10 @@ class Tracing:
 
     @classmethod
     def start(cls, endpoint: str | None, routes: frozenset[str], worker: str) -> Tracing | None:
-        """Tracing as a setting, or the environment, asks for it; None if neither does.
+        """Start tracing if a setting or the environment asks for it; otherwise return None.
 
         Raises:
-            MissingExtra: if the setting does, and OpenTelemetry's exporter is not installed.
+            MissingExtra: If the setting asks for it and the exporter is not installed.
         """
         asked = endpoint is not None or any(os.environ.get(name) for name in _ENDPOINTS)
         disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
@@ -86,23 +87,23 @@ class Tracing:
         except ImportError as error:
             if endpoint is not None:
                 raise MissingExtra("sending spans", "tracing", error) from error
-            # The variable may be set for all that runs on a machine.
-            _logger.warning("OTEL_EXPORTER_OTLP_ENDPOINT is set; spans need repzoo[tracing]")
+            # The variable may be set for everything that runs on the machine.
+            _logger.warning("OTEL_EXPORTER_OTLP_ENDPOINT is set, but spans need repzoo[tracing]")
             return None
         service = {
             "service.name": "repzoo",
             "service.version": version("repzoo"),
             "service.instance.id": f"{socket.gethostname()}-{worker}",
         }
-        told = resources.OTELResourceDetector().detect()
-        resource = resources.Resource.create(service).merge(told)
+        configured = resources.OTELResourceDetector().detect()
+        resource = resources.Resource.create(service).merge(configured)
         url = endpoint and f"{endpoint.rstrip('/')}/v1/traces"
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=url)))
         return cls(provider, routes)
 
     def begin(self, exchange: Exchange) -> None:
-        """Open the span of a request; whether it is sampled is decided here."""
+        """Start the span of a request, and decide whether it is sampled."""
         method = exchange.method if exchange.method in _METHODS else "_OTHER"
         name = "HTTP" if method == "_OTHER" else method
         attributes: dict[str, Any] = {
@@ -142,12 +143,12 @@ class Tracing:
         exchange.trace = Trace(span, zero, ids)
 
     def failed(self, exchange: Exchange, error: BaseException) -> None:
-        """Note what went wrong within the server."""
+        """Record an error in the server."""
         if exchange.trace is not None:
             exchange.trace.span.record_exception(error)
 
     def end(self, exchange: Exchange, status: int | None) -> None:
-        """Close the span of a request that is answered, or, without a status, was given up."""
+        """End the span of a request; without a status, its client hung up."""
         trace = exchange.trace
         if trace is None or not trace.span.is_recording():
             return
@@ -171,7 +172,7 @@ class Tracing:
         span.end(_at(trace.zero, now))
 
     def close(self, seconds: float) -> None:
-        """Send what is left, for so long at most: a collector may be dead."""
+        """Send the remaining spans for at most ``seconds``: the collector may be dead."""
         thread = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
         thread.start()
         thread.join(seconds)
@@ -198,12 +199,12 @@ class Tracing:
             stage("encode", now - timing.write, now)
 
     def _inference(self, exchange: Exchange, trace: Trace, parent: Any, runs: list[Run]) -> None:
-        there = [self._trace.Link(run.span) for run in runs if run.span is not None]
+        links = [self._trace.Link(run.span) for run in runs if run.span is not None]
         span = self._tracer.start_span(
             "inference",
             parent,
             attributes={"repzoo.batches": len(runs), "repzoo.batch_size": runs[0].rows},
-            links=there,
+            links=links,
             start_time=_at(trace.zero, runs[0].start),
         )
         within = self._trace.set_span_in_context(span)
@@ -221,8 +222,9 @@ class Tracing:
         span.end(_at(trace.zero, runs[-1].start + runs[-1].seconds))
 
     def _route(self, path: str) -> str | None:
-        if path.startswith("/models/"):
-            return "/models/{name}"
+        for prefix in ("/models/", "/v1/models/"):
+            if path.startswith(prefix):
+                return f"{prefix}{{name}}"
         return path if path in self._routes else None
 
 
@@ -233,5 +235,5 @@ def _model(exchange: Exchange) -> dict[str, str]:
 
 
 def _at(zero: int, seconds: float) -> int:
-    """Nanoseconds since the epoch at a reading of `time.perf_counter`."""
+    """Convert a reading of `time.perf_counter` to nanoseconds since the epoch."""
     return zero + int(seconds * 1e9)

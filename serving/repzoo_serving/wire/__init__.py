@@ -1,1 +1,1 @@
-"""Version 1 of the wire: parse request bodies, write responses, describe both."""
+"""Version 1 of the wire: parse request bodies, encode response bodies, describe both."""

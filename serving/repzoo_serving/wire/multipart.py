@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import parse_options_header
 
 __all__ = ["Form", "TooManyParts", "parse"]
 
+#: A parameter of a header, quoted or not; matched in linear time.
+_PARAMETER = re.compile(rb';\s*([\w.*-]+)\s*=\s*(?:"([^"]*)"|([^\s;]*))', re.ASCII)
+
 
 class TooManyParts(Exception):
-    """The form has more parts than it may."""
+    """The form has more parts than allowed."""
 
 
 @dataclass
 class Form:
-    """The parts of a form, in order: ``fields`` are text, ``files`` had a file name."""
+    """The parts of a form, in order. Files are the parts with a file name."""
 
     fields: list[tuple[str, str]] = field(default_factory=list)
     files: list[tuple[str, bytes]] = field(default_factory=list)
 
 
 def parse(body: bytes, content_type: bytes, *, max_parts: int) -> Form:
-    """Take a form apart.
+    """Split a form into its parts.
 
     Raises:
-        ValueError: saying what is wrong with the form.
-        TooManyParts: once there are more than ``max_parts``; a part costs far more than its bytes.
+        ValueError: If the form is invalid.
+        TooManyParts: If there are more than ``max_parts``; a part costs far more than its bytes.
     """
-    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    boundary = _parameters(content_type).get(b"boundary")
     if not boundary:
-        raise ValueError("the Content-Type names no boundary")
+        raise ValueError("the Content-Type has no boundary")
     collector = _Collector(max_parts)
     try:
         parser = MultipartParser(
@@ -55,8 +58,12 @@ def parse(body: bytes, content_type: bytes, *, max_parts: int) -> Form:
     return collector.form
 
 
+def _parameters(header: bytes) -> dict[bytes, bytes]:
+    return {name.lower(): quoted or plain for name, quoted, plain in _PARAMETER.findall(header)}
+
+
 class _Collector:
-    """The parser's callbacks. It calls several times for one header or part."""
+    """The parser's callbacks. A header or a part may arrive in several calls."""
 
     def __init__(self, max_parts: int) -> None:
         self.form = Form()
@@ -85,20 +92,25 @@ class _Collector:
         self._content += memoryview(data)[start:end]
 
     def end(self) -> None:
-        disposition, options = parse_options_header(self._headers.get(b"content-disposition"))
-        if disposition != b"form-data" or b"name" not in options:
+        disposition = self._headers.get(b"content-disposition", b"")
+        parameters = _parameters(disposition)
+        if disposition.split(b";", 1)[0].strip().lower() != b"form-data" or (
+            b"name" not in parameters
+        ):
             raise ValueError("a part of the form has no Content-Disposition: form-data with a name")
         encoding = self._headers.get(b"content-transfer-encoding", b"binary").lower()
         if encoding not in (b"binary", b"8bit", b"7bit"):
-            raise ValueError("a part of the form has a Content-Transfer-Encoding; send it as it is")
+            raise ValueError(
+                "a part of the form has a Content-Transfer-Encoding; send it unencoded"
+            )
         try:
-            name = options[b"name"].decode()
-            if b"filename" in options:
+            name = parameters[b"name"].decode()
+            if parameters.keys() & {b"filename", b"filename*"}:
                 self.form.files.append((name, bytes(self._content)))
             else:
                 self.form.fields.append((name, self._content.decode()))
         except UnicodeDecodeError:
-            raise ValueError("a name or text field of the form is not UTF-8") from None
+            raise ValueError("a name or text field of the form is not valid UTF-8") from None
 
     def finish(self) -> None:
         self.finished = True

@@ -1,10 +1,10 @@
-"""``POST /v1/embeddings`` and ``GET /v1/models``, as clients of OpenAI's API know them, for images.
+"""``POST /v1/embeddings`` and ``GET /v1/models`` of OpenAI's API, for images.
 
-OpenAI's own API embeds text only. These are the ways in which servers and clients of the field put
-images into it, and all of them are understood; an image is a ``data:`` URL or plain base64:
+OpenAI's own API embeds text only. All of the ways in which other servers and clients send images
+through it are supported; an image is a ``data:`` URL or plain base64:
 
     ==========================================================  ================================
-    request                                                     as sent to, or by
+    request                                                     used by
     ==========================================================  ================================
     ``"input": IMAGE`` or ``[IMAGE, ...]``                      infinity (with ``"modality":
                                                                 "image"``), LiteLLM
@@ -14,18 +14,20 @@ images into it, and all of them are understood; an image is a ``data:`` URL or p
     ``"messages": [{"role": "user", "content": [PART]}]``       vLLM; one image, one embedding
     ==========================================================  ================================
 
-URLs of other schemes are refused: this server fetches nothing. So are texts and tokens.
-``encoding_format`` is ``float`` or ``base64`` (what OpenAI's client asks for by default),
-``dimensions`` the model's own or nothing, ``user`` means nothing. Embeddings have length 1, as
-those of OpenAI, infinity and vLLM have, unless ``"normalize": false`` is sent.
+URLs with other schemes are refused, because this server fetches nothing. So are texts and tokens.
+``encoding_format`` is ``float`` or ``base64`` (the default of OpenAI's client), ``dimensions`` must
+be the model's own, and ``user`` is ignored.
 
-An error is a problem document like any other, with OpenAI's ``error`` object as one more member.
+Embeddings have length 1, as those of OpenAI, infinity and vLLM have, unless ``"normalize": false``
+is sent; ``/embed`` only normalizes on request. If the model estimates uncertainty, every item has
+``uncertainty``, a field that OpenAI's API does not have.
+
+An error is a problem document with OpenAI's ``error`` object as an additional member.
 """
 
 from __future__ import annotations
 
 import binascii
-import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -34,10 +36,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.json_schema import SkipJsonSchema
 
 from repzoo_serving.http.problems import Problem
-from repzoo_serving.wire import bodies as requests
-from repzoo_serving.wire.answers import Answer, vectors
+from repzoo_serving.wire.request_bodies import (
+    Bounds,
+    EmbedOptions,
+    Request,
+    describe,
+    json_object,
+    media_type,
+    too_many,
+)
+from repzoo_serving.wire.response_bodies import Result, json_vectors
 
-__all__ = ["EmbeddingsRequest", "document", "error_member", "listing", "parse"]
+__all__ = ["EmbeddingsRequest", "encode", "error_member", "list_models", "model_object", "parse"]
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -46,15 +56,14 @@ def _no_default(schema: dict[str, Any]) -> None:
     del schema["default"]
 
 
-#: None by default, but not to be sent as null.
+#: None if absent; null cannot be sent.
 _ABSENT: Any = Field(None, json_schema_extra=_no_default)
-
 
 #: An image as text.
 _Text: TypeAlias = Annotated[
     str,
     Field(
-        description="A data: URL of base64, or plain base64, of an image file.",
+        description="The base64 of an image file, plain or as a data: URL.",
         json_schema_extra={"format": "image"},
     ),
 ]
@@ -91,7 +100,7 @@ _Image: TypeAlias = _Text | ImageObject | ImageUrlPart
 
 
 class EmbeddingsRequest(BaseModel):
-    """The body."""
+    """The body of a request to ``/v1/embeddings``."""
 
     model_config = ConfigDict(
         **_STRICT,
@@ -99,86 +108,101 @@ class EmbeddingsRequest(BaseModel):
     )
 
     model: str
-    input: _Text | Annotated[list[_Image], Field(min_length=1)] | SkipJsonSchema[None] = _ABSENT
+    input: (
+        _Text | Annotated[list[_Image], Field(min_length=1, fail_fast=True)] | SkipJsonSchema[None]
+    ) = _ABSENT
     messages: Annotated[list[Message], Field(min_length=1, max_length=1)] | SkipJsonSchema[None] = (
         _ABSENT
     )
     modality: Literal["image"] = "image"
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1)
-    normalize: bool = True
+    normalize: bool = Field(True, description="Scale every embedding to length 1.")
     user: str | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> EmbeddingsRequest:
         sent = [name for name in ("input", "messages") if name in self.model_fields_set]
         if len(sent) != 1 or getattr(self, sent[0]) is None:
-            raise ValueError("send either input or messages")
+            raise ValueError("exactly one of input and messages is required")
         return self
 
     def images(self) -> list[str]:
-        """The images as they were sent."""
+        """Return the images as they were sent."""
         if self.messages is not None:
             return [part.image_url.url for message in self.messages for part in message.content]
         given: Iterable[_Image] = [self.input] if isinstance(self.input, str) else self.input or ()
         return [_text(item) for item in given]
 
 
-def parse(
-    body: bytes, content_type: bytes, *, max_items: int
-) -> requests.Request[requests.EmbedOptions]:
-    """Check one body.
+def parse(body: bytes, content_type: bytes, *, bounds: Bounds) -> Request[EmbedOptions]:
+    """Parse and check a body.
 
     Raises:
-        Problem: 400, 413, 415, or 422 for what is no image.
+        Problem: 400, 413 or 415, or 422 for text that is not an image.
     """
-    if requests.media_type(content_type) != "application/json":
+    if media_type(content_type) != "application/json":
         raise Problem("unsupported-media-type", "the body must be application/json")
     try:
-        given = EmbeddingsRequest.model_validate(requests.json_object(body, "the body"))
+        document = json_object(body, "the body", bounds)
+        images = document.get("input")
+        if isinstance(images, list) and len(images) > bounds.max_items:
+            raise too_many("input", str(len(images)), bounds)
+        given = EmbeddingsRequest.model_validate(document)
     except ValidationError as error:
-        raise Problem("malformed-request", requests.sentence(error)) from None
+        if error.errors(include_url=False)[0]["loc"][:1] == ("input",):
+            raise Problem("malformed-request", _INPUT) from None
+        raise Problem("malformed-request", describe(error)) from None
     except ValueError as error:
         raise Problem("malformed-request", str(error)) from None
-    images = given.images()
-    if len(images) > max_items:
-        raise requests.too_many("input", str(len(images)), max_items)
-    return requests.Request(
-        requests.EmbedOptions(
+    return Request(
+        EmbedOptions(
             model=given.model,
             normalize=given.normalize,
             encoding_format=given.encoding_format,
             dimensions=given.dimensions,
         ),
-        files=[_file(text, index) for index, text in enumerate(images)],
+        files=[_file(text, index) for index, text in enumerate(given.images())],
     )
 
 
-def document(answer: Answer, media_type: str) -> bytes:
-    """The answer to ``/v1/embeddings``."""
-    embeddings = vectors(answer.finite("embeddings"), answer.encoding)
-    data = [
+def encode(result: Result, media_type: str) -> bytes:
+    """Return the response body of ``/v1/embeddings``."""
+    embeddings = json_vectors(result.finite("embeddings"), result.encoding)
+    data: list[dict[str, Any]] = [
         {"object": "embedding", "index": index, "embedding": embedding}
         for index, embedding in enumerate(embeddings)
     ]
-    # No token has been counted; clients want the numbers nevertheless.
+    if "uncertainty" in result.arrays:
+        for item, uncertainty in zip(data, result.finite("uncertainty").tolist(), strict=True):
+            item["uncertainty"] = uncertainty
+    # Images have no tokens, but clients require the numbers.
     usage = {"prompt_tokens": 0, "total_tokens": 0}
-    facts = {"object": "list", "data": data, "model": answer.facts["model"], "usage": usage}
-    more = {name: answer.facts[name] for name in ("revision", "request_id")}
+    facts = {"object": "list", "data": data, "model": result.facts["model"], "usage": usage}
+    more = {name: result.facts[name] for name in ("revision", "request_id")}
     return pydantic_core.to_json({**facts, **more})
 
 
-def listing(names: Iterable[str]) -> bytes:
-    """The answer to ``/v1/models``."""
-    data = [{"id": n, "object": "model", "created": 0, "owned_by": "repzoo"} for n in names]
-    return json.dumps({"object": "list", "data": data}).encode()
+def model_object(name: str) -> dict[str, Any]:
+    """Return the response of ``/v1/models/NAME``."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "repzoo"}
 
+
+def list_models(names: Iterable[str]) -> dict[str, Any]:
+    """Return the response of ``/v1/models``."""
+    return {"object": "list", "data": [model_object(name) for name in names]}
+
+
+_INPUT = (
+    "input: expected an image (base64 or a data: URL), or a non-empty list of images as text, "
+    '{"image": ...} or {"type": "image_url", "image_url": {"url": ...}}'
+)
 
 _CODES = {"unknown-model": "model_not_found", "unauthorized": "invalid_api_key"}
 
 
 def error_member(problem: Problem) -> dict[str, Any]:
-    """What OpenAI's clients look for in the body of an error."""
+    """Return the member of an error's body that OpenAI's clients read."""
     match problem.status:
         case 401:
             kind = "authentication_error"
@@ -203,17 +227,18 @@ def _file(text: str, index: int) -> bytes:
     if colon and scheme.lower() == "data":
         head, comma, _ = rest.partition(",")
         if not comma or not head.lower().endswith(";base64"):
-            raise _no_image(index, "a data: URL must be of base64: data:image/png;base64,...")
+            raise _invalid(index, "a data: URL must hold base64: data:image/png;base64,...")
         text = text[len(scheme) + len(head) + 2 :]
     elif colon:
-        raise _no_image(index, "URLs are not fetched; send a data: URL, or base64 of the file")
+        raise _invalid(index, "URLs are not fetched; send a data: URL or the base64 of the file")
     try:
         return binascii.a2b_base64(text, strict_mode=True)
-    except ValueError as error:  # binascii.Error is one; so is text that is not ASCII
-        raise _no_image(
-            index, f"neither a data: URL nor base64 of a file ({error}); texts cannot be embedded"
+    except ValueError as error:  # binascii.Error, and text that is not ASCII
+        raise _invalid(
+            index,
+            f"neither a data: URL nor the base64 of a file ({error}); text cannot be embedded",
         ) from None
 
 
-def _no_image(index: int, detail: str) -> Problem:
+def _invalid(index: int, detail: str) -> Problem:
     return Problem("invalid-image", f"image {index}: {detail}", index=index)

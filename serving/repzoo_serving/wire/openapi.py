@@ -1,8 +1,8 @@
-"""The OpenAPI 3.1 document: every path, body, answer and error of the server, exactly.
+"""The OpenAPI 3.1 document: every path, request, response and error of the server, exactly.
 
-What requests may have comes from the models that parse them, limits from the settings, and errors
-from the table of problems; `repzoo_serving.wire.schemas` has the rest. Tests send thousands of requests
-made from the document and hold every answer against it.
+Request schemas come from the models that parse requests, limits from the settings, and errors from
+the table of problems; `repzoo_serving.wire.schemas` has the rest. Tests generate thousands of
+requests from the document and check every response against it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from repzoo_serving.http.problems import PROBLEM_TYPE, kinds
 from repzoo_serving.settings import Limits
-from repzoo_serving.wire.bodies import (
+from repzoo_serving.wire.request_bodies import (
     EmbedOptions,
     GenerateOptions,
     Options,
@@ -19,14 +19,16 @@ from repzoo_serving.wire.bodies import (
 )
 from repzoo_serving.wire.schemas import (
     SAFETENSORS,
-    embeddings_answer,
+    UNCERTAINTY,
+    embeddings_response,
     form,
     generate_body,
     images,
     labels,
     latents,
-    models_answer,
-    openai_models,
+    models_response,
+    openai_model,
+    openai_models_response,
     options_schema,
     problem,
     ref,
@@ -36,14 +38,13 @@ from repzoo_serving.wire.schemas import (
 
 __all__ = ["document"]
 
-#: Statuses of problems that any operation can be answered with, and those of some.
-_ALWAYS = (401, 429, 500, 503)
-_OF_BODIES = (400, 404, 406, 413, 415, 504)
-_OF_IMAGES = (422,)
+#: Statuses of problems: of every path, and of paths that take a body.
+_ALWAYS = (400, 401, 408, 429, 431, 500, 503)
+_OF_BODIES = (404, 406, 413, 415, 422, 504)
 
 
 def document(limits: Limits) -> dict[str, Any]:
-    """The document of a server with these limits."""
+    """Return the document of a server with these limits."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -53,13 +54,14 @@ def document(limits: Limits) -> dict[str, Any]:
             "description": _DESCRIPTION,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
+        # Relative to the document, so that it is right behind any prefix.
+        "servers": [{"url": "."}],
         "security": [{}, {"key": []}],
         "tags": [
-            {"name": "operations", "description": "What the models do."},
-            {"name": "models", "description": "Which models there are."},
+            {"name": "operations", "description": "Operations of the models."},
+            {"name": "models", "description": "The models that are served."},
             {"name": "openai", "description": "For clients of OpenAI's API."},
-            {"name": "server", "description": "For who runs the server."},
+            {"name": "server", "description": "For operators of the server."},
         ],
         "paths": _operations(limits) | _openai() | _models() | _server(),
         "components": {
@@ -71,13 +73,17 @@ def document(limits: Limits) -> dict[str, Any]:
 
 
 _DESCRIPTION = """\
-Images are sent as JSON (base64 of encoded files), as a multipart form (files as they are) or as
-safetensors (pixels of the model's own size, `images` uint8 [N, H, W, C]; the options as one JSON
-object in the metadata's `request`). `Accept` chooses between JSON and safetensors for the answer,
-in which every array is a tensor and everything else one JSON object in the metadata's `response`.
+Images are sent as JSON (base64 of encoded files), as a multipart form (files) or as safetensors
+(pixels in the model's own size, `images` uint8 [N, H, W, C]; the options are a JSON object in the
+metadata's `request`). `Accept` chooses between JSON and safetensors for the response. In
+safetensors, every array is a tensor, and everything else is a JSON object in the metadata's
+`response`.
 
-Every error is `application/problem+json` (RFC 9457); its `type` is stable. `X-Request-ID` is taken
-from the request, where it has a decent one, and is in every answer and in the server's log."""
+`/embed` returns embeddings as the model computes them, unless `normalize` is true. `/v1/embeddings`
+follows OpenAI's API and scales embeddings to length 1, unless `normalize` is false.
+
+Every error is `application/problem+json` (RFC 9457) with a stable `type`. `X-Request-ID` is taken
+from the request if it is valid; every response and the server's log have it."""
 
 
 def _operations(limits: Limits) -> dict[str, Any]:
@@ -90,15 +96,14 @@ def _operations(limits: Limits) -> dict[str, Any]:
         optional: tuple[str, ...] = (),
         more: tuple[int, ...] = (),
     ) -> dict[str, Any]:
-        of_images = name != "generate"
-        if of_images:
+        if name != "generate":
             schema = options_schema(options, images=images(limits))
             in_form = form(options_schema(options, images=images(limits)))
         else:
             schema = generate_body(options_schema(options), latents(limits), limits)
             in_form = form(schema["anyOf"][0])
-        statuses = (*_ALWAYS, *_OF_BODIES, *(_OF_IMAGES if of_images else ()), *more)
-        answer = {
+        statuses = (*_ALWAYS, *_OF_BODIES, *more)
+        response = {
             "type": "object",
             "required": [
                 *("model", "revision", "request_id"),
@@ -125,25 +130,25 @@ def _operations(limits: Limits) -> dict[str, Any]:
                 },
             },
             "responses": {
-                "200": _good(answer, "application/x-safetensors"),
+                "200": _good(response, "application/x-safetensors"),
                 **_errors(statuses),
             },
         }
         return {f"/{name}": {"post": operation}}
 
-    uncertainty = {"uncertainty": ref("Numbers")}
+    uncertainty = {"uncertainty": {"type": "array", "items": UNCERTAINTY}}
     pngs = {"type": "array", "items": ref("Png")}
     return {
         **post(
             "embed",
-            "Embed images; with a posterior, its mean",
+            "Embed images. For a model with a posterior, this is its mean",
             EmbedOptions,
             {"embeddings": vectors(), **uncertainty},
             optional=("uncertainty",),
         ),
         **post(
             "posterior",
-            "The posterior over the latents of each image",
+            "Return the posterior over the latents of each image",
             Options,
             {"mean": vectors(), "variance": vectors(), **uncertainty},
             optional=("uncertainty",),
@@ -158,7 +163,7 @@ def _operations(limits: Limits) -> dict[str, Any]:
         ),
         **post(
             "generate",
-            "Draw images from the model's prior, or decode given latents",
+            "Sample images from the model's prior, or decode given latents",
             GenerateOptions,
             {"images": pngs, "latents": vectors()},
             more=(409,),
@@ -177,50 +182,64 @@ def _operations(limits: Limits) -> dict[str, Any]:
 
 
 def _openai() -> dict[str, Any]:
-    statuses = (*_ALWAYS, *_OF_BODIES, *_OF_IMAGES)
+    statuses = (*_ALWAYS, *_OF_BODIES)
     return {
         "/v1/embeddings": {
             "post": {
                 "operationId": "openai_embeddings",
                 "tags": ["openai"],
-                "summary": "Embed images, as clients of OpenAI's API ask for it",
-                "description": "Images are `data:` URLs of base64, or plain base64. Problems have "
-                "OpenAI's `error` object as one more member.",
+                "summary": "Embed images, for clients of OpenAI's API",
+                "description": "Images are `data:` URLs or plain base64. Embeddings have length 1 "
+                "unless `normalize` is false; `/embed` only normalizes on request. Items have "
+                "`uncertainty` if the model estimates it. Problems have OpenAI's `error` object "
+                "as an additional member.",
                 "requestBody": {
                     "required": True,
                     "content": {"application/json": {"schema": ref("EmbeddingsRequest")}},
                 },
-                "responses": {"200": _good(embeddings_answer()), **_errors(statuses)},
+                "responses": {"200": _good(embeddings_response()), **_errors(statuses)},
             }
         },
         "/v1/models": {
             "get": {
                 "operationId": "openai_models",
                 "tags": ["openai"],
-                "summary": "The models, as clients of OpenAI's API list them",
-                "responses": {"200": _good(openai_models()), **_errors(_ALWAYS)},
+                "summary": "List the models, for clients of OpenAI's API",
+                "responses": {"200": _good(openai_models_response()), **_errors(_ALWAYS)},
+            }
+        },
+        "/v1/models/{name}": {
+            "get": {
+                "operationId": "openai_model",
+                "tags": ["openai"],
+                "summary": "Return one model, for clients of OpenAI's API",
+                "parameters": [_name_parameter()],
+                "responses": {"200": _good(openai_model()), **_errors((*_ALWAYS, 404))},
             }
         },
     }
 
 
+def _name_parameter() -> dict[str, Any]:
+    return {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+
+
 def _models() -> dict[str, Any]:
-    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
         "/models": {
             "get": {
                 "operationId": "models",
                 "tags": ["models"],
-                "summary": "The models that are served",
-                "responses": {"200": _good(models_answer()), **_errors((*_ALWAYS, 406))},
+                "summary": "List the models that are served",
+                "responses": {"200": _good(models_response()), **_errors((*_ALWAYS, 406))},
             }
         },
         "/models/{name}": {
             "get": {
                 "operationId": "model",
                 "tags": ["models"],
-                "summary": "One of them",
-                "parameters": [name],
+                "summary": "Return one model",
+                "parameters": [_name_parameter()],
                 "responses": {"200": _good(ref("Model")), **_errors((*_ALWAYS, 404, 406))},
             }
         },
@@ -229,7 +248,7 @@ def _models() -> dict[str, Any]:
 
 def _server() -> dict[str, Any]:
     def get(name: str, summary: str, content: dict[str, Any]) -> dict[str, Any]:
-        response = {"description": "As it says.", "headers": _HEADERS, "content": content}
+        response = {"description": "Success.", "headers": _HEADERS, "content": content}
         return {
             "get": {
                 "operationId": name,
@@ -247,18 +266,26 @@ def _server() -> dict[str, Any]:
     text = {"schema": {"type": "string"}}
     return {
         "/livez": get(
-            "livez", "Whether the process answers, and no model hangs for good", status("alive")
+            "livez",
+            "Check that the process responds and that no model hangs for good",
+            status("alive"),
         ),
-        "/healthz": get("healthz", "The same", status("alive")),
+        "/healthz": get("healthz", "The same as `/livez`", status("alive")),
         "/readyz": get(
-            "readyz", "Whether every model runs, and requests are taken", status("ready")
+            "readyz", "Check that every model runs and that requests are accepted", status("ready")
         ),
-        "/metrics": get("metrics", "Numbers for Prometheus, of this worker", {"text/plain": text}),
-        "/": get("explorer", "A page that shows what models say of an image", {"text/html": text}),
+        "/metrics": get(
+            "metrics", "Return the metrics of this worker for Prometheus", {"text/plain": text}
+        ),
+        "/": get(
+            "explorer",
+            "A web page to explore the models' results for an image",
+            {"text/html": text},
+        ),
         "/openapi.json": get(
             "openapi", "This document", {"application/json": {"schema": {"type": "object"}}}
         ),
-        "/docs": get("docs", "This document, as a page", {"text/html": text}),
+        "/docs": get("docs", "This document as a web page", {"text/html": text}),
     }
 
 
@@ -268,7 +295,7 @@ _HEADERS = {"X-Request-ID": {"required": True, "schema": {"type": "string"}}}
 def _good(schema: dict[str, Any], *more_types: str) -> dict[str, Any]:
     content = {"application/json": {"schema": schema}}
     content |= {media_type: {"schema": SAFETENSORS} for media_type in more_types}
-    return {"description": "The answer.", "headers": _HEADERS, "content": content}
+    return {"description": "Success.", "headers": _HEADERS, "content": content}
 
 
 def _errors(statuses: tuple[int, ...]) -> dict[str, Any]:
@@ -278,7 +305,7 @@ def _errors(statuses: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _error(status: int) -> dict[str, Any]:
-    there = [kind for kind, its in kinds().items() if its == status]
+    matching = [kind for kind, its in kinds().items() if its == status]
     headers: dict[str, Any] = dict(_HEADERS)
     if status in (429, 503):
         headers["Retry-After"] = {
@@ -286,7 +313,7 @@ def _error(status: int) -> dict[str, Any]:
             "schema": {"type": "string", "pattern": "^[0-9]+$"},
         }
     return {
-        "description": ", ".join(there),
+        "description": ", ".join(matching),
         "headers": headers,
-        "content": {PROBLEM_TYPE: {"schema": problem(status, there)}},
+        "content": {PROBLEM_TYPE: {"schema": problem(status, matching)}},
     }

@@ -1,4 +1,4 @@
-"""JSON schemas of the OpenAPI document: from pydantic where it parses, by hand elsewhere."""
+"""JSON schemas of the OpenAPI document, from pydantic models where they exist."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from pydantic.json_schema import models_json_schema
 from repzoo.packages.config import ModelConfig
 
 from repzoo_serving.settings import Limits
-from repzoo_serving.wire.bodies import OPERATIONS
 from repzoo_serving.wire.openai_api import EmbeddingsRequest
+from repzoo_serving.wire.request_bodies import OPERATIONS
 
 __all__ = [
     "SAFETENSORS",
-    "embeddings_answer",
+    "UNCERTAINTY",
+    "embeddings_response",
     "form",
     "generate_body",
     "images",
     "labels",
     "latents",
-    "models_answer",
-    "openai_models",
+    "models_response",
+    "openai_model",
+    "openai_models_response",
     "options_schema",
     "problem",
     "ref",
@@ -32,6 +34,13 @@ __all__ = [
 
 #: A safetensors file.
 SAFETENSORS = {"type": "string", "format": "binary"}
+
+UNCERTAINTY = {
+    "description": "A probability; the model's config says of what. Present if the model has it.",
+    "type": "number",
+    "minimum": 0,
+    "maximum": 1,
+}
 
 _FLOAT32_MAX = 3.4028234663852886e38
 
@@ -51,7 +60,7 @@ def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) ->
 
 
 def schemas() -> dict[str, Any]:
-    """What is referred to by name."""
+    """Return the schemas that are referred to by name."""
     _, made = models_json_schema(
         [
             (EmbeddingsRequest, "validation"),
@@ -74,12 +83,12 @@ def schemas() -> dict[str, Any]:
         **made["$defs"],
         "Model": _object(model),
         "Revision": {
-            "description": "sha256 of the package's manifest.",
+            "description": "The SHA-256 of the package's manifest.",
             "type": "string",
             "pattern": "^[0-9a-f]{64}$",
         },
         "Image": {
-            "description": "A PNG, JPEG or WebP file; which, its bytes tell.",
+            "description": "A PNG, JPEG or WebP file; the format is detected from its bytes.",
             "type": "string",
             "format": "byte",
             "contentEncoding": "base64",
@@ -92,13 +101,13 @@ def schemas() -> dict[str, Any]:
             "contentMediaType": "image/png",
         },
         "Numbers": {
-            "description": "One for each image.",
+            "description": "One number per image.",
             "type": "array",
             "items": {"type": "number"},
         },
         "Vector": {
-            "description": "Float32 numbers; with encoding_format base64 their bytes, "
-            "little-endian, as base64.",
+            "description": "Float32 numbers. With encoding_format base64: the base64 of their "
+            "little-endian bytes.",
             "anyOf": [
                 {"type": "array", "items": {"type": "number"}},
                 {"type": "string", "pattern": "^[A-Za-z0-9+/]+={0,2}$"},
@@ -108,18 +117,18 @@ def schemas() -> dict[str, Any]:
 
 
 def vectors() -> dict[str, Any]:
-    """``[N, D]`` in an answer."""
+    """An array ``[N, D]`` in a response."""
     return {"type": "array", "items": ref("Vector")}
 
 
 def labels() -> dict[str, Any]:
-    """One for each image, or several of a multi-label probe."""
+    """One label per image, or several from a multi-label probe."""
     strings = {"type": "array", "items": {"type": "string"}}
     return {"type": "array", "items": {"anyOf": [{"type": "string"}, strings]}}
 
 
 def images(limits: Limits) -> dict[str, Any]:
-    """The payload of most operations, in JSON."""
+    """The payload of most operations in JSON."""
     return {
         "type": "array",
         "items": ref("Image"),
@@ -129,14 +138,14 @@ def images(limits: Limits) -> dict[str, Any]:
 
 
 def latents(limits: Limits) -> dict[str, Any]:
-    """The payload of ``/generate``, in JSON."""
+    """The payload of ``/generate`` in JSON."""
     number = {"type": "number", "minimum": -_FLOAT32_MAX, "maximum": _FLOAT32_MAX}
     row = {"type": "array", "items": number, "minItems": 1}
     return {"type": "array", "items": row, "minItems": 1, "maxItems": limits.max_images}
 
 
 def options_schema(options: type[BaseModel], **payload: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a JSON body: options and what else it must have."""
+    """Return the schema of a JSON body: options and a required payload."""
     schema = options.model_json_schema()
     schema.pop("title")
     schema.pop("description")
@@ -148,7 +157,7 @@ def options_schema(options: type[BaseModel], **payload: dict[str, Any]) -> dict[
 def generate_body(
     options: dict[str, Any], payload: dict[str, Any], limits: Limits
 ) -> dict[str, Any]:
-    """``n`` and ``seed``, or latents, but not both."""
+    """Either ``n`` and ``seed``, or latents."""
     drawn = copy.deepcopy(options)
     drawn["properties"]["n"]["maximum"] = limits.max_images
     decoded = copy.deepcopy(options)
@@ -159,7 +168,7 @@ def generate_body(
 
 
 def form(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same body as a form: files as they are, and no null."""
+    """Return the schema of the same body as a form: with files, and without null."""
     schema = copy.deepcopy(schema)
     for name, member in schema["properties"].items():
         if "anyOf" in member:
@@ -172,10 +181,13 @@ def form(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def embeddings_answer() -> dict[str, Any]:
-    """Of ``/v1/embeddings``."""
+def embeddings_response() -> dict[str, Any]:
+    """The response of ``/v1/embeddings``."""
     integer = {"type": "integer", "minimum": 0}
-    item = _object({"object": {"const": "embedding"}, "index": integer, "embedding": ref("Vector")})
+    item = _object(
+        {"object": {"const": "embedding"}, "index": integer, "embedding": ref("Vector")},
+        {"uncertainty": UNCERTAINTY},
+    )
     return _object(
         {
             "object": {"const": "list"},
@@ -188,20 +200,20 @@ def embeddings_answer() -> dict[str, Any]:
     )
 
 
-def models_answer() -> dict[str, Any]:
-    """Of ``/models``."""
+def models_response() -> dict[str, Any]:
+    """The response of ``/models``."""
     text = {"type": "string"}
     failed = {
-        "description": "What is wanted and could not be loaded.",
+        "description": "Models that should be served but could not be loaded.",
         "type": "array",
         "items": _object({"reference": text, "reason": text}),
     }
     return _object({"models": {"type": "array", "items": ref("Model")}, "failed": failed})
 
 
-def openai_models() -> dict[str, Any]:
-    """Of ``/v1/models``."""
-    model = _object(
+def openai_model() -> dict[str, Any]:
+    """The response of ``/v1/models/{name}``."""
+    return _object(
         {
             "id": {"type": "string"},
             "object": {"const": "model"},
@@ -209,11 +221,16 @@ def openai_models() -> dict[str, Any]:
             "owned_by": {"const": "repzoo"},
         }
     )
-    return _object({"object": {"const": "list"}, "data": {"type": "array", "items": model}})
+
+
+def openai_models_response() -> dict[str, Any]:
+    """The response of ``/v1/models``."""
+    data = {"type": "array", "items": openai_model()}
+    return _object({"object": {"const": "list"}, "data": data})
 
 
 def problem(status: int, kinds: list[str]) -> dict[str, Any]:
-    """The document of a status."""
+    """Return the schema of the problem documents with a status."""
     text = {"type": "string", "minLength": 1}
     error = _object(
         {
@@ -225,8 +242,12 @@ def problem(status: int, kinds: list[str]) -> dict[str, Any]:
     )
     more: dict[str, Any] = {"error": error}
     if status in (413, 422):
-        more["index"] = {"type": "integer", "minimum": 0, "description": "Of the image at fault."}
-    if status == 413:
+        more["index"] = {
+            "type": "integer",
+            "minimum": 0,
+            "description": "Index of the image at fault.",
+        }
+    if status in (413, 431):
         more["limit"] = {"type": "integer", "minimum": 1}
     return _object(
         {

@@ -1,7 +1,7 @@
-"""Bodies of requests -> checked options, and images or latents.
+"""Request bodies -> checked options, and images or latents.
 
-Whatever the format, a request is a set of options and a payload. Options are checked strictly: a
-field that the operation does not know, or a value of another type, is refused rather than ignored.
+Whatever the format, a request is a set of options and a payload. Options are checked strictly: an
+unknown field, or a value of another type, is refused and never ignored.
 
     ============================  =======================  =====================================
     format                        options                  payload
@@ -12,6 +12,9 @@ field that the operation does not know, or a value of another type, is refused r
     ``application/x-safetensors`` JSON object in the       ``images`` uint8 [N, H, W, C];
                                   metadata's ``request``   ``latents`` float32 [N, D]
     ============================  =======================  =====================================
+
+A body is refused as early as its size shows: the values in a JSON text are counted before any of
+them is parsed, and a list is checked up to its first error.
 """
 
 from __future__ import annotations
@@ -19,12 +22,12 @@ from __future__ import annotations
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import numpy as np
 import pydantic_core
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 
 from repzoo_serving.http.problems import Problem
 from repzoo_serving.wire import multipart, tensors
@@ -32,15 +35,16 @@ from repzoo_serving.wire import multipart, tensors
 __all__ = [
     "OPERATIONS",
     "MEDIA_TYPES",
+    "Bounds",
     "EmbedOptions",
     "GenerateOptions",
     "Options",
     "ProbeOptions",
     "Request",
+    "describe",
     "json_object",
     "media_type",
     "parse",
-    "sentence",
     "too_many",
 ]
 
@@ -48,7 +52,7 @@ MEDIA_TYPES = ("application/json", "multipart/form-data", tensors.SAFETENSORS_TY
 
 
 class Options(BaseModel):
-    """What every operation takes: the name of the model, and how JSON answers have vectors."""
+    """Options of every operation: the model's name, and the format of vectors in JSON responses."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -57,21 +61,21 @@ class Options(BaseModel):
 
 
 class EmbedOptions(Options):
-    """Of ``/embed``. ``dimensions``, where it is given, must be the model's own."""
+    """Options of ``/embed``. ``dimensions``, if given, must be the model's own."""
 
-    normalize: bool = False
+    normalize: bool = Field(False, description="Scale every embedding to length 1.")
     dimensions: int | None = Field(None, ge=1)
 
 
 class GenerateOptions(Options):
-    """Of ``/generate``. ``n`` and ``seed`` have no meaning where latents are given."""
+    """Options of ``/generate``. ``n`` and ``seed`` cannot be combined with latents."""
 
     n: int = Field(1, ge=1)
     seed: int | None = Field(None, ge=0, lt=2**64)
 
 
 class ProbeOptions(Options):
-    """Of ``/probe``."""
+    """Options of ``/probe``."""
 
     task: str
     kind: str = "linear"
@@ -79,7 +83,7 @@ class ProbeOptions(Options):
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
-#: The operations by name, which is also their path, and the options that each takes.
+#: Options of each operation. The operation's name is also its path.
 OPERATIONS: Mapping[str, type[Options]] = {
     "embed": EmbedOptions,
     "posterior": Options,
@@ -90,11 +94,24 @@ OPERATIONS: Mapping[str, type[Options]] = {
 
 
 @dataclass(frozen=True)
-class Request(Generic[OptionsT]):
-    """One request, checked as far as it can be without its model.
+class Bounds:
+    """How much a body may hold: images or latents, and numbers per row of latents."""
 
-    At most one of the payloads is there: ``files`` are encoded images, ``pixels`` uint8
-    ``[N, H, W, C]``, ``latents`` float32 ``[N, D]``.
+    max_items: int
+    max_row: int = 0
+
+    @property
+    def max_values(self) -> int:
+        """Values in a JSON text: some per item (an image may be nested objects), and some more."""
+        return self.max_items * max(8, self.max_row) + 1024
+
+
+@dataclass(frozen=True)
+class Request(Generic[OptionsT]):
+    """A request, checked as far as possible without its model.
+
+    At most one payload is set: ``files`` are encoded images, ``pixels`` uint8 ``[N, H, W, C]``,
+    ``latents`` float32 ``[N, D]``.
     """
 
     options: OptionsT
@@ -104,7 +121,7 @@ class Request(Generic[OptionsT]):
 
     @property
     def items(self) -> int:
-        """How many images or latents it has, or asks for."""
+        """Number of images or latents that it holds or asks for."""
         for payload in (self.files, self.pixels, self.latents):
             if payload is not None:
                 return len(payload)
@@ -113,47 +130,50 @@ class Request(Generic[OptionsT]):
 
 @dataclass
 class _Parts:
-    """A body taken apart. ``from_text`` says that the options are text, whatever their type."""
+    """A body in parts. ``from_text`` means that all options are text, whatever their type."""
 
     options: Mapping[str, Any]
     payload: dict[str, Any] = field(default_factory=dict)
     from_text: bool = False
 
 
-#: Text fields that a form may have, each option once and some more, to be told what is wrong.
+#: Text fields that a form may have: all options, and some more, so that errors can name them.
 _MAX_FIELDS = 16
 
-_STRINGS = TypeAdapter(list[str], config=ConfigDict(strict=True))
-_ROWS = TypeAdapter(list[list[float]], config=ConfigDict(strict=True, allow_inf_nan=False))
+_STRINGS = TypeAdapter(Annotated[list[str], FailFast()], config=ConfigDict(strict=True))
+_ROWS = TypeAdapter(
+    Annotated[list[Annotated[list[float], FailFast()]], FailFast()],
+    config=ConfigDict(strict=True, allow_inf_nan=False),
+)
 
 
 def parse(
-    body: bytes, content_type: bytes, options: type[OptionsT], payload: str, *, max_items: int
+    body: bytes, content_type: bytes, options: type[OptionsT], payload: str, *, bounds: Bounds
 ) -> Request[OptionsT]:
-    """Check one body against its operation.
+    """Parse and check the body of an operation's request.
 
     Args:
-        body: the whole body.
-        content_type: the header as it came.
-        options: which options the operation takes.
-        payload: what it takes besides, ``"images"`` (required) or ``"latents"`` (optional).
-        max_items: the most images or latents.
+        body: The whole body.
+        content_type: The header as it was sent.
+        options: The options that the operation takes.
+        payload: The payload that it takes: ``"images"`` (required) or ``"latents"`` (optional).
+        bounds: How much the body may hold.
 
     Raises:
-        Problem: 400, 413, 415, or 422 for an image that is no base64.
+        Problem: 400, 413 or 415, or 422 for an image that is not base64.
     """
     try:
         match media_type(content_type):
             case "application/json":
-                parts = _from_json(body, payload)
+                parts = _from_json(body, payload, bounds)
             case "multipart/form-data":
-                parts = _from_form(body, content_type, payload, max_items)
+                parts = _from_form(body, content_type, payload, bounds)
             case tensors.SAFETENSORS_TYPE:
-                parts = _from_safetensors(body)
+                parts = _from_safetensors(body, bounds)
             case other:
                 raise Problem(
                     "unsupported-media-type",
-                    f"the body is {other or 'of no stated type'}; send one of "
+                    f"the Content-Type is {other or 'missing'}; expected one of "
                     + ", ".join(MEDIA_TYPES),
                 )
         checked = (
@@ -162,28 +182,28 @@ def parse(
             else options.model_validate(parts.options)
         )
         if unknown := sorted(parts.payload.keys() - {payload}):
-            raise ValueError(f"{', '.join(unknown)}: not known to this operation")
+            raise ValueError(f"{', '.join(unknown)}: not supported by this operation")
     except ValidationError as error:
-        raise Problem("malformed-request", sentence(error)) from None
+        raise Problem("malformed-request", describe(error)) from None
     except ValueError as error:
         raise Problem("malformed-request", str(error)) from None
     if payload not in parts.payload:
         if payload == "images":
-            raise Problem("malformed-request", "images: nothing was sent")
+            raise Problem("malformed-request", "images: required")
         return Request(checked)
-    return _with_payload(checked, payload, parts.payload[payload], max_items)
+    return _with_payload(checked, payload, parts.payload[payload], bounds)
 
 
 def media_type(content_type: bytes) -> str:
-    """The type that a Content-Type header names, without its parameters."""
+    """Return the type in a Content-Type header, without its parameters."""
     return content_type.split(b";", 1)[0].strip().lower().decode("latin-1")
 
 
-def _with_payload(options: OptionsT, payload: str, value: Any, max_items: int) -> Request[OptionsT]:
+def _with_payload(options: OptionsT, payload: str, value: Any, bounds: Bounds) -> Request[OptionsT]:
     if len(value) == 0:
-        raise Problem("malformed-request", f"{payload}: at least one is needed")
-    if len(value) > max_items:
-        raise too_many(payload, str(len(value)), max_items)
+        raise Problem("malformed-request", f"{payload}: at least one is required")
+    if len(value) > bounds.max_items:
+        raise too_many(payload, str(len(value)), bounds)
     if payload == "latents":
         return Request(options, latents=_latents(value))
     if isinstance(value, np.ndarray):
@@ -191,73 +211,87 @@ def _with_payload(options: OptionsT, payload: str, value: Any, max_items: int) -
     return Request(options, files=[_file(item, index) for index, item in enumerate(value)])
 
 
-def _from_json(body: bytes, payload: str) -> _Parts:
-    document = json_object(body, "the body")
+def _from_json(body: bytes, payload: str, bounds: Bounds) -> _Parts:
+    document = json_object(body, "the body", bounds, payload)
     value = document.pop(payload, None)
     parts = _Parts(document)
     if value is not None:
+        if isinstance(value, list) and len(value) > bounds.max_items:
+            raise too_many(payload, str(len(value)), bounds)
         adapter: TypeAdapter[Any] = _STRINGS if payload == "images" else _ROWS
         try:
             parts.payload[payload] = adapter.validate_python(value)
         except ValidationError as error:
-            raise ValueError(sentence(error, payload)) from None
+            raise ValueError(describe(error, payload)) from None
     return parts
 
 
-def _from_form(body: bytes, content_type: bytes, payload: str, max_items: int) -> _Parts:
+def _from_form(body: bytes, content_type: bytes, payload: str, bounds: Bounds) -> _Parts:
     try:
-        form = multipart.parse(body, content_type, max_parts=max_items + _MAX_FIELDS)
+        form = multipart.parse(body, content_type, max_parts=bounds.max_items + _MAX_FIELDS)
     except multipart.TooManyParts:
-        raise too_many(payload, "there", max_items) from None
+        raise too_many(payload, f"more than {bounds.max_items}", bounds) from None
     options: dict[str, str] = {}
     for name, text in form.fields:
         if name in options:
             raise ValueError(f"{name}: given twice")
         options[name] = text
     if payload in options:
-        raise ValueError(f"{payload}: not as a text field; in a form, images are files")
+        raise ValueError(f"{payload}: cannot be a text field; send images as files")
     parts = _Parts(options, from_text=True)
     for name, content in form.files:
         if name != "images":
-            raise ValueError(f"{name}: not known as a file; images are called 'images'")
+            raise ValueError(f"{name}: unknown file field; image files must be named 'images'")
         parts.payload.setdefault(name, []).append(content)
     return parts
 
 
-def _from_safetensors(body: bytes) -> _Parts:
+def _from_safetensors(body: bytes, bounds: Bounds) -> _Parts:
     arrays, metadata = tensors.parse(body)
     if unknown := sorted(metadata.keys() - {"request"}):
-        raise ValueError(f"metadata {', '.join(unknown)}: only 'request' is known")
-    document = json_object(metadata.get("request", "{}"), "metadata 'request'")
+        raise ValueError(f"metadata {', '.join(unknown)}: unknown; only 'request' is allowed")
+    document = json_object(metadata.get("request", "{}"), "metadata 'request'", bounds)
     kinds = {"images": ("uint8", 4, "[N, H, W, C]"), "latents": ("float32", 2, "[N, D]")}
     for name, array in arrays.items():
         if name not in kinds:
-            raise ValueError(f"tensor {name!r} is not known here")
+            raise ValueError(f"tensor {name!r} is unknown; expected images or latents")
         dtype, ndim, shape = kinds[name]
         if array.dtype != dtype or array.ndim != ndim:
             raise ValueError(
-                f"{name}: {array.dtype} {list(array.shape)} was sent; expected {dtype} {shape}"
+                f"{name}: expected {dtype} {shape}, got {array.dtype} {list(array.shape)}"
             )
     return _Parts(document, dict(arrays))
 
 
-def too_many(payload: str, found: str, max_items: int) -> Problem:
-    """The problem of a request with ``found`` items."""
+def too_many(payload: str, found: str, bounds: Bounds) -> Problem:
+    """Return the problem for a request with too many items."""
     return Problem(
         "too-many-images",
-        f"{payload}: {found} are more than the {max_items} that one request may have",
-        limit=max_items,
+        f"{payload}: a request may have at most {bounds.max_items}, got {found}",
+        limit=bounds.max_items,
     )
 
 
-def json_object(text: bytes | str, what: str) -> dict[str, Any]:
-    """A JSON object; ``what`` names it in the ValueError that is raised if it is none."""
+def json_object(
+    text: bytes | str, what: str, bounds: Bounds, payload: str = "images"
+) -> dict[str, Any]:
+    """Parse a JSON object; errors call it ``what``.
+
+    Raises:
+        Problem: 413 if it has more values than ``bounds`` allow.
+        ValueError: If it is not a JSON object.
+    """
+    commas = text.count(b"," if isinstance(text, bytes) else ",")  # type: ignore[arg-type]
+    if commas > bounds.max_values:
+        raise too_many(payload, f"{commas + 1} values", bounds)
     try:
         document = pydantic_core.from_json(text, allow_inf_nan=False)
     except ValueError as error:
-        raise ValueError(f"{what} is not JSON: {error}") from None
+        raise ValueError(f"{what} is not valid JSON: {error}") from None
     if not isinstance(document, dict):
-        raise ValueError(f"{what} is not a JSON object")
+        raise ValueError(f"{what} must be a JSON object")
+    if len(document) > _MAX_FIELDS:
+        raise ValueError(f"{what} has {len(document)} members; there are fewer options")
     return document
 
 
@@ -266,27 +300,27 @@ def _file(item: str | bytes, index: int) -> bytes:
         return item
     try:
         return binascii.a2b_base64(item, strict_mode=True)
-    except ValueError as error:  # binascii.Error is one; so is text that is not ASCII
+    except ValueError as error:  # binascii.Error, and text that is not ASCII
         raise Problem(
-            "invalid-image", f"image {index}: not base64 of a file: {error}", index=index
+            "invalid-image", f"image {index}: not the base64 of a file: {error}", index=index
         ) from None
 
 
 def _latents(value: Any) -> NDArray[np.float32]:
     if isinstance(value, list):
         if len({len(row) for row in value}) != 1:
-            raise Problem("malformed-request", "latents: the rows differ in length")
-        # A number beyond float32 becomes infinite here, and is refused below.
+            raise Problem("malformed-request", "latents: all rows must have the same length")
+        # Numbers beyond the range of float32 become infinite here, and are refused below.
         with np.errstate(over="ignore"):
             value = np.asarray(value, np.float64).astype(np.float32)
     latents: NDArray[np.float32] = value
     if not np.isfinite(latents).all():
-        raise Problem("malformed-request", "latents: every number must be finite in float32")
+        raise Problem("malformed-request", "latents: all numbers must be finite in float32")
     return latents
 
 
-def sentence(error: ValidationError, prefix: str = "") -> str:
-    """The first few findings of pydantic, in one line."""
+def describe(error: ValidationError, prefix: str = "") -> str:
+    """Describe pydantic's first few findings in one line."""
     findings = error.errors(include_url=False, include_input=False, include_context=False)
     lines = []
     for finding in findings[:3]:

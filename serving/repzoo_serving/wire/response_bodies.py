@@ -1,9 +1,9 @@
-"""Answers -> bodies, in the format that ``Accept`` chooses.
+"""Results of operations -> response bodies, in the format that ``Accept`` asks for.
 
-In JSON, arrays are nested lists and images a list of base64 PNG files; with ``"encoding_format":
+In JSON, arrays are nested lists, and images are base64 PNG files. With ``"encoding_format":
 "base64"`` each vector of an array ``[N, D]`` is one string, the base64 of its little-endian float32
-numbers, which takes a third of the time and a fourth of the bytes. In safetensors, arrays are
-tensors (float32, images uint8 ``[N, H, W, C]``) and everything else is one JSON object in the
+numbers; that takes a third of the time and a quarter of the bytes. In safetensors, arrays are
+tensors (float32, images uint8 ``[N, H, W, C]``), and everything else is a JSON object in the
 metadata's ``response``.
 """
 
@@ -24,51 +24,56 @@ from PIL import Image
 from repzoo_serving.http.problems import Problem
 from repzoo_serving.wire import tensors
 
-__all__ = ["JSON_TYPE", "Answer", "choose", "vectors"]
+__all__ = ["JSON_TYPE", "Result", "choose_media_type", "json_vectors"]
 
 JSON_TYPE = "application/json"
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What an operation answers: ``facts`` are JSON values, ``arrays`` have one row an image.
+class Result:
+    """The result of an operation.
 
-    ``encoding`` says how JSON has vectors.
+    Args:
+        facts: JSON values.
+        arrays: One row per image.
+        encoding: Format of vectors in JSON, ``"float"`` or ``"base64"``.
     """
 
     facts: Mapping[str, Any]
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     encoding: str = "float"
 
-    def body(self, media_type: str) -> bytes:
-        """The answer in one of the types that `choose` gives.
+    def encode(self, media_type: str) -> bytes:
+        """Return the response body in a type from `choose_media_type`.
 
         Raises:
-            ValueError: if a number of it is not finite.
+            ValueError: If a number is not finite.
         """
         arrays = {name: self.finite(name) for name in self.arrays}
         if media_type == tensors.SAFETENSORS_TYPE:
             return tensors.dump(arrays, {"response": json.dumps(self.facts)})
         lists = {
-            name: _pngs(array) if name == "images" else vectors(array, self.encoding)
+            name: [_png(image) for image in array]
+            if name == "images"
+            else json_vectors(array, self.encoding)
             for name, array in arrays.items()
         }
         return pydantic_core.to_json({**self.facts, **lists})
 
     def finite(self, name: str) -> NDArray[Any]:
-        """One of the arrays.
+        """Return one of the arrays.
 
         Raises:
-            ValueError: if a number of it is not finite.
+            ValueError: If a number is not finite.
         """
         array = self.arrays[name]
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(f"{name} holds numbers that are not finite")
+            raise ValueError(f"{name} has numbers that are not finite")
         return array
 
 
-def vectors(array: NDArray[Any], encoding: str) -> list[Any]:
-    """``[N, D]``, or ``[N]``, as JSON has it."""
+def json_vectors(array: NDArray[Any], encoding: str) -> list[Any]:
+    """Return an array ``[N, D]`` or ``[N]`` as JSON values."""
     if encoding == "base64" and array.ndim == 2:
         rows = np.ascontiguousarray(array, "<f4")
         return [base64.b64encode(row).decode() for row in rows]
@@ -76,21 +81,22 @@ def vectors(array: NDArray[Any], encoding: str) -> list[Any]:
     return values
 
 
-def choose(accept: str, *, tensors_too: bool) -> str:
-    """The media type of the answer for an ``Accept`` header: JSON unless safetensors is preferred.
+def choose_media_type(accept: str, *, tensors_too: bool) -> str:
+    """Return the response's media type for an ``Accept`` header; JSON unless another is preferred.
 
     Raises:
-        Problem: 406 if neither is acceptable.
+        Problem: 406 if no offered type is acceptable.
     """
     offers = (JSON_TYPE, tensors.SAFETENSORS_TYPE) if tensors_too else (JSON_TYPE,)
     if not accept:
         return JSON_TYPE
     ranges = [_media_range(part) for part in accept.split(",")]
-    # max() keeps the first of equals, so JSON wins a tie.
+    # max() returns the first of equals, so JSON wins a tie.
     best = max(offers, key=lambda offer: _quality(offer, ranges))
     if _quality(best, ranges) == 0:
         raise Problem(
-            "not-acceptable", f"the answer can be {' or '.join(offers)}; Accept asks for {accept}"
+            "not-acceptable",
+            f"the response can be {' or '.join(offers)}; Accept asks for {accept}",
         )
     return best
 
@@ -108,16 +114,12 @@ def _media_range(part: str) -> tuple[str, float]:
 
 
 def _quality(offer: str, ranges: list[tuple[str, float]]) -> float:
-    """The quality that the most specific matching range gives to an offer."""
+    """Return the quality that the most specific matching range gives to an offer."""
     for pattern in (offer, offer.split("/")[0] + "/*", "*/*"):
         for name, quality in ranges:
             if name == pattern:
                 return quality
     return 0.0
-
-
-def _pngs(images: NDArray[np.uint8]) -> list[str]:
-    return [_png(image) for image in images]
 
 
 def _png(image: NDArray[np.uint8]) -> str:
