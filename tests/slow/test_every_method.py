@@ -1,7 +1,8 @@
-"""Every method, two minutes of one core each on MNIST: none collapses, all learn. Prints the table.
+"""Every method on MNIST for two minutes on one core: none collapses, and all learn.
 
-About 50 minutes on one core. ``REPZOO_CHECK_MNIST`` names a folder with MNIST, which is downloaded
-otherwise; ``REPZOO_CHECK_RUNS`` one where runs are kept, so that what was interrupted goes on.
+Takes about 50 minutes on one core, and prints the table. ``REPZOO_CHECK_MNIST`` is a folder with
+MNIST, which is downloaded otherwise. ``REPZOO_CHECK_RUNS`` is a folder that keeps the runs, so that
+an interrupted test can be resumed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> dict[str, Path]:
-    """The folder of each method's run."""
+    """Return the folder of each method's run."""
     kept = os.environ.get("REPZOO_CHECK_RUNS")
     out = Path(kept) if kept else tmp_path_factory.mktemp("methods")
     source = os.environ.get("REPZOO_CHECK_MNIST", "mnist")
@@ -38,7 +39,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) 
 
 
 def knn(run: Path) -> float:
-    """The better of both distances, for every method alike, in per cent."""
+    """Return the better accuracy of both distances, the same rule for every method, in per cent."""
     report = EvaluationReport.model_validate_json((run / "evaluation.json").read_bytes())
     measures = [report.measure(f"knn_{distance}") for distance in ("cosine", "euclidean")]
     return 100 * max(m.value for m in measures if m is not None)

@@ -1,4 +1,4 @@
-"""Collapse: its measures against naive NumPy, and its monitor in real runs on real images."""
+"""Collapse: comparison of its statistics with naive NumPy, and its monitor in real runs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def z(request: pytest.FixtureRequest) -> NDArray[np.float64]:
 
 
 def covariance(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Written out: (1/N) Σ_n (z_n − z̄)(z_n − z̄)ᵀ."""
+    """Compute (1/N) Σ_n (z_n − z̄)(z_n − z̄)ᵀ explicitly."""
     mean = sum(z) / len(z)
     return np.asarray(sum(np.outer(row - mean, row - mean) for row in z) / len(z))
 
@@ -114,7 +114,7 @@ def test_std_and_spread(z: NDArray[np.float64]) -> None:
 
 
 def test_what_does_not_matter(z: NDArray[np.float64]) -> None:
-    """Scale, and for all but correlation and std rotation too, leave the diagnosis alone."""
+    """Scale does not affect the diagnosis; nor does rotation, except for correlation and std."""
     turned, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(z.shape[1], z.shape[1])))
     a, b = (measure(torch.from_numpy(x)) for x in (z, 1e-4 * z @ turned))
     for name in ("rankme", "effective_rank", "spread"):
@@ -126,7 +126,7 @@ def test_what_does_not_matter(z: NDArray[np.float64]) -> None:
 
 
 def cloud(dim: int, filled: int, offset: float = 0.0) -> Tensor:
-    """512 points that fill some dimensions equally, and the others a ten-thousandth as much."""
+    """512 points that fill some dimensions equally, and the others at a scale of 1e-4."""
     generator = torch.Generator().manual_seed(0)
     scale = torch.full((dim,), 1e-4)
     scale[:filled] = 1
@@ -167,7 +167,7 @@ def test_means_within_their_noise_are_collapse() -> None:
 
 
 class PullTogether(Objective):
-    """Views and images towards each other, and nothing against it."""
+    """Pulls all views and images together, without any repulsion."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__(encoder)
@@ -202,7 +202,7 @@ def test_a_collapsing_run_says_so_while_it_runs(
     found = re.search(r"has collapsed at step (\d+) of 200", warning)
     assert found
     assert int(found[1]) < 200
-    assert "all images embed to nearly one point" in warning
+    assert "all images are embedded at nearly one point" in warning
     assert "Try heavier variance and covariance terms" in warning
     flags = {line["step"]: line["collapsed"] for line in observations(run)}
     assert next(step for step, flag in flags.items() if flag) == int(found[1])
@@ -223,7 +223,7 @@ def test_a_healthy_run_does_not(
 
 
 class Scaled(Objective):
-    """Batch normalisation and a linear map of which the test chooses the scale."""
+    """Batch normalisation and a linear map whose scale the test chooses."""
 
     def __init__(self) -> None:
         linear = nn.Linear(784, 10)
@@ -255,7 +255,7 @@ def test_one_warning_for_each_onset_also_across_a_resume(
         watch.run.report({"step": step, "views": step, **seen})
         if capsys.readouterr().err:
             warned.append(number)
-        if number == 6:  # the process ends, and another goes on
+        if number == 6:  # the process ends, and another one resumes
             watch = monitor(small, mnist, tmp_path)
     assert warned == [5, 10]
     watch.draw(small.steps)
@@ -289,7 +289,7 @@ def test_between_observations_there_is_nothing_and_infinity_is_the_trainers(
 
 
 def test_what_it_costs(mnist: ImageDataset, tmp_path: Path) -> None:
-    """About forty looks at 512 images in a long run; in a short one, fewer."""
+    """A long run takes about forty observations of 512 images, and a short run fewer."""
     long = find_recipe("simvae-mnist")
     watch = monitor(long, mnist, tmp_path)
     assert len(watch.sample) == 512

@@ -1,7 +1,7 @@
-"""Several processes train as one: real processes, real messages, every method of the registry.
+"""Several processes train like one: real processes and messages, every registered method.
 
-Two workers are started once and get every question in turn. They meet by gloo, in float64, so that
-nothing but the order of a sum may differ from one process with the whole batch.
+Two workers are started once, and answer one question after another. They communicate with gloo in
+float64, so that only the order of sums can differ from one process with the whole batch.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Question: TypeAlias = Callable[..., Any]
 
 
 class Trained(NamedTuple):
-    """Gradients of the first step, and the state after the last."""
+    """The gradients of the first step, and the state after the last one."""
 
     losses: list[float]
     gradients: dict[str, Tensor]
@@ -54,7 +54,7 @@ class Trained(NamedTuple):
 
 
 class TinyEncoder(nn.Module):
-    """With batch normalisation; the package's own would round to float32 in its head."""
+    """An encoder with batch normalisation, in float64; the package's own heads return float32."""
 
     def __init__(self, width: int, parts: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def build_tiny(method: str, options: dict[str, Any]) -> Objective:
 
 
 def train_tiny(method: str, options: dict[str, Any]) -> Trained:
-    """A few steps of SGD of one model, on this process's share of each batch."""
+    """Train a model for a few SGD steps, on this process's share of each batch."""
     device = torch.device("cpu")
     objective = build_tiny(method, options)
     model = data_parallel(objective, device)
@@ -102,7 +102,7 @@ def train_tiny(method: str, options: dict[str, Any]) -> Trained:
         indices = torch.randperm(IMAGES, generator=draws)[:B]
         own = slice(rank() * B // world_size(), (rank() + 1) * B // world_size())
         if find_method(method).generative:
-            # The noise of the whole batch, by global rows: skip that of the processes before.
+            # The noise of the whole batch is ordered by row: skip the rows of earlier processes.
             torch.randn(own.start * J, D, generator=draws, dtype=torch.float64)
         batch = Batch(
             views=views[own],
@@ -126,7 +126,7 @@ def train_tiny(method: str, options: dict[str, Any]) -> Trained:
 
 
 class Group:
-    """Workers that each answer the same question, called as ``question(*arguments)``."""
+    """Workers that all answer the same question, called as ``question(*arguments)``."""
 
     def __init__(self, size: int, port: int) -> None:
         context = mp.get_context("spawn")
@@ -136,7 +136,7 @@ class Group:
             context.Process(target=_work, args=(r, size, port, self.questions[r], self.answers))
             for r in range(size)
         ]
-        # They import this module by its name, for which pytest needs no path.
+        # Workers import this module by its name, which needs the path; pytest does not.
         sys.path.append(ROOT)
         try:
             for worker in self.workers:
@@ -145,7 +145,7 @@ class Group:
             sys.path.remove(ROOT)
 
     def ask(self, question: Question, *arguments: Any) -> list[Any]:
-        """The answers by rank."""
+        """Return the answers, ordered by rank."""
         for each in self.questions:
             each.put((question, arguments))
         answers: dict[int, Any] = {}
@@ -190,10 +190,10 @@ def group(unused_port: Callable[[], int]) -> Iterator[Group]:
     workers.close()
 
 
-#: Smaller than their defaults, which are for batches of 128 images.
+#: Smaller than the defaults, which are meant for batches of 128 images.
 OPTIONS: dict[str, dict[str, Any]] = {
     "moco": {"queue_size": 24},
-    # Wide projections are long at first: SGD, which this test steps by, would diverge on them.
+    # Wide projections have large norms at first, and plain SGD would diverge.
     "spectral": {"projection_hidden": 32, "projection_dim": 16},
     "minc": {"projection_hidden": 32, "projection_dim": 16},
     "w-mse": {"projection_dim": 4, "sub_batch": 8},
@@ -229,7 +229,7 @@ class NormAnswer(NamedTuple):
 
 
 def normalise(dim: int, affine: bool, momentum: float | None) -> NormAnswer:
-    """Two batches through a layer; of rows far from 0, where E[x²] − E[x]² would cancel."""
+    """Pass two batches through a layer, with rows far from 0, where E[x²] − E[x]² would cancel."""
     layer: nn.Module = (nn.BatchNorm1d, nn.BatchNorm2d)[dim - 1](
         3, affine=affine, momentum=momentum
     )
@@ -246,7 +246,7 @@ def normalise(dim: int, affine: bool, momentum: float | None) -> NormAnswer:
         y = network(x)
         (y * weight[own]).sum().backward()
     assert x.grad is not None
-    # As data parallelism would: parameters' gradients are summed, rows stay where they are.
+    # As in data parallelism: gradients of parameters are summed, and rows stay in their process.
     parameters = [total(p.grad) for p in network.parameters() if p.grad is not None]
     buffers = list(network.state_dict().values())
     return NormAnswer(gather(y.detach()), gather(x.grad), parameters, buffers)
@@ -294,7 +294,7 @@ def test_evaluation_waits_for_nobody(group: Group) -> None:
 def exchange() -> dict[str, Any]:
     x = torch.full((2, 1), float(rank()), requires_grad=True)
     rows = gather(x)
-    # The loss of all rows, as every process computes it.
+    # Every process computes the loss of all rows.
     (rows * torch.arange(4.0)[:, None]).sum().backward()
     return {
         "gathered": rows.flatten().tolist(),
@@ -315,7 +315,7 @@ def test_what_processes_tell_each_other(group: Group) -> None:
         "first": "from 0",
         "mean": {"loss": 0.5},
     }
-    # Times the number of processes, over which data parallelism then takes the mean.
+    # Gradients are multiplied by the number of processes; data parallelism averages them.
     assert group.ask(exchange) == [
         {**shared, "gradient": [0.0, 2.0], "made": 0},
         {**shared, "gradient": [4.0, 6.0], "made": 1},

@@ -1,4 +1,4 @@
-"""The networks against torchvision's, and their shapes, precision, graphs and limits."""
+"""Networks: comparison with torchvision, shapes, precision, graphs and limits."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_latents_are_float32_under_autocast(spec: NetworkSpec, shape: Shape) -> 
     with torch.autocast("cpu", torch.bfloat16):
         mean, log_variance = encoder(torch.rand(2, *shape))
         logits = decoder(mean)
-        # bfloat16 cannot tell these latents apart; the decoder's first layer must.
+        # bfloat16 cannot tell these latents apart, but the decoder's first layer must.
         assert torch.equal(near[0].bfloat16(), near[1].bfloat16())
         seen: list[Tensor] = []
         decoder.decoder.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
@@ -88,7 +88,7 @@ def test_channels_last_changes_nothing(spec: NetworkSpec, shape: Shape) -> None:
 
 
 def randomise(module: nn.Module) -> None:
-    """Weights and statistics that hide nothing: normalisations start as the identity."""
+    """Randomise weights and statistics, because normalisations start as the identity."""
     random = torch.Generator().manual_seed(0)
     for name, value in module.state_dict().items():
         if value.ndim == 1:
@@ -108,12 +108,11 @@ def test_a_resnet_is_torchvisions(kind: str) -> None:
         parameters(backbone)
         == parameters(theirs)
         == {
-            "resnet18": 11_689_512
-            - 513_000,  # the published count, less the classifier of ImageNet
+            "resnet18": 11_689_512 - 513_000,  # the published count without the ImageNet classifier
             "resnet50": 25_557_032 - 2_049_000,
         }[kind]
     )
-    # Both name their layers in the order of the paper's figures.
+    # Both networks define their layers in the order of the paper's figures.
     copied = zip(backbone.state_dict(), theirs.state_dict().values(), strict=True)
     backbone.load_state_dict(dict(copied))
     x = torch.rand(2, 3, 47, 33)
@@ -150,8 +149,8 @@ def test_a_vit_has_the_published_size() -> None:
         base = build_encoder(spec, (3, 224, 224), 10).backbone
         spec = NetworkSpec(kind="vit", widths=(192,), patch=16, depth=12, heads=3)
         tiny = build_encoder(spec, (3, 224, 224), 10).backbone
-    # ViT-B/16 of torchvision and ViT-Ti/16 of timm, less the classifier of ImageNet, less the class
-    # token and the learned positions that ours has not.
+    # torchvision's ViT-B/16 and timm's ViT-Ti/16, without the ImageNet classifier, and without the
+    # class token and the learned positions, which this network does not have.
     assert parameters(base) == 86_567_656 - 769_000 - 768 - 197 * 768
     assert parameters(tiny) == 5_717_416 - 193_000 - 192 - 197 * 192
 
@@ -200,7 +199,7 @@ def test_a_vits_decoder_paints_each_token_into_its_patch() -> None:
     torch.manual_seed(0)
     spec = NetworkSpec(kind="vit", widths=(16,), depth=1, heads=2, patch=4)
     decoder = build_decoder(spec, (1, 8, 12), 5).decoder
-    decoder.blocks = nn.Identity()  # without attention, tokens know nothing of each other
+    decoder.blocks = nn.Identity()  # without attention, tokens do not interact
     tokens = torch.randn(1, 6, 16)
     changed = tokens.clone()
     changed[0, 4] += torch.randn(16)
@@ -223,7 +222,7 @@ class Autoencoder(nn.Module):
 @pytest.mark.parametrize(
     ("spec", "shape"),
     [
-        # The MLP's graph is tested where runs are exported.
+        # The graph of the MLP is tested with exported runs.
         (NetworkSpec(kind="resnet18", widths=(4, 8), stem="imagenet"), (3, 22, 25)),
         (NetworkSpec(kind="resnet50", widths=(4,)), (3, 8, 8)),
         (NetworkSpec(kind="vit", widths=(8,), depth=1, heads=2), (3, 8, 12)),
@@ -234,7 +233,7 @@ def test_the_graph_equals_torch(spec: NetworkSpec, shape: Shape, tmp_path: Path)
     torch.manual_seed(0)
     pair = Autoencoder(spec, shape)
     for _ in range(3):
-        pair(torch.rand(8, *shape))  # running statistics that are not the initial ones
+        pair(torch.rand(8, *shape))  # change the running statistics
     pair.eval()
     path = tmp_path / "pair.onnx"
     write_graph(pair, path, {"x": torch.rand(2, *shape)}, output_names=["embedding", "logits"])
@@ -257,7 +256,7 @@ def test_a_seed_gives_an_mlp_the_weights_that_it_always_gave() -> None:
     encoder, decoder = build(NetworkSpec(kind="mlp", widths=(6, 5)), (1, 2, 2), 3)
     torch.manual_seed(7)
     expected: list[Tensor] = []
-    # Two hidden layers, their mirror, and without He's initialisation the output and both heads.
+    # Two hidden layers and their mirror, plus output and both heads without He initialisation.
     sizes = [(4, 6), (6, 5), (5, 6), (6, 4), (5, 6), (3, 5)]
     for number, (fan_in, fan_out) in enumerate(sizes):
         layer = nn.Linear(fan_in, fan_out)
@@ -328,7 +327,7 @@ def test_a_spec_says_everything_that_a_kind_has_by_default() -> None:
     assert (vit.widths, vit.patch, vit.depth, vit.heads) == ((192,), 4, 12, 3)
     for spec in (NetworkSpec(), vit):
         assert NetworkSpec.model_validate_json(spec.model_dump_json()) == spec
-    # As stored by runs of before there were stems and heads.
+    # As stored by runs older than stems and heads.
     assert NetworkSpec.model_validate({"kind": "resnet18", "widths": [32, 64, 128]}).stem == "small"
 
 
@@ -339,15 +338,15 @@ def test_a_spec_says_everything_that_a_kind_has_by_default() -> None:
         ({"kind": ["mlp"]}, "kind"),
         ({"widths": ()}, "widths"),
         ({"widths": (10, 0)}, "widths"),
-        ({"stem": "imagenet"}, "stem 'imagenet' is a ResNet's, but the network is a mlp"),
-        ({"kind": "vit", "stem": "imagenet"}, "is a ResNet's"),
-        ({"kind": "resnet18", "patch": 4}, "patches are a vit's or a conv's"),
-        ({"kind": "conv", "depth": 4}, "depth and heads are a vit's"),
-        ({"kind": "resnet18", "widths": (2000, 500, 500)}, "do not narrow.*64, 128, 256, 512"),
+        ({"stem": "imagenet"}, "stem 'imagenet' needs a ResNet, but the network is a mlp"),
+        ({"kind": "vit", "stem": "imagenet"}, "needs a ResNet"),
+        ({"kind": "resnet18", "patch": 4}, "patches need a vit or a conv"),
+        ({"kind": "conv", "depth": 4}, "depth and heads need a vit"),
+        ({"kind": "resnet18", "widths": (2000, 500, 500)}, "must not decrease.*64, 128, 256, 512"),
         ({"kind": "resnet50", "widths": (8, 8, 8, 8, 8)}, "at most 4 stages"),
         ({"kind": "vit", "widths": (192, 192)}, "one width"),
-        ({"kind": "vit", "widths": (190,)}, "multiple of 4 and of its 3 heads, not 190"),
-        ({"kind": "vit", "widths": (64,)}, "multiple of 4 and of its 3 heads, not 64"),
+        ({"kind": "vit", "widths": (190,)}, "multiple of 4 and of its 3 heads, got 190"),
+        ({"kind": "vit", "widths": (64,)}, "multiple of 4 and of its 3 heads, got 64"),
         ({"kind": "vit", "depth": 0}, "depth"),
     ],
 )
@@ -361,5 +360,8 @@ def test_settings_that_make_no_sense_together_are_refused(
 def test_images_that_do_not_divide_into_patches_are_refused() -> None:
     spec = NetworkSpec(kind="vit", patch=8)
     for make in (build, build_encoder, build_decoder):
-        with pytest.raises(ValueError, match=r"28x28 .* patches of 8x8: set network\.patch"):
+        with pytest.raises(
+            ValueError,
+            match=r"8×8 do not tile images of 28×28 pixels: set network\.patch",
+        ):
             make(spec, (1, 28, 28), 5)

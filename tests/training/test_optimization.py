@@ -1,4 +1,4 @@
-"""Optimisers against their definitions written out, and the schedule as a function of the step."""
+"""Optimizers: comparison with explicit definitions; the schedule as a function of the step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def network() -> nn.Module:
 
 
 def descend(module: nn.Module, optimizer: torch.optim.Optimizer, rates: list[float]) -> None:
-    """A step at each learning rate, set as the trainer sets it."""
+    """Take one step per learning rate, which is set in the same way as in the trainer."""
     random = torch.Generator().manual_seed(1)
     for rate in rates:
         for group in optimizer.param_groups:
@@ -93,7 +93,7 @@ def test_lars_follows_its_equations() -> None:
 
 
 def test_lars_is_lightlys_but_for_where_the_decay_stands() -> None:
-    """Theirs divides by ‖g‖ + λ‖w‖, ours by ‖g + λw‖; the difference vanishes with λ."""
+    """lightly divides by ‖g‖ + λ‖w‖, and we divide by ‖g + λw‖; the difference vanishes with λ."""
     ours, theirs = network(), network()
     kernels = [[p for p in module.parameters() if p.ndim > 1] for module in (ours, theirs)]
     rates = [3.0, 5.0, 0.5, 2.0]

@@ -1,4 +1,4 @@
-"""The terms of SimVAE against brute force, Monte Carlo and finite differences, in float64."""
+"""SimVAE's terms: comparison with brute force, Monte Carlo and finite differences, in float64."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_normal_content_prior_equals_a_j_by_j_gaussian(J: int, scatter: float) -
 @pytest.mark.parametrize("J", [2, 3, 10])
 @pytest.mark.parametrize("scatter", [0.15, 2.0])
 def test_uniform_content_prior_is_the_limit_of_wide_gaussians(J: int, scatter: float) -> None:  # noqa: N803
-    # A density of 1 instead of (2πτ²)^(−D/2), as τ grows.
+    # The density is 1 instead of (2πτ²)^(−D/2), in the limit of large τ.
     z, _ = posteriors(4, J, 5)
     wide = 1e6
     limit = brute_force(z, scatter, wide) + 5 / 2 * math.log(2 * math.pi * wide)
@@ -87,7 +87,7 @@ def test_closed_form_equals_a_monte_carlo_estimate(prior: ContentPrior, J: int) 
     standard_error = draws.std().item() / math.sqrt(len(draws))
     exact = expected_joint_log_prior(mean, variance, 0.5, prior).item()
     assert abs(draws.mean().item() - exact) < 4 * standard_error
-    # The estimate is sharp enough to see a missing term.
+    # The estimate is precise enough to reveal a missing term.
     assert standard_error < 0.02 * expected_scatter(mean, variance).item()
 
 

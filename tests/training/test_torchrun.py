@@ -1,4 +1,4 @@
-"""``torchrun`` as a user meets it: real processes, killed and resumed."""
+"""``torchrun`` as users see it: real processes, killed and resumed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def command(out: Path, *extra: str, processes: int = 2) -> list[str]:
 
 
 class Launched:
-    """``torchrun`` in a session of its own."""
+    """``torchrun`` in its own session."""
 
     def __init__(self, words: list[str], log: Path) -> None:
         self.log = log
@@ -56,13 +56,13 @@ class Launched:
             time.sleep(0.01)
 
     def workers(self) -> list[int]:
-        """Process ids, by rank."""
+        """Return process ids, ordered by rank."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(number) for number in children.read_text().split()]
 
 
 def until_free(run: Path) -> None:
-    """Wait for the processes that still hold the run."""
+    """Wait until no process holds the lock of the run."""
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -105,7 +105,7 @@ def test_a_run_of_two_processes_that_is_killed_ends_as_an_undisturbed_one(tmp_pa
     assert whole.wait() == 0, whole.log.read_text()
     words = command(run, "--checkpoint", "0.3s")
 
-    # The launcher dies and can tell nobody: its processes notice, save and end.
+    # The launcher is killed without a message: its processes notice, save and exit.
     killed = Launched(words, tmp_path / "killed.log")
     killed.wait_for((run / "checkpoint.pt").exists)
     killed.process.kill()
@@ -115,7 +115,7 @@ def test_a_run_of_two_processes_that_is_killed_ends_as_an_undisturbed_one(tmp_pa
     assert 0 < first < STEPS
     assert "saved at step" in killed.log.read_text()
 
-    # One process dies: the launcher ends the other, and nothing hangs.
+    # One process is killed: the launcher ends the other one, and nothing hangs.
     broken = Launched(words, tmp_path / "broken.log")
     broken.wait_for(lambda: saved_step(run) > first)
     os.kill(broken.workers()[1], signal.SIGKILL)
@@ -124,7 +124,7 @@ def test_a_run_of_two_processes_that_is_killed_ends_as_an_undisturbed_one(tmp_pa
     second = saved_step(run)
     assert first < second < STEPS
 
-    # SIGTERM reaches all: they finish the same step and save.
+    # SIGTERM reaches all processes: they finish the same step and save.
     ended = Launched(command(run, "--checkpoint", "1h"), tmp_path / "ended.log")
     lines = len(metrics(run))
     ended.wait_for(lambda: len((run / "metrics.jsonl").read_text().splitlines()) > lines)
@@ -143,7 +143,7 @@ def test_a_run_of_two_processes_that_is_killed_ends_as_an_undisturbed_one(tmp_pa
         assert torch.equal(value, other[name]), name
     assert metrics(run) == metrics(undisturbed)
 
-    # What it left is a run like any other.
+    # The result is an ordinary run.
     images = load(str(DATA), "test", progress=False).images[:8]
     assert np.isfinite(TrainedModel(run).embed(images)).all()
 

@@ -1,4 +1,4 @@
-"""Training as a user meets it: real processes on real images, killed and resumed."""
+"""Training as users see it: real processes on real images, killed and resumed."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_run_killed_twice_ends_with_the_same_weights(undisturbed: Path, tmp_pa
 def test_a_resnet_with_its_statistics_queue_and_momentum_copy_resumes_exactly(
     tmp_path: Path,
 ) -> None:
-    """What a run carries beside its weights: batch statistics, MoCo's queue, the target network."""
+    """All state is resumed: batch statistics, MoCo's queue, the target network."""
     settings = ["network.widths=[8,16]", "latent_dim=16", "images_per_step=16", "precision=float32"]
     words = [str(ZOO), "train", "moco-cifar10", "--data", str(DATA.with_name("cifar10"))]
     words += ["--views", str(16 * 4 * 120), "--threads", "1", "--checkpoint", "0.5s"]
@@ -299,7 +299,7 @@ def test_a_budget_is_turned_into_views_once(
     record = run.read_record()
     assert record is not None
     before = run.checkpoint_file.read_bytes()
-    # The same command again has nothing left to do, however fast the machine is by then.
+    # Repeating the command does nothing, even if the machine is faster by then.
     train(small, mnist, tmp_path, budget_seconds=1.0, progress=False)
     assert run.read_record() == record
     assert run.checkpoint_file.read_bytes() == before
@@ -311,7 +311,7 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         ("views", "not KEY=VALUE"),
         ("latent=3", "latent"),
         ("views=many", "views"),
-        ("network.depth.more=1", "no group"),
+        ("network.depth.more=1", "no section"),
     ]:
         with pytest.raises(RecipeError, match=message):
             override(recipe, [setting])
@@ -333,8 +333,8 @@ def gradients_of(recipe: Recipe, dataset: ImageDataset) -> tuple[dict[str, Tenso
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(mnist: ImageDataset) -> None:
-    # Nothing of these views is random, and draws of whole vectors of 16 follow each other, so
-    # that the noise of the micro-batches is that of the batch.
+    # These views are not random, and whole vectors of 16 numbers are drawn in sequence, so the
+    # noise of the micro-batches equals the noise of the batch.
     recipe = override(
         find_recipe("vae-mnist"),
         ["network.widths=[64,32]", "latent_dim=16", "images_per_step=12", "precision=float32"],
@@ -387,7 +387,7 @@ def test_a_batch_that_a_loss_cannot_use_is_refused_by_name(
 def test_an_optimizer_that_does_not_fit_is_named(
     small: Recipe, mnist: ImageDataset, tmp_path: Path
 ) -> None:
-    """As of runs from before biases had a group of their own."""
+    """As in runs older than the separate parameter group for biases."""
     run = train(small, mnist, tmp_path, progress=False)
     checkpoint = run.read_checkpoint()
     assert checkpoint is not None

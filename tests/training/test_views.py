@@ -1,4 +1,4 @@
-"""Views against Pillow and torchvision, on real images."""
+"""Views: comparison with Pillow and torchvision, on real images."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_crop_and_resize_is_pillows_within_one_grey_level(
 
 
 def test_every_view_is_a_crop_of_its_own_image() -> None:
-    """Each view equals, for one box, what the resize matrices of that box give."""
+    """Each view equals the result of the resize matrices of its box."""
     spec = ViewSpec(scale=(0.4, 1.0), ratio=(0.75, 1.3))
     images = cifar(3)
     make_views = Views(spec, (32, 32))
@@ -145,14 +145,14 @@ def test_a_turn_of_hue_keeps_luma_and_greys_and_is_turns_hsvs() -> None:
     torch.testing.assert_close(colored(x, hue=1.0), x, atol=1e-5, rtol=0)
     grey = x.mean(1, keepdim=True).expand_as(x)
     torch.testing.assert_close(colored(grey, hue=0.3), grey, atol=1e-5, rtol=0)
-    # A hue of HSV turns by about as much, where a pixel has one.
+    # The hue in HSV rotates by about the same angle, if a pixel has a hue.
     strong = x.amax(1) - x.amin(1) > 0.1
     turned = (hsv_hue(colored(x, hue=0.05)) - hsv_hue(x))[strong]
     assert abs(((turned + 0.5) % 1 - 0.5).mean() - 0.05) < 0.01
 
 
 def hsv_hue(x: Tensor) -> Tensor:
-    """The hue in [0, 1) of float RGB images ``[N, 3, H, W]``, as matplotlib has it."""
+    """Return the hue in [0, 1) of float RGB images ``[N, 3, H, W]``, as defined by matplotlib."""
     return torch.from_numpy(rgb_to_hsv(x.movedim(1, -1).numpy())[..., 0])
 
 

@@ -1,11 +1,11 @@
-"""Every method at one budget: trains, evaluates and prints the tables of README.md.
+"""Train and evaluate every method with the same budget, and print tables.
 
     python training/benchmarks/methods.py --dataset mnist --budget 2m --out runs/methods
 
 Each run is ``zoo train`` and ``zoo evaluate`` with the recipe METHOD-DATASET on one CPU thread, and
-the tables are ``zoo compare``'s; with several data sets, one over all of them comes last. What is
-finished already is left as it is, and what was interrupted goes on, so the command can be given
-again. ``--source mnist=FOLDER`` takes a data set from a folder instead of downloading it.
+``zoo compare`` prints the tables. If there are several data sets, a table of all of them comes
+last. Finished runs are skipped and interrupted ones are resumed, so the command can be repeated.
+``--source mnist=FOLDER`` reads a data set from a folder instead of downloading it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from repzoo_training.recipes.registry import list_recipes
 
 ZOO = str(Path(sys.executable).with_name("zoo"))
 
-#: What each family of recipes is trained on, where no --source says otherwise.
+#: The default source of each family of recipes.
 SOURCES = {"mnist": "mnist", "fashion-mnist": "fashion-mnist", "cifar10-mlp": "cifar10"}
 
 
@@ -35,9 +35,9 @@ def main() -> None:
     )
     parser.add_argument("--dataset", choices=SOURCES, action="append", help="default: all")
     parser.add_argument("--method", choices=METHODS, action="append", help="default: all")
-    parser.add_argument("--budget", default="2m", help="for each run")
+    parser.add_argument("--budget", default="2m", help="per run")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, a core each")
+    parser.add_argument("--jobs", type=int, default=1, help="concurrent runs, one core each")
     parser.add_argument("--source", action="append", default=[], metavar="DATASET=FOLDER")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     arguments = parser.parse_args()
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def overview(compared: Sequence[Board]) -> str:
-    """One markdown table: a row a method, and of each data set k-NN, linear and MLP probe."""
+    """Return a markdown table with one row per method: k-NN, linear and MLP probe per data set."""
     head = ["method", "k-NN by"]
     cells: dict[str, list[str]] = {method: [] for method in METHODS}
     for board in compared:
@@ -80,14 +80,14 @@ def overview(compared: Sequence[Board]) -> str:
 
 
 def recipes(dataset: str, methods: Mapping[str, object] | list[str]) -> Iterator[Recipe]:
-    """METHOD-DATASET of each of the methods, in the registry's order."""
+    """Yield the recipe METHOD-DATASET of each method, in the order of the registry."""
     known = {recipe.name: recipe for recipe in list_recipes()}
     yield from (known[f"{method}-{dataset}"] for method in METHODS if method in methods)
 
 
 def one(recipe: Recipe, seed: int, folder: Path, source: str, budget: str) -> str | None:
-    """Train and evaluate one run; the name of what failed, or None."""
-    # An untrained encoder needs no time, and its recipe has next to no views.
+    """Train and evaluate one run; return its name if it failed, else None."""
+    # The untrained encoder needs no budget: its recipe has very few views.
     time = [] if recipe.method == "random" else ["--budget", budget]
     train = [
         *(ZOO, "train", recipe.name, "--data", source, "--out", str(folder)),

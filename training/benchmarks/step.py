@@ -1,19 +1,19 @@
-"""How fast a training step is, beside what the device can do: ``make bench``.
+"""Measure the speed of a training step, relative to the limits of the device: ``make bench``.
 
     python training/benchmarks/step.py --recipe simvae-mnist simclr-cifar10 --rows 320 1280
 
-For each recipe and number of rows (views in a step) one line:
+Prints one line per recipe and number of rows (views per step):
 
-- ``views/s`` and ``ms`` of a step, the median; ``views %`` of it are spent on making the views.
-- ``FLOP ms`` is the step's floating-point operations, as torch counts them, at the best rate that
-  any product or convolution of the network's own shapes reached here, in the step's own dtype.
-- ``byte ms`` is what has to cross memory if nothing stays in a cache, at the best rate that a copy
-  of 256 MB reached: everything kept for the backward pass written and read once, every weight read
-  twice, its gradient written once, and what AdamW reads and writes of both and of its two moments.
-- ``ratio`` is the larger of the two, the floor, over the step. 1 would be a step that is nothing
-  but its products at the best speed seen, or nothing but its memory traffic.
+- ``views/s`` and ``ms`` per step, the median; ``views %`` is the share of it spent on making views.
+- ``FLOP ms``: the step's floating-point operations, as counted by torch, at the best rate that any
+  matrix product or convolution with the network's own shapes reached, in the step's own dtype.
+- ``byte ms``: the memory traffic if nothing stays in a cache, at the best rate of copying 256 MB.
+  Everything kept for the backward pass is written and read once, every weight is read twice, its
+  gradient is written once, and AdamW reads and writes both and its two moments.
+- ``ratio``: the larger of the two, the lower bound, divided by the time of the step. A ratio of 1
+  would be a step that consists only of its products, or its memory traffic, at full speed.
 
-Steps, views, products and copies take turns, so that noise hits all of them.
+Steps, views, products and copies are measured in turn, so that noise affects all of them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from repzoo_training.recipes.registry import find_recipe
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-#: Reads and writes of each weight's size in a step: 3 of forward and backward, 7 of AdamW.
+#: Reads and writes of each weight per step: 3 in forward and backward pass, 7 in AdamW.
 WEIGHT_PASSES = 10
 
 
@@ -42,8 +42,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--recipe", nargs="+", default=["simvae-mnist"])
-    parser.add_argument("--rows", type=int, nargs="+", help="default: as many as the recipe has")
-    parser.add_argument("--steps", type=int, default=15, help="measured, of each line")
+    parser.add_argument("--rows", type=int, nargs="+", help="default: the recipe's")
+    parser.add_argument("--steps", type=int, default=15, help="measured steps per line")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], help="default: measured")
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def line(recipe: Recipe, device: torch.device, steps: int, *, compiled: bool) -> None:
-    """Measure and print one line."""
+    """Measure one configuration and print its line."""
     draws = generator(0, "measurement", device=device)
     shape = (4096, *recipe.image_shape)
     images = torch.randint(
@@ -118,7 +118,7 @@ def line(recipe: Recipe, device: torch.device, steps: int, *, compiled: bool) ->
 def _count(
     recipe: Recipe, images: Tensor, batch: Batch
 ) -> tuple[int, int, list[tuple[int, Callable[[], object]]]]:
-    """Of a step: its floating-point operations, the bytes that it keeps, and its products."""
+    """Return the step's floating-point operations, the bytes that it keeps, and its products."""
     objective = Learner(recipe, images).objective
     inputs: list[tuple[nn.Module, Tensor]] = []
     hooks = [
@@ -126,7 +126,7 @@ def _count(
         for module in objective.modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     ]
-    kept: dict[int, int] = {}  # by address, since a tensor may be kept more than once
+    kept: dict[int, int] = {}  # by address, because a tensor can be kept more than once
     weights = {parameter.data_ptr() for parameter in objective.parameters()}
 
     def keep(x: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def _count(
 
 
 def _product(recipe: Recipe, layer: nn.Module, x: Tensor) -> tuple[int, Callable[[], object]]:
-    """A layer's forward pass on such an input, and its floating-point operations."""
+    """Return a layer's floating-point operations and a function that runs its forward pass."""
     dtype = getattr(torch, recipe.precision)
     weight = layer.weight.detach().to(dtype)  # type: ignore[operator]
     x = torch.randn_like(x, dtype=dtype)

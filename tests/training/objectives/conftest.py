@@ -72,7 +72,7 @@ def train_toy(
 
 @pytest.fixture
 def assert_resumes(digit_batch: Callable[..., Batch]) -> Callable[..., None]:
-    """``assert_resumes(build)``: the state after two steps, in a new objective, goes on alike.
+    """``assert_resumes(build)``: a new objective with the state after two steps continues equally.
 
     ``build(seed)`` makes an objective from fresh weights.
     """

@@ -1,4 +1,4 @@
-"""Barlow Twins against lightly, against its definition in loops, and against differences."""
+"""Barlow Twins: comparison with lightly, its definition in loops, and finite differences."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def test_correlations_are_all_it_sees() -> None:
         z + projections(1, 3, 4),
     ):
         torch.testing.assert_close(loss(same), expected)
-    # Scale, up to the 1e-5 beside the variances.
+    # Scale, up to the 1e-5 added to the variances.
     torch.testing.assert_close(loss(1e3 * scale * z), loss(1e3 * z), rtol=1e-5, atol=0)
-    # Not rotations: dimensions have a meaning here.
+    # Not rotations: single dimensions have a meaning.
     rotation, _ = torch.linalg.qr(projections(4, 1, 4)[:, 0])
     assert abs(loss(z @ rotation) - expected) > 0.01
 

@@ -1,4 +1,4 @@
-"""BYOL's regression against its definition in loops, and what it is without its guards."""
+"""BYOL: comparison of its regression with loops, and collapse without its safeguards."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_equals_its_definition(J: int) -> None:  # noqa: N803
 
 
 def test_two_views_equal_lightly_in_value_and_gradient() -> None:
-    # Their loss is −cos, ours ‖q̄ − z̄‖² = 2 − 2 cos, of both orders.
+    # lightly's loss is −cos; ours is ‖q̄ − z̄‖² = 2 − 2 cos, in both orders.
     q, z = projections(5, 2, 6).requires_grad_(), projections(5, 2, 6, seed=1)
     cosine = NegativeCosineSimilarity()
     theirs = 4 + 2 * cosine(q[:, 0], z[:, 1]) + 2 * cosine(q[:, 1], z[:, 0])

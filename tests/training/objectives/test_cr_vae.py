@@ -1,4 +1,4 @@
-"""CR-VAE and the VAEs beside it, against torch's distributions written out in float64."""
+"""CR-VAE and VAE: comparison with torch.distributions in float64."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 
 class Encoder(nn.Module):
-    """A posterior in float64; the package's own round to float32."""
+    """A posterior in float64; the encoders of the package return float32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def gaussian(mean: Tensor, log_variance: Tensor) -> Independent:
 
 
 def elbo(encoder: nn.Module, decoder: nn.Module, x: Tensor, noise: Tensor) -> Tensor:
-    """Of images ``[N, ...]`` with the given noise, by torch's distributions: ``[N]``."""
+    """Return the loss of images ``[N, ...]`` with given noise, by torch.distributions: ``[N]``."""
     mean, log_variance = encoder(x)
     q = gaussian(mean, log_variance)
     pixels = Normal(torch.sigmoid(decoder(mean + (0.5 * log_variance).exp() * noise)), 1.0)

@@ -1,4 +1,4 @@
-"""Spherical k-means against scikit-learn, and the pseudo-labels that DeepCluster learns from."""
+"""DeepCluster: comparison of spherical k-means with scikit-learn, and its pseudo-labels."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def draws(seed: int = 0) -> torch.Generator:
 
 
 def similarity(rows: Tensor, centroids: Tensor) -> float:
-    """What k-means raises: the mean cosine to the nearest centroid."""
+    """Return the objective of k-means: the mean cosine to the nearest centroid."""
     return (rows @ F.normalize(centroids).T).amax(1).mean().item()
 
 
 def clouds(K: int, each: int, noise: float) -> tuple[Tensor, Tensor]:  # noqa: N803
-    """Rows around K directions, and which."""
+    """Return rows around K directions, and the direction of each row."""
     label = torch.arange(K).repeat(each)
     rows = unit(K, 8, seed=3)[label] + noise * unit(K * each, 8, seed=4)
     return F.normalize(rows), label
@@ -89,7 +89,7 @@ def test_an_empty_cluster_starts_again() -> None:
     rows, _ = clouds(3, 50, 0.3)
     far = -rows.mean(0, keepdim=True)
     start = torch.cat([rows[:1], F.normalize(far + 0.01 * unit(2, 8))])
-    start[1:] = -rows[:1]  # nearest to nothing, or to one cloud
+    start[1:] = -rows[:1]  # the nearest centroid of no row, or of one cloud
     found, nearest = spherical_kmeans(rows, start, 30, draws(1))
     assert len(nearest.unique()) == 3
     assert similarity(rows, found) > similarity(rows, start)
@@ -135,7 +135,7 @@ def test_prototype_loss_gradient_and_invariances() -> None:
 
 
 def test_balanced_labels_share_the_clusters_out() -> None:
-    # One centroid in a cloud of 4 rows, and two in one of 8, of which one is nearer to all of it.
+    # One centroid in a cloud of 4 rows, and two in a cloud of 8 rows; one is nearer to all 8.
     similarity = torch.full((12, 3), 0.1, dtype=torch.float64)
     similarity[:4, 0] = 0.9
     similarity[4:, 1:] = torch.tensor([0.8, 0.7])
@@ -154,7 +154,7 @@ def test_balanced_labels_follow_lightly_s_sinkhorn() -> None:
 
 
 def objective(**options: float) -> DeepCluster:
-    """On points of the plane: the networks pass their input on."""
+    """Build DeepCluster on points of the plane, with identity networks."""
     settings = {"clusters": 3, "recluster": 100, **options}
     torch.manual_seed(0)
     return DeepCluster(nn.Flatten(), nn.Identity(), dim=2, images=40, **settings)  # type: ignore[arg-type]
@@ -171,7 +171,7 @@ def test_images_are_labelled_by_the_clusters_of_all_seen_so_far() -> None:
     method(Batch(plane(angle), torch.arange(12), draws()))
     assert (method.labels[12:] == -1).all()
     assert method.bank.seen.sum() == 12
-    assert method.labels[:12].view(4, 3).eq(method.labels[:3]).all()  # three clusters, as they are
+    assert method.labels[:12].view(4, 3).eq(method.labels[:3]).all()  # the three clusters
     assert len(method.labels[:3].unique()) == 3
     mean = F.normalize(F.normalize(plane(angle).flatten(2), dim=2).mean(1))
     torch.testing.assert_close(method.bank.rows[:12], mean)
@@ -192,7 +192,7 @@ def test_the_loss_is_of_the_last_clustering_s_label_until_the_next() -> None:
     z = plane(moved).flatten(2)
     expected = prototype_loss(z, method.centroids, labels[:12], 0.1)
     torch.testing.assert_close(loss, expected)
-    # Images that were never clustered go where they are.
+    # Images that were never clustered get the label of their position.
     loss = method(Batch(plane(moved), torch.arange(12, 24), draws()))["loss"]
     nearest = (z[:, 0] @ method.centroids.T).argmax(1)
     torch.testing.assert_close(loss, prototype_loss(z, method.centroids, nearest, 0.1))
@@ -227,7 +227,7 @@ def test_without_clustering_and_balance_few_labels_are_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def perplexity(guarded: bool) -> float:
-        """Of the clusters that 512 digits are in: from 1 to K."""
+        """Return the effective number of clusters of 512 digits, from 1 to K."""
         method = DeepCluster(
             toy_parts().encoder,
             ProjectionHead((8, 32, 8)),

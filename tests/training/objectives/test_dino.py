@@ -1,4 +1,4 @@
-"""DINO against lightly, against its definition in loops, and what it is without its centre."""
+"""DINO: comparison with lightly and its definition in loops, and collapse without its centre."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_equals_its_definition(J: int) -> None:  # noqa: N803
 
 @pytest.mark.parametrize("J", [2, 3])
 def test_the_objective_and_its_centre_equal_lightly(J: int) -> None:  # noqa: N803
-    # Networks that pass their input on: the views are the logits. Two steps, as the centre of the
-    # first one counts in the second.
+    # With identity networks, the views are the logits. The centre of the first step affects the
+    # second step.
     theirs = DINOLoss(6, teacher_temp=0.05, student_temp=0.2, center_momentum=0.8)
     dino = DINO(
         nn.Flatten(),
@@ -134,7 +134,7 @@ def test_without_centring_one_class_wins_everywhere(
     toy_parts: Callable[..., Parts], train_toy: Callable[..., tuple[Tensor, list[float]]]
 ) -> None:
     def used(center_momentum: float) -> tuple[int, float]:
-        """Classes that the teacher names, and the mean std of its centred probabilities."""
+        """Return the number of classes in use, and the mean std of centred probabilities."""
         dino = DINO.build(
             toy_parts(),
             projection_hidden=32,

@@ -1,4 +1,4 @@
-"""The softmax over instances against its definition, and what its memory bank does."""
+"""Instance discrimination: comparison of its softmax with the definition, and its memory bank."""
 
 from __future__ import annotations
 

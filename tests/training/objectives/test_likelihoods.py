@@ -1,4 +1,4 @@
-"""The optimal Gaussian under data parallelism: two real processes against one."""
+"""The optimal Gaussian under data parallelism: two real processes compared with one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ dist.destroy_process_group()
 
 
 def example() -> tuple[Tensor, Tensor, Tensor]:
-    """Images, of which the second half is much harder to decode; latents; a linear decoder."""
+    """Images, whose second half is much harder to decode; latents; a linear decoder."""
     random = torch.Generator().manual_seed(0)
     x = torch.rand(8, 12, generator=random, dtype=torch.float64)
     x[:4] = 0.5 + 0.01 * x[:4]
@@ -58,7 +58,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"data.{rank}"), expected)
 
-    # Each share by its own variance would be another loss.
+    # With a separate variance per share, the loss would be different.
     halves = [(x[own], (z @ weight)[own]) for own in (slice(4), slice(4, 8))]
     shares = [-OptimalGaussian().log_prob(*half).mean() for half in halves]
     assert abs((shares[0] + shares[1]).item() / 2 - loss.item()) > 0.1

@@ -1,4 +1,4 @@
-"""Queues and memory banks against lists and dictionaries that do the same slowly."""
+"""Queues and memory banks: comparison with slow lists and dictionaries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def embeddings(rows: int, dim: int, seed: int = 0) -> Tensor:
 def test_a_queue_keeps_the_latest() -> None:
     queue = Queue(5, 3)
     latest = list(queue.rows.clone())
-    # 5 twice fills it, 7 is more than it holds, the others wrap around its end.
+    # Two pushes of 5 fill it, 7 exceeds its size, and the others wrap around its end.
     for seed, count in enumerate([2, 2, 2, 5, 7, 1, 4, 3]):
         pushed = embeddings(count, 3, seed)
         queue.push(pushed)
@@ -28,7 +28,7 @@ def test_a_queue_keeps_the_latest() -> None:
 def test_a_queue_starts_with_directions() -> None:
     rows = Queue(500, 4).rows
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(500))
-    assert rows.mean(0).norm() < 0.15  # towards everywhere
+    assert rows.mean(0).norm() < 0.15  # in all directions
 
 
 def test_a_bank_follows_each_image() -> None:
@@ -60,7 +60,7 @@ def test_of_an_image_that_comes_twice_the_last_embedding_counts(seen_before: boo
 
 
 def test_writes_to_one_row_carry_one_value() -> None:
-    # A GPU writes them in any order, which no CPU would show.
+    # A GPU writes them in any order, which a test on a CPU would not reveal.
     assert last_of_same(torch.tensor([2, 0, 2, 3, 2])).tolist() == [4, 1, 4, 3, 4]
 
 

@@ -1,4 +1,4 @@
-"""MINC against the spectral loss, its definition in loops, and the divergences it comes from."""
+"""MINC: comparison with the spectral loss, its definition in loops, and its divergences."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_gradient_is_half_the_spectral_loss_s(J: int) -> None:  # noqa: N803
     half = 0.5 * gradient(spectral_loss(z, same_image=True), z)
     torch.testing.assert_close(gradient(minc_loss(z), z), half)
     torch.testing.assert_close(gradient(minc_alpha_loss(z, z, 2.0), z), half)
-    # Each condition counts.
+    # Each of these conditions is necessary.
     assert (gradient(minc_loss(z), z) - 0.5 * gradient(spectral_loss(z), z)).abs().max() > 0.01
     assert (gradient(minc_loss(z, triangle=True), z) - half).abs().max() > 0.01
 
@@ -124,7 +124,7 @@ def test_alpha_gradient_is_half_the_divergence_s(alpha: float) -> None:
 def test_weights_have_a_bound() -> None:
     # Orthogonal views of two images: t = 0, whose weight for α = 1 would be infinite.
     z = torch.eye(4, dtype=torch.float64).view(2, 2, 4).requires_grad_()
-    # −2 · 0.1⁻¹ φ⁺ + 2 φ/4, with t = 1 of a view with itself alone.
+    # −2 · 0.1⁻¹ φ⁺ + 2 φ/4, with t = 1 for a view with itself only.
     expected = (-20 * z.flip(1) + z / 2) / 4
     torch.testing.assert_close(gradient(minc_alpha_loss(z, z, 1.0), z), expected.detach())
 

@@ -1,4 +1,4 @@
-"""InfoNCE against lightly, its definition in loops and finite differences; MoCo's state."""
+"""MoCo: comparison of InfoNCE with lightly, loops and finite differences; the state of MoCo."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_equals_its_definition(Q: int, M: int, temperature: float) -> None:  # n
 
 
 def test_equals_lightly_with_the_same_memory() -> None:
-    # lightly normalises what it is given: the gradient is compared before that.
+    # lightly normalises its inputs: the gradients are compared before normalisation.
     lengths = torch.linspace(0.5, 2, 8, dtype=torch.float64)[:, None, None]
     queries, keys = (lengths * directions(8, 1, 5)).requires_grad_(), directions(8, 1, 5, seed=1)
     lightly = NTXentLoss(0.1, memory_bank_size=(16, 5))
@@ -100,7 +100,7 @@ def test_a_step_by_hand(J: int, symmetric: bool) -> None:  # noqa: N803
     objective = moco(momentum=0.75, temperature=0.3, symmetric=symmetric)
     with torch.no_grad():
         for parameter in objective.encoder.parameters():
-            parameter.add_(0.01)  # so that the key encoder is another one
+            parameter.add_(0.01)  # so that the key encoder differs
     queue, before = objective.queue.rows.clone(), copy.deepcopy(objective)
     data = batch(3, J)
 
@@ -117,7 +117,7 @@ def test_a_step_by_hand(J: int, symmetric: bool) -> None:  # noqa: N803
     expected = by_definition(queries.double(), keys.double(), queue.double(), 0.3)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
-    loss.backward()  # still possible though the queue has moved on
+    loss.backward()  # still possible after the queue has changed
     count = keys.shape[0] * keys.shape[1]
     torch.testing.assert_close(objective.queue.rows[:count], keys.flatten(0, 1))
     assert torch.equal(objective.queue.rows[count:], queue[count:])

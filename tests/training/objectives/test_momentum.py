@@ -1,4 +1,4 @@
-"""Momentum copies against the average written out."""
+"""Momentum copies: comparison with the explicit average."""
 
 from __future__ import annotations
 

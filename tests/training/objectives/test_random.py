@@ -1,4 +1,4 @@
-"""Random: nothing moves but the statistics of batch normalisation."""
+"""Random: nothing changes except the statistics of batch normalisation."""
 
 from __future__ import annotations
 

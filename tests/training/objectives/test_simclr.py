@@ -1,4 +1,4 @@
-"""NT-Xent against lightly, against its definition in loops, and against finite differences."""
+"""SimCLR: comparison of NT-Xent with lightly, its definition in loops, and finite differences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def projections(B: int, J: int, P: int) -> Tensor:  # noqa: N803
 
 
 def by_definition(z: Tensor, temperature: float) -> float:
-    """Eq. 1, pair by pair, with the other views of an image left out of its denominators."""
+    """Eq. 1 for each pair, without the other views of an image in its denominators."""
     B, J, _ = z.shape  # noqa: N806
     views = [(i, a) for i in range(B) for a in range(J)]
 
@@ -71,13 +71,13 @@ def test_angles_within_the_batch_are_all_it_sees() -> None:
         z[[3, 1, 4, 0, 2]],  # images
     ):
         torch.testing.assert_close(nt_xent(same, 0.2), expected)
-    # Views of different images exchanged do make a difference.
+    # Exchanging views of different images makes a difference.
     mixed = torch.cat([z[:, :1].roll(1, 0), z[:, 1:]], 1)
     assert abs(nt_xent(mixed, 0.2) - expected) > 0.01
 
 
 def test_known_values() -> None:
-    # Views alike and images opposite, or everything alike.
+    # Equal views and opposite images, or everything equal.
     apart = torch.tensor([1.0, -1.0]).view(2, 1, 1).expand(2, 2, 1)
     assert nt_xent(apart, 0.5).item() == pytest.approx(math.log(1 + 2 * math.exp(-4)), rel=1e-5)
     collapsed = torch.ones(6, 2, 3)
@@ -118,7 +118,7 @@ def test_the_loss_is_float32_under_autocast() -> None:
 
 def test_state_goes_through_a_checkpoint() -> None:
     one, other = simclr(), simclr()
-    one(batch(6, 2))  # running statistics move
+    one(batch(6, 2))  # running statistics change
     other.load_state_dict(one.state_dict())
     assert torch.equal(one(batch(5, 2))["loss"], other(batch(5, 2))["loss"])
 

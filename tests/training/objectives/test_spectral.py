@@ -1,4 +1,4 @@
-"""The spectral loss against its definition in loops, finite differences and a known spectrum."""
+"""The spectral loss: comparison with loops, finite differences and a known spectrum."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def projections(B: int, J: int, P: int) -> Tensor:  # noqa: N803
 
 
 def by_definition(z: Tensor, *, same_image: bool) -> float:
-    """−2 E_p[φᵀφ⁺] + E_p×p[(φᵀφ′)²], pair by pair."""
+    """−2 E_p[φᵀφ⁺] + E_p×p[(φᵀφ′)²], for each pair."""
     B, J, _ = z.shape  # noqa: N806
     views = [(i, a) for i in range(B) for a in range(J)]
     positive, negative = [], []
@@ -55,7 +55,7 @@ def test_invariances() -> None:
 
 def test_the_negative_term_is_unbiased() -> None:
     # φ uniform over the 2·P signed unit vectors: (φᵀφ′)² is 1 with probability 1/P. Views of one
-    # image are equal here, so that pairs within it would be far off.
+    # image are equal here, so including pairs of one image would make a large difference.
     P = 4  # noqa: N806
     corners = torch.cat([torch.eye(P), -torch.eye(P)]).double()
     random = torch.Generator().manual_seed(0)
@@ -95,7 +95,7 @@ def test_its_minimum_spans_the_leading_eigenfunctions() -> None:
     best = (vectors[:, -3:] * values[-3:]) @ vectors[:, -3:].mT
     torch.testing.assert_close((phi @ phi.mT).detach(), best, atol=1e-4, rtol=1e-3)
 
-    # The loss of samples of those pairs estimates that population loss.
+    # The loss of sampled pairs estimates the population loss.
     flat = torch.multinomial(joint.flatten(), 40_000, replacement=True, generator=random)
     z = phi.detach()[torch.stack([flat // 6, flat % 6], 1)]  # [B, 2, P]
     assert spectral_loss(z).item() == pytest.approx(population_loss().item(), rel=0.02)

@@ -1,4 +1,4 @@
-"""VICReg against lightly, against its definition in loops, and against finite differences."""
+"""VICReg: comparison with lightly, its definition in loops, and finite differences."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_terms_equal_their_definition(J: int) -> None:  # noqa: N803
 
 
 def test_two_views_equal_lightly_in_value_and_gradient() -> None:
-    # Theirs follows the authors' code, too: ½ before the variances, the mean over N·P, N − 1.
-    # Their *functions* are of one view each, ours of all; sums and halves are as the class has it.
+    # lightly also follows the authors' code: ½ before the variances, the mean over N·P, N − 1. Its
+    # functions take one view and ours take all views, so the class determines sums and halves.
     z = projections(16, 2, 8).requires_grad_()
     theirs = VICRegLoss()(z[:, 0], z[:, 1])
     ours = loss(z)

@@ -1,4 +1,4 @@
-"""W-MSE against lightly, against whitening written out in NumPy, and against differences."""
+"""W-MSE: comparison with lightly, explicit whitening in NumPy, and finite differences."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def projections(N: int, J: int, P: int) -> Tensor:  # noqa: N803
 
 
 def by_definition(z: Tensor, pieces: list[list[int]]) -> float:
-    """Every view of every sub-batch whitened by itself; all ordered pairs of views compared."""
+    """Whiten every view of every sub-batch separately; compare all ordered pairs of views."""
     J = z.shape[1]  # noqa: N806
     total, count = 0.0, 0
     for rows in pieces:
@@ -70,7 +70,7 @@ def test_whitening_equals_lightly() -> None:
 
 @pytest.mark.parametrize("J", [2, 3])
 def test_one_sub_batch_equals_lightly_in_value_and_gradient(J: int) -> None:  # noqa: N803
-    # Theirs takes views one after the other, and computes in the place of float32 only.
+    # lightly takes views one after the other, and only supports float32.
     z = projections(16, J, 4).float().requires_grad_()
     loss = WMSELoss(4, w_size=16, num_samples=J, track_running_stats=False)
     theirs = loss(z.transpose(0, 1).flatten(0, 1))
@@ -113,7 +113,7 @@ def test_invariances() -> None:
         z.roll(5, 0),  # images
     ):
         torch.testing.assert_close(whitening_loss(same, 1), expected)
-    # Rotations, as an upper triangular part of them, change the axes that each view is put on.
+    # Rotations have an upper triangular part, and change the axes that a view is mapped to.
     rotation, _ = torch.linalg.qr(projections(4, 1, 4)[:, 0])
     assert abs(whitening_loss(z @ rotation, 1) - expected) > 1e-4
 

@@ -78,7 +78,7 @@ def train(
         from repzoo_training.results.reached import expectation
 
         for each in list_recipes():
-            click.echo(f"{each.name}\n    {each.summary}: {expectation(each)}")
+            click.echo(f"{each.name}\n    {each.summary}\n    {expectation(each)}")
         return
     if recipe is None or data is None or out is None:
         raise click.UsageError("RECIPE, --data and --out are required (or --list)")

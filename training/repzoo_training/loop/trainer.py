@@ -244,14 +244,16 @@ def _check_same(
 ) -> None:
     """Raise RunError if the run in the folder has other settings than requested."""
     old, new = record.recipe.model_dump(), recipe.model_dump()
-    # Values measured at the start of the run are kept.
-    measured = {"views"} if budget_seconds is not None else set()
+    # Values measured at the start of the run are kept, and so are its descriptions.
+    kept = {"summary", "notes", "paper"}
+    if budget_seconds is not None:
+        kept.add("views")
     if recipe.precision == "auto":
-        measured.add("precision")
+        kept.add("precision")
     changed = [
         f"{key} was {old[key]!r}, now {new[key]!r}"
         for key in new
-        if key not in measured and old[key] != new[key]
+        if key not in kept and old[key] != new[key]
     ]
     if record.dataset_sha256 != dataset.sha256:
         changed.append(

@@ -1,4 +1,4 @@
-"""Encoders and decoders, and the one factory that makes a pair of them."""
+"""Encoders and decoders, and the factory that builds a pair of them."""
 
 from __future__ import annotations
 
@@ -26,22 +26,28 @@ __all__ = [
 Backbone: TypeAlias = MLPBackbone | ConvBackbone | ResNetBackbone | ViTBackbone
 Decoder: TypeAlias = MLPDecoder | ConvDecoder | ResNetDecoder | ViTDecoder
 
-#: Blocks of ResNet-50's stages.
+#: The number of blocks in each stage of a ResNet-50.
 RESNET50 = (3, 4, 6, 3)
 
 
 def build(
     spec: NetworkSpec, image_shape: tuple[int, int, int], latent_dim: int
 ) -> tuple[GaussianEncoder, LatentDecoder]:
-    """The encoder q(z|x) and the decoder p(x|z) for images ``(C, H, W)`` and D = ``latent_dim``.
+    """Build the encoder q(z|x) and the decoder p(x|z).
+
+    Args:
+        spec: The network.
+        image_shape: ``(C, H, W)``.
+        latent_dim: D.
 
     Raises:
-        ValueError: if the network cannot take images of that size, or has no head for a posterior.
+        ValueError: If the network does not support images of that size, or has no head for a
+            posterior.
     """
     if spec.head != "linear":
         raise ValueError(
-            f"a posterior needs a head for its mean and variance, but head is {spec.head!r}: "
-            "set network.head=linear"
+            f"a posterior needs a head for its mean and variance, but network.head is "
+            f"{spec.head!r}: set network.head=linear"
         )
     backbone = _backbone(spec, image_shape)
     decoder = _decoder(spec, image_shape)
@@ -54,20 +60,20 @@ def build(
 def build_encoder(
     spec: NetworkSpec, image_shape: tuple[int, int, int], latent_dim: int
 ) -> PointEncoder:
-    """An encoder without posterior, of the same backbone.
+    """Build an encoder without a posterior, with the same backbone.
 
     Raises:
-        ValueError: if the network cannot take images of that size, or has no head and not
-            ``latent_dim`` features.
+        ValueError: If the network does not support images of that size, or has no head and its
+            number of features is not ``latent_dim``.
     """
     backbone = _backbone(spec, image_shape)
     if spec.head == "linear":
         return PointEncoder(backbone, backbone.feature_dim, latent_dim)
     if latent_dim != backbone.feature_dim:
         raise ValueError(
-            f"without a head the {spec.kind}'s {backbone.feature_dim} features are the "
-            f"representation, but latent_dim is {latent_dim}: set latent_dim="
-            f"{backbone.feature_dim}, or network.head=linear"
+            f"without a head, the representation is the {backbone.feature_dim} features of the "
+            f"{spec.kind}, but latent_dim is {latent_dim}: set latent_dim={backbone.feature_dim}, "
+            "or network.head=linear"
         )
     return PointEncoder(backbone, backbone.feature_dim, None)
 
@@ -75,10 +81,10 @@ def build_encoder(
 def build_decoder(
     spec: NetworkSpec, image_shape: tuple[int, int, int], latent_dim: int
 ) -> LatentDecoder:
-    """A decoder alone, for a representation that has none.
+    """Build a decoder alone, for a representation without one.
 
     Raises:
-        ValueError: if the network cannot make images of that size.
+        ValueError: If the network does not support images of that size.
     """
     decoder = _decoder(spec, image_shape)
     return LatentDecoder(decoder, decoder.feature_dim, latent_dim)

@@ -1,9 +1,9 @@
-"""Strided convolutions and their transposed mirror: what a CPU trains on photographs.
+"""Strided convolutions and their transposed mirror, for photographs on a CPU.
 
-A DCGAN-like pair (Radford, Metz, Chintala 2016, arXiv 1511.06434) whose first layer cuts the image
-into patches, as a ViT's does: a convolution at full resolution would cost more than all the rest.
-Every other stage is one 3×3 convolution of stride 2. The features keep their positions: unlike an
-average, they tell a decoder where things are.
+A pair similar to DCGAN (Radford, Metz, Chintala 2016, arXiv 1511.06434). The first layer divides
+the image into patches, as in a ViT: a convolution at full resolution would cost more than all other
+layers. Every further stage is one 3×3 convolution of stride 2. Features keep their positions, which
+tell a decoder where things are; an average over positions would not.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ __all__ = ["ConvBackbone", "ConvDecoder"]
 
 
 class ConvBackbone(nn.Sequential):
-    """Images ``[N, C, H, W]`` -> features ``[N, feature_dim]``, the last stage's positions.
+    """Images ``[N, C, H, W]`` -> features ``[N, feature_dim]``, all positions of the last stage.
 
     Args:
         image_shape: ``(C, H, W)``.
-        widths: channels of the stages; the first sees patches, the others halve the resolution.
-        patch: side of a patch.
+        widths: The channels of the stages. The first stage sees patches, and each further stage
+            halves the resolution.
+        patch: The side of a patch, in pixels.
 
     Raises:
-        ValueError: if patches do not tile the image.
+        ValueError: If patches do not tile the image.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class ConvBackbone(nn.Sequential):
 
 
 class ConvDecoder(nn.Module):
-    """Features ``[N, feature_dim]`` of the stem -> logits ``[N, C, H, W]``, backwards."""
+    """Features ``[N, feature_dim]`` of the stem -> logits ``[N, C, H, W]``; a mirrored backbone."""
 
     def __init__(
         self, image_shape: tuple[int, int, int], widths: Sequence[int], patch: int
@@ -59,29 +60,29 @@ class ConvDecoder(nn.Module):
         for wide, narrow, small, large in zip(
             widths[:0:-1], widths[-2::-1], grids[:0:-1], grids[-2::-1], strict=True
         ):
-            # Of the two sizes that a stride of 2 makes as small, the one that it came from.
+            # A stride of 2 maps two sizes to the same smaller size: restore the original one.
             rest = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
             up = nn.ConvTranspose2d(wide, narrow, 3, 2, padding=1, output_padding=rest, bias=False)
             layers += [up, *_normed(narrow)]
         self.layers = nn.Sequential(*layers)
         _initialise(self)
-        # Every position gives the pixels of its patch, and sees its neighbours: no seams.
+        # Each position outputs the pixels of its patch and sees its neighbours, to avoid seams.
         self.output = nn.Conv2d(widths[0], image_shape[0] * patch**2, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
         patches = self.output(self.layers(features.unflatten(1, self.grid)))  # [N, C·P², H/P, W/P]
-        return F.pixel_shuffle(patches, self.patch)
+        return F.pixel_shuffle(patches, self.patch)  # [N, C, H, W]
 
 
 def _grids(
     image_shape: tuple[int, int, int], widths: Sequence[int], patch: int
 ) -> list[tuple[int, int]]:
-    """(height, width) of each stage's output."""
+    """Return (height, width) of the output of each stage."""
     _, height, width = image_shape
     if height % patch or width % patch:
         raise ValueError(
-            f"patches of {patch}×{patch} do not tile images of {height}×{width}: set "
-            "network.patch to a divisor of both"
+            f"patches of {patch}×{patch} do not tile images of {height}×{width} pixels: set "
+            "network.patch to a divisor of both sides"
         )
     grids = [(height // patch, width // patch)]
     for _ in widths[1:]:
@@ -95,10 +96,10 @@ def _normed(width: int) -> tuple[nn.Module, nn.Module]:
 
 
 def _initialise(module: nn.Module) -> None:
-    """He et al. 2015 (arXiv 1502.01852): by what enters a position of the output."""
+    """Initialise as in He et al. 2015 (arXiv 1502.01852), by the fan-in of an output position."""
     for part in module.modules():
         if isinstance(part, nn.ConvTranspose2d):
-            # Its weight is [in, out, 3, 3], and a stride of 2 lets a quarter of the inputs in.
+            # Its weight is [in, out, 3, 3]; with a stride of 2, a quarter of the inputs count.
             entering = part.in_channels * 9 / 4
             nn.init.normal_(part.weight, std=math.sqrt(2 / entering))
         elif isinstance(part, nn.Conv2d):

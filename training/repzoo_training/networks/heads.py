@@ -1,7 +1,7 @@
-"""The layers next to the latents. They compute in float32 also under autocast.
+"""The layers next to the latents, which compute in float32 even under autocast.
 
-Near 1 the spacing of bfloat16 is 0.008, as large as a posterior's σ: rounding the latents to it
-would erase what the posterior says.
+Near 1, the spacing of bfloat16 is 0.008, as large as the σ of a posterior. Rounding latents to
+bfloat16 would destroy the information in the posterior.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ class GaussianEncoder(nn.Module):
         self.head = nn.Linear(feature_dim, 2 * latent_dim)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.backbone(images)
+        features = self.backbone(images)  # [N, F]
         with torch.autocast(images.device.type, enabled=False):
-            mean, log_variance = self.head(features.float()).chunk(2, dim=1)
+            mean, log_variance = self.head(features.float()).chunk(2, dim=1)  # [N, D] each
         return mean, log_variance
 
 
 class PointEncoder(nn.Module):
     """An encoder without a posterior: images ``[N, C, H, W]`` -> float32 embedding ``[N, D]``.
 
-    Without a ``latent_dim`` the features are the embedding.
+    Without a ``latent_dim``, the features are the embedding.
     """
 
     def __init__(self, backbone: nn.Module, feature_dim: int, latent_dim: int | None) -> None:
@@ -39,9 +39,9 @@ class PointEncoder(nn.Module):
         self.head = nn.Identity() if latent_dim is None else nn.Linear(feature_dim, latent_dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.backbone(images)
+        features = self.backbone(images)  # [N, F]
         with torch.autocast(images.device.type, enabled=False):
-            embedding: Tensor = self.head(features.float())
+            embedding: Tensor = self.head(features.float())  # [N, D]
         return embedding
 
 
@@ -55,6 +55,6 @@ class LatentDecoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         with torch.autocast(latents.device.type, enabled=False):
-            features = self.stem(latents.float())
-        logits: Tensor = self.decoder(features)
+            features = self.stem(latents.float())  # [N, F]
+        logits: Tensor = self.decoder(features)  # [N, C, H, W]
         return logits.float()

@@ -1,4 +1,4 @@
-"""The MLP pair of the SimVAE paper: 784-2000-500-500-2·10 and its mirror."""
+"""The MLP pair of the SimVAE paper, 784-2000-500-500-2·10 and its mirror."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class MLPBackbone(nn.Sequential):
 
 
 class MLPDecoder(nn.Module):
-    """Features ``[N, hidden[-1]]`` of the stem -> logits ``[N, C, H, W]``, a mirrored backbone."""
+    """Features ``[N, hidden[-1]]`` of the stem -> logits ``[N, C, H, W]``; a mirrored backbone."""
 
     def __init__(self, image_shape: tuple[int, int, int], hidden: Sequence[int]) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ def _layers(widths: Sequence[int]) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(widths):
         linear = nn.Linear(fan_in, fan_out)
-        # He initialisation: PyTorch's default halves the signal's variance at every ReLU layer,
-        # and three such layers learn several times more slowly.
+        # He initialisation: PyTorch's default halves the variance of the signal at every ReLU
+        # layer, and three such layers learn several times more slowly.
         nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
         nn.init.zeros_(linear.bias)
         layers += [linear, nn.ReLU(inplace=True)]

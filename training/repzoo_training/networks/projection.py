@@ -1,4 +1,4 @@
-"""Projection and prediction heads: what stands between a representation and its loss."""
+"""Projection and prediction heads, between a representation and its loss."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["ProjectionHead"]
 
 
 class ProjectionHead(nn.Sequential):
-    """An MLP on representations ``[N, widths[0]]`` -> ``[N, widths[-1]]``.
+    """An MLP on representations: ``[N, widths[0]]`` -> ``[N, widths[-1]]``.
 
     Args:
-        widths: of its input, hidden layers and output.
-        norm: batch normalisation before each hidden ReLU.
-        last_norm: batch normalisation of the output too, without scale and shift.
+        widths: The widths of input, hidden layers and output.
+        norm: Batch normalisation before each hidden ReLU.
+        last_norm: Batch normalisation of the output, without scale and shift.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class ProjectionHead(nn.Sequential):
         layers: list[nn.Module] = []
         for number, (fan_in, fan_out) in enumerate(itertools.pairwise(widths), start=1):
             last = number == len(widths) - 1
-            # A bias before batch normalisation would be subtracted again.
+            # Batch normalisation would subtract a bias again.
             normed = last_norm if last else norm
             linear = nn.Linear(fan_in, fan_out, bias=not normed)
             if not last:

@@ -1,12 +1,12 @@
-"""ResNet-18 and ResNet-50, for small images or large ones, and a transposed mirror.
+"""ResNet-18 and ResNet-50 for small or large images, and a transposed mirror.
 
-He et al. 2016 (arXiv 1512.03385), with the stride of a bottleneck on its 3×3 convolution as
-torchvision has it. ``widths`` gives the channels of the stages; every stage but the first halves
-the resolution. ``(64, 128, 256, 512)`` is the paper's, ``(32, 64, 128)`` in basic blocks the
-narrow layout of the SimVAE authors.
+He et al. 2016 (arXiv 1512.03385), with the stride of a bottleneck in its 3×3 convolution, as in
+torchvision. ``widths`` are the channels of the stages; every stage but the first halves the
+resolution. ``(64, 128, 256, 512)`` is the layout of the paper, and ``(32, 64, 128)`` in basic
+blocks the narrow layout of the SimVAE authors.
 
-The stem decides what the first stage sees. ``small``, the custom for images of 28 to 64 pixels, is
-a 3×3 convolution of stride 1; ``imagenet`` is the paper's 7×7 convolution of stride 2 and a
+The stem comes before the first stage. ``small``, the usual choice for images of 28 to 64 pixels, is
+a 3×3 convolution of stride 1. ``imagenet`` is the paper's 7×7 convolution of stride 2, followed by
 max-pooling of stride 2.
 """
 
@@ -29,10 +29,10 @@ class ResNetBackbone(nn.Module):
 
     Args:
         channels: C.
-        widths: of the stages.
-        block: what the stages are made of; its output is ``block.expansion`` times as wide.
-        depths: blocks of each stage, as many numbers as ``widths``.
-        stem: what comes before the first stage.
+        widths: The channels of the stages.
+        block: The type of block; its output has ``block.expansion`` times as many channels.
+        depths: The number of blocks of each stage; as many numbers as ``widths``.
+        stem: The layers before the first stage.
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class ResNetBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.blocks(self.stem(images))  # [N, F, H', W']
-        return features.float().mean((2, 3))
+        return features.float().mean((2, 3))  # [N, F]
 
 
 class ResNetDecoder(nn.Module):
-    """Features ``[N, feature_dim]`` of the stem -> logits ``[N, C, H, W]``, of any size.
+    """Features ``[N, feature_dim]`` of the stem -> logits ``[N, C, H, W]``, for any image size.
 
-    It passes through the resolutions that the backbone of the same ``widths`` and ``stem`` does,
-    backwards. Its blocks are basic ones whatever the backbone's: bottlenecks would make its first
-    grid, and with it the layer from the latents, four times as wide.
+    It passes through the resolutions of the backbone with the same ``widths`` and ``stem``, in
+    reverse. It always uses basic blocks: with bottlenecks, its first grid and the layer from the
+    latents would be four times as wide.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ResNetDecoder(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
-        sizes = [(height, width)]  # of the features, from the image on
+        sizes = [(height, width)]  # of the features, starting from the image
         for _ in range(len(widths) - 1 + (2 if stem == "imagenet" else 0)):
             height, width = (height + 1) // 2, (width + 1) // 2
             sizes.append((height, width))
@@ -100,15 +100,15 @@ class ResNetDecoder(nn.Module):
         self.output = nn.Conv2d(widths[0], channels, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.output(self.blocks(features.unflatten(1, self.grid)))
+        logits: Tensor = self.output(self.blocks(features.unflatten(1, self.grid)))  # [N, C, H, W]
         return logits
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions with batch normalisation beside an identity or 1×1 shortcut.
+    """Two 3×3 convolutions with batch normalisation, added to an identity or 1×1 shortcut.
 
-    ``down`` halves the resolution by stride; ``up`` is a (height, width) to reach by repeating
-    pixels first, which, unlike a strided transposed convolution, leaves no checkerboard.
+    ``down`` halves the resolution by a stride. ``up`` is the (height, width) to reach by repeating
+    pixels first; unlike a strided transposed convolution, this causes no checkerboard artefacts.
     """
 
     expansion = 1
@@ -138,7 +138,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3×3 convolution between two of 1×1, the last to 4 times ``width`` channels."""
+    """A 3×3 convolution between two 1×1 convolutions, the last with 4 times ``width`` channels."""
 
     expansion = 4
 
@@ -167,7 +167,7 @@ def _shortcut(fan_in: int, fan_out: int, stride: int) -> nn.Module:
 
 
 def _initialise(module: nn.Module) -> None:
-    """He et al. 2015 (arXiv 1502.01852) by fan-out, as torchvision."""
+    """Initialise as in He et al. 2015 (arXiv 1502.01852), by fan-out, as in torchvision."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

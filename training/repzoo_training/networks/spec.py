@@ -1,4 +1,4 @@
-"""What a recipe says about its networks."""
+"""The network section of a recipe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["NetworkSpec"]
 
 Kind: TypeAlias = Literal["mlp", "conv", "resnet18", "resnet50", "vit"]
 
-#: What a kind has where nothing else is said.
+#: The default settings of each kind of network.
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "mlp": {"widths": (2000, 500, 500)},
     "conv": {"widths": (32, 64, 128, 256), "patch": 4},
@@ -32,20 +32,20 @@ class NetworkSpec(BaseModel):
     | `conv`     | stages            | –               | yes   | –            |
     | `resnet18` | stages            | small, imagenet | –     | –            |
     | `resnet50` | stages, 4 at most | small, imagenet | –     | –            |
-    | `vit`      | that of a token   | –               | yes   | yes          |
+    | `vit`      | of a token        | –               | yes   | yes          |
 
     Attributes:
-        kind: of network.
-        widths: from the image on.
-        stem: 3×3 of stride 1, or 7×7 of stride 2 and max-pooling.
-        head: ``linear`` makes D numbers of the backbone's features; ``none`` takes these as the
-            representation, the custom for ResNets in the field (D = 512 for ResNet-18).
-        patch: side of a patch.
-        depth: number of transformer blocks.
-        heads: of each attention.
+        kind: The kind of network.
+        widths: The widths of the layers, starting from the image.
+        stem: A 3×3 convolution of stride 1, or a 7×7 convolution of stride 2 with max-pooling.
+        head: ``linear`` maps the backbone's features to D numbers. ``none`` uses the features as
+            the representation, as is customary for ResNets (D = 512 for ResNet-18).
+        patch: The side of a patch, in pixels.
+        depth: The number of transformer blocks.
+        heads: The number of attention heads.
 
     Raises:
-        ValueError: for settings that make no sense together.
+        ValueError: If settings contradict each other.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,7 +63,7 @@ class NetworkSpec(BaseModel):
         """The side of a patch.
 
         Raises:
-            ValueError: if the network sees none.
+            ValueError: If the network has no patches.
         """
         if self.patch is None:
             raise ValueError(f"a {self.kind} has no patches")
@@ -74,7 +74,7 @@ class NetworkSpec(BaseModel):
         """(patch, depth, heads).
 
         Raises:
-            ValueError: if the network is no vit.
+            ValueError: If the network is not a vit.
         """
         if self.patch is None or self.depth is None or self.heads is None:
             raise ValueError(f"a {self.kind} has no patches, depth and heads")
@@ -93,17 +93,17 @@ class NetworkSpec(BaseModel):
         if self.kind.startswith("resnet"):
             self._check_resnet()
         elif self.stem != "small":
-            raise ValueError(f"stem {self.stem!r} is a ResNet's, but the network is a {self.kind}")
+            raise ValueError(f"stem {self.stem!r} needs a ResNet, but the network is a {self.kind}")
         if self.kind == "vit":
             self._check_vit()
         elif (self.depth, self.heads) != (None, None):
             raise ValueError(
-                f"depth and heads are a vit's, but the network is a {self.kind}: set them to "
-                "null, or kind=vit"
+                f"depth and heads need a vit, but the network is a {self.kind}: set them to null, "
+                "or kind=vit"
             )
         elif self.kind != "conv" and self.patch is not None:
             raise ValueError(
-                f"patches are a vit's or a conv's, but the network is a {self.kind}: set patch to "
+                f"patches need a vit or a conv, but the network is a {self.kind}: set patch to "
                 "null, or kind=vit"
             )
         return self
@@ -111,17 +111,17 @@ class NetworkSpec(BaseModel):
     def _check_resnet(self) -> None:
         if list(self.widths) != sorted(self.widths):
             raise ValueError(
-                f"the stages of a {self.kind} do not narrow, but widths are {self.widths}; "
-                f"usual are {DEFAULTS[self.kind]['widths']}"
+                f"the widths of a {self.kind} must not decrease, got {self.widths}; the default is "
+                f"{DEFAULTS[self.kind]['widths']}"
             )
         if self.kind == "resnet50" and len(self.widths) > 4:
-            raise ValueError(f"a resnet50 has at most 4 stages, but widths are {self.widths}")
+            raise ValueError(f"a resnet50 has at most 4 stages, got widths {self.widths}")
 
     def _check_vit(self) -> None:
         if len(self.widths) != 1:
-            raise ValueError(f"a vit has one width, as widths=[192], but widths are {self.widths}")
+            raise ValueError(f"a vit has one width, such as widths=[192], got {self.widths}")
         width, (_, _, heads) = self.widths[0], self.transformer
         if width % 4 or width % heads:
             raise ValueError(
-                f"a vit's width must be a multiple of 4 and of its {heads} heads, not {width}"
+                f"the width of a vit must be a multiple of 4 and of its {heads} heads, got {width}"
             )

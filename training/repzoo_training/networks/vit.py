@@ -1,7 +1,7 @@
 """A small vision transformer, and its mirror.
 
-Dosovitskiy et al. 2021 (arXiv 2010.11929), pre-norm, with what suits small data sets better: fixed
-2-D sine-cosine positions and the mean over patches instead of a class token (Beyer, Zhai,
+Dosovitskiy et al. 2021 (arXiv 2010.11929), pre-norm, with two changes that suit small data sets:
+fixed 2-D sine-cosine positions, and the mean over patches instead of a class token (Beyer, Zhai,
 Kolesnikov 2022, arXiv 2205.01580).
 """
 
@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 __all__ = ["ViTBackbone", "ViTDecoder", "positions"]
 
-#: Width of a block's MLP, in widths of the model.
+#: The width of a block's MLP, relative to the width of the model.
 EXPANSION = 4
-#: Of the layer normalisations, as in the paper's code.
+#: The ε of the layer normalisations, as in the paper's code.
 EPSILON = 1e-6
 
 
@@ -26,13 +26,13 @@ class ViTBackbone(nn.Module):
 
     Args:
         image_shape: (C, H, W).
-        width: of each token, a multiple of 4 and of ``heads``.
-        patch: side of a patch.
-        depth: blocks.
-        heads: of each attention.
+        width: The width of each token, a multiple of 4 and of ``heads``.
+        patch: The side of a patch, in pixels.
+        depth: The number of blocks.
+        heads: The number of attention heads.
 
     Raises:
-        ValueError: if the image's sides are not multiples of ``patch``.
+        ValueError: If the image's sides are not multiples of ``patch``.
     """
 
     positions: Tensor
@@ -44,7 +44,7 @@ class ViTBackbone(nn.Module):
         grid = _grid(image_shape, patch)
         self.feature_dim = width
         self.patches = nn.Conv2d(image_shape[0], width, patch, patch)
-        # Constants: a checkpoint need not hold them.
+        # Constants, which do not need to be in a checkpoint.
         self.register_buffer("positions", positions(grid, width), persistent=False)
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(width, EPSILON)
@@ -52,18 +52,18 @@ class ViTBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.patches(images).flatten(2).mT + self.positions  # [N, T, width]
-        features: Tensor = self.norm(self.blocks(tokens))
-        return features.float().mean(1)
+        features: Tensor = self.norm(self.blocks(tokens))  # [N, T, width]
+        return features.float().mean(1)  # [N, width]
 
 
 class ViTDecoder(nn.Module):
-    """Features ``[N, feature_dim]`` of the stem, a token for each patch -> logits ``[N, C, H, W]``.
+    """Features ``[N, feature_dim]`` of the stem, one token per patch -> logits ``[N, C, H, W]``.
 
-    The same blocks, then each token's patch. Tokens have no positions added: the stem's layer has
-    weights and biases for each of them.
+    The same blocks as the backbone, followed by a map from each token to its patch. No positions
+    are added: the layer of the stem has separate weights and biases for each token.
 
     Raises:
-        ValueError: if the image's sides are not multiples of ``patch``.
+        ValueError: If the image's sides are not multiples of ``patch``.
     """
 
     def __init__(
@@ -79,12 +79,15 @@ class ViTDecoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         tokens = self.norm(self.blocks(features.unflatten(1, (-1, self.width))))  # [N, T, width]
-        logits: Tensor = self.output(tokens.mT.unflatten(2, self.grid))
+        logits: Tensor = self.output(tokens.mT.unflatten(2, self.grid))  # [N, C, H, W]
         return logits
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, both on normalised tokens, both added: ``[N, T, width]`` -> same."""
+    """Attention, then an MLP, each on normalised tokens with a residual connection.
+
+    ``[N, T, width]`` -> ``[N, T, width]``.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -95,7 +98,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, EPSILON)
         self.grow = nn.Linear(width, EXPANSION * width)
         self.shrink = nn.Linear(EXPANSION * width, width)
-        # Queries, keys and values are three layers, each with its own fan-out.
+        # Queries, keys and values are separate layers, each with its own fan-out.
         for weight in self.qkv.weight.detach().chunk(3):
             nn.init.xavier_uniform_(weight)
         for layer in (self.merge, self.grow, self.shrink):
@@ -111,21 +114,21 @@ class Block(nn.Module):
     def _attend(self, tokens: Tensor) -> Tensor:
         heads = self.qkv(tokens).unflatten(2, (3, self.heads, -1))  # [N, T, 3, heads, E]
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # [N, heads, T, E] each
-        attended = F.scaled_dot_product_attention(query, key, value)
-        merged: Tensor = self.merge(attended.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(query, key, value)  # [N, heads, T, E]
+        merged: Tensor = self.merge(attended.transpose(1, 2).flatten(2))  # [N, T, width]
         return merged
 
 
 def positions(grid: tuple[int, int], width: int) -> Tensor:
-    """Sines and cosines of each patch's column and row: float32 ``[T, width]``.
+    """Return sines and cosines of each patch's column and row: float32 ``[T, width]``.
 
-    A quarter of ``width`` each, at frequencies from 1 down to 1/10,000.
+    Each takes a quarter of ``width``, at frequencies from 1 down to 1/10,000.
 
     Raises:
-        ValueError: if ``width`` is no multiple of 4.
+        ValueError: If ``width`` is not a multiple of 4.
     """
     if width % 4:
-        raise ValueError(f"2-D positions need a width that is a multiple of 4, not {width}")
+        raise ValueError(f"2-D positions need a width that is a multiple of 4, got {width}")
     steps = torch.arange(width // 4) / max(1, width // 4 - 1)
     frequencies = torch.exp(-math.log(10_000) * steps)  # [width/4]
     rows, columns = torch.meshgrid(*(torch.arange(side) for side in grid), indexing="ij")
@@ -137,7 +140,7 @@ def _grid(image_shape: tuple[int, int, int], patch: int) -> tuple[int, int]:
     _, height, width = image_shape
     if height % patch or width % patch:
         raise ValueError(
-            f"an image of {height}x{width} does not divide into patches of {patch}x{patch}: "
-            "set network.patch to a divisor of both sides"
+            f"patches of {patch}×{patch} do not tile images of {height}×{width} pixels: set "
+            "network.patch to a divisor of both sides"
         )
     return height // patch, width // patch

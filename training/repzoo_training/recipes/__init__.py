@@ -1,1 +1,1 @@
-"""The recipes that ship: one module a data set, each with its ``RECIPES``."""
+"""Recipes: the settings of a training run, and the built-in ones."""

@@ -1,4 +1,4 @@
-"""A recipe: everything that decides a training run except the images and where it runs."""
+"""A recipe: all settings of a training run, except the images and the hardware."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ __all__ = ["OptimizerName", "Recipe", "Schedule", "override"]
 
 OptimizerName: TypeAlias = Literal["adamw", "sgd", "lars"]
 
-#: What follows the warm-up: half a cosine to zero, or a constant learning rate.
+#: The learning rate after the warm-up: half a cosine to zero, or constant.
 Schedule: TypeAlias = Literal["cosine", "constant"]
 
 
 class Recipe(BaseModel):
-    """See ``zoo train --list`` for those that ship, and their modules for what they reach.
+    """The settings of a training run; see ``zoo train --list`` for the built-in recipes.
 
-    ``views`` counts all views of the whole run; the learning rate warms up linearly over the first
-    ``warmup`` of them and then follows ``schedule``: half a cosine to zero, or no change.
-    ``precision`` ``auto`` takes bfloat16 autocast where it is measured to be faster on the device,
-    once, at the start of a run.
+    ``views`` counts all views of the whole run. The learning rate warms up linearly over the
+    fraction ``warmup`` of the run, and then follows ``schedule``: half a cosine to zero, or
+    constant. With ``precision`` ``auto``, bfloat16 autocast is used if it is measured to be faster
+    on the device when a run starts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,27 +42,27 @@ class Recipe(BaseModel):
     name: str
     summary: str = ""
     method: str
-    options: Options = Field(default={}, description="of the method's objective")
+    options: Options = Field(default={}, description="options of the method's objective")
     likelihood: LikelihoodSpec | None = Field(
-        default=None, description="of a generative method's decoder"
+        default=None, description="decoder likelihood of a generative method"
     )
     network: NetworkSpec
     latent_dim: int = Field(gt=0)
     input: tuple[int, int, Literal[1, 3]] = Field(description="(height, width, channels)")
     augmentation: ViewSpec
     views_per_image: int = Field(gt=0, description="J")
-    images_per_step: int = Field(gt=0, description="B, of all processes and micro-batches")
+    images_per_step: int = Field(gt=0, description="B, over all processes and micro-batches")
     accumulate: int = Field(
         default=1,
         gt=0,
-        description="equal micro-batches that a step's images are cut into, to need less memory; "
-        "what a loss or batch normalisation compares is then one of them",
+        description="number of equal micro-batches per step, to save memory; losses and batch "
+        "normalisation compare the images of one micro-batch only",
     )
     views: int = Field(gt=0)
     optimizer: OptimizerName = "adamw"
     learning_rate: float = Field(gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD and LARS")
-    nesterov: bool = Field(default=False, description="momentum of SGD as Nesterov's")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD and LARS")
+    nesterov: bool = Field(default=False, description="whether SGD uses Nesterov momentum")
     weight_decay: float = Field(default=0.0, ge=0)
     warmup: float = Field(default=0.03, ge=0, le=1)
     schedule: Schedule = "cosine"
@@ -70,13 +70,13 @@ class Recipe(BaseModel):
     seed: int = Field(default=0, ge=0)
     paper: str | None = None
     licence: str = Field(
-        default="other", description="of the weights, as an SPDX id where it has one"
+        default="other", description="licence of the weights, as an SPDX id if it has one"
     )
     share_images: bool = Field(
-        default=False, description="whether images of the data set may be part of a package"
+        default=False, description="whether packages may contain images of the data set"
     )
     notes: tuple[str, ...] = Field(
-        default=(), description="sentences that a card must have beside its numbers"
+        default=(), description="sentences that must accompany the measurements on a card"
     )
 
     @field_validator("nesterov")
@@ -85,7 +85,7 @@ class Recipe(BaseModel):
         optimizer, momentum = info.data.get("optimizer", "sgd"), info.data.get("momentum")
         if nesterov and (optimizer != "sgd" or momentum == 0):
             raise ValueError(
-                f"Nesterov's is a momentum of SGD, but the optimizer is {optimizer} with momentum "
+                f"nesterov needs SGD with momentum, but optimizer is {optimizer} with momentum "
                 f"{momentum}: set optimizer=sgd and momentum above 0, or nesterov=false"
             )
         return nesterov
@@ -96,29 +96,29 @@ class Recipe(BaseModel):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole run, at least one."""
+        """The number of optimizer steps of the whole run, at least one."""
         return max(1, self.views // self.views_per_step)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)``, torch's order."""
+        """``(C, H, W)``, in torch's order."""
         height, width, channels = self.input
         return channels, height, width
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
-    """A copy with ``key=value`` settings applied; ``augmentation.scale=[0.5,1]`` reaches inside.
+    """Return a copy with ``key=value`` settings applied; ``augmentation.scale=[0.5,1]`` is nested.
 
-    Values are JSON where they parse as JSON, and text otherwise.
+    Values are parsed as JSON if possible, and are text otherwise.
 
     Raises:
-        RecipeError: for a setting without ``=``, an unknown key, or a value of the wrong type.
+        RecipeError: If a setting has no ``=``, its key does not exist, or its value is not valid.
     """
     record: dict[str, Any] = recipe.model_dump()
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise RecipeError(f"{setting!r} is not KEY=VALUE")
+            raise RecipeError(f"{setting!r} is not a setting: write KEY=VALUE")
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
@@ -128,7 +128,7 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         for parent in parents:
             inner = place.get(parent)
             if not isinstance(inner, dict):
-                raise RecipeError(f"{key!r}: the recipe has no group {parent!r}")
+                raise RecipeError(f"{key!r}: the recipe has no section {parent!r}")
             place = inner
         place[last] = value
     try:

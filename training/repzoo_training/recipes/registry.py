@@ -1,4 +1,4 @@
-"""Find recipes by name."""
+"""Look up recipes by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["find_recipe", "list_recipes"]
 
 
 def list_recipes() -> list[Recipe]:
-    """Every recipe that ships, by name."""
+    """Return all built-in recipes, sorted by name."""
     modules = (
         importlib.import_module(f"{builtin.__name__}.{module.name}")
         for module in pkgutil.iter_modules(builtin.__path__)
@@ -24,16 +24,16 @@ def list_recipes() -> list[Recipe]:
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe called ``name``.
+    """Return the recipe called ``name``.
 
     Raises:
-        RecipeError: if there is none; the message names those that are spelt alike.
+        RecipeError: If the recipe does not exist; the message suggests similar names.
     """
     known = {recipe.name: recipe for recipe in list_recipes()}
     if name not in known:
         alike = difflib.get_close_matches(name, known, n=5)
         meant = f"did you mean {' or '.join(alike)}? " if alike else ""
         raise RecipeError(
-            f"there is no recipe {name!r}; {meant}`zoo train --list` has all {len(known)}"
+            f"recipe {name!r} does not exist; {meant}`zoo train --list` shows all {len(known)}"
         )
     return known[name]

@@ -1,1 +1,1 @@
-"""Random views of images, batched on the device."""
+"""Random views of images, made in batches on the device."""

@@ -6,15 +6,15 @@ luma weights w (ITU-R BT.601, Σw = 1) and the image's mean luma m,
     brightness   x → b x
     contrast     x → c x + (1 − c) m 1              (m after brightness: b m)
     saturation   x → S_s x,   S_s = s I + (1 − s) 1 wᵀ
-    hue          x → H_θ x,   H_θ turns the chroma plane of YIQ by θ
+    hue          x → H_θ x,   H_θ rotates the chroma plane of YIQ by θ
 
-and because S_s 1 = H_θ 1 = 1, all four together are
+Because S_s 1 = H_θ 1 = 1, all four together are
 
     x → b c H_θ S_s x + (1 − c) b m 1,
 
-clipped to [0, 1] at the end. This is one batched 3×3 product; torchvision's ColorJitter makes the
-same four changes one after the other, clips after each and turns the hue in HSV, which costs more
-than a small network. NVIDIA DALI's ColorTwist is built in the same way.
+clipped to [0, 1] at the end. This is one batched 3×3 product. torchvision's ColorJitter makes the
+same four changes one after the other, clips after each, and rotates the hue in HSV, which costs
+more than a small network. NVIDIA DALI's ColorTwist works in the same way as this module.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 
 __all__ = ["color_jitter", "color_maps"]
 
-#: RGB to luma Y and the chroma plane (I, Q), of NTSC.
+#: From RGB to the luma Y and the chroma plane (I, Q) of NTSC.
 YIQ = (
     (0.299, 0.587, 0.114),
     (0.595716, -0.274453, -0.321263),
@@ -49,7 +49,7 @@ def color_jitter(
         strengths: (b, c, s, h). Factors are uniform in [max(0, 1 − b), 1 + b] and so on; the hue
             shift is uniform in [−h, h] of a full turn.
         generator: On the device of ``x``.
-        probability: That an image is jittered at all.
+        probability: The probability that an image is jittered.
         greyscale: The probability that an image loses its colour, jittered or not.
 
     Returns:
@@ -59,8 +59,8 @@ def color_jitter(
         ValueError: If the images are not RGB.
     """
     if x.shape[1] != 3:
-        raise ValueError(f"colour jitter needs RGB images, not {x.shape[1]} channels")
-    unit = torch.rand((6, len(x)), generator=generator, device=x.device)
+        raise ValueError(f"colour jitter needs RGB images, got {x.shape[1]} channels")
+    unit = torch.rand((6, len(x)), generator=generator, device=x.device)  # [6, N]
     brightness, contrast, saturation = (
         max(0.0, 1 - s) + u * (1 + s - max(0.0, 1 - s))
         for s, u in zip(strengths[:3], unit[:3], strict=True)
@@ -97,10 +97,10 @@ def color_maps(
     """
     to_yiq = torch.tensor(YIQ, device=x.device)
     luma = to_yiq[0]
-    angle = -2 * math.pi * hue  # red towards yellow, as in HSV
+    angle = -2 * math.pi * hue  # [N], from red towards yellow, as in HSV
     cos, sin = saturation * angle.cos(), saturation * angle.sin()
-    # H_θ S_s in YIQ: luma stays, the chroma plane is turned and scaled.
-    chroma = torch.zeros(len(x), 3, 3, device=x.device)
+    # H_θ S_s in YIQ: luma does not change, and the chroma plane is rotated and scaled.
+    chroma = torch.zeros(len(x), 3, 3, device=x.device)  # [N, 3, 3]
     chroma[:, 0, 0] = 1
     chroma[:, 1, 1], chroma[:, 1, 2] = cos, -sin
     chroma[:, 2, 1], chroma[:, 2, 2] = sin, cos

@@ -1,8 +1,8 @@
 """Views of images, made in batches as tensors on the device.
 
 An axis-aligned crop and resize is linear and separable: the view is ``R_h · X · R_wᵀ``. There are
-few boxes of whole pixels, so all resize matrices stand in one table, and a batch of views is a
-look-up and two batched matrix products. Nothing waits for Python per image.
+few boxes of whole pixels, so a table holds all resize matrices, and a batch of views takes one
+lookup and two batched matrix products. No step waits for Python code per image.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class ViewSpec(BaseModel):
-    """What a view may change. The defaults change nothing.
+    """The random changes that make a view of an image. The defaults change nothing.
 
-    ``scale`` is the range of the crop's share of the area and ``ratio`` that of its aspect ratio
-    (log-uniform), as in torchvision's RandomResizedCrop; ``jitter`` holds the strengths of
-    brightness, contrast, saturation and hue, and ``greyscale`` is the probability that a view has
-    no colour. ``binarize`` is a threshold, applied last.
+    ``scale`` is the range of the area of a crop, relative to the image, and ``ratio`` the range of
+    its aspect ratio (log-uniform), as in torchvision's RandomResizedCrop. ``jitter`` holds the
+    strengths of brightness, contrast, saturation and hue. ``greyscale`` is the probability that a
+    view has no colour. ``binarize`` is a threshold, applied last.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,14 +42,14 @@ class ViewSpec(BaseModel):
     binarize: Probability | None = None
 
     def finish(self, x: Tensor) -> Tensor:
-        """The deterministic last step, of views and of whole images alike: ``x`` in [0, 1]."""
+        """Apply the deterministic last step, to views and whole images alike."""
         if self.binarize is not None:
             return (x >= self.binarize).to(torch.float32)
         return x.clamp(0, 1).contiguous()
 
 
 class Drawn(NamedTuple):
-    """What was drawn for each view, ``[B, J]`` each: its box in whole pixels, and its flips."""
+    """The random draws of each view, ``[B, J]`` each: its box in whole pixels, and its flips."""
 
     top: Tensor
     height: Tensor
@@ -60,12 +60,12 @@ class Drawn(NamedTuple):
 
 
 class Views:
-    """Makes J random views of each image of a batch.
+    """Makes J random views of each image in a batch.
 
     Args:
-        spec: what a view may change.
-        size: ``(H, W)`` of the images, and of their views.
-        device: where the images are.
+        spec: The random changes.
+        size: ``(H, W)`` of the images and of their views.
+        device: The device of the images.
     """
 
     def __init__(
@@ -78,15 +78,15 @@ class Views:
         self._columns = self._rows if width == height else _resize_table(width).to(device)
 
     def __call__(self, images: Tensor, views: int, generator: torch.Generator) -> Tensor:
-        """Images uint8 ``[B, C, H, W]`` -> views float32 ``[B, J, C, H, W]`` in [0, 1]."""
+        """Return views float32 ``[B, J, C, H, W]`` in [0, 1] of images uint8 ``[B, C, H, W]``."""
         return self.draw(images, views, generator)[0]
 
     def draw(self, images: Tensor, views: int, generator: torch.Generator) -> tuple[Tensor, Drawn]:
-        """The same views, and which box and flips made them."""
+        """Return the views, and the boxes and flips that made them."""
         spec = self.spec
         B, C, H, W = images.shape  # noqa: N806
         J = views  # noqa: N806
-        x = images.to(torch.float32).div_(255)
+        x = images.to(torch.float32).div_(255)  # [B, C, H, W]
         if spec.scale != (1.0, 1.0) or spec.ratio != (1.0, 1.0):
             box = self._boxes((B, J), generator)  # [B, J] each
             top, height, left, width = box
@@ -98,18 +98,18 @@ class Views:
         else:
             zero = images.new_zeros((B, J), dtype=torch.int64)
             box = zero, zero + H, zero, zero + W
-            x = x[:, None].expand(B, J, C, H, W)
+            x = x[:, None].expand(B, J, C, H, W)  # [B, J, C, H, W]
         flips = []
         for dim, probability in ((-1, spec.horizontal_flip), (-2, spec.vertical_flip)):
             if probability:
-                chosen = self._uniform((B, J, 1, 1, 1), generator) < probability
+                chosen = self._uniform((B, J, 1, 1, 1), generator) < probability  # [B, J, 1, 1, 1]
                 x = torch.where(chosen, x.flip(dim), x)
                 flips.append(chosen.view(B, J))
             else:
                 flips.append(images.new_zeros((B, J), dtype=torch.bool))
         if spec.jitter is not None or spec.greyscale:
             x = color_jitter(
-                x.flatten(0, 1),
+                x.flatten(0, 1),  # [B*J, C, H, W]
                 spec.jitter or (0, 0, 0, 0),
                 generator,
                 probability=spec.jitter_probability,
@@ -120,9 +120,9 @@ class Views:
     def _boxes(
         self, shape: tuple[int, int], generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Random ``(top, height, left, width)`` in whole pixels, int64 ``shape`` each.
+        """Draw random ``(top, height, left, width)`` in whole pixels, int64 ``shape`` each.
 
-        Where torchvision draws again when a side exceeds the image, the side is cut to it.
+        If a side exceeds the image, it is cut to the image; torchvision draws again instead.
         """
         H, W = self.size  # noqa: N806
         low, high = self.spec.scale
@@ -140,22 +140,26 @@ class Views:
 
 
 def resize_matrix(offset: int, length: int, size: int) -> Tensor:
-    """The ``[size, size]`` matrix that resizes pixels ``offset : offset + length`` to ``size``.
+    """Return the matrix that resizes pixels ``offset : offset + length`` to ``size``.
 
-    Bilinear as Pillow does it: output pixel o has its centre at (o + ½) · length/size in the crop,
-    and takes the triangle-weighted mean of the crop's pixels around it.
+    Bilinear as in Pillow: output pixel o has its centre at (o + ½) · length/size in the crop, and
+    takes the triangle-weighted mean of the crop's pixels around it.
+
+    Returns:
+        float32 ``[size, size]``.
     """
     center = (torch.arange(size) + 0.5) * length / size  # [size] in crop coordinates
-    pixel = torch.arange(size) - offset + 0.5  # [size] centres of input pixels there
+    pixel = torch.arange(size) - offset + 0.5  # [size] centres of input pixels in the crop
     weight = (1 - (pixel[None] - center[:, None]).abs()).clamp_min(0)  # [out, in]
     weight[:, (pixel < 0) | (pixel > length)] = 0
     return weight / weight.sum(1, keepdim=True)
 
 
 def _resize_table(size: int) -> Tensor:
-    """``table[length - 1, offset]`` is the resize matrix of that box: ``[size, size, size, size]``.
+    """Return a table of all resize matrices: ``[size, size, size, size]``.
 
-    Boxes that leave the image keep zeros; they are never looked up.
+    ``table[length - 1, offset]`` is the matrix of that box. Entries for boxes that leave the image
+    are zero, and are never looked up.
     """
     table = torch.zeros(size, size, size, size)
     for length in range(1, size + 1):

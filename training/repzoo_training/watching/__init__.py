@@ -1,1 +1,1 @@
-"""Pictures and collapse statistics of a run, while it trains."""
+"""Collapse statistics, pictures and plots of a run, while it trains."""

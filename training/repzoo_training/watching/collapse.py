@@ -1,32 +1,34 @@
-"""Collapse, watched while a run trains.
+"""Collapse of the representation, detected while a run trains.
 
-An encoder collapses when its embeddings stop telling images apart: completely, where all images go
-to one point, or dimensionally, where they fill only a line or a plane of the D dimensions. What is
-watched, of a fixed sample of embeddings Z ``[N, D]`` with covariance Σ:
+An encoder collapses when its embeddings no longer distinguish images. Collapse is complete if all
+images are mapped to one point, and dimensional if they only fill a line or a plane of the D
+dimensions. These statistics of a fixed sample of embeddings Z ``[N, D]`` with covariance Σ are
+recorded:
 
     spectrum       singular values of Σ
     RankMe         exp H(p),  p_k = σ_k(Z) / Σ_j σ_j(Z)            (arXiv 2210.02885)
-    effective rank the same of Z minus its mean, for a mean tells no images apart
+    effective rank RankMe of Z minus its mean, because a mean does not distinguish images
     entropy        ½ log det 2πe (Σ + εI), in nats
     correlation    mean |off-diagonal correlation|
     std            of each dimension
-    spread         (tr Σ / E ‖z‖²)^½, in [0, 1]: distances between images, of that to the origin
+    spread         (tr Σ / E ‖z‖²)^½, in [0, 1]: distances between images, relative to the origin
     signal         (tr Σ / (tr Σ + E Σ_d σ_d²))^½ of a posterior with variances σ_d²; else 1
 
-**When a run counts as collapsed.** Both thresholds are free of scale, because losses on normalised
-or whitened embeddings leave the scale of an embedding to chance.
+**When a run counts as collapsed.** Both thresholds are independent of scale, because losses on
+normalised or whitened embeddings do not determine the scale of an embedding.
 
-* *complete*: spread below ``POINT``, a hundredth (untrained ResNets start at 0.03 to 0.2, untrained
-  MLPs at 0.4), or signal below ``NOISE``, a twentieth. Posterior means that differ by less than a
-  twentieth of their own noise hold less than D/800 nats; a VAE whose posterior equals its prior
-  ends here (MNIST, β = 30: 0.035). One active dimension of 64 has a signal of 0.13, so that a VAE
-  which leaves dimensions unused, as is normal, does not.
-* *dimensional*: effective rank below 1 + ``SHARE`` · (min(D, ``WIDE``) − 1): below 1.45 of 10
-  dimensions, below 4.15 of 64 and more. What is natural ends far above: untrained encoders of MNIST
-  or CIFAR-10 fill 5 to 10 of 10 and 14 to 57 of 64, a β-VAE with half of its dimensions unused 5.
-  RankMe itself would not do: the mean of an untrained ResNet alone brings it down to 1.4 of 10.
+* *complete*: spread below ``POINT``, 0.01 (untrained ResNets start at 0.03 to 0.2, untrained MLPs
+  at 0.4), or signal below ``NOISE``, 0.05. Posterior means that differ by less than a twentieth of
+  their own noise carry less than D/800 nats. This includes a VAE whose posterior equals its prior
+  (MNIST, β = 30: 0.035). One active dimension of 64 has a signal of 0.13, so a VAE with unused
+  dimensions, which is normal, does not count as collapsed.
+* *dimensional*: effective rank below 1 + ``SHARE`` · (min(D, ``WIDE``) − 1), which is 1.45 for 10
+  dimensions, and 4.15 for 64 or more. Normal encoders are far above: untrained encoders of MNIST or
+  CIFAR-10 use 5 to 10 of 10 dimensions and 14 to 57 of 64, and a β-VAE with half of its dimensions
+  unused uses 5. RankMe itself would not be suitable: the mean embedding of an untrained ResNet
+  alone reduces it to 1.4 of 10.
 
-It has to hold at two observations in a row, because early in a run it may hold for a moment.
+The condition must hold at two consecutive observations, because it can hold briefly early in a run.
 """
 
 from __future__ import annotations
@@ -66,37 +68,37 @@ __all__ = [
 
 Collapse: TypeAlias = Literal["complete", "dimensional"]
 
-#: Spread below which all images are at one point.
+#: The spread below which all images are considered to be at one point.
 POINT = 0.01
-#: Signal below which all images have the same posterior.
+#: The signal below which all images are considered to have the same posterior.
 NOISE = 0.05
-#: Of D − 1 dimensions beyond the first, the share that must be filled.
+#: The share of the D − 1 dimensions beyond the first that must be used.
 SHARE = 0.05
-#: Dimensions beyond this number need not be filled.
+#: Dimensions beyond this number do not need to be used.
 WIDE = 64
-#: ε of the entropy: a dimension that does not vary counts as one with a std of 1e-3.
+#: ε of the entropy: a constant dimension counts as one with a standard deviation of 1e-3.
 EPSILON = 1e-6
 
-#: Observations in a run, and images in each, where a run is long enough to afford them.
+#: The number of observations per run, and of images per observation, if the run is long enough.
 OBSERVATIONS = 40
 SAMPLE = 512
-#: A forward pass is about a third of a training step, so these many observed images for each view
-#: trained on cost 3 %.
+#: Observed images per trained view. A forward pass takes about a third of a training step, so this
+#: costs 3 % of the time.
 AFFORDABLE = 0.09
-#: Even short runs are observed so often, on so many images.
+#: The minimum for short runs.
 LEAST_OBSERVATIONS = 4
 LEAST_SAMPLE = 128
-#: Share of a run's time that drawing may take, and seconds that it is expected to at first.
+#: The share of a run's time that drawing may take, and the expected seconds of the first drawing.
 DRAWING = 0.03
 FIRST_DRAWING = 0.5
 
-#: What keeps a family's embeddings apart, to be looked at when they are not.
+#: What to change when the embeddings of a family of methods collapse.
 ADVICE: dict[Family, str] = {
     "generative": "a lower weight of the KL or prior, a heavier likelihood, a slower start",
-    "contrastive": "more images a step, another temperature, a lower learning rate",
+    "contrastive": "more images per step, another temperature, a lower learning rate",
     "self-distillation": "a predictor with batch normalisation, a slower target, "
     "a lower learning rate",
-    "information maximisation": "heavier variance and covariance terms, more images a step, "
+    "information maximisation": "heavier variance and covariance terms, more images per step, "
     "a lower learning rate",
     "predictive": "another temperature, a lower learning rate",
     "clustering": "centring or balanced assignments, another temperature, a lower learning rate",
@@ -106,7 +108,7 @@ ADVICE: dict[Family, str] = {
 
 @dataclass(frozen=True)
 class Statistics:
-    """All of one observation; see the module for what each is."""
+    """The statistics of one observation; see the module docstring."""
 
     spectrum: tuple[float, ...]
     rankme: float
@@ -122,16 +124,16 @@ class Statistics:
 
 
 class CollapseMonitor:
-    """Observes the encoder of a run, warns once for each collapse, draws ``collapse.png``.
+    """Observes the encoder of a run, warns once per collapse, and draws ``collapse.png``.
 
-    It draws nothing from the run's randomness and leaves the networks as they were.
+    It uses none of the run's random streams, and does not change the networks.
 
     Args:
-        run: whose ``metrics.jsonl`` the caller writes observations to; it is where a resumed run
-            knows from that it had collapsed before.
-        recipe: what is trained.
-        images: uint8 ``[N, C, H, W]``, all of the data set.
-        report_every: steps between the lines of ``metrics.jsonl``.
+        run: The run. The caller writes observations to its ``metrics.jsonl``, where a resumed run
+            finds whether it had collapsed before.
+        recipe: The recipe of the run.
+        images: uint8 ``[N, C, H, W]``, the whole data set.
+        report_every: The number of steps between lines of ``metrics.jsonl``.
     """
 
     def __init__(self, run: Run, recipe: Recipe, images: Tensor, report_every: int) -> None:
@@ -150,16 +152,17 @@ class CollapseMonitor:
         self._drawn, self._cost = time.monotonic(), FIRST_DRAWING
 
     def observe(self, objective: Objective, step: int) -> dict[str, float | list[float]]:
-        """What to add to the line of ``step`` in ``metrics.jsonl``; nothing between observations.
+        """Return the statistics for the line of ``step`` in ``metrics.jsonl``.
 
-        Warns on stderr when the run is found to have collapsed and had not before.
+        The result is empty between observations. Prints a warning to stderr when a
+        collapse is first detected.
         """
         if step % self.every and step != self.recipe.steps:
             return {}
         with _evaluating(objective.encoder), torch.no_grad():
             outputs = objective.encoder(self.sample)
         z, noise = outputs if isinstance(outputs, tuple) else (outputs, None)
-        if not z.isfinite().all():  # the trainer says so
+        if not z.isfinite().all():  # the trainer reports this
             return {}
         seen = measure(z, None if noise is None else noise.exp())
         kind = diagnose(seen)
@@ -182,7 +185,7 @@ class CollapseMonitor:
         }
 
     def draw(self, step: int) -> None:
-        """Redraw ``figures/collapse.png`` from ``metrics.jsonl``, at the end and as time allows."""
+        """Redraw ``figures/collapse.png`` from ``metrics.jsonl`` at the end, and as time allows."""
         now = time.monotonic()
         if step != self.recipe.steps and now - self._drawn < self._cost / DRAWING:
             return
@@ -200,35 +203,35 @@ class CollapseMonitor:
     def _warning(self, kind: Collapse, seen: Statistics, step: int) -> str:
         if kind == "complete":
             what = (
-                "all images embed to nearly one point (they differ by "
+                "all images are embedded at nearly one point (they differ by "
                 f"{100 * seen.spread:.2g} % of their distance to the origin"
                 + (f", {100 * seen.signal:.2g} % of their noise)" if seen.signal < 1 else ")")
             )
         else:
             what = (
-                f"embeddings fill {seen.effective_rank:.1f} of {seen.dim} dimensions "
-                f"(effective rank; less than {_least_rank(seen):.2f})"
+                f"embeddings use {seen.effective_rank:.1f} of {seen.dim} dimensions "
+                f"(effective rank; expected at least {_least_rank(seen):.2f})"
             )
         advice = ADVICE[find_method(self.recipe.method).family]
         return (
             f"warning: {self.recipe.name} has collapsed at step {step:,} of "
-            f"{self.recipe.steps:,}: {what}. Try {advice}. See {self.run.figures}/collapse.png"
+            f"{self.recipe.steps:,}: {what}. Try {advice}. See {self.run.figures}/collapse.png."
         )
 
 
 def diagnose(seen: Statistics) -> Collapse | None:
-    """Which kind of collapse an observation shows, if any; thresholds as in the module."""
+    """Return the kind of collapse in an observation, or None; see the module docstring."""
     if seen.spread < POINT or seen.signal < NOISE:
         return "complete"
     return "dimensional" if seen.effective_rank < _least_rank(seen) else None
 
 
 def measure(z: Tensor, variance: Tensor | None = None) -> Statistics:
-    """All statistics of embeddings.
+    """Compute all statistics of embeddings.
 
     Args:
-        z: float ``[N, D]``, N at least 2; of a posterior its mean.
-        variance: of a posterior, ``[N, D]``.
+        z: float ``[N, D]``, N at least 2; the mean of a posterior.
+        variance: The variance of a posterior, ``[N, D]``.
     """
     z = z.detach().double().cpu()
     noise = None if variance is None else variance.detach().double().cpu()
@@ -249,32 +252,35 @@ def measure(z: Tensor, variance: Tensor | None = None) -> Statistics:
 
 
 def spectrum(z: Tensor) -> Tensor:
-    """Singular values of the covariance of ``z [N, D]``, largest first: ``[min(N, D)]``.
+    """Return the singular values of the covariance of ``z [N, D]``: ``[min(N, D)]``, descending.
 
-    The covariance is that of the sample, divided by N, as everywhere here.
+    Here and in the whole module, the covariance is divided by N.
     """
     singular: Tensor = torch.linalg.svdvals(z - z.mean(0))
     return singular.square() / len(z)
 
 
 def rankme(z: Tensor) -> float:
-    """RankMe of ``z [N, D]``, in [1, min(N, D)]: arXiv 2210.02885, eq. 1 and 2.
+    """Return RankMe of ``z [N, D]``, in [1, min(N, D)]; 0 if all embeddings are 0.
 
-    0 where all embeddings are 0.
+    arXiv 2210.02885, eq. 1 and 2.
     """
     return _exp_entropy(torch.linalg.svdvals(z))
 
 
 def effective_rank(z: Tensor) -> float:
-    """RankMe of ``z [N, D]`` minus its mean; 0 where all embeddings are equal."""
+    """Return RankMe of ``z [N, D]`` minus its mean; 0 if all embeddings are equal."""
     centred = z - z.mean(0)
-    if spread(z) < 1e-9:  # nothing but rounding is left
+    if spread(z) < 1e-9:  # only rounding errors are left
         return 0.0
     return _exp_entropy(torch.linalg.svdvals(centred))
 
 
 def entropy(z: Tensor, epsilon: float = EPSILON) -> float:
-    """Of the Gaussian with the covariance of ``z [N, D]``: ½ log det 2πe (Σ + εI), in nats."""
+    """Return ½ log det 2πe (Σ + εI), the entropy of a Gaussian with the covariance of ``z [N, D]``.
+
+    In nats.
+    """
     D = z.shape[1]  # noqa: N806
     values = torch.zeros(D, dtype=z.dtype)
     found = spectrum(z)
@@ -283,10 +289,9 @@ def entropy(z: Tensor, epsilon: float = EPSILON) -> float:
 
 
 def correlation(z: Tensor) -> float:
-    """Mean absolute correlation of two different dimensions of ``z [N, D]``, in [0, 1].
+    """Return the mean absolute correlation of different dimensions of ``z [N, D]``, in [0, 1].
 
-    Dimensions that do not vary correlate with nothing and are left out; 0 if fewer than two are
-    left.
+    Constant dimensions are ignored. If fewer than two dimensions are left, the result is 0.
     """
     centred = z - z.mean(0)
     deviation = std(z)
@@ -300,17 +305,17 @@ def correlation(z: Tensor) -> float:
 
 
 def std(z: Tensor) -> Tensor:
-    """Standard deviation of each dimension of ``z [N, D]``: ``[D]``, divided by N."""
+    """Return the standard deviation of each dimension of ``z [N, D]``: ``[D]``, divided by N."""
     return z.std(0, correction=0)
 
 
 def spread(z: Tensor) -> float:
-    """(tr Σ / E ‖z‖²)^½ of ``z [N, D]``, in [0, 1]; 0 where all embeddings are 0."""
+    """Return (tr Σ / E ‖z‖²)^½ of ``z [N, D]``, in [0, 1]; 0 if all embeddings are 0."""
     return _share(std(z).square().sum(), z.square().sum(1).mean())
 
 
 def signal(mean: Tensor, variance: Tensor) -> float:
-    """(tr Σ / (tr Σ + E Σ_d σ_d²))^½ in [0, 1] of posteriors: ``[N, D]`` twice."""
+    """Return (tr Σ / (tr Σ + E Σ_d σ_d²))^½, in [0, 1], of posteriors: ``[N, D]`` twice."""
     between = std(mean).square().sum()
     return _share(between, between + variance.sum(1).mean())
 
@@ -320,7 +325,7 @@ def _share(part: Tensor, whole: Tensor) -> float:
 
 
 def _exp_entropy(values: Tensor) -> float:
-    """exp of the entropy of ``values`` divided by their sum."""
+    """Return exp of the entropy of ``values`` divided by their sum."""
     total = values.sum()
     if not total > 0:
         return 0.0
@@ -329,13 +334,13 @@ def _exp_entropy(values: Tensor) -> float:
 
 
 def _least_rank(seen: Statistics) -> float:
-    # N points lie in N − 1 dimensions whatever the encoder does.
+    # N points span at most N − 1 dimensions.
     return 1 + SHARE * (min(seen.dim, WIDE, seen.samples - 1) - 1)
 
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, so that batch normalisation learns nothing; every mode back afterwards."""
+    """Switch to evaluation mode, in which batch normalisation does not learn; restore all modes."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""Pictures of what a model does: reconstructions and samples, as PNG grids."""
+"""Pictures of a model's output: reconstructions and samples, as PNG grids."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from repzoo_training.views.views import Views
 __all__ = ["Progress", "grid", "save_png"]
 
 COLUMNS = 10
-#: Small images are enlarged by whole pixels to at least this side, to be seen.
+#: Small images are enlarged by an integer factor to at least this side, in pixels.
 SIDE = 56
 
 
 class Progress:
-    """Redraws ``figures/`` of a run as it trains, from randomness of its own.
+    """Redraws the pictures of a run as it trains, from its own random stream.
 
-    ``reconstructions.png`` has, of ten images, a row of originals, then for three views of each a
-    row of the view and a row of its reconstruction. ``samples.png`` decodes latents drawn from a
+    ``reconstructions.png`` shows ten images: a row of originals, and then, for each of three views,
+    a row of views and a row of reconstructions. ``samples.png`` shows decoded latents, drawn from a
     Gaussian fitted to the posterior means of the data.
     """
 
@@ -48,7 +48,7 @@ class Progress:
 
     @torch.no_grad()
     def draw(self, objective: Objective) -> None:
-        """Replace both pictures; an objective without a decoder has none."""
+        """Replace both pictures; does nothing for an objective without a decoder."""
         if objective.decoder is None:
             return
         objective.eval()
@@ -71,12 +71,12 @@ class Progress:
 def grid(
     images: NDArray[np.float32], gap: int = 2, *, first_row_apart: bool = False
 ) -> Image.Image:
-    """Rows of images, float32 ``[R, K, H, W, C]`` in [0, 1], on white; NaN is black.
+    """Arrange rows of images on white; NaN is drawn as black.
 
     Args:
-        images: what to draw.
-        gap: pixels between images.
-        first_row_apart: set the first row off from the others by a wider gap.
+        images: float32 ``[R, K, H, W, C]`` in [0, 1].
+        gap: The number of pixels between images.
+        first_row_apart: Separate the first row from the others by a wider gap.
     """
     R, K, H, W, C = images.shape  # noqa: N806
     scale = max(1, -(-SIDE // max(H, W)))

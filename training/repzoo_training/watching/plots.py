@@ -1,4 +1,4 @@
-"""Plots with axes, by matplotlib; import it where one is drawn, for it takes a second to load."""
+"""Plots with axes, drawn by matplotlib. Import this module lazily: it takes a second to load."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 __all__ = ["collapse_figure", "png"]
 
-#: One look for all plots: quiet axes, a light grid, colours that print.
+#: The common style of all plots.
 STYLE: Any = {
     "axes.edgecolor": "#888888",
     "axes.grid": True,
@@ -46,19 +46,19 @@ _MARGINS = {
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as the bytes of a PNG."""
+    """Return the figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 
 def collapse_figure(lines: Sequence[Mapping[str, Any]], dim: int, title: str) -> bytes:
-    """What :mod:`repzoo_training.watching.collapse` has observed, over views: a PNG.
+    """Plot the statistics of :mod:`repzoo_training.watching.collapse` over views, as a PNG.
 
     Args:
-        lines: those of ``metrics.jsonl`` that have a ``spectrum``, at least one.
-        dim: D, of the embeddings.
-        title: whose they are.
+        lines: The lines of ``metrics.jsonl`` that have a ``spectrum``; at least one.
+        dim: D, the dimension of the embeddings.
+        title: The name of the run.
     """
     views = np.array([line["views"] for line in lines], float)
     values = {
@@ -71,7 +71,7 @@ def collapse_figure(lines: Sequence[Mapping[str, Any]], dim: int, title: str) ->
     spectra = np.array([line["spectrum"] for line in lines], float)  # [T, min(N, D)]
     collapsed = np.array([line["collapsed"] for line in lines], bool)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.2, 6.2))  # margins are given: finding them doubles the time
+        figure = Figure(figsize=(9.2, 6.2))  # computing the margins would double the time
         axes = figure.subplots(2, 2, sharex=True, gridspec_kw=_MARGINS)
         _spectrum(axes[0, 0], views, spectra)
         rank = axes[0, 1]
@@ -80,10 +80,10 @@ def collapse_figure(lines: Sequence[Mapping[str, Any]], dim: int, title: str) ->
         most = min(dim, spectra.shape[1])
         rank.axhline(most, color="#888888", linewidth=1, linestyle=":")
         rank.set_ylim(0, 1.08 * most)
-        rank.set_title(f"dimensions filled, of {dim}")
+        rank.set_title(f"used dimensions, of {dim}")
         deviation = axes[1, 0]
         deviation.plot(views, values["std_mean"], label="mean over dimensions")
-        deviation.plot(views, values["std_min"], label="least")
+        deviation.plot(views, values["std_min"], label="minimum")
         _log_if_positive(deviation, values["std_min"])
         deviation.set_title("standard deviation of a dimension")
         share = axes[1, 1]
@@ -92,7 +92,7 @@ def collapse_figure(lines: Sequence[Mapping[str, Any]], dim: int, title: str) ->
         if (values["signal"] < 1).any():
             share.plot(views, values["signal"], label="signal")
         share.set_ylim(-0.02, 1.02)
-        share.set_title("alike dimensions, distances between images")
+        share.set_title("correlated dimensions, distances between images")
         for axis in axes.flat:
             _shade(axis, views, collapsed)
             axis.margins(x=0.02)
@@ -114,10 +114,10 @@ def collapse_figure(lines: Sequence[Mapping[str, Any]], dim: int, title: str) ->
 
 
 def _spectrum(axis: Axes, views: NDArray[Any], spectra: NDArray[Any]) -> None:
-    """A line for each singular value, from the largest, dark, to the smallest, light."""
+    """Draw one line per singular value, from dark for the largest to light for the smallest."""
     count = spectra.shape[1]
     colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, count))
-    floor = max(1e-12, 1e-9 * spectra.max())  # zeros have no place on a logarithmic axis
+    floor = max(1e-12, 1e-9 * spectra.max())  # a logarithmic axis cannot show zeros
     axis.set_prop_cycle(color=colours)
     axis.plot(
         views,
@@ -136,7 +136,7 @@ def _log_if_positive(axis: Axes, values: NDArray[Any]) -> None:
 
 
 def _shade(axis: Axes, views: NDArray[Any], collapsed: NDArray[Any]) -> None:
-    """Red behind the times at which the run was collapsed."""
+    """Shade the periods in which the run was collapsed."""
     for i in np.flatnonzero(collapsed):
         left = views[i - 1] if i else views[i]
         axis.axvspan(left, views[i], color=_ALARM, alpha=0.12, linewidth=0)

@@ -1,1 +1,1 @@
-"""The recipes that ship: one module per data set, each with its ``RECIPES``."""
+"""The built-in recipes: one module per data set, each with its ``RECIPES``."""

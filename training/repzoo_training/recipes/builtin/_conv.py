@@ -1,6 +1,7 @@
-"""The recipes ``-conv``: a small pair of strided convolutions, for a CPU.
+"""The ``-conv`` recipes: a small pair of strided convolutions, for a CPU.
 
-They see weaker views than those for a GPU: what a view changes costs time to become invariant to.
+Their views are milder than those for a GPU, because each change that a view may make takes training
+time to become invariant to.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from repzoo_training.views.views import ViewSpec
 __all__ = ["convolutional"]
 
 NOTE = (
-    "A small model, trained on a CPU for minutes: the recipe of the same name without `-conv`, for "
-    "a GPU, has a ResNet-18 and sees far more views."
+    "This is a small model, trained on a CPU for minutes. The recipe of the same name without "
+    "`-conv`, for a GPU, uses a ResNet-18 and sees far more views."
 )
 
 
@@ -25,14 +26,14 @@ def convolutional(
     views_per_image: int,
     views: int,
 ) -> Recipe:
-    """``recipe`` as ``NAME-conv``, at 128 views a step.
+    """Return ``recipe`` as ``NAME-conv``, with 128 views per step.
 
     Args:
-        recipe: the one for a GPU.
-        network: of kind ``conv``.
-        augmentation: of methods that see more than one view of an image; others see it whole.
-        views_per_image: J, of SimVAE.
-        views: of the whole run.
+        recipe: The recipe for a GPU.
+        network: A network of kind ``conv``.
+        augmentation: The views for methods with several views per image; others see whole images.
+        views_per_image: J of SimVAE.
+        views: The number of views of the whole run.
     """
     several = recipe.views_per_image > 1
     count = {1: 1, 2: 2}.get(recipe.views_per_image, views_per_image)
@@ -45,7 +46,6 @@ def convolutional(
             "views_per_image": count,
             "images_per_step": 128 // count,
             "views": views,
-            "precision": "bfloat16",
             "notes": (NOTE, *recipe.notes),
         }
     )

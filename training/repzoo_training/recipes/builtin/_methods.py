@@ -1,7 +1,7 @@
-"""Recipes of the discriminative methods, one of each for every data set.
+"""Recipes of the discriminative methods: one per method and data set.
 
-A data set's module gives the encoder, D and the views; a method adds nothing but its objective,
-with its own defaults, which were tried on MNIST for a minute or two and not searched.
+The module of a data set provides the encoder, D and the views. A method only adds its objective,
+with default options that were tried on MNIST for a minute or two, without a search.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from repzoo_training.recipes.recipe import Recipe
 
 __all__ = ["discriminative"]
 
-#: In the order of the README's table.
+#: In the order of the results tables.
 _DISCRIMINATIVE = (
     "simclr",
     "moco",
@@ -31,13 +31,13 @@ _DISCRIMINATIVE = (
 
 
 def discriminative(base: Recipe, dataset: str, title: str, **changes: Any) -> list[Recipe]:
-    """A recipe ``METHOD-dataset`` for each discriminative method, and ``random-dataset``.
+    """Return a recipe ``METHOD-dataset`` per discriminative method, and ``random-dataset``.
 
     Args:
-        base: data set, network, D, views and budget; of a generative method, too.
-        dataset: what the names end in.
-        title: the data set as people write it.
-        changes: to ``base``, for all of them.
+        base: The recipe that provides data set, network, D, views and budget; may be generative.
+        dataset: The suffix of the names.
+        title: The usual name of the data set.
+        changes: Changes to ``base`` for all of these recipes.
     """
     shared = {"likelihood": None, "views_per_image": 2, "images_per_step": 128, **changes}
     recipes = [

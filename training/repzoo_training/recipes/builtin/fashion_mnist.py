@@ -1,15 +1,15 @@
 """FashionMNIST with the MLP pair of the SimVAE paper.
 
-Paper: Bizeul, Schölkopf, Allen 2024 (arXiv 2402.01399), Table 1: SimVAE k-NN 86.5, MLP probe 82.1;
-VAE 83.7 and 80.2.
+Paper:     Bizeul, Schölkopf, Allen 2024 (arXiv 2402.01399), Table 1: SimVAE k-NN 86.5, MLP probe
+           82.1; VAE 83.7 and 80.2.
+Command:   zoo train simvae-fashion-mnist --data fashion-mnist --out runs/simvae-fashion-mnist
+Time:      on one CPU core, 4 M views take 64 minutes with ``simvae-fashion-mnist`` and 53 with
+           ``vae-fashion-mnist`` (``--views 4000000``).
+Accuracy:  k-NN and MLP probe after 4 M views: ``simvae-fashion-mnist`` 85.2 and 81.8,
+           ``vae-fashion-mnist`` 83.9 and 78.8.
 
-    zoo train simvae-fashion-mnist --data fashion-mnist --out runs/simvae-fashion-mnist
-
-Reached, k-NN and MLP probe on the test set, by 4 M views: ``simvae-fashion-mnist`` 85.2 and 81.8,
-``vae-fashion-mnist`` 83.9 and 78.8.
-
-Clothes are grey pictures, so the Bernoulli is a pseudo-likelihood here. They look the same from
-both sides: unlike the paper's vertical flip, the flip is horizontal.
+The images are grey, so the Bernoulli is a pseudo-likelihood. Clothes look the same when mirrored,
+so the flip is horizontal, unlike the vertical flip in the paper.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """SimVAE on a folder of your own images, with or without class subfolders.
 
-    zoo train simvae-images-32 --data photos/ --out runs/photos --budget 5m
+Command:   zoo train simvae-images-32 --data photos/ --out runs/photos --budget 5m
+Time:      ``simvae-images-32``, an MLP pair: useful features in minutes on a CPU.
+           ``simvae-images-64``, a ResNet-18 pair: a GPU.
+Accuracy:  depends on the images.
 
-``simvae-images-32`` is an MLP pair that learns something in minutes on a CPU;
-``simvae-images-64`` is a ResNet-18 pair for a GPU. Images are resized and cropped to the size in
-the name. None of them goes into an exported package: its examples are the model's own samples.
+Images are resized and cropped to the size in the name of the recipe. An exported package contains
+none of the images: its examples are samples of the model.
 """
 
 from __future__ import annotations
