@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from repzoo.hubs.opening import open_hub
+from repzoo.hubs.transport import Transport
 from repzoo.packages.package import Package, write_manifest
 from repzoo.store.store import Store
 
@@ -84,6 +85,22 @@ def test_the_name_of_an_alias_is_refused(zoo_here: Any, store: Path, package: Pa
     write_manifest(package)
     message = zoo_here("publish", package, "--hub", store, "--files-only", status=1)
     assert "'simvae' is an alias of simvae-mnist" in message
+
+
+def test_a_token_is_never_printed(
+    zoo_here: Any, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _token_of(monkeypatch, "secret\n") == "secret"
+    for token in ("my\nsecret", "my secret", "my\x7fsecret", "sécret"):
+        monkeypatch.setenv("REPZOO_HUB_TOKEN", token)
+        message = zoo_here("publish", package, "--hub", "http://127.0.0.1:1/org", status=1)
+        assert "REPZOO_HUB_TOKEN contains characters" in message
+        assert "cret" not in message
+
+
+def _token_of(monkeypatch: pytest.MonkeyPatch, value: str) -> str | None:
+    monkeypatch.setenv("REPZOO_HUB_TOKEN", value)
+    return Transport("http://127.0.0.1:1").token()
 
 
 def test_a_flat_folder_is_read_only(zoo_here: Any, flat_hub: Path, package: Path) -> None:

@@ -46,7 +46,10 @@ def cache() -> None:
 @cache.command("path")
 @reporting
 def cache_path() -> Report:
-    """Print the path of the cache: $REPZOO_CACHE, or repzoo in your cache folder."""
+    """Print the path of the cache.
+
+    It is $REPZOO_CACHE or, by default, repzoo in your cache folder.
+    """
     where = str(Cache().path)
     return Report({"path": where}, where)
 
@@ -54,7 +57,7 @@ def cache_path() -> Report:
 @cache.command("list")
 @reporting
 def cache_list() -> Report:
-    """List the packages in the cache with revision, size and last pull."""
+    """List the packages in the cache, with their sizes and last pulls."""
     cache = Cache()
     lines = cached_revisions(cache)
     data = [
@@ -105,9 +108,9 @@ def cache_verify() -> Report:
 @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @reporting
 def cache_prune(dry_run: bool, yes: bool) -> Report:
-    """Remove old revisions, leftovers of interrupted pulls, and bad files.
+    """Remove old revisions, leftovers and bad files.
 
-    For each hub, the revision that was pulled last is kept.
+    For each hub, the revision that was pulled last is kept. Leftovers come from interrupted pulls.
     """
     cache = Cache()
     doomed = waste(cache)

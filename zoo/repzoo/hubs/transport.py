@@ -131,7 +131,9 @@ class Transport:
         this machine. Any other host gets ``REPZOO_HUB_TOKEN`` or nothing, because a hub that
         somebody names in a command must not receive another hub's token.
         """
-        own = os.environ.get("REPZOO_HUB_TOKEN")
+        own = os.environ.get("REPZOO_HUB_TOKEN", "").strip()  # files end in a newline
+        if not (own.isascii() and own.isprintable()) or " " in own:
+            raise AccessDenied("REPZOO_HUB_TOKEN contains characters that a token cannot have")
         if not self._is_home():
             if own:
                 return own
