@@ -33,6 +33,7 @@ ROOMS = {
 #: A block of code: its language and its text.
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e-?\d+)?")
+REVISION = re.compile(r"\b[0-9a-f]{12,64}\b")
 
 
 def named(path: Path) -> str:
@@ -166,7 +167,11 @@ def run(place: Path, *words: str) -> str:
 
 
 def same(shown: str, printed: str) -> bool:
-    """Compare two outputs; numbers may differ a little, and ``...`` stands for anything."""
+    """Compare two outputs.
+
+    Numbers may differ a little, a revision is any revision, and ``...`` stands for anything.
+    """
+    shown, printed = REVISION.sub("@", shown), REVISION.sub("@", printed)
     parts = re.split(r"\s*\.\.\.\s*", NUMBER.sub("#", shown).strip())
     pattern = ".*".join(map(re.escape, parts))
     wanted, found = ([float(x) for x in NUMBER.findall(text)] for text in (shown, printed))
