@@ -18,7 +18,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from repzoo.packages.arrays import write_arrays
-from repzoo.packages.config import InputSpec, ModelConfig, ProbeSpec, TrainingFacts, UncertaintySpec
+from repzoo.packages.config import (
+    ContentSpec,
+    InputSpec,
+    ModelConfig,
+    ProbeSpec,
+    TrainingFacts,
+    UncertaintySpec,
+)
 from repzoo.packages.package import write_manifest
 from repzoo.runtime.golden import write_golden
 
@@ -35,6 +42,7 @@ def make_package(
     posterior: bool = True,
     decoder: bool = True,
     uncertainty: bool = False,
+    content: bool = False,
     probes: Sequence[ProbeSpec] = (DIGITS,),
     input_spec: InputSpec | None = None,
     latent_dim: int = 4,
@@ -43,9 +51,9 @@ def make_package(
     """Write the package ``directory/name`` and return its folder.
 
     embedding = images/255 @ A, log_variance = -|embedding @ B| - 1 (so variances are below 0.37),
-    images = sigmoid(latents @ A'), logits = embedding @ P, and
-    uncertainty = sigmoid(sum of the embedding). ``seed`` determines the matrices, so another seed
-    gives another revision.
+    images = sigmoid(latents @ A'), logits = embedding @ P, content_mean = embedding + 1,
+    content_variance = embedding² + 1, and uncertainty = sigmoid(sum of the embedding, or of the
+    content variance). ``seed`` determines the matrices, so another seed gives another revision.
     """
     spec = input_spec or InputSpec(height=8, width=8, channels=1)
     rng = np.random.default_rng(seed)
@@ -94,14 +102,28 @@ def make_package(
         }
         write_arrays(path / "prior.npz", prior)
 
+    if content:
+        _write_graph(
+            path / "content.onnx",
+            [
+                helper.make_node("Add", ["embedding", "one"], ["content_mean"]),
+                helper.make_node("Mul", ["embedding", "embedding"], ["square"]),
+                helper.make_node("Add", ["square", "one"], ["content_variance"]),
+            ],
+            [_floats("embedding", latent_dim)],
+            [_floats(name, latent_dim) for name in ("content_mean", "content_variance")],
+            {"one": np.float32(1)},
+        )
+
+    of = "content_variance" if content else "embedding"
     if uncertainty:
         _write_graph(
             path / "uncertainty.onnx",
             [
-                helper.make_node("ReduceSum", ["embedding", "axis"], ["sum"], keepdims=0),
+                helper.make_node("ReduceSum", [of, "axis"], ["sum"], keepdims=0),
                 helper.make_node("Sigmoid", ["sum"], ["uncertainty"]),
             ],
-            [_floats("embedding", latent_dim)],
+            [_floats(of, latent_dim)],
             [_floats("uncertainty")],
             {"axis": np.array([1])},
         )
@@ -118,7 +140,7 @@ def make_package(
         )
 
     names = ["embedding", *(["log_variance"] if posterior else [])]
-    measured = [*names, "images", "uncertainty"]
+    measured = [*names, "images", "uncertainty", "content_mean", "content_variance"]
     tolerances = {each: {"cpu": 1e-4, "cuda": 1e-3} for each in measured}
     ModelConfig(
         name=name,
@@ -131,10 +153,13 @@ def make_package(
         has_posterior=posterior,
         has_decoder=decoder,
         probes=tuple(probes),
-        uncertainty=UncertaintySpec(
-            probability_of="nothing", fitted_on="nothing", inputs=("embedding",)
-        )
+        uncertainty=UncertaintySpec(probability_of="nothing", fitted_on="nothing", inputs=(of,))
         if uncertainty
+        else None,
+        content=ContentSpec(
+            target="nothing", fitted_on="nothing", unit_length=False, inputs=("embedding",)
+        )
+        if content
         else None,
         tolerances=tolerances,
         training=TrainingFacts(

@@ -69,7 +69,7 @@ class Row:
 
     def cells(self) -> dict[str, str]:
         """Return the cells of the table's row by the head of their column."""
-        facts = self.config.training
+        facts = self.config.facts
         found = {
             "model": f"`{self.config.name}`",
             "MiB": f"{self.size / 2**20:.1f}",
@@ -113,7 +113,7 @@ def read(packages: Path, sources: Mapping[str, str] = {}, cache: Path = CACHE) -
 
 def row(package: Package, sources: Mapping[str, str], cache: Path) -> Row:
     """Return the numbers of a package, measured if it lacks some and its images are available."""
-    facts = package.config.training
+    facts = package.config.facts
     metrics = json.loads((package.path / "metrics.json").read_bytes())["evaluation"]
     report = EvaluationReport.model_validate(metrics)
     kept = cache / f"{package.config.name}-{package.revision}.json"
@@ -135,7 +135,7 @@ def tables(rows: Iterable[Row]) -> list[str]:
     order = list(METHODS)
     by_dataset: dict[str, list[Row]] = {}
     for each in sorted(rows, key=lambda row: order.index(row.config.method)):
-        by_dataset.setdefault(each.config.training.dataset, []).append(each)
+        by_dataset.setdefault(each.config.dataset, []).append(each)
     heads = sorted(by_dataset, key=lambda name: (subject(name) is None, name))
     shown = [_table(by_dataset[name]) for name in heads]
     return [*shown, *NOTES]

@@ -178,7 +178,7 @@ def taken(posterior: Posterior, rows: NDArray[np.int64]) -> Posterior:
 def choose(gallery: Gallery, encoder: Encoder, train: ImageDataset) -> dict[str, dict[str, float]]:
     """The constants of each ranking that are best on training images and views of them."""
     rows = np.sort(np.random.default_rng(7).permutation(len(train))[:CHOOSE])
-    spec = find_recipe(encoder.config.training.recipe).augmentation
+    spec = find_recipe(encoder.config.facts.recipe).augmentation
     views = encoder.posterior(make_views(train, rows, spec, 0, 100))
     queries = joined([taken(gallery.posterior, rows), views])
     tried = {

@@ -90,7 +90,7 @@ class ServedModel:
             "memory_bytes": self.memory_bytes,
             "capabilities": [name for name in OPERATIONS if has.get(name, True)],
             "limits": self._limits.model_dump(),
-            "config": config.model_dump(mode="json"),
+            "config": config.record(),
         }
 
     def warm_up(self) -> None:
@@ -232,10 +232,14 @@ def _embed(encoder: Encoder, normalize: bool, pixels: NDArray[Any]) -> Outputs:
 
 def _posterior(encoder: Encoder, pixels: NDArray[Any]) -> Outputs:
     posterior = encoder.posterior(pixels, batch_size=len(pixels))
-    made = {"mean": posterior.mean, "variance": posterior.variance}
-    if posterior.uncertainty is not None:
-        made["uncertainty"] = posterior.uncertainty
-    return made
+    made = {
+        "mean": posterior.mean,
+        "variance": posterior.variance,
+        "content_mean": posterior.content_mean,
+        "content_variance": posterior.content_variance,
+        "uncertainty": posterior.uncertainty,
+    }
+    return {name: values for name, values in made.items() if values is not None}
 
 
 def _reconstruct(encoder: Encoder, pixels: NDArray[Any]) -> Outputs:

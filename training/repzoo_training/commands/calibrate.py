@@ -48,7 +48,7 @@ def calibrate(
 
     found = find(package)
     config, size = found.config, found.config.input.shape
-    views = find_recipe(recipe or config.training.recipe).augmentation
+    views = find_recipe(recipe or config.facts.recipe).augmentation
     train_set, test_set = load_train_and_test(data, size)
     _, report = calibrate_package(
         found, out, train_set, test_set, views, outside=load_outside(outside, size), seed=seed

@@ -98,7 +98,7 @@ def evaluate(
 
             others, views = load_outside(outside, size), None
             if is_of_views(encoder, train_set, test_set):
-                views = find_recipe(recipe or encoder.config.training.recipe).augmentation
+                views = find_recipe(recipe or encoder.config.facts.recipe).augmentation
             report = measure_uncertainty(encoder, train_set, test_set, others, views=views)
             if figure is not None:
                 from repzoo_training.uncertainty.figures import uncertainty_figure

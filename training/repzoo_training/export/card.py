@@ -137,7 +137,7 @@ class _Contents:
         if self.training is not None:
             return self.training.recipe.notes
         try:  # a package of an older version
-            return find_recipe(self.config.training.recipe).notes
+            return find_recipe(self.config.facts.recipe).notes
         except RecipeError:
             return ()
 
@@ -159,7 +159,7 @@ def render_card(folder: Path) -> str:
     package = _Contents.read(folder)
     config = package.config
     front = yaml.safe_dump(_metadata(package), sort_keys=False, allow_unicode=True)
-    summary = config.summary or f"{_title(config)} on {config.training.dataset}"
+    summary = config.summary or f"{_title(config)} on {config.dataset}"
     sections = [
         f"---\n{front}---\n",
         f"# {config.name}\n\n{summary}. An image encoder of the repzoo zoo.\n",
@@ -170,7 +170,7 @@ def render_card(folder: Path) -> str:
         _pictures(package),
         _uncertainty(package),
         "## Out-of-scope use\n\n" + _limits(package),
-        _citation(config),
+        _citation(config.paper),
     ]
     return "\n".join(filter(None, sections))
 
@@ -181,7 +181,7 @@ def _title(config: ModelConfig) -> str:
 
 def _metadata(package: _Contents) -> dict[str, Any]:
     config = package.config
-    dataset = _HUB_DATASETS.get(_plain(config.training.dataset))
+    dataset = _HUB_DATASETS.get(_plain(config.dataset))
     metadata: dict[str, Any] = {
         **_licence(config.licence, package.folder),
         "library_name": "repzoo",
@@ -299,7 +299,7 @@ def _usage(config: ModelConfig) -> str:
 
 
 def _details(package: _Contents) -> str:
-    config, facts, training = package.config, package.config.training, package.training
+    config, facts, training = package.config, package.config.facts, package.training
     method = _title(config)
     if config.method in METHODS:
         method += f" ({METHODS[config.method].family})"
@@ -555,7 +555,7 @@ def _uncertainty(package: _Contents) -> str:
 def _limits(package: _Contents) -> str:
     config, training = package.config, package.training
     limits = [
-        f"- Images unlike {config.training.dataset}. The model embeds them, but nothing above was "
+        f"- Images unlike {config.dataset}. The model embeds them, but nothing above was "
         "measured on them.",
         "- Decisions about people.",
     ]
@@ -575,9 +575,9 @@ def _limits(package: _Contents) -> str:
     return "\n".join(limits) + "\n"
 
 
-def _citation(config: ModelConfig) -> str:
+def _citation(paper: str | None) -> str:
     """Return the BibTeX entry of the method's paper, or nothing if it is not on arXiv."""
-    kind, _, identifier = (config.paper or "").partition(":")
+    kind, _, identifier = (paper or "").partition(":")
     if kind.lower() != "arxiv":
         return ""
     entries: Sequence[str] = _PAPERS.read_text(encoding="utf-8").strip().split("\n\n")

@@ -1,4 +1,4 @@
-"""Image files -> the pixels that an encoder takes, in processes that are ahead of it."""
+"""Decoding image files into an encoder's pixels, in processes that run ahead of it."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ __all__ = ["Batch", "Decoded", "Decoders"]
 
 
 class Batch(NamedTuple):
-    """Some images of one part, in order."""
+    """Consecutive images of one part."""
 
     part: int
     items: Sequence[Item]
 
 
 class Decoded(NamedTuple):
-    """A batch whose good images are ``pixels``, uint8 ``[n, H, W, C]``; the others have errors."""
+    """A batch after decoding: ``pixels`` are uint8 ``[n, H, W, C]`` of the images without error."""
 
     part: int
     ids: list[str]
     pixels: Pixels
-    #: by place in the batch.
+    #: By position in the batch.
     errors: dict[int, str]
 
 
 class Decoders:
-    """A pool of processes.
+    """A pool of processes that decode images.
 
-    An image on which a process dies, for want of memory or by a fault of a decoder, becomes an
-    error like any other.
+    If a process dies while it decodes an image, because of missing memory or a bug in a decoder,
+    that image gets an error like any other.
 
     Args:
-        spec: the encoder's input.
-        workers: how many; with 0, everything happens in this process when it is asked for.
+        spec: The encoder's input.
+        workers: The number of processes; 0 decodes in this process, on demand.
     """
 
     def __init__(self, spec: InputSpec, workers: int) -> None:
@@ -70,7 +70,7 @@ class Decoders:
             self._pool.shutdown(cancel_futures=True)
 
     def map(self, batches: Iterable[Batch]) -> Iterator[Decoded]:
-        """What becomes of each batch, in order; a few more than there are workers are ahead."""
+        """Decode batches, in order. A few more batches than workers are in progress at a time."""
         if self._pool is None:
             yield from (_decode(batch, self._spec) for batch in batches)
             return
@@ -87,7 +87,7 @@ class Decoders:
         try:
             return future.result()
         except BrokenProcessPool:
-            # Whose fault it was is not known: this one goes alone, the others again.
+            # Any batch may have caused it. Decode this one on its own, and submit the others again.
             assert self._pool is not None
             self._pool.shutdown(wait=False)
             self._pool = self._start(self._workers)
@@ -106,14 +106,14 @@ class Decoders:
             return failed
 
     def _alone(self, batch: Batch) -> Decoded:
-        """A batch by a process of its own, or each image of it, if that too dies."""
+        """Decode a batch in its own process; if that dies too, decode each of its images so."""
         try:
             with self._start(1) as pool:
                 return pool.submit(_decode, batch, self._spec).result()
         except BrokenProcessPool:
             if len(batch.items) == 1:
                 ids = [batch.items[0].id]
-                return Decoded(batch.part, ids, self._none(), {0: "the decoder died of it"})
+                return Decoded(batch.part, ids, self._none(), {0: "the decoder crashed"})
         each = [self._alone(Batch(batch.part, [item])) for item in batch.items]
         errors = {n: one.errors[0] for n, one in enumerate(each) if one.errors}
         pixels = np.concatenate([one.pixels for one in each])
@@ -124,14 +124,14 @@ class Decoders:
 
     @staticmethod
     def _start(workers: int) -> ProcessPoolExecutor:
-        # Not forked: ONNX Runtime has threads, and locks that they hold.
+        # Not forked, because threads of ONNX Runtime may hold locks.
         context = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(workers, context, initializer=_end_with_parent)
 
 
 def _end_with_parent() -> None:
-    """Have this process end when the one that started it does, even by SIGKILL, and not before."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all
+    """End this process when its parent ends, even by SIGKILL, and not before."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -152,7 +152,7 @@ def _decode(batch: Batch, spec: InputSpec) -> Decoded:
         except OSError as error:
             errors[number] = f"cannot be read: {error.strerror or error}"
         except MemoryError:
-            errors[number] = "there is not enough memory for it"
+            errors[number] = "not enough memory to decode it"
     stacked = np.stack(pixels) if pixels else np.empty((0, *spec.shape), np.uint8)
     return Decoded(batch.part, [item.id for item in batch.items], stacked, errors)
 
@@ -161,4 +161,4 @@ def _one(item: Item, spec: InputSpec) -> Pixels:
     if item.error is not None:
         raise InvalidImage(item.error)
     data = Path(item.data).read_bytes() if isinstance(item.data, str) else item.data
-    return preprocess(decode(data), spec)
+    return preprocess(decode(data, spec), spec)

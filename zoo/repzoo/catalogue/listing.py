@@ -47,10 +47,11 @@ class Card:
 
     @property
     def abilities(self) -> str:
-        """The model's abilities besides embedding: posterior, decoder, uncertainty, probes."""
+        """The model's abilities besides embedding: posterior, content posterior, and so on."""
         config = self.config
         can = {
             "posterior": config.has_posterior,
+            "content posterior": config.content is not None,
             "decoder": config.has_decoder,
             "uncertainty": config.uncertainty is not None,
             "probes": bool(config.probes),

@@ -85,11 +85,12 @@ class Criteria:
         """Whether a package meets all requirements."""
         config = card.config
         found = measures(card.metrics)
-        words = f"{config.name} {config.summary} {config.training.recipe}".casefold()
+        recipe = config.training.recipe if config.training is not None else ""
+        words = f"{config.name} {config.summary} {recipe}".casefold()
         return (
             (self.text is None or all(word in words for word in self.text.casefold().split()))
             and _same(self.method, config.method)
-            and _same(self.dataset, config.training.dataset)
+            and _same(self.dataset, config.dataset)
             and (self.task is None or any(_same(self.task, p.task) for p in config.probes))
             and (config.has_posterior or not self.has_posterior)
             and (config.has_decoder or not self.has_decoder)

@@ -157,7 +157,7 @@ def _row(card: Card, wanted: Criteria) -> tuple[str, ...]:
         card.revision[:12],
         format_bytes(card.manifest.size),
         config.method,
-        config.training.dataset,
+        config.dataset,
         str(config.latent_dim),
         card.abilities or "-",
         *(_number(condition.best(found, wanted.task)) for condition in wanted.conditions),
@@ -168,7 +168,7 @@ def _data(line: Listing, card: Card, wanted: Criteria) -> dict[str, Any]:
     found = measures(card.metrics)
     best = (condition.best(found, wanted.task) for condition in wanted.conditions)
     return line.data() | {
-        "dataset": card.config.training.dataset,
+        "dataset": card.config.dataset,
         "metrics": {measure.key: measure.value for measure in best if measure is not None},
     }
 
@@ -180,7 +180,7 @@ def _no_match(where: str, lines: Sequence[Listing], wanted: Criteria) -> str:
     if wanted.method is not None:
         known["methods"] = {card.config.method for card in cards}
     if wanted.dataset is not None:
-        known["data sets"] = {card.config.training.dataset for card in cards}
+        known["data sets"] = {card.config.dataset for card in cards}
     if wanted.task is not None:
         known["tasks"] = {probe.task for card in cards for probe in card.config.probes}
     if wanted.conditions:

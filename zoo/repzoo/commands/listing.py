@@ -8,7 +8,7 @@ from repzoo.cache.cache import Cache
 from repzoo.catalogue.listing import Listing, LocatedCard, listings, listings_of_cache, look_up
 from repzoo.commands.arguments import hub_option, name_or_path_argument
 from repzoo.hubs.opening import open_hub
-from repzoo.packages.config import ModelConfig
+from repzoo.packages.config import ModelConfig, TrainingFacts
 from repzoo.report import Report, format_bytes, format_table, reporting
 
 __all__ = ["info", "list_"]
@@ -105,9 +105,10 @@ def _describe(found: LocatedCard, cached: bool) -> str:
         ),
         ("has", card.abilities or "-"),
         ("probes", ", ".join(probes)),
-        ("data", training.dataset),
-        ("training", f"{training.recipe}: {training.views:,} views, seed {training.seed}"),
-        ("trained on", f"{training.device}, {training.wall_seconds / 3600:.1f} h"),
+        ("data", training.dataset if training is not None else ""),
+        ("training", _training(training)),
+        ("trained on", _trained_on(training)),
+        ("imported from", config.source or ""),
         ("licence", config.licence),
         ("paper", config.paper or ""),
     ]
@@ -117,3 +118,13 @@ def _describe(found: LocatedCard, cached: bool) -> str:
 def _with_tags(commit: str, tags: dict[str, str]) -> str:
     names = sorted(tag for tag, each in tags.items() if each == commit)
     return commit[:12] + (f" ({', '.join(names)})" if names else "")
+
+
+def _training(facts: TrainingFacts | None) -> str:
+    if facts is None:
+        return ""
+    return f"{facts.recipe}: {facts.views:,} views, seed {facts.seed}"
+
+
+def _trained_on(facts: TrainingFacts | None) -> str:
+    return "" if facts is None else f"{facts.device}, {facts.wall_seconds / 3600:.1f} h"

@@ -1,13 +1,21 @@
 """``config.json`` of a model package: one record with everything known about a model.
 
 The schema is versioned. New fields always have defaults, so every older ``schema_version`` stays
-loadable. Versions newer than this library are refused.
+loadable. Versions newer than this library are refused. A record is written with the oldest version
+that has all of its fields, so older installations can read whatever does not need a newer one.
+
+| version | adds |
+| --- | --- |
+| 1 | |
+| 2 | ``content``, and content inputs of ``uncertainty``; ``input.resize.jpeg``; ``aliases`` of |
+| | probes; ``source`` instead of ``training``, for imported models |
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -17,6 +25,7 @@ from repzoo.packages.records import parse_record, read_file
 __all__ = [
     "NAME_PATTERN",
     "SCHEMA_VERSION",
+    "ContentSpec",
     "InputSpec",
     "ModelConfig",
     "ProbeSpec",
@@ -25,7 +34,7 @@ __all__ = [
     "UncertaintySpec",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: Limit on the size of a ``config.json``; ImageNet's class names take 30 KB.
 MAX_CONFIG_BYTES = 2**24
@@ -51,12 +60,15 @@ class ResizePolicy(_Record):
 
     ``crop`` scales the image to cover the target and keeps the centre. ``squash`` ignores the
     aspect ratio. ``filter`` names a Pillow filter, used with antialiasing. ``rounding`` says how
-    the scaled length of the longer side is rounded to whole pixels.
+    the scaled length of the longer side is rounded to whole pixels. ``jpeg`` says how JPEG files
+    are decoded: at ``full`` size, or ``scaled`` down by 2, 4 or 8 while both sides stay at least
+    twice as long as the target's.
     """
 
     fit: Literal["crop", "squash"] = "crop"
     filter: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     rounding: Literal["nearest", "floor"] = "nearest"
+    jpeg: Literal["full", "scaled"] = "full"
 
 
 class InputSpec(_Record):
@@ -82,11 +94,12 @@ class ProbeSpec(_Record):
     """One head ``probes/TASK.KIND.onnx``: embedding ``[N, D]`` -> logits ``[N, len(classes)]``.
 
     ``softmax`` heads choose one class. ``sigmoid`` heads are multi-label: each class is decided on
-    its own.
+    its own. ``aliases`` are further names of the task.
     """
 
     task: Name
     kind: Name = "linear"
+    aliases: tuple[Name, ...] = ()
     classes: tuple[str, ...] = Field(min_length=2)
     activation: Literal["softmax", "sigmoid"] = "softmax"
 
@@ -102,18 +115,33 @@ class ProbeSpec(_Record):
 class UncertaintySpec(_Record):
     """The output of ``uncertainty.onnx``: a calibrated probability in [0, 1].
 
-    ``inputs`` may name outputs of the encoder, and ``images``, the encoder's own input. Other
-    quantities, such as the density under a mixture, are computed inside the graph, so that the
-    uncertainty costs one small head.
+    ``inputs`` may name outputs of the encoder and of ``content.onnx``, and ``images``, the
+    encoder's own input. Other quantities, such as the density under a mixture, are computed inside
+    the graph, so that the uncertainty costs one small head.
     """
 
     probability_of: str
     fitted_on: str
+    inputs: tuple[
+        Literal["embedding", "log_variance", "images", "content_mean", "content_variance"], ...
+    ] = Field(min_length=1)
+
+
+class ContentSpec(_Record):
+    """The outputs of ``content.onnx``: the content posterior, a diagonal Gaussian per image.
+
+    ``content_mean`` and ``content_variance`` ``[N, D]`` say where the embedding of a fresh, mild
+    view of the undegraded image lies. With ``unit_length``, that embedding has length 1.
+    """
+
+    target: str = Field(description="what the Gaussian is a posterior of, as a sentence")
+    fitted_on: str
+    unit_length: bool
     inputs: tuple[Literal["embedding", "log_variance", "images"], ...] = Field(min_length=1)
 
 
 class TrainingFacts(_Record):
-    """Where the weights come from."""
+    """How the weights were trained."""
 
     dataset: str
     dataset_sha256: str | None = None
@@ -133,7 +161,7 @@ class ModelConfig(_Record):
     outputs that ``zoo verify`` accepts. ``metric`` is the recommended distance between embeddings.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = 1
     name: Name
     summary: str = ""
     method: Name
@@ -146,9 +174,11 @@ class ModelConfig(_Record):
     has_decoder: bool
     probes: tuple[ProbeSpec, ...] = ()
     uncertainty: UncertaintySpec | None = None
+    content: ContentSpec | None = None
     metric: Literal["cosine", "euclidean"] = "euclidean"
     tolerances: dict[str, dict[ProviderClass, float]]
-    training: TrainingFacts
+    training: TrainingFacts | None = None
+    source: str | None = Field(default=None, description="where an imported model comes from")
     licence: str
     paper: str | None = None
 
@@ -166,7 +196,14 @@ class ModelConfig(_Record):
     def _consistent(self) -> ModelConfig:
         if self.outputs[:1] != ("embedding",):
             raise ValueError("outputs must begin with 'embedding'")
-        available = (*self.outputs, "images")
+        available: tuple[str, ...] = (*self.outputs, "images")
+        if self.content is not None:
+            if not {*self.content.inputs} <= {*available}:
+                raise ValueError(
+                    f"content.inputs are {', '.join(self.content.inputs)}; this model has only "
+                    f"{', '.join(available)}"
+                )
+            available = (*available, "content_mean", "content_variance")
         if self.uncertainty is not None and not {*self.uncertainty.inputs} <= {*available}:
             raise ValueError(
                 f"uncertainty.inputs are {', '.join(self.uncertainty.inputs)}; this model has only "
@@ -174,14 +211,49 @@ class ModelConfig(_Record):
             )
         if self.has_posterior != ("log_variance" in self.outputs):
             raise ValueError("has_posterior must be true exactly when outputs has 'log_variance'")
-        heads = [(probe.task, probe.kind) for probe in self.probes]
+        heads = [(name, p.kind) for p in self.probes for name in (p.task, *p.aliases)]
         if len(set(heads)) != len(heads):
             raise ValueError("two probes have the same task and kind")
+        if (self.training is None) == (self.source is None):
+            raise ValueError("either 'training' or 'source' must say where the weights come from")
         return self
 
+    @property
+    def required_version(self) -> int:
+        """The oldest schema version that has all fields of this record."""
+        inputs = () if self.uncertainty is None else self.uncertainty.inputs
+        new = (
+            self.content is not None
+            or self.training is None
+            or self.input.resize.jpeg != "full"
+            or any(probe.aliases for probe in self.probes)
+            or any(name.startswith("content_") for name in inputs)
+        )
+        return 2 if new else 1
+
+    @property
+    def dataset(self) -> str:
+        """The data set that the model was trained on, or where an imported model comes from."""
+        return self.training.dataset if self.training is not None else self.source or ""
+
+    @property
+    def facts(self) -> TrainingFacts:
+        """The training facts.
+
+        Raises:
+            PackageError: If the model was imported, so that there are none.
+        """
+        if self.training is None:
+            raise PackageError(
+                f"{self.name} was imported from {self.source}: its training is not known"
+            )
+        return self.training
+
     def probe(self, task: str, kind: str = "linear") -> ProbeSpec | None:
-        """Return the probe for ``task`` and ``kind``, or None if there is no such probe."""
-        return next((p for p in self.probes if (p.task, p.kind) == (task, kind)), None)
+        """Return the probe for ``task``, which may be an alias, and ``kind``, or None."""
+        return next(
+            (p for p in self.probes if task in (p.task, *p.aliases) and p.kind == kind), None
+        )
 
     @classmethod
     def read(cls, path: str | Path) -> ModelConfig:
@@ -201,4 +273,14 @@ class ModelConfig(_Record):
 
     def write(self, path: str | Path) -> None:
         """Write the record as indented JSON that ends in a newline."""
-        Path(path).write_text(self.model_dump_json(indent=2) + "\n")
+        Path(path).write_text(json.dumps(self.record(), indent=2, ensure_ascii=False) + "\n")
+
+    def record(self) -> dict[str, Any]:
+        """Return the record as JSON values, in the oldest schema version that has its fields."""
+        version = self.required_version
+        values = self.model_dump(mode="json") | {"schema_version": version}
+        if version < 2:
+            del values["content"], values["source"], values["input"]["resize"]["jpeg"]
+            for probe in values["probes"]:
+                del probe["aliases"]
+        return values

@@ -14,7 +14,6 @@ import stat
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -39,7 +38,9 @@ __all__ = [
     "write_manifest",
 ]
 
-FORMAT_VERSION = 1
+#: Version 2 adds ``content.onnx`` and version 2 of ``config.json``. A package that uses neither is
+#: written as version 1, so that older installations can read it.
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 
 #: The signature of a package in the OpenSSF model-signing format. The manifest does not list it.
@@ -59,6 +60,7 @@ _TOP_LEVEL = frozenset(
         *_REQUIRED,
         "LICENSE",
         "README.md",
+        "content.onnx",
         "decoder.onnx",
         "metrics.json",
         "prior.npz",
@@ -105,15 +107,16 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: Annotated[int, Literal[1]] = FORMAT_VERSION
+    format_version: int = 1
     files: dict[str, FileEntry]
 
     @field_validator("format_version")
     @classmethod
     def _known_version(cls, version: int) -> int:
-        if version != FORMAT_VERSION:
+        if not 1 <= version <= FORMAT_VERSION:
             raise ValueError(
-                f"this version of repzoo reads format {FORMAT_VERSION}, not {version}; upgrade it"
+                f"the package has format {version}, but this version of repzoo reads 1 to "
+                f"{FORMAT_VERSION}: upgrade repzoo"
             )
         return version
 
@@ -202,6 +205,8 @@ class Package:
             promised.add("decoder.onnx")
         if config.uncertainty is not None:
             promised.add("uncertainty.onnx")
+        if config.content is not None:
+            promised.add("content.onnx")
         graphs = {name for name in self.manifest.files if name.endswith(".onnx")}
         if promised != graphs - {"encoder.onnx"}:
             wrong = ", ".join(sorted(promised ^ (graphs - {"encoder.onnx"})))
@@ -218,30 +223,23 @@ class Package:
 
         An edited or missing card is not a fault, see `notes`.
         """
-        faults = {}
-        for name, entry in self.manifest.files.items():
-            fault = None if name in ADVISORY else file_fault(self.path, name, entry)
-            if fault is not None:
-                faults[name] = fault
-        for name in ADVISORY:
-            fault = _advisory_fault(self.path / name)
-            if fault is not None:
-                faults[name] = fault
-        return faults | dict.fromkeys(self.extra_files(), "is not in the manifest")
+        files = self.manifest.files.items()
+        faults = {
+            **{name: file_fault(self.path, name, e) for name, e in files if name not in ADVISORY},
+            **{name: _advisory_fault(self.path / name) for name in ADVISORY},
+            **dict.fromkeys(self.extra_files(), "is not in the manifest"),
+        }
+        return {name: fault for name, fault in faults.items() if fault is not None}
 
     def notes(self) -> dict[str, str]:
         """Return how advisory files differ from the manifest, by name."""
         notes = {}
         for name in ADVISORY:
-            entry = self.manifest.files.get(name)
-            if entry is not None:
-                note = file_fault(self.path, name, entry)
-            else:
-                exists = os.path.lexists(self.path / name)
-                note = "is not in the manifest" if exists else None
-            if note is not None:
-                notes[name] = note
-        return notes
+            if (entry := self.manifest.files.get(name)) is not None:
+                notes[name] = file_fault(self.path, name, entry)
+            elif os.path.lexists(self.path / name):
+                notes[name] = "is not in the manifest"
+        return {name: note for name, note in notes.items() if note is not None}
 
     def extra_files(self) -> list[str]:
         """Return the files in the folder that do not belong to the package."""
@@ -282,7 +280,8 @@ def write_manifest(path: str | os.PathLike[str]) -> Package:
         with open_regular(path / name) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             files[name] = {"size": file.tell(), "sha256": digest}
-    data = json.dumps({"format_version": FORMAT_VERSION, "files": files}, indent=2) + "\n"
+    version = ModelConfig.read(path / "config.json").required_version
+    data = json.dumps({"format_version": version, "files": files}, indent=2) + "\n"
     Manifest.parse(data.encode(), str(path))
     write_atomically(path / MANIFEST, data.encode())
     package = Package.open(path)

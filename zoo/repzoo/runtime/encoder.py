@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,15 +35,36 @@ __all__ = [
 ]
 
 
-class Posterior(NamedTuple):
-    """The posterior ``q(z|x) = N(mean, diag(variance))`` of each image."""
+#: Outputs of ``content.onnx``.
+_CONTENT = ("content_mean", "content_variance")
 
-    #: float32 ``[N, D]``, the same as `Encoder.embed` returns.
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """The encoder's posterior and the content posterior of each image.
+
+    It unpacks to ``mean, variance, uncertainty``.
+
+    Attributes:
+        mean: float32 ``[N, D]``, the same as `Encoder.embed` returns.
+        variance: float32 ``[N, D]``, in the units of ``mean`` squared: ``q(z|x) = N(mean,
+            diag(variance))``. None if the encoder has no posterior of its own.
+        uncertainty: float32 ``[N]`` in [0, 1], see `Encoder.uncertainty`. None if the model has no
+            uncertainty.
+        content_mean: float32 ``[N, D]``: where the embedding of an undegraded picture of the same
+            content lies, see `repzoo.packages.config.ContentSpec`. None if the model has no content
+            posterior.
+        content_variance: float32 ``[N, D]``: how far off ``content_mean`` may be.
+    """
+
     mean: Floats
-    #: float32 ``[N, D]``, in the units of ``mean`` squared.
-    variance: Floats
-    #: float32 ``[N]`` in [0, 1], see `Encoder.uncertainty`. None if the model has no uncertainty.
-    uncertainty: Floats | None
+    variance: Floats | None
+    uncertainty: Floats | None = None
+    content_mean: Floats | None = None
+    content_variance: Floats | None = None
+
+    def __iter__(self) -> Iterator[Floats | None]:
+        return iter((self.mean, self.variance, self.uncertainty))
 
 
 class Reconstruction(NamedTuple):
@@ -145,12 +167,21 @@ class Encoder:
             logits: Tensor = "tensor(float)", (None, len(spec.classes))
             head = graph(spec.file, {"embedding": latent}, {"logits": logits})
             self._probes[spec.task, spec.kind] = head
+        pixels: Tensor = "tensor(uint8)", (None, *config.input.shape)
+
+        def head_inputs(names: tuple[str, ...]) -> dict[str, Tensor]:
+            return {name: pixels if name == "images" else latent for name in names}
+
+        self._content = None
+        if config.content is not None:
+            self._content = graph(
+                "content.onnx", head_inputs(config.content.inputs), dict.fromkeys(_CONTENT, latent)
+            )
         self._uncertainty = None
         if config.uncertainty is not None:
-            pixels: Tensor = "tensor(uint8)", (None, *config.input.shape)
             self._uncertainty = graph(
                 "uncertainty.onnx",
-                {n: pixels if n == "images" else latent for n in config.uncertainty.inputs},
+                head_inputs(config.uncertainty.inputs),
                 {"uncertainty": ("tensor(float)", (None,))},
             )
         prior = path / "prior.npz"
@@ -168,35 +199,53 @@ class Encoder:
         """
         return as_pixels(images, self.config.input)
 
-    def embed(self, images: Images, *, normalize: bool = False, batch_size: int = 256) -> Floats:
+    def embed(
+        self,
+        images: Images,
+        *,
+        normalize: bool = False,
+        robust: bool = False,
+        batch_size: int = 256,
+    ) -> Floats:
         """Embed images. If the model has a posterior, the embedding is its mean.
 
         Args:
             images: One image or many.
             normalize: Divide each embedding by its Euclidean length, unless the length is zero.
+            robust: Return the content mean instead: the expected embedding of an undegraded picture
+                of the same content.
             batch_size: The number of images that are decoded and run at once.
 
         Returns:
             float32 ``[N, D]``.
 
         Raises:
+            UnsupportedOperation: If ``robust`` is set and the model has no content posterior.
             InvalidImage: If an image cannot be used. Its ``index`` is its position in ``images``.
         """
-        embedding = self._outputs(images, ("embedding",), batch_size)["embedding"]
+        if robust:
+            self._require_content()
+        name = "content_mean" if robust else "embedding"
+        embedding = self._outputs(images, (name,), batch_size)[name]
         return unit_length(embedding) if normalize else embedding
 
     def posterior(self, images: Images, *, batch_size: int = 256) -> Posterior:
-        """Return the posterior over the latents of each image.
+        """Return the encoder's posterior and the content posterior of each image.
 
         Raises:
-            UnsupportedOperation: If the model has no posterior.
+            UnsupportedOperation: If the model has neither.
             InvalidImage: If an image cannot be used. Its ``index`` is its position in ``images``.
         """
-        if not self.config.has_posterior:
+        if not self.config.has_posterior and self._content is None:
             raise UnsupportedOperation(f"{self.config.name} has no posterior")
-        outputs = self.outputs(images, uncertainty=True, batch_size=batch_size)
+        outputs = self.outputs(images, uncertainty=True, content=True, batch_size=batch_size)
+        log_variance = outputs.get("log_variance")
         return Posterior(
-            outputs["embedding"], np.exp(outputs["log_variance"]), outputs.get("uncertainty")
+            outputs["embedding"],
+            None if log_variance is None else np.exp(log_variance),
+            outputs.get("uncertainty"),
+            outputs.get("content_mean"),
+            outputs.get("content_variance"),
         )
 
     def uncertainty(self, images: Images, *, batch_size: int = 256) -> Floats:
@@ -307,7 +356,7 @@ class Encoder:
         if spec is None:
             probes = ", ".join(f"{p.task} ({p.kind})" for p in self.config.probes) or "no probes"
             raise UnknownTask(f"{self.config.name} has no probe {task} ({kind}); it has {probes}")
-        probe = self._probes[task, kind]
+        probe = self._probes[spec.task, kind]
         logits = [
             to_host(probe.run(self._encode(pixels, ("embedding",)))["logits"])
             for pixels in self._chunks(images, batch_size)
@@ -315,13 +364,20 @@ class Encoder:
         return _predictions(spec, _concatenate(logits, (len(spec.classes),)))
 
     def outputs(
-        self, images: Images, *, uncertainty: bool = False, batch_size: int = 256
+        self,
+        images: Images,
+        *,
+        uncertainty: bool = False,
+        content: bool = False,
+        batch_size: int = 256,
     ) -> dict[str, Floats]:
         """Return the encoder graph's outputs: ``embedding``, and ``log_variance`` of a posterior.
 
         Args:
             images: One image or many.
             uncertainty: Also return ``uncertainty``, if the model has one. See `uncertainty`.
+            content: Also return ``content_mean`` and ``content_variance``, if the model has a
+                content posterior.
             batch_size: The number of images that are decoded and run at once.
 
         Returns:
@@ -331,8 +387,11 @@ class Encoder:
         Raises:
             InvalidImage: If an image cannot be used. Its ``index`` is its position in ``images``.
         """
-        more = ("uncertainty",) if uncertainty and self._uncertainty is not None else ()
-        return self._outputs(images, (*self.config.outputs, *more), batch_size)
+        names = self.config.outputs
+        more = _CONTENT if content and self._content is not None else ()
+        if uncertainty and self._uncertainty is not None:
+            more = (*more, "uncertainty")
+        return self._outputs(images, (*names, *more), batch_size)
 
     def _outputs(
         self, images: Images, names: tuple[str, ...], batch_size: int
@@ -349,15 +408,21 @@ class Encoder:
 
     def _encode(self, pixels: Pixels, names: tuple[str, ...]) -> dict[str, Rows]:
         """Return at least the named outputs of one batch, left on the device."""
-        if "uncertainty" not in names:
+        if {*names} <= {*self.config.outputs}:
             return self._encoder.run({"images": pixels}, names)
         rows = {"images": self._encoder.upload(pixels)}
         rows |= self._encoder.run(rows)
-        return rows | {"uncertainty": self._probability(rows)}
+        if not {*_CONTENT}.isdisjoint(names):
+            rows |= self._require_content().run(rows)
+        if "uncertainty" in names:
+            rows["uncertainty"] = self._probability(rows)
+        return rows
 
     def _probability(self, rows: Mapping[str, Rows]) -> Floats:
-        probability = self._require_uncertainty().run(rows)["uncertainty"]
-        return np.clip(to_host(probability), 0, 1)
+        graph = self._require_uncertainty()
+        if not {*_CONTENT}.isdisjoint(graph.inputs) and not {*_CONTENT} <= rows.keys():
+            rows = {**rows, **self._require_content().run(rows)}
+        return np.clip(to_host(graph.run(rows)["uncertainty"]), 0, 1)
 
     def _chunks(self, images: Images, batch_size: int) -> Iterator[Pixels]:
         return batches(images, self.config.input, positive(batch_size, "batch_size"))
@@ -366,6 +431,11 @@ class Encoder:
         if self._decoder is None:
             raise UnsupportedOperation(f"{self.config.name} has no decoder")
         return self._decoder
+
+    def _require_content(self) -> Graph:
+        if self._content is None:
+            raise UnsupportedOperation(f"{self.config.name} has no content posterior")
+        return self._content
 
     def _require_uncertainty(self) -> Graph:
         if self._uncertainty is None:

@@ -10,6 +10,8 @@
 | ``outputs.embedding`` | float32 ``[N + F, D]``: for the inputs, then for the F files |
 | ``outputs.log_variance`` | the same, if the model has a posterior |
 | ``outputs.uncertainty`` | float32 ``[N + F]``, if the model has a calibrated uncertainty |
+| ``outputs.content_mean`` | float32 ``[N + F, D]``, if the model has a content posterior |
+| ``outputs.content_variance`` | the same |
 | ``latents`` | float32 ``[M, D]``, if the model has a decoder |
 | ``outputs.images`` | float32 ``[M, H, W, C]``: the images decoded from ``latents`` |
 """
@@ -147,7 +149,7 @@ def _check_preprocessing(encoder: Encoder, arrays: dict[str, NDArray[Any]], path
 def _outputs(encoder: Encoder, arrays: dict[str, NDArray[Any]]) -> dict[str, Floats]:
     from_files = [arrays[f"files.{number}.pixels"] for number in _file_numbers(arrays)]
     pixels = np.concatenate([arrays["inputs"], *(each[None] for each in from_files)])
-    outputs = encoder.outputs(pixels, uncertainty=True)
+    outputs = encoder.outputs(pixels, uncertainty=True, content=True)
     if encoder.config.has_decoder:
         outputs["images"] = encoder.generate(latents=arrays["latents"]).images
     return outputs

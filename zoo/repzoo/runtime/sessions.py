@@ -98,7 +98,7 @@ class Graph:
         self.provider: str = session.get_providers()[0]
         self._device = DEVICES.get(self.provider)
         self._session = session
-        self._inputs = tuple(inputs)
+        self.inputs = tuple(inputs)
         self._outputs = tuple(outputs)
 
     def upload(self, rows: Rows) -> Rows:
@@ -118,7 +118,7 @@ class Graph:
             names: The outputs to compute. By default all.
         """
         names = names or self._outputs
-        inputs = {name: self.upload(rows[name]) for name in self._inputs}
+        inputs = {name: self.upload(rows[name]) for name in self.inputs}
         if self._device is None:
             return dict(zip(names, self._session.run(names, inputs), strict=True))
         # Bindings are not thread-safe, so each call has its own. Copies to the device and runs are
