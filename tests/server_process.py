@@ -1,4 +1,4 @@
-"""``zoo serve`` as a real process, for tests that talk to it over a real socket."""
+"""``zoo serve`` as a real process, for tests over a real socket."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import psutil
 
 
 class ServerProcess:
-    """A running ``zoo serve``; everything that it prints goes to the file ``log``.
+    """A running ``zoo serve``, whose output goes to the file ``log``.
 
-    Use it in a ``with``, which ends what is left of it.
+    Use it in a ``with``, which ends all of its processes.
     """
 
     def __init__(self, *arguments: str, log: Path, env: Mapping[str, str] | None = None) -> None:
@@ -29,7 +29,7 @@ class ServerProcess:
                 [*command, *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # One thread for each model: the test machine has few cores, and batches are small.
+                # One thread per model: test machines have few cores, and batches are small.
                 env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
             )
         self._started: list[psutil.Process] = []
@@ -40,7 +40,7 @@ class ServerProcess:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self._started += self.workers()
-            # Asked first: one that is killed leaves its temporary folders behind.
+            # SIGTERM first: a killed server leaves its temporary folders behind.
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(5)
@@ -54,7 +54,7 @@ class ServerProcess:
         return self.log.read_text(errors="replace")
 
     def wait_until_ready(self, seconds: float = 90) -> str:
-        """The URL that the server says it serves at."""
+        """Return the URL that the server prints."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             ready = r"^Serving at (\S+)$(?s:.*)Press Ctrl-C"
@@ -70,6 +70,6 @@ class ServerProcess:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def stop(self, signal_number: int = signal.SIGINT, seconds: float = 30) -> int:
-        """Send a signal and wait for the end; gives the exit status."""
+        """Send a signal, wait for the exit, and return its status."""
         self.process.send_signal(signal_number)
         return self.process.wait(seconds)

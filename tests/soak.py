@@ -1,13 +1,13 @@
-"""A server under mixed load for a while: ``make soak``.
+"""Run a server under mixed load for a while: ``make soak``.
 
-Callers in threads send real images in every format at once, one request in a hundred of them bad,
-to a server of two workers: first as fast as they are answered, which tells the capacity, then at
-80% of that, each request at its own time whether or not the last one was late. A quarter and three
-quarters through, the model is swapped for another revision; half way, one worker is killed. Every
-good answer is compared with the local runtime's, every bad request must get its 4xx, and only what
-was in flight in the killed worker may be lost. Prints what was sent, what came back and how much
-memory the other worker had, and exits 1 if anything was wrong or, in 10 minutes or more, its memory
-grew by 5% after the first third.
+Clients in threads send real images in every format to a server with two workers; one request in a
+hundred is invalid. First they send as fast as the server responds, which gives its capacity. Then
+they send at 80% of that, each request at its scheduled time even if earlier ones are late. After
+one and three quarters of the time, the model is swapped for another revision; half-way, one worker
+is killed. Every result is compared with the local runtime, every invalid request must get its 4xx,
+and only requests in flight in the killed worker may be lost. Prints requests, outcomes and the
+memory of the other worker. Exits with 1 if anything was wrong, or if in 10 minutes or more the
+memory grew by 5% after the first third.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from repzoo_training.data import load
 sys.path.insert(0, str(Path(__file__).parent))
 from server_process import ServerProcess
 
-CALLERS = 6
+CLIENTS = 6
 LOST = "lost with the killed worker"
-LOAD = 0.8  # of what they are answered if they ask without a pause
+LOAD = 0.8  # relative to the capacity
 
 
 def main() -> None:
@@ -54,12 +54,12 @@ def main() -> None:
     latencies: list[float] = []
     lock = threading.Lock()
     seconds = 60 * arguments.minutes
-    killed: list[float] = []  # when
+    killed: list[float] = []  # times
 
-    def caller(number: int, url: str, until: float, pause: float) -> None:
-        """Ask every ``pause`` seconds; late requests are made up for."""
+    def client_loop(number: int, url: str, until: float, pause: float) -> None:
+        """Send a request every ``pause`` seconds, and catch up after late ones."""
         chance = random.Random(number)
-        due = time.monotonic() + pause * number / CALLERS
+        due = time.monotonic() + pause * number / CLIENTS
         with repzoo_client.Client(url) as client:
             while time.monotonic() < until:
                 rows = [chance.randrange(len(images)) for _ in range(chance.choice((1, 1, 4, 32)))]
@@ -81,7 +81,8 @@ def main() -> None:
     def begin(url: str, seconds: float, pause: float) -> list[threading.Thread]:
         until = time.monotonic() + seconds
         threads = [
-            threading.Thread(target=caller, args=(n, url, until, pause)) for n in range(CALLERS)
+            threading.Thread(target=client_loop, args=(n, url, until, pause))
+            for n in range(CLIENTS)
         ]
         for thread in threads:
             thread.start()
@@ -117,7 +118,7 @@ def main() -> None:
             capacity = sum(counts.values()) / trial
             latencies.clear()
             start = time.monotonic()
-            threads = begin(url, seconds, CALLERS / (LOAD * capacity))
+            threads = begin(url, seconds, CLIENTS / (LOAD * capacity))
             events = [(0.25, "swap"), (0.5, "kill"), (0.75, "swap")]
             revisions = {encoder.revision}
             memory = []
@@ -136,38 +137,40 @@ def main() -> None:
 
     latencies.sort()
     total = sum(counts.values())
-    print(f"{arguments.model}, {arguments.minutes:g} minutes, {CALLERS} callers")
-    print(f"{trial:.0f} seconds without a pause: {capacity:.0f} requests a second")
-    print(f"then at {LOAD:.0%} of that: {len(latencies) / seconds:.0f} a second, {total} in all")
+    print(f"{arguments.model}, {arguments.minutes:g} minutes, {CLIENTS} clients")
+    print(f"{trial:.0f} seconds without a pause: {capacity:.0f} requests per second")
     print(
-        f"latency from when it was due: median {1000 * statistics.median(latencies):.1f} ms, "
+        f"then at {LOAD:.0%} of that: {len(latencies) / seconds:.0f} per second, {total} in total"
+    )
+    print(
+        f"latency from the scheduled time: median {1000 * statistics.median(latencies):.1f} ms, "
         f"p99 {1000 * latencies[int(0.99 * len(latencies))]:.1f} ms, "
         f"longest {1000 * latencies[-1]:.0f} ms"
     )
     third = len(memory) // 3
     print(
-        f"memory of the worker that stayed: {memory[0]:.0f} MB at first, {memory[third]:.0f} MB "
+        f"memory of the surviving worker: {memory[0]:.0f} MB at first, {memory[third]:.0f} MB "
         f"after a third, {memory[-1]:.0f} MB at the end, {max(memory):.0f} MB at most"
     )
-    print(f"2 swaps, and one worker killed; both have the last of {len(revisions)} revisions")
+    print(f"2 swaps, and one worker killed; both serve the last of {len(revisions)} revisions")
     for outcome, number in counts.most_common():
         print(f"  {number:>8} {outcome}")
     expected = {"arrays: right", "files: right", "bad: refused by index", LOST}
-    if counts.keys() - expected or counts[LOST] > CALLERS:
-        sys.exit("something was answered wrongly, or lost")
+    if counts.keys() - expected or counts[LOST] > CLIENTS:
+        sys.exit("some results were wrong, or requests were lost")
     if len(served) != 1 or len(revisions) != 3:
         sys.exit(f"the workers serve {served}")
     if arguments.minutes >= 10 and memory[-1] > 1.05 * memory[third]:
-        sys.exit("memory grows")
+        sys.exit("memory grew")
 
 
 def _main_workers(server: ServerProcess) -> list[psutil.Process]:
-    """The two workers; of their children, if any, none."""
+    """Return the two workers, without their children."""
     return [worker for worker in server.workers() if worker.ppid() == server.process.pid]
 
 
 def _swap(package: Path, number: int) -> str:
-    """Put another revision in a package's place: its card changes, its answers do not."""
+    """Replace a package by another revision, in which only the card differs."""
     fresh, old = package.with_name(f"fresh-{number}"), package.with_name(f"old-{number}")
     shutil.copytree(package, fresh)
     with (fresh / "README.md").open("a") as card:
@@ -179,7 +182,7 @@ def _swap(package: Path, number: int) -> str:
 
 
 def _revisions(url: str, model: str) -> set[str]:
-    """What the workers serve, asked until both are likely to have answered."""
+    """Return the revisions that the workers serve, asking often enough to reach both."""
     found = set()
     for _ in range(20):
         with repzoo_client.Client(url) as client:

@@ -1,9 +1,9 @@
-"""What our server is held against: a bare Starlette application with the same engine.
+"""A reference for our server: a bare Starlette application with the same engine.
 
     python serving/benchmarks/bare_starlette.py simvae-mnist 8001
 
-It takes one image as JSON, ``{"images": [BASE64]}``, at ``/embed``, checks nothing, and while a
-batch runs the next one gathers: what a good engineer writes in an hour.
+It takes one image as JSON, ``{"images": [BASE64]}``, at ``/embed``, checks nothing, and collects
+the next batch while one runs: what a good engineer writes in an hour.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def main(model: str, port: int) -> None:
         while waiting:
             batch, waiting[:] = waiting[:MAX_BATCH], waiting[MAX_BATCH:]
             rows = np.concatenate([pixels for pixels, _ in batch])
-            answers = await loop.run_in_executor(executor, work, encoder, rows)
-            for (_, future), answer in zip(batch, answers, strict=True):
-                future.set_result(answer)
+            results = await loop.run_in_executor(executor, work, encoder, rows)
+            for (_, future), result in zip(batch, results, strict=True):
+                future.set_result(result)
         workers.clear()
 
     async def embed(request: Request) -> JSONResponse:

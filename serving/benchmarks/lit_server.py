@@ -1,4 +1,4 @@
-"""What our server is held against: a LitServe server, which batches as its documentation says.
+"""A reference for our server: LitServe, with batching as in its documentation.
 
 python serving/benchmarks/lit_server.py simvae-mnist 8002
 """
@@ -24,7 +24,7 @@ class Embed(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         self.encoder = repzoo.load(self.model)
 
-    # It reads annotations; with none, the body is a dictionary.
+    # Without annotations, LitServe passes the body as a dictionary.
     def decode_request(self, request):  # type: ignore[no-untyped-def]
         files = [base64.b64decode(text) for text in request["images"]]
         return as_pixels(files, self.encoder.config.input)[0]

@@ -1,15 +1,15 @@
-"""What the server does with more than it can do.
+"""Measure the server under overload.
 
     python serving/benchmarks/overload.py --model simvae-mnist --seconds 8
 
-Starts ``zoo serve`` with one worker; measures its capacity with callers who wait for their answers;
-then sends requests at 1, 2 and 4 times that rate, whether or not the ones before are answered, as
-the world does. Each has 64 images, as safetensors. Printed for each load: what was offered, what
-was answered with 200 (goodput) and how fast, and what share was refused with which status.
+Starts ``zoo serve`` with one worker and measures its capacity with clients that wait for their
+responses. Then sends requests at 1, 2 and 4 times that rate, without waiting for responses. Each
+request has 64 images, as safetensors. For each load, it prints the offered rate, the rate answered
+with 200 (goodput) and its latency, and the share refused by status.
 
-The callers run in this process, on the same machine: give them a core of their own. Capacity is
-measured anew before each load. Where others take their share of the machine in between, what is
-comparable all the same is the goodput for a second of the server's CPU time.
+The clients run in this process, on the same machine: give them a core of their own. Capacity is
+measured again before each load. If other work shares the machine, compare the goodput per second
+of the server's CPU time.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ ZOO = [sys.executable, "-c", "from repzoo.cli import main; main()"]
 
 
 @dataclass
-class Caller:
-    """Sends the same request over as many kept connections as are needed."""
+class Client:
+    """Sends the same request over as many keep-alive connections as needed."""
 
     port: int
     request: bytes
     statuses: Counter[int] = field(default_factory=Counter)
-    #: seconds, of those answered with 200.
+    #: Seconds of requests answered with 200.
     seconds: list[float] = field(default_factory=list)
     _idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
 
@@ -70,7 +70,7 @@ class Caller:
     async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while self._idle:
             reader, writer = self._idle.pop()
-            if not reader.at_eof():  # the server closes those that nobody uses
+            if not reader.at_eof():  # the server closes idle connections
                 return reader, writer
         return await asyncio.open_connection("127.0.0.1", self.port)
 
@@ -79,22 +79,22 @@ class Caller:
 
 
 async def measure(port: int, worker: psutil.Process, request: bytes, seconds: float) -> None:
-    caller = Caller(port, request)
+    client = Client(port, request)
     print(f"{'':>8}{'offered/s':>10}{'good/s':>8}{'a CPU s':>9}{'refused':>9}", end="")
     print(f"{'p50 ms':>8}{'p99 ms':>8}  statuses")
     for factor in (1, 2, 4):
         used = _cpu(worker)
-        capacity = await _capacity(caller, seconds / 2)
-        _report("waiting", caller, seconds / 2, caller.statuses.total(), _cpu(worker) - used)
-        caller.forget()
+        capacity = await _capacity(client, seconds / 2)
+        _report("waiting", client, seconds / 2, client.statuses.total(), _cpu(worker) - used)
+        client.forget()
         used = _cpu(worker)
-        offered = await _offer(caller, factor * capacity, seconds)
-        _report(f"{factor}x", caller, seconds, offered, _cpu(worker) - used)
+        offered = await _offer(client, factor * capacity, seconds)
+        _report(f"{factor}x", client, seconds, offered, _cpu(worker) - used)
 
 
-def _report(load: str, caller: Caller, seconds: float, offered: int, used: float) -> None:
-    good, statuses = caller.statuses[200], dict(sorted(caller.statuses.items()))
-    p50, p99 = (1e3 * np.percentile(caller.seconds, share) for share in (50, 99))
+def _report(load: str, client: Client, seconds: float, offered: int, used: float) -> None:
+    good, statuses = client.statuses[200], dict(sorted(client.statuses.items()))
+    p50, p99 = (1e3 * np.percentile(client.seconds, share) for share in (50, 99))
     print(
         f"{load:8}{offered / seconds:>10.0f}{good / seconds:>8.0f}{good / used:>9.0f}"
         f"{1 - good / offered:>9.1%}{p50:>8.0f}{p99:>8.0f}  {statuses}",
@@ -107,39 +107,39 @@ def _cpu(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-async def _capacity(caller: Caller, seconds: float) -> float:
-    """Answers a second to 16 callers who wait for theirs."""
+async def _capacity(client: Client, seconds: float) -> float:
+    """Return the responses per second to 16 clients that wait for each response."""
 
-    async def keep_asking(end: float) -> None:
+    async def keep_sending(end: float) -> None:
         while time.perf_counter() < end:
-            await caller.ask()
+            await client.ask()
 
-    async def all_of_them(seconds: float) -> None:
+    async def send_all(seconds: float) -> None:
         end = time.perf_counter() + seconds
-        await asyncio.gather(*(keep_asking(end) for _ in range(16)))
+        await asyncio.gather(*(keep_sending(end) for _ in range(16)))
 
-    caller.forget()
+    client.forget()
     start = time.perf_counter()
-    await all_of_them(seconds)
-    return caller.statuses[200] / (time.perf_counter() - start)
+    await send_all(seconds)
+    return client.statuses[200] / (time.perf_counter() - start)
 
 
-async def _offer(caller: Caller, rate: float, seconds: float) -> int:
-    """Send requests at random moments, ``rate`` a second in the mean; how many they were."""
+async def _offer(client: Client, rate: float, seconds: float) -> int:
+    """Send requests at random times, ``rate`` per second on average; return their number."""
     loop = asyncio.get_running_loop()
     noise = random.Random(0)
     moment, end = loop.time(), loop.time() + seconds
     asked: list[asyncio.Task[None]] = []
     while (moment := moment + noise.expovariate(rate)) < end:
         await asyncio.sleep(max(0.0, moment - loop.time()))
-        asked.append(asyncio.create_task(caller.ask()))
+        asked.append(asyncio.create_task(client.ask()))
     await asyncio.gather(*asked)
     return len(asked)
 
 
 @contextlib.contextmanager
 def server(model: str, max_queued: int) -> Iterator[tuple[int, psutil.Process]]:
-    """The port of a server, and its worker."""
+    """Start a server; give its port and its worker."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -148,7 +148,7 @@ def server(model: str, max_queued: int) -> Iterator[tuple[int, psutil.Process]]:
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            if not any(line.startswith("Ctrl-C") for line in process.stdout):
+            if not any(line.startswith("Press Ctrl-C") for line in process.stdout):
                 sys.exit("the server did not start")
             workers = psutil.Process(process.pid).children(recursive=True)
             yield port, max(workers, key=lambda worker: worker.memory_info().rss)
@@ -161,7 +161,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="simvae-mnist")
-    parser.add_argument("--seconds", type=float, default=8, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=8, help="duration of each measurement")
     parser.add_argument("--max-queued", type=int, nargs="+", default=[4096, 1024])
     arguments = parser.parse_args()
     encoder = repzoo.load(arguments.model)

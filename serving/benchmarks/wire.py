@@ -1,18 +1,18 @@
-"""What the server costs beside what it wraps: ``make bench``.
+"""Measure the overhead of the server compared with the engine alone: ``make bench``.
 
     python serving/benchmarks/wire.py --model simvae-mnist --seconds 5 --rounds 5
 
-Every server has one worker, the same model and the same images, and is driven by ``wrk`` (Debian's
-package of that name). They take turns, and whoever has not its turn is stopped (SIGSTOP), so that
-noise hits all of them and none takes anything from another; numbers are medians of the rounds.
+Every server has one worker, the same model and the same images, and receives its load from ``wrk``
+(the Debian package). Servers take turns. The others are stopped (SIGSTOP) meanwhile, so that noise
+affects all of them and none slows another down. Numbers are medians of the rounds.
 
-- single: one image for each JSON request, 32 connections. Ours as ``zoo serve`` ships, with its
-  checks, limits and metrics; a bare Starlette application with the same engine and greedy batching;
-  LitServe, where it is installed (``--litserve PYTHON`` names the interpreter of an environment of
-  its own). Accepted at 0.75 of Starlette, twice LitServe, and p99 of at most 4 times p50.
-- tensors: 64 images for each request, as safetensors, 32 connections, in images a second beside the
-  engine in a process of its own, in batches of 64. Accepted at 0.95.
-- idle: one connection, one image, beside the engine's own time for it. Accepted at 1.5 ms more.
+- single: one image per JSON request, 32 connections. ``zoo serve`` with its checks, limits and
+  metrics; a bare Starlette application with the same engine and greedy batching; and LitServe, if
+  it is installed (``--litserve PYTHON`` names the interpreter of a separate environment). Accepted
+  at 0.75 of Starlette, twice LitServe, and p99 of at most 4 times p50.
+- tensors: 64 images per request, as safetensors, 32 connections, in images per second compared with
+  the engine alone, in its own process and in batches of 64. Accepted at 0.95.
+- idle: one connection, one image, compared with the engine's own time. Accepted at 1.5 ms more.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ TENSORS = "application/x-safetensors"
 ZOO = [sys.executable, "-c", "from repzoo.cli import main; main()"]
 PEERS = {"starlette": "bare_starlette.py", "litserve": "lit_server.py"}
 
-#: wrk's script: the body and its type, both ways, from the environment.
+#: wrk's script: the body and the media types come from the environment.
 SCRIPT = """
 local file = io.open(os.getenv("BENCH_BODY"), "rb")
 wrk.method, wrk.body = "POST", file:read("*a")
@@ -62,7 +62,7 @@ wrk.headers["Accept"] = os.getenv("BENCH_TYPE")
 
 @dataclass
 class Load:
-    """What wrk saw: requests a second, and milliseconds."""
+    """wrk's measurements: requests per second, and milliseconds."""
 
     rate: float
     p50: float
@@ -70,16 +70,15 @@ class Load:
 
 
 class Server:
-    """A server in a process of its own; stopped except within a ``with``."""
+    """A server in its own process, which is stopped except within a ``with``."""
 
     def __init__(self, name: str, command: list[str], port: int) -> None:
         self.name = name
         self.url = f"http://127.0.0.1:{port}/embed"
-        # A session of its own, so that all its processes can be found.
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
     def wait(self, body: bytes, expected: np.ndarray[Any, Any]) -> None:
-        """Wait until it answers, and rightly."""
+        """Wait until it responds, and check the response."""
         end = time.monotonic() + 120
         while True:
             try:
@@ -122,12 +121,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="simvae-mnist")
-    parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=5, help="duration of each measurement")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--litserve", default=sys.executable, metavar="PYTHON")
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
-        sys.exit("there is no wrk, which drives the servers: apt-get install wrk")
+        sys.exit("wrk is required: apt-get install wrk")
 
     encoder = repzoo.load(arguments.model)
     kind = "mnist" if encoder.config.input.channels == 1 else "cifar10"
@@ -147,7 +146,7 @@ def main() -> None:
     bodies = {"zoo serve": ours}
     for name, python in (("starlette", sys.executable), ("litserve", arguments.litserve)):
         if name == "litserve" and not _has_litserve(python):
-            print("LitServe is not installed: left out")
+            print("LitServe is not installed and is skipped")
             continue
         port = _free_port()
         script = str(Path(__file__).with_name(PEERS[name]))
@@ -210,7 +209,7 @@ def _report(model: str, results: dict[str, list[Load]], engine: float, alone: fl
     for name, value, limit, least in checks:
         good = value >= limit if least else value <= limit
         bound = "at least" if least else "at most"
-        print(f"{'good' if good else 'BAD':6}{name}: {value:.2f}, {bound} {limit:g} wanted")
+        print(f"{'good' if good else 'BAD':6}{name}: {value:.2f}, {bound} {limit:g} expected")
 
 
 def _wrk(
@@ -233,7 +232,7 @@ def _wrk(
         env = {**os.environ, "BENCH_BODY": str(file), "BENCH_TYPE": kind}
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
-        sys.exit(f"{url} did not answer every request:\n{done.stdout}")
+        sys.exit(f"{url} failed some requests:\n{done.stdout}")
 
     def found(pattern: str) -> re.Match[str]:
         match = re.search(pattern, done.stdout)
@@ -249,7 +248,7 @@ def _wrk(
 
 
 def _times(encoder: repzoo.Encoder, pixels: np.ndarray[Any, Any], seconds: float) -> list[float]:
-    """Seconds of each call of the engine, in this process and alone."""
+    """Return the seconds of each call of the engine, alone in this process."""
     times = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -268,8 +267,8 @@ def _median(loads: list[Load]) -> Load:
 def _post(url: str, body: bytes) -> bytes:
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
-        answer: bytes = response.read()
-    return answer
+        content: bytes = response.read()
+    return content
 
 
 def _png(pixels: np.ndarray[Any, Any]) -> str:

@@ -1,11 +1,11 @@
-"""A bento of the server, with models in it, as `bentoml build` makes one:
+"""Build a bento of the server that includes models:
 
     python serving/deploy/bento.py --models simvae-mnist
     bentoml serve repzoo:latest
     bentoml containerize repzoo:latest       # needs docker
 
-The bento holds a wheel of this checkout, copies of the packages, verified, and the versions that
-BentoML locks. It is an ordinary one: what `repzoo_serving.settings` reads is set beside it.
+The bento holds a wheel of this checkout, copies of the verified packages, and locked versions of
+the requirements. Configure it with the variables of `repzoo_serving.settings`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVICE = "repzoo_serving.service:RepzooService"
 EXTRAS = ("serving", "tracing")
 
-#: Where a container of the bento runs.
+#: The platform of a container.
 PLATFORM = {"sys_platform": "linux", "platform_machine": "x86_64"}
 
 
 @click.command()
 @click.option("--models", default="simvae-mnist", show_default=True, metavar="NAME[,NAME...]")
-@click.option("--hub", help="The hub that names are looked up in.")
-@click.option("--lock/--no-lock", default=True, help="Whether to lock versions, asking the index.")
+@click.option("--hub", help="Hub in which names are looked up.")
+@click.option(
+    "--lock/--no-lock", default=True, help="Whether to lock versions, which asks the package index."
+)
 def main(models: str, hub: str | None, lock: bool) -> None:
     """Build a bento and print its tag."""
     with tempfile.TemporaryDirectory(prefix="repzoo-bento-") as folder:
@@ -45,7 +47,7 @@ def main(models: str, hub: str | None, lock: bool) -> None:
         wheel = _wheel(context / "wheels")
         lines = [f"./wheels/{wheel.name}", *sorted(set(_requirements(wheel, EXTRAS)))]
         (context / "requirements.txt").write_text("\n".join(lines) + "\n")
-        # A bento is served in the folder of its sources.
+        # Paths are relative: a bento is served from the folder of its sources.
         env = {
             "REPZOO_SERVE_MODELS": ",".join(f"./models/{name}" for name in names),
             "REPZOO_CACHE": "/tmp/repzoo",
@@ -65,7 +67,7 @@ def main(models: str, hub: str | None, lock: bool) -> None:
 
 
 def _copy(reference: str, hub: str | None, models: Path) -> str:
-    """Copy the verified package of a reference; its name."""
+    """Copy the verified package of a reference, and return its name."""
     package = find(reference.strip(), hub=hub)
     shutil.copytree(package.path, models / package.config.name)
     return package.config.name
@@ -79,7 +81,7 @@ def _wheel(out: Path) -> Path:
 
 
 def _requirements(wheel: Path, extras: Iterable[str]) -> Iterator[str]:
-    """What a wheel needs with its extras; a path in a file of requirements cannot name any."""
+    """Return a wheel's requirements with extras, which a path in requirements.txt cannot name."""
     (about,) = (e for e in zipfile.Path(wheel).iterdir() if e.name.endswith(".dist-info"))
     for line in PathDistribution(about).requires or []:
         needed = Requirement(line)

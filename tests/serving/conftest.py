@@ -1,6 +1,6 @@
 """The application in a thread of this process, over real sockets, with a model that can be held.
 
-For what a test must bring about at a chosen moment; everything else talks to ``zoo serve``.
+Use it if a test must control when something happens; other tests talk to ``zoo serve``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Gate:
-    """Holds the runs of an encoder while it is shut."""
+    """Holds an encoder's runs while it is shut."""
 
     def __init__(self, encoder: repzoo.Encoder) -> None:
         self._open = threading.Event()
@@ -50,7 +50,7 @@ class Gate:
         self._permits.release(100)
 
     def let_one_through(self) -> None:
-        """Let the run that is held go on."""
+        """Let the held run continue."""
         self._permits.release()
 
     def wait_for_a_run(self) -> None:
@@ -88,7 +88,7 @@ class Live:
         self.http = http
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run something in the application's event loop."""
+        """Run a coroutine in the application's event loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     def connect(self) -> socket.socket:
@@ -96,7 +96,7 @@ class Live:
         return socket.create_connection((url.host, url.port or 80), timeout=30)
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have these labels."""
+        """Return the sum of a metric's samples with these labels."""
         from prometheus_client.parser import text_string_to_metric_families
 
         text = self.http.get("/metrics").text
@@ -110,12 +110,12 @@ class Live:
 
 @pytest.fixture(scope="session")
 def eventually() -> Callable[[Callable[[], object]], None]:
-    """``eventually(condition)``: return once it is true; fail if it never is."""
+    """``eventually(condition)``: return once it is true; fail if it does not become true."""
 
     def wait(condition: Callable[[], object], seconds: float = 20) -> None:
         end = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < end, "it did not come about"
+            assert time.monotonic() < end, "the condition did not become true"
             time.sleep(0.01)
 
     return wait

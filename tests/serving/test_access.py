@@ -1,4 +1,4 @@
-"""Keys, rates, what is public, and cross-origin requests, over real sockets."""
+"""API keys, rates, public paths, and cross-origin requests, over real sockets."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TestKeys:
         assert http.post("/generate", headers=bearer(key), **POST).status_code == 200
         headers = {"authorization": f"bEARER   {key}"}
         assert http.post("/generate", headers=headers, **POST).status_code == 200
-        # As OpenAI's clients want to be told.
+        # In the form that OpenAI's clients expect.
         error = http.post("/v1/embeddings", **POST).json()["error"]
         assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
 
@@ -129,7 +129,7 @@ class TestRates:
         assert 90 < int(refused.headers["retry-after"]) <= 100
         for _ in range(5):
             assert http.get("/models", headers=bearer(fast)).status_code == 200
-        # Who is refused for its rate is not out of the way of others.
+        # Public paths do not count.
         assert http.get("/livez").status_code == 200
         with Client(str(http.base_url), api_key=slow) as client:
             with pytest.raises(repzoo_client.Overloaded) as caught:
@@ -147,7 +147,7 @@ class TestCors:
             "Access-Control-Request-Method": "POST",
             "Access-Control-Request-Headers": "authorization,content-type",
         }
-        # Browsers ask without a key.
+        # Browsers send preflight requests without a key.
         answer = server.http.options("/embed", headers=origin | asks)
         assert answer.status_code == 204
         assert answer.content == b""
@@ -155,7 +155,7 @@ class TestCors:
         assert answer.headers["access-control-allow-origin"] == "https://app.example"
         assert "POST" in answer.headers["access-control-allow-methods"]
         assert "authorization" in answer.headers["access-control-allow-headers"]
-        # Errors can be read too.
+        # Pages can read errors, too.
         for path in ("/models", "/livez"):
             headers = server.http.get(path, headers=origin).headers
             assert headers["access-control-allow-origin"] == "https://app.example"

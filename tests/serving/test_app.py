@@ -1,4 +1,4 @@
-"""The ASGI application in this process: what cannot be provoked from outside."""
+"""The ASGI application in this process: cases that cannot be provoked from outside."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def app() -> Iterator[App]:
 
 
 def call(app: App, receive: Any, **scope: Any) -> tuple[int, dict[bytes, bytes], Any]:
-    """One request; gives status, headers and the document."""
+    """Send a request; return the status, headers and document of the response."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -56,7 +56,7 @@ def test_a_fault_of_ours_is_a_problem_too_and_is_logged(
     assert status == 500
     assert headers[b"content-type"] == b"application/problem+json"
     assert problem["type"] == "urn:repzoo:problem:internal"
-    # Nothing of what went wrong leaves, but the way to find it.
+    # The response does not reveal the error, but its ID helps to find it.
     assert "fire" not in json.dumps(problem)
     assert "the disk is on fire" in caplog.text
     assert problem["request_id"] in caplog.text

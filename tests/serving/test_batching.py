@@ -1,4 +1,4 @@
-"""The batcher on its own, over functions that say what they were given."""
+"""The batcher on its own, with functions that record their inputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from repzoo_serving.models.batching import Batcher, Outputs, QueueFull
 
 
 class Doubler:
-    """Doubles rows. It notes the size of every batch, waits while it is held, and fails on -1."""
+    """Doubles rows, records the size of every batch, waits while it is held, and fails on -1."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -90,7 +90,7 @@ def test_a_full_batch_is_handed_over_while_another_runs(executor: ThreadPoolExec
         await turn()
         others = [asyncio.create_task(call(rows(value))) for value in (2, 3, 4, 5, 6, 7, 8, 9, 10)]
         await turn()
-        # Four run next, whatever arrives; the others wait, and could still leave.
+        # Four run next, whatever arrives; the others wait and can still be cancelled.
         assert call.queued == 5
         run.free.set()
         await asyncio.gather(first, *others)
@@ -115,7 +115,7 @@ def test_a_batch_has_no_more_rows_than_run_in_a_moment(executor: ThreadPoolExecu
         assert results["twice"].tolist() == list(range(0, 80, 2))
 
     asyncio.run(main())
-    # 10 ms are 5 rows at most; but a few are always taken.
+    # 10 ms allow 5 rows, but a few more are always taken.
     assert sizes == [1, 8, 8, 8, 8, 8]
 
 
@@ -148,9 +148,9 @@ def test_small_requests_are_in_the_next_batch_whatever_waits(executor: ThreadPoo
 
     asyncio.run(main())
     assert done == ["small", "small", "large", "large"]
-    # One batch ran when they came, another was handed over, and they were in the next.
+    # When they arrived, one batch ran and another had been submitted; they were in the next.
     assert run.batches[2].count(7) == 2
-    # No batch has room left while rows wait.
+    # No batch has room while rows wait.
     assert run.sizes == [4] * 20 + [2]
 
 
@@ -172,7 +172,7 @@ def test_more_requests_than_a_batch_has_rows_take_turns(executor: ThreadPoolExec
         await asyncio.gather(*tasks)
 
     asyncio.run(main())
-    # Each is through after its turn; halves of all of them would help nobody.
+    # Each is complete after its turn; halves of all of them would delay all of them.
     assert run.sizes == [4, 4, 4, 4]
     assert done == list(range(8))
 
@@ -230,7 +230,7 @@ def test_a_cancelled_request_leaves_the_queue(executor: ThreadPoolExecutor) -> N
         await first
 
     asyncio.run(main())
-    # All but what was handed over already.
+    # All rows except the ones that had been submitted already.
     assert run.sizes == [1, 4, 1]
 
 
@@ -268,7 +268,7 @@ def test_only_the_request_at_fault_fails(executor: ThreadPoolExecutor) -> None:
         run.free.set()
         await first
         results = await asyncio.gather(*mates, return_exceptions=True)
-        # It goes on afterwards.
+        # The batcher still works afterwards.
         assert (await call(rows(9)))["twice"].tolist() == [18]
         return results
 
@@ -306,7 +306,7 @@ def test_rows_that_cannot_be_joined_fail_and_do_not_hang(executor: ThreadPoolExe
         await turn()
         run.free.set()
         await first
-        # Alone each of them is fine.
+        # Alone, each of them succeeds.
         assert (await odd)["twice"].shape == (1, 3)
         assert (await even)["twice"].shape == (1, 2)
 

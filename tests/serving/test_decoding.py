@@ -1,4 +1,4 @@
-"""The decoder on its own: fairness, cancellation and bounds, with a pool that is held."""
+"""The decoder on its own: fairness, cancellation and limits, with a pool that can be held."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def png(level: int) -> bytes:
 
 
 class Held(ThreadPoolExecutor):
-    """One thread, held until it is let go."""
+    """One thread, held until it is released."""
 
     def __init__(self) -> None:
         super().__init__(1)
@@ -45,7 +45,7 @@ def pool() -> Iterator[Held]:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by the number of files whenever some are decoded."""
+    """Records the number of files of every decoding call."""
     counts: list[int] = []
     as_pixels = decoding.as_pixels
 
@@ -92,7 +92,7 @@ def test_one_file_waits_for_a_few_of_many(pool: Held, decoded: list[int]) -> Non
         await many
         return before
 
-    # Of the 13 turns of the many. Its first try counts too: it could have been a small one.
+    # Of 13 turns of the large request. The first attempt counts, too: the file could be small.
     assert asyncio.run(main()) <= 4
     assert sum(decoded) == 102
 

@@ -1,4 +1,4 @@
-"""What is in serving/deploy, against the schemas of Kubernetes and the code that it names."""
+"""serving/deploy, checked against the schemas of Kubernetes and against the code."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_manifests_are_what_kubernetes_takes(file: Path, version: str) -> None:
         assert set(document["resources"]) == {f.name for f in MANIFESTS} - {file.name}
         return
     kubernetes_validate.validate(document, version, strict=True)
-    # And notices what is wrong.
+    # The check detects errors.
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate({**document, "spec": {"nope": 1}}, version, strict=True)
 
@@ -87,17 +87,17 @@ def test_settings_are_those_of_the_code_and_fit_each_other() -> None:
     environ = {each["name"]: each["value"] for each in container()["env"]}
     settings = Settings.from_environ(environ)  # refuses names and values that it does not know
     assert {f"REPZOO_SERVE_{name.upper()}" for name in settings.model_fields_set} == set(environ)
-    # The file of keys is the secret's.
+    # The file of keys comes from the secret.
     mounts = {mount["name"]: mount for mount in container()["volumeMounts"]}
     assert settings.keys == f"{mounts['keys']['mountPath']}/keys"
     assert mounts["keys"]["readOnly"]
     assert settings.threads == int(container()["resources"]["limits"]["cpu"])
-    # Nothing accepted is cut: the pause, what may be in flight, the threads and the last spans.
+    # Accepted requests complete: the pause, requests in flight, the threads and the last spans.
     pod = manifest("deployment")["spec"]["template"]["spec"]
     pause = container()["lifecycle"]["preStop"]["sleep"]["seconds"]
     drain = max(settings.drain_seconds, settings.deadline_seconds + 1)
     assert pod["terminationGracePeriodSeconds"] > pause + drain + 10
-    # A hang is what readiness finds, rather than its own impatience.
+    # The probe waits long enough for the server to detect a hang.
     assert container()["readinessProbe"]["timeoutSeconds"] > settings.hang_seconds
 
 

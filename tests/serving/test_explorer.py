@@ -1,4 +1,4 @@
-"""The explorer page in a real browser, driven over WebDriver, which is a few requests of JSON."""
+"""The explorer page in a real browser, driven over WebDriver."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Browser:
         self.post("url", url=url)
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """What a script returns; it has the arguments as ``arguments``."""
+        """Run a script with ``arguments``, and return its result."""
         return self.post("execute/sync", script=script, args=list(arguments))
 
     def type(self, selector: str, text: str) -> None:
@@ -72,7 +72,7 @@ class Browser:
         self.post(f"element/{found[ELEMENT]}/click")
 
     def complaints(self) -> list[str]:
-        """What the console has: errors, and what the policy forbids."""
+        """Return the entries of the console: errors and violations of the policy."""
         return [entry["message"] for entry in self.post("se/log", type="browser")]
 
     def close(self) -> None:
@@ -85,8 +85,8 @@ def browser(
     unused_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Browser]:
     with ExitStack() as stack:
-        # Not port 0: chromedriver then takes a free one of IPv4, wants the same of IPv6 too, and
-        # gives up where that is another's.
+        # Not port 0: chromedriver would choose a free port of IPv4, and fail if the same port of
+        # IPv6 is in use.
         port = unused_port()
         command = [str(DRIVER), f"--port={port}"]
         driver = stack.enter_context(
@@ -111,7 +111,7 @@ def wait_until_started(driver: subprocess.Popen[str]) -> None:
 
 @pytest.fixture
 def page(browser: Browser, server_url: str, eventually: Callable[..., None]) -> Iterator[Browser]:
-    """The explorer, with its models; the console must stay empty."""
+    """The explorer with its models; the console must stay empty."""
     browser.open(server_url)
     eventually(lambda: browser.run("return document.querySelectorAll('#model option').length") == 2)
     yield browser
@@ -130,7 +130,7 @@ def status(page: Browser) -> str:
 
 
 def shown(page: Browser, selector: str) -> Any:
-    """uint8 pixels of an ``img`` that came from the API."""
+    """Return the uint8 pixels of an ``img`` that came from the API."""
     source = page.run("return document.querySelector(arguments[0]).src", selector)
     head, text = source.split(",")
     assert head == "data:image/png;base64"
@@ -142,8 +142,8 @@ def test_an_image_is_shown_with_all_that_the_model_says(
 ) -> None:
     encoder = repzoo.load(tiny_package, provider="cpu", threads=1)
     page.type("#file", str(image))
-    eventually(lambda: "Answered" in status(page))
-    # Each mean with its error bar, and the number in the bar's title.
+    eventually(lambda: "Done" in status(page))
+    # Every mean has an error bar, and its number is the bar's title.
     titles = page.run(
         "return [...document.querySelectorAll('#means title')].map(t => t.textContent)"
     )
@@ -164,7 +164,7 @@ def test_an_image_is_shown_with_all_that_the_model_says(
     assert headings[0] == f"digit (linear): {encoder.probe([image], 'digit').labels[0]}"
     assert len(headings) == 2
     assert page.run("return document.querySelectorAll('#probes meter').length") == 13
-    # The sliders stand at the means.
+    # The sliders show the means.
     sliders = page.run("return [...document.querySelectorAll('#sliders input')].map(i => i.value)")
     np.testing.assert_allclose(np.float32(sliders), posterior.mean[0], atol=1e-3)
 
@@ -190,7 +190,7 @@ def test_neighbours_stand_around_the_image(
     encoder = repzoo.load(tiny_package, provider="cpu", threads=1)
     page.type("#file", str(image))
     eventually(lambda: page.run("return document.querySelectorAll('#nearest li').length") == 9)
-    # The nearest of as many samples as one request may have here.
+    # The nearest of as many samples as a request may have here.
     samples = encoder.generate(64, seed=0)
     distances = np.linalg.norm(samples.latents - encoder.embed([image]), axis=1)
     nearest = np.argsort(distances)[:9]
@@ -203,7 +203,7 @@ def test_neighbours_stand_around_the_image(
     assert alt == f"sample 1, at a distance of {said[0]}"
     about = page.run("return document.querySelector('#globe-about').textContent")
     assert about.startswith("32 of 64 samples drawn from the model's prior")
-    # One of them can be taken, here or on the globe.
+    # A sample can be picked from the list or on the globe.
     sliders = "return [...document.querySelectorAll('#sliders input')].map(i => i.value)"
     page.click("#nearest button")
     np.testing.assert_allclose(
@@ -211,8 +211,7 @@ def test_neighbours_stand_around_the_image(
     )
 
 
-#: The middle of the globe, where the image is, and another place that has a picture: what the
-#: globe says of it.
+#: The globe's text for its middle, where the image is, and for another place with a picture.
 POINT = """
 const globe = document.querySelector('#globe'), box = globe.getBoundingClientRect();
 const at = (type, x, y) => globe.dispatchEvent(new PointerEvent(
@@ -237,7 +236,7 @@ def test_the_globe_can_be_turned(
     page.run(POINT + "at('pointerdown', 9, 9); at('pointermove', 209, 9); at('pointerup', 209, 9);")
     assert page.run(pixels) != before
     assert not page.run(middle).startswith("the image")
-    # The same by the keyboard, which also says what is in front and takes it.
+    # The same with the keyboard, which also picks the front picture.
     press = (
         POINT + "globe.dispatchEvent(new KeyboardEvent('keydown', { key: arguments[0] }));"
         "return said();"
@@ -247,14 +246,14 @@ def test_the_globe_can_be_turned(
         words = page.run(press, "ArrowLeft")
     assert words.startswith("sample ")
     page.run(press, "Enter")
-    assert status(page) == f"The latents are those of {words}."
+    assert status(page) == f"Using the latents of {words}."
 
 
 def test_a_sample_can_be_drawn_and_a_model_may_have_less(
     page: Browser, image: Path, eventually: Callable[..., None]
 ) -> None:
     page.click("#sample")
-    eventually(lambda: "Answered" in status(page))
+    eventually(lambda: "Done" in status(page))
     page.run(
         "const m = document.querySelector('#model'); m.value = 'plain';"
         "m.dispatchEvent(new Event('change'))"
@@ -265,7 +264,7 @@ def test_a_sample_can_be_drawn_and_a_model_may_have_less(
     )
     eventually(lambda: page.run(hidden))
     page.type("#file", str(image))
-    eventually(lambda: "Answered" in status(page))
+    eventually(lambda: "Done" in status(page))
     assert page.run(hidden)
     assert page.run("return document.querySelectorAll('#means rect').length") == 4
     assert page.run("return document.querySelectorAll('#means path').length") == 0
@@ -277,7 +276,7 @@ def test_what_is_no_image_is_said(
     (tmp_path / "x.png").write_text("no image")
     page.type("#file", str(tmp_path / "x.png"))
     eventually(lambda: status(page).startswith("Sorry: image 0: "))
-    # The browser notes refused requests in its console, and that it cannot show the file.
+    # The browser logs refused requests, and that it cannot show the file.
     assert all("422" in message or "blob:" in message for message in page.complaints())
 
 
@@ -288,6 +287,5 @@ def test_it_loads_nothing_from_elsewhere(page: Browser, server_url: str) -> None
         "/explorer.js",
     }
     assert all(name.startswith((server_url, "data:", "blob:")) for name in loaded)
-    # And could not.
     page.run("fetch('http://127.0.0.2:9/').catch(() => { document.title = 'refused' })")
     assert any("Content Security Policy" in message for message in page.complaints())

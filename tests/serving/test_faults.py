@@ -21,8 +21,11 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 import pytest
+import repzoo
 from PIL import Image
 from repzoo.secrets_file import add_secret
+
+BUNDLED = Path(__file__).parents[2] / "zoo" / "bundled"
 
 Connect = Callable[[], socket.socket]
 Eventually = Callable[..., None]
@@ -257,7 +260,7 @@ class TestHeads:
             assert receive(connection)[0] == 200
 
     def test_a_content_type_is_parsed_in_linear_time(self, http: httpx.Client) -> None:
-        for rest in (';x="' + ";" * 60_000, ";x=1" * 15_000, ';a="\\' * 15_000):
+        for rest in (';x="' + ";" * 60_000, ";x=1" * 15_000, ';a="\\' * 12_000):
             start = time.monotonic()
             headers = {"Content-Type": f"multipart/form-data{rest}"}
             assert http.post("/embed", content=b"x", headers=headers).status_code == 400
@@ -299,10 +302,11 @@ class TestHeads:
             connection.sendall(b"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n")
             assert receive(connection)[0] == 404
             end = time.monotonic() + 20
-            with pytest.raises(ConnectionError):
+            with suppress(ConnectionError):
                 while time.monotonic() < end:
                     connection.sendall(b"x")
                     time.sleep(0.02)
+            assert time.monotonic() < end
 
     def test_a_request_in_progress_is_not_idle(self, live: Any) -> None:
         server = live(head_seconds=0.2, idle_seconds=0.2)
@@ -484,13 +488,14 @@ class TestSmaller:
         for connection in many:
             connection.close()
 
-    @pytest.mark.parametrize("number", [1e38, -1e38, 3e38])
-    def test_latents_that_overflow(self, http: httpx.Client, number: float) -> None:
-        rows = [[0, 0, 0, 0], [number, -number, number, number]]
-        response = http.post("/generate", json={"model": "tiny", "latents": rows})
-        if response.status_code == 200:  # as a decoder may saturate
-            assert number != 3e38
-            return
+    @pytest.mark.parametrize("number", [1e38, -3e38])
+    def test_latents_that_overflow(self, live: Any, number: float) -> None:
+        server = live()
+        encoder = repzoo.load(BUNDLED / "vae-fashion-mnist", provider="cpu", threads=1)
+        server.app.models.serve([server.app.served(encoder)])
+        rows = [[0] * 10, [number] * 10]
+        request = {"model": "vae-fashion-mnist", "latents": rows}
+        response = server.http.post("/generate", json=request)
         assert response.status_code == 422
         assert response.json()["type"] == "urn:repzoo:problem:invalid-latents"
         assert response.json()["index"] == 1

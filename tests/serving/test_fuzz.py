@@ -1,4 +1,4 @@
-"""Bodies and images mutated at random give an answer or a problem, and nothing else."""
+"""Randomly mutated bodies and images give a result or a problem, and nothing else."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def mutations(body: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
 
 
 def outcome(body: bytes, content_type: str) -> int:
-    """The status of the problem, or 200."""
+    """Return the status of the problem, or 200."""
     kind = content_type.encode()
     try:
         parse(body, kind, EmbedOptions, "images", bounds=Bounds(8))
@@ -82,7 +82,7 @@ def test_mutated_bodies(content_type: str) -> None:
 
 
 def image_files() -> list[bytes]:
-    """A small file of every format that is read."""
+    """Return a small file of every supported format."""
     files = []
     rng = np.random.default_rng(1)
     for kind in ("PNG", "JPEG", "WEBP"):
@@ -93,7 +93,7 @@ def image_files() -> list[bytes]:
 
 
 def send_mutated_images(url: str, count: int, seed: int = 0) -> Counter[int]:
-    """How many answers of each status ``count`` mutated files get, one request each."""
+    """Send ``count`` mutated files, one per request; return the statuses."""
     files = image_files()
     statuses: Counter[int] = Counter()
     with httpx.Client(base_url=url, timeout=30) as http:
@@ -128,6 +128,6 @@ def test_twenty_thousand_mutated_images(server_url: str) -> None:
     print(f"\n{sum(statuses.values())} mutated images: {dict(statuses)}")
     print("memory in MB:", *(round(each / 1e6) for each in memory))
     assert sum(statuses.values()) >= 20_000
-    # Odd headers make a decoder ask for 30 MB, which the allocator keeps for a while, in each of
-    # the threads that decode: a leak is what the least of several looks shows after that.
+    # Odd headers make a decoder allocate 30 MB, which the allocator keeps for a while in every
+    # decoding thread. A leak shows in the minimum of several later measurements.
     assert min(memory[12:]) < 1.05 * min(memory[6:12])

@@ -1,4 +1,4 @@
-"""Image files of every kind over HTTP: what each is seen as, and which are refused."""
+"""Image files of every kind over HTTP: how they are decoded, and which are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def turned(kind: str) -> tuple[bytes, bytes]:
-    """A file whose EXIF says that it must be turned, and one that is upright."""
+    """Return a file that EXIF says to rotate, and the same image upright."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6  # the stored rows run from top to bottom at the right
     upright = Image.fromarray(np.rot90(RGB, -1))
@@ -139,11 +139,11 @@ def large(kind: str) -> bytes:
         (png(2**31 - 1, 2**31 - 1), 413),
         (png(0, 8), 422),
         (png(8, 8, chunk(b"IDAT", b"not zlib")), 422),
-        # Text that inflates to 64 MB beside a harmless image.
+        # A harmless image with text that inflates to 64 MB.
         (png(8, 8, chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(2**26), 9))), 422),
         # More pixels than the header says.
         (png(8, 8, chunk(b"IDAT", zlib.compress(bytes(2**24), 9))), 200),
-        # Formats that are read on one's own machine, but not from strangers.
+        # Formats that are read locally, but not from clients.
         *((encoded(Image.fromarray(RGB), kind), 422) for kind in ("BMP", "GIF", "PPM", "TIFF")),
     ],
 )
@@ -154,6 +154,6 @@ def test_what_is_cut_off_or_blows_up_is_refused(server_url: str, data: bytes, st
     assert response.status_code == status, response.text
     if status != 200:
         assert response.json()["index"] == 1
-    # And nobody else has noticed.
+    # Other requests are not affected.
     request = {"model": "tiny", "images": images[:1]}
     assert httpx.post(f"{server_url}/embed", json=request).status_code == 200

@@ -1,4 +1,4 @@
-"""Models that change while the server runs: the wanted-models file, hot swaps, failures."""
+"""Models that change while the server runs: the watched file, hot swaps, failures."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def other_tiny(make_package: Callable[..., Path], tmp_path_factory: pytest.TempP
 
 
 class Watched:
-    """A live application that watches a file, looked at when the test says so."""
+    """A live application that watches a file, and checks it when the test says so."""
 
     def __init__(self, live: Callable[..., Any], hub: Path, folder: Path) -> None:
         self.server = live()
@@ -87,7 +87,7 @@ def test_what_the_file_says_is_served_and_nothing_else(
     watched.want(tiny_package)
     assert watched.revisions().keys() == {"tiny"}
     assert ask(url, "plain").status_code == 404
-    # What stays is not loaded again.
+    # A model that stays is not loaded again.
     assert watched.server.app.models.get("tiny") is loaded
 
 
@@ -102,14 +102,14 @@ def test_a_swap_loses_no_request_and_ends_each_with_the_model_it_found(
         early = [pool.submit(ask, server.url) for _ in range(2)]
         server.gate.wait_for_a_run()
         watched.want(other_tiny)
-        # The new one answers while the old one still is at work.
+        # The new model responds while the old one is still running.
         assert ask(server.url).json()["revision"] == revision(other_tiny)
         assert not any(request.done() for request in early)
         server.gate.open()
         for request in early:
             assert request.result().status_code == 200
             assert request.result().json()["revision"] == old
-    # It takes nothing any more, and nobody keeps it.
+    # The old model accepts no more runs and is garbage.
     with pytest.raises(RuntimeError):
         model.runner.submit(print)
     gone = weakref.ref(model)
@@ -143,7 +143,7 @@ def test_swaps_under_load(
         for caller in callers:
             caller.result()
     assert {status for status, _, _ in answers} == {200}
-    # Every answer has the revision that it says.
+    # Every response comes from the revision that it names.
     by_revision: dict[str, set[float]] = {}
     for _, its, number in answers:
         by_revision.setdefault(its, set()).add(round(number, 4))
@@ -238,7 +238,7 @@ def test_every_worker_converges(
         url = server.wait_until_ready()
 
         def converged(expected: dict[str, str]) -> bool:
-            """Whether two workers, which the beginning of a request's name tells, say so."""
+            """Return whether both workers, known by the prefix of request IDs, serve this."""
             found = {}
             for _ in range(8):
                 response = httpx.get(f"{url}/models")

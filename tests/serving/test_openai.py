@@ -1,4 +1,4 @@
-"""``/v1/embeddings`` over real sockets, as OpenAI's clients, infinity's, vLLM's and Jina's send."""
+"""``/v1/embeddings`` over real sockets, with the requests of several APIs' clients."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def file(kind: str, seed: int) -> bytes:
 
 FILES = [file("PNG", 0), file("JPEG", 1)]
 PLAIN = [base64.b64encode(data).decode() for data in FILES]
-# What a URL calls the image means nothing.
+# The media type in a URL is ignored.
 URLS = [f"data:image/gif;base64,{text}" for text in PLAIN]
 
 
@@ -170,5 +170,5 @@ def test_other_ways_in_are_closed(http: httpx.Client) -> None:
     request = {"model": "tiny", "input": PLAIN}
     assert http.post("/v1/embeddings", json=request, headers=accept).status_code == 406
     assert http.get("/v1/embeddings").json()["error"]["type"] == "invalid_request_error"
-    # Elsewhere there is no such member.
+    # Other paths do not have this member.
     assert "error" not in http.post("/embed", json={}).json()

@@ -1,6 +1,6 @@
-"""The OpenAPI document is true: whatever is sent, every answer is one that it describes.
+"""The OpenAPI document describes every response, whatever is sent.
 
-Schemathesis makes requests from the document, good and bad, and holds every answer against it.
+Schemathesis generates valid and invalid requests from the document, and checks every response.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def files() -> list[bytes]:
 
 
 def tensors() -> st.SearchStrategy[bytes]:
-    """Safetensors bodies: right, nearly right, and anything."""
+    """Safetensors bodies: valid, nearly valid, and random."""
     pixels = np.zeros((2, 8, 8, 1), np.uint8)
     arrays = st.sampled_from(
         [{"images": pixels}, {"images": pixels[:, :4]}, {"latents": np.zeros((1, 4), np.float32)}]
@@ -72,7 +72,7 @@ def tensors() -> st.SearchStrategy[bytes]:
 
 @pytest.fixture(scope="module")
 def api(server_url: str) -> Any:
-    # Mostly images: what is none is refused before anything else can go wrong.
+    # Mostly images: other files are refused before anything else can go wrong.
     images = st.one_of(*[st.sampled_from(files())] * 9, st.binary(max_size=20))
     texts = images.map(lambda data: base64.b64encode(data).decode())
     schemathesis.openapi.format("byte", texts)
@@ -81,12 +81,12 @@ def api(server_url: str) -> Any:
     schemathesis.openapi.format("binary", images)
     schemathesis.openapi.media_type("application/x-safetensors", tensors())
     config = schemathesis.Config()
-    # A limit is a refusal too.
+    # Exceeded limits count as rejections, too.
     config.projects.default.checks.negative_data_rejection.expected_statuses += ["413"]
     return schemathesis.openapi.from_url(f"{server_url}/openapi.json", config=config)
 
 
-#: Of what the document cannot know: which models there are, and what they have.
+#: Values that the document cannot know: the models, and what they support.
 KNOWN = {
     "model": ("tiny", "tiny", "tiny", "plain"),
     "task": ("digit", "attributes"),
@@ -96,7 +96,7 @@ KNOWN = {
 
 
 def run(api: Any, cases: int) -> Counter[str]:
-    """Send ``cases`` requests to each operation, half of them made to be refused."""
+    """Send ``cases`` requests to each operation, half of them invalid."""
     outcomes: Counter[str] = Counter()
     for found in api.get_all_operations():
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
@@ -123,7 +123,7 @@ def send(operation: Any, mode: GenerationMode, cases: int, outcomes: Counter[str
         case.validate_response(response, checks=CHECKS)
         outcomes[f"{operation.label} {response.status_code}"] += 1
 
-    # Nothing can be wrong with a GET that has no parameters.
+    # A GET without parameters cannot be invalid.
     with suppress(Unsatisfiable):
         one()
 
@@ -131,7 +131,7 @@ def send(operation: Any, mode: GenerationMode, cases: int, outcomes: Counter[str
 def test_a_few_hundred_requests(api: Any) -> None:
     outcomes = run(api, cases=60)
     assert sum(outcomes.values()) >= 300
-    # They get through to the models, and to the refusals.
+    # They cover results and refusals.
     for path in PATHS:
         assert outcomes[f"POST {path} 200"], outcomes
         assert outcomes[f"POST {path} 400"], outcomes

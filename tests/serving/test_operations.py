@@ -1,4 +1,4 @@
-"""What operators need: hang-ups, the deadline, readiness, the drain, metrics, logs and timings."""
+"""For operators: hang-ups, the deadline, readiness, the drain, metrics, logs and timings."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TestHangups:
             with server.connect() as connection:
                 connection.sendall(HEAD + BODY)
                 eventually(lambda: server.metric("repzoo_queued_images") == 1)
-            # Gone, while the model still is busy with the first.
+            # It left the queue while the model was still busy with the first.
             eventually(lambda: server.metric("repzoo_queued_images") == 0)
             assert not first.done()
             server.gate.open()
@@ -71,7 +71,7 @@ class TestHangups:
         with closing(patient), server.connect() as other:
             patient.request("POST", "/embed", BODY, {"Content-Type": "application/json"})
             server.gate.wait_for_a_run()
-            # By the time this one has left the queue, the first is watched too.
+            # When this one has left the queue, the first is watched, too.
             other.sendall(HEAD + BODY)
             eventually(lambda: server.metric("repzoo_queued_images") == 1)
             other.close()
@@ -107,8 +107,8 @@ def test_one_image_does_not_wait_for_a_thousand(live: Any, eventually: Eventuall
         bulk = pool.submit(server.http.post, "/embed", json=many)
         server.gate.wait_for_a_run()
         single = pool.submit(ask, server.url)
-        # The batch that ran when it came, and the next, which has it and 99 of the many, and which
-        # is handed over at once.
+        # One batch ran when it arrived. The next has it and 99 of the many images, and has been
+        # submitted.
         eventually(lambda: server.metric("repzoo_queued_images") == 801)
         server.gate.let_one_through()
         server.gate.wait_for_a_run()
@@ -119,7 +119,7 @@ def test_one_image_does_not_wait_for_a_thousand(live: Any, eventually: Eventuall
         assert not bulk.done()
         server.gate.open()
         embeddings = bulk.result().json()["embeddings"]
-    # Split, and put together again.
+    # Split, and joined again.
     assert len(embeddings) == 1000
     np.testing.assert_allclose(embeddings, single.result().json()["embeddings"] * 1000, atol=1e-6)
 
@@ -129,7 +129,7 @@ class TestReadiness:
         server = live(hang_seconds=0.5)
         eventually(lambda: server.http.get("/readyz").status_code == 200)
         server.gate.shut()
-        # Nobody has asked for anything: the canary hangs.
+        # There are no requests: the canary hangs.
         for _ in range(2):
             problem = server.http.get("/readyz")
             assert problem.status_code == 503
@@ -230,13 +230,13 @@ def test_metrics_count_what_was_done(live: Any) -> None:
     assert metric("repzoo_requests_total", **of, status="200") == 3
     assert metric("repzoo_requests_total", **of, status="422") == 1
     assert metric("repzoo_rejections_total", **of, reason="invalid-image") == 1
-    # Names that callers invent are no labels.
+    # Names that clients invent do not become labels.
     assert metric("repzoo_rejections_total", operation="embed", model="") == 1
     assert metric("repzoo_requests_total", operation="", model="", status="404") == 1
     assert metric("repzoo_images_total", **of) == 10
     assert metric("repzoo_request_seconds_count", **of) == 4
     assert metric("repzoo_queue_seconds_count", **of) == 3
-    # 1, 3, and 6 as 4 and 2.
+    # Batches of 1, 3, 4 and 2.
     assert metric("repzoo_batch_images_count", **of) == 4
     assert metric("repzoo_batch_images_sum", **of) == 10
     for bound, batches in (("1", 1), ("2", 2), ("4", 4), ("4096", 4), ("+Inf", 4)):

@@ -1,4 +1,4 @@
-"""Packages of half precision, as the bundled ones are, and of 8-bit integers."""
+"""Packages in half precision, like the bundled ones, and in 8-bit integers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pixels() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory: pytest.TempPathFactory, pixels: np.ndarray) -> Path:
-    """The bundled package with an encoder of 8-bit integers, called "small"."""
+    """The bundled package with an encoder in 8-bit integers, named "small"."""
     folder = tmp_path_factory.mktemp("quantized")
     package = folder / "small"
     shutil.copytree(BUNDLED, package)
@@ -53,7 +53,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory, pixels: np.ndarray) -> P
 
 
 def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same with weights that are stored as they are computed with, which quantizers need."""
+    """The same with weights stored in the precision of the computation, as quantizers need."""
     graph = model.graph
     stored = {each.name: each for each in graph.initializer}
     for node in list(graph.node):
@@ -95,14 +95,14 @@ def test_it_is_served_beside_its_original(
         alone = http.post(f"{url}/embed", json={"model": "small", "images": files[:1]}).json()
     assert models["simvae-mnist"]["config"]["precision"] == "float16"
     assert models["small"]["config"]["precision"] == "int8"
-    # What really runs, from the session itself.
+    # The graph that really runs, from the session itself.
     assert {each["provider"] for each in models.values()} == {
         repzoo.load(quantized, provider="cpu").provider
     }
     half, small = (np.array(answers[name]["embeddings"]) for name in ("simvae-mnist", "small"))
     error = np.sqrt(np.mean((half - small) ** 2)) / half.std()
     assert 1e-5 < error < 0.05
-    # The same neighbours, nearly, and the same alone as in a batch.
+    # Nearly the same neighbours, and the same result alone as in a batch.
     distances = np.linalg.norm(small[:, None] - half, axis=2)
     assert np.mean(distances.argmin(1) == np.arange(len(half))) == 1
     np.testing.assert_allclose(alone["embeddings"][0], small[0], atol=1e-5)

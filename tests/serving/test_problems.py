@@ -1,4 +1,4 @@
-"""Version 1 of the wire, over real sockets against a real server: bad requests, and bad callers."""
+"""Version 1 of the wire, over real sockets against a real server: bad requests and clients."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ GOOD = {"model": "tiny", "images": [text(file())]}
 
 
 def assert_problem(response: httpx.Response, status: int, kind: str) -> dict[str, Any]:
-    """Every error is a problem document with the same members."""
+    """Check that an error is a problem document with all members."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     problem: dict[str, Any] = response.json()
@@ -57,7 +57,7 @@ def assert_problem(response: httpx.Response, status: int, kind: str) -> dict[str
 
 
 def assert_well(http: httpx.Client) -> None:
-    """The server still answers, on a connection of its own and on one that is kept."""
+    """Check that the server still responds."""
     assert http.post("/embed", json=GOOD).status_code == 200
 
 
@@ -128,7 +128,7 @@ def test_formats_that_the_answer_has_not(http: httpx.Client, accept: str) -> Non
     assert_problem(http.get("/models", headers=headers), 406, "not-acceptable")
 
 
-# What a model has not.
+# Unsupported operations.
 
 
 @pytest.mark.parametrize("operation", ["posterior", "reconstruct", "generate"])
@@ -402,7 +402,7 @@ def test_text_that_is_no_base64_is_named_by_its_index(http: httpx.Client, bad: s
 
 
 def test_images_with_too_many_pixels(http: httpx.Client) -> None:
-    # 16 million black pixels in 16 kB: refused by its header, not after it has been decoded.
+    # 16 million black pixels in 16 kB: refused because of its header, before it is decoded.
     bomb = file((4000, 4000))
     assert len(bomb) < 100_000
     response = http.post("/embed", json={"model": "tiny", "images": [text(file()), text(bomb)]})
@@ -442,7 +442,7 @@ def test_a_bad_image_never_harms_the_others_of_its_batch(http: httpx.Client) -> 
 
 
 def test_an_overloaded_server_refuses_and_recovers(http: httpx.Client) -> None:
-    # The queue holds 64 images, a batch 16: of many requests with 64 each, most find it full.
+    # The queue holds 64 images, a batch 16: most of many requests with 64 images find it full.
     content = tensors({"images": np.zeros((64, 8, 8, 1), np.uint8)})
 
     def call(_: int) -> int:
@@ -458,7 +458,7 @@ def test_an_overloaded_server_refuses_and_recovers(http: httpx.Client) -> None:
     assert_well(http)
 
 
-# Callers who send too much, too slowly, or go away.
+# Clients that send too much, send too slowly, or hang up.
 
 
 @pytest.fixture
@@ -476,7 +476,7 @@ def head(length: int | None) -> bytes:
 
 
 def receive(connection: socket.socket) -> bytes:
-    """One answer: its head and the body that the head promises."""
+    """Return the next response: its head, and the body with the announced length."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += (more := connection.recv(65536))

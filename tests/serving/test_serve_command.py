@@ -1,4 +1,4 @@
-"""``zoo serve`` as a user meets it: real processes, signals and ports."""
+"""``zoo serve`` as users run it: real processes, signals and ports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Serve = Callable[..., Any]
 
 @pytest.fixture
 def serve(server_process: type, tmp_path: Path) -> Serve:
-    """Start ``zoo serve`` with arguments, on any free port."""
+    """Start ``zoo serve`` with arguments."""
 
     def start(*arguments: object, env: dict[str, str] | None = None) -> Any:
         scratch = tmp_path / "scratch"
@@ -35,7 +35,7 @@ def serve(server_process: type, tmp_path: Path) -> Serve:
 
 
 def run(*arguments: object) -> tuple[int, str]:
-    """The exit status and the stderr of a ``zoo serve`` that does not start."""
+    """Return the exit status and stderr of a ``zoo serve`` that does not start."""
     done = subprocess.run(
         [sys.executable, "-c", "from repzoo.cli import main; main()", "serve"]
         + [str(argument) for argument in arguments],
@@ -61,8 +61,8 @@ def test_it_says_where_it_serves_and_what(
 ) -> None:
     hub = tmp_path / "hub"
     shutil.copytree(tiny_package, hub / "tiny")
-    # Where it is started, there are files that must not be imported. The supervisor of these tests
-    # is a `python -c`, which would; `zoo` itself would not.
+    # The working folder has modules that must not be imported. The supervisor of these tests is a
+    # `python -c`, which would import them; `zoo` itself would not.
     home = tmp_path / "home"
     home.mkdir()
     for name in ("numpy", "repzoo_serving", "bentoml", "service"):
@@ -73,12 +73,12 @@ def test_it_says_where_it_serves_and_what(
     with serve("--models", f"tiny, {plain_package}", "--hub", "../hub", "--port", 0) as server:
         url = server.wait_until_ready()
         output = server.output()
-        # A loopback address, and nothing else, unless told otherwise.
+        # By default, only a loopback address.
         (worker,) = server.workers()
         listening = [c for c in worker.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
         assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
 
-        # The line can be pasted.
+        # The line can be pasted into a shell.
         (line,) = [line for line in output.splitlines() if line.lstrip().startswith("curl ")]
         if shutil.which("curl"):
             done = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=tmp_path)
@@ -96,7 +96,7 @@ def test_it_says_where_it_serves_and_what(
 
         assert server.stop(signal.SIGINT) == 0
         wait_until_gone([worker])
-        # Neither requests nor the end are logged, and nothing is left behind.
+        # Requests and the shutdown are not logged, and no files are left behind.
         assert server.output() == output
         assert list((tmp_path / "scratch").iterdir()) == []
         assert len(list(home.iterdir())) == 4
@@ -111,16 +111,16 @@ def test_sigterm_drains(serve: Serve, tiny_package: Path, eventually: Any) -> No
             head = "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             head += f"Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode())
-            # The server has taken the request, and waits for its body.
+            # The server has accepted the request, and waits for its body.
             assert connection.recv(100).startswith(b"HTTP/1.1 100 ")
             server.process.send_signal(signal.SIGTERM)
-            # Readiness is red, and everybody else is told to go, on new connections too.
+            # The server is not ready, and refuses other requests, also on new connections.
             eventually(lambda: httpx.get(url.join("/readyz")).status_code == 503)
             refused = httpx.post(url.join("/generate"), json={"model": "tiny"})
             assert refused.status_code == 503
             assert refused.headers["retry-after"] == "1"
             assert refused.headers["content-type"] == "application/problem+json"
-            # What was accepted is answered.
+            # The accepted request is answered.
             connection.sendall(body)
             answer = connection.recv(100)
             assert answer.startswith(b"HTTP/1.1 200 ")
@@ -146,7 +146,7 @@ def test_after_sigterm_it_refuses_for_as_long_as_it_is_told_to(
         url = server.wait_until_ready()
         server.process.send_signal(signal.SIGTERM)
         eventually(lambda: httpx.get(f"{url}/readyz").status_code == 503)
-        # Nothing was accepted, and still it is there, until Ctrl-C in the terminal of all.
+        # There are no accepted requests, but it still listens, until Ctrl-C reaches all processes.
         assert httpx.get(f"{url}/models").status_code == 503
         (worker,) = server.workers()
         worker.send_signal(signal.SIGINT)
@@ -160,7 +160,7 @@ def test_a_killed_worker_is_replaced_and_a_killed_supervisor_followed(
         url = httpx.URL(server.wait_until_ready())
         (worker,) = server.workers()
         worker.kill()
-        # BentoML looks after its workers every ten seconds.
+        # BentoML checks its workers every ten seconds.
         end = time.monotonic() + 60
         while time.monotonic() < end:
             try:
@@ -181,7 +181,7 @@ def test_a_killed_worker_is_replaced_and_a_killed_supervisor_followed(
 
 
 def test_a_worker_that_cannot_start_ends_the_server(serve: Serve, tiny_package: Path) -> None:
-    # The supervisor verifies packages but runs none: that there is no GPU shows in the worker.
+    # The supervisor verifies packages but does not run them: the worker notices the missing GPU.
     env = {"CUDA_VISIBLE_DEVICES": ""}
     with serve("--models", tiny_package, "--port", 0, "--provider", "cuda", env=env) as server:
         assert server.process.wait(60) == 1

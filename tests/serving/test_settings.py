@@ -1,4 +1,4 @@
-"""Settings travel through the environment unchanged, and bad ones are refused by name."""
+"""Settings survive the environment unchanged, and errors name the variable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans, as a collector on a real socket gets them."""
+"""OpenTelemetry spans, as a collector on a real socket receives them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def traceparent(flags: str) -> dict[str, str]:
 
 
 class Collector(ThreadingHTTPServer):
-    """Takes spans by OTLP over HTTP."""
+    """Receives spans by OTLP over HTTP."""
 
     daemon_threads = True
 
@@ -64,7 +64,7 @@ class Collector(ThreadingHTTPServer):
         return [span for span in list(self.spans) if span.name == name]
 
     def below(self, parent: Span) -> dict[str, Span]:
-        """The children of a span, by name."""
+        """Return the children of a span by name."""
         return {s.name: s for s in list(self.spans) if s.parent_span_id == parent.span_id}
 
 
@@ -103,7 +103,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture
 def traced(live: Any, collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """The application in this process, sending to the collector soon."""
+    """The application in this process, with a short export delay."""
 
     def start(**settings: Any) -> Any:
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
@@ -133,7 +133,7 @@ def test_a_request_is_a_span_with_its_stages(
         url = server.wait_until_ready()
         headers = {**traceparent("01"), "X-Request-ID": "mine"}
         answer = httpx.post(f"{url}/generate", json=GENERATE, headers=headers)
-        # What is left is sent before the end.
+        # Remaining spans are sent before the exit.
         assert collector.spans == []
         assert server.stop(signal.SIGTERM) == 0
         (line,) = log_lines(server.output())
@@ -167,7 +167,7 @@ def test_a_request_is_a_span_with_its_stages(
         for name in ("read", "decode", "queue", "inference", "encode")
         for time in (stages[name].start_time_unix_nano, stages[name].end_time_unix_nano)
     ]
-    # One after another, within the request's; floating point may lose a few nanoseconds.
+    # One after another, within the request; floating point may lose a few nanoseconds.
     times = [span.start_time_unix_nano, *times, span.end_time_unix_nano]
     assert all(later - earlier > -100_000 for earlier, later in pairwise(times))
     (batch,) = collector.below(stages["inference"]).values()
@@ -183,7 +183,7 @@ def test_a_request_is_a_span_with_its_stages(
     assert collector.resources[0]["service.name"] == "animals"
     assert collector.resources[0]["service.instance.id"].endswith("-1")
     assert collector.headers[0]["x-token"] == "secret"
-    # The log says where to look.
+    # The log has the IDs.
     assert line["request_id"] == "mine"
     assert (line["trace_id"], line["span_id"]) == (CALLER, span.span_id.hex())
 
@@ -209,10 +209,10 @@ def test_problems_and_other_paths(
     assert spans["HTTP /embed"]["http.request.method"] == "_OTHER"
     assert spans["HTTP /embed"]["http.request.method_original"] == "PROPFIND"
     assert spans["POST /generate"]["repzoo.problem"] == "unknown-model"
-    # What is asked for every few seconds tells nobody anything.
+    # Periodic checks are not traced.
     paths = {found["url.path"] for found in spans.values() if "url.path" in found}
     assert paths == {"/models/tiny", "/nowhere", "/embed", "/generate"}
-    # A caller's mistake is no failure of the server.
+    # A client's error is not an error of the server.
     assert {span.status.code for span in collector.spans} == {Status.STATUS_CODE_UNSET}
 
 
@@ -322,7 +322,7 @@ def test_a_dead_collector_harms_nobody(
         server.app.trace()
         for _ in range(30):
             assert server.http.post("/generate", json=GENERATE).status_code == 200
-        # Left alone, the exporter would go on trying: nobody waits for it.
+        # The exporter would keep retrying; the exit does not wait for it.
         closing_it = threading.Thread(target=server.app.tracing.close, args=(0.2,))
         closing_it.start()
         closing_it.join(20)
@@ -357,7 +357,7 @@ print([name for name in sys.modules if name.startswith("opentelemetry")])
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     hidden = tmp_path / "opentelemetry"
     hidden.mkdir()
-    # Found before the real one, which is a namespace package.
+    # It is found before the real one, which is a namespace package.
     (hidden / "__init__.py").write_text("")
     code = """
 from repzoo.errors import MissingExtra
@@ -370,7 +370,7 @@ except MissingExtra as error:
     path = {"PYTHONPATH": str(tmp_path)}
     said = script(code.replace("OTLP", "'http://127.0.0.1:9'"), **path).stdout
     assert "pip install 'repzoo[tracing]'" in said
-    # Where only the environment asks, which may be the whole machine's, the server starts.
+    # If only the environment asks for tracing, which may be set machine-wide, the server starts.
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
     done = script(code.replace("OTLP", "None"), **path, **env)
     assert done.stdout == ""

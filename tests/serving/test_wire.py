@@ -32,7 +32,7 @@ def encoder(tiny_package: Path) -> repzoo.Encoder:
 
 @pytest.fixture(scope="module")
 def pixels() -> Any:
-    """uint8 [5, 8, 8, 1], the size of the model."""
+    """Images as uint8 [5, 8, 8, 1], the input size of the model."""
     return np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), dtype=np.uint8)
 
 
@@ -47,7 +47,7 @@ def from_png(text: str) -> Any:
 
 
 def body(kind: str, options: dict[str, Any], images: Any) -> dict[str, Any]:
-    """The same request in one of the formats, as keyword arguments for httpx."""
+    """Return the request in one of the formats, as keyword arguments for httpx."""
     files = [png(image) for image in images]
     match kind:
         case "json":
@@ -67,7 +67,7 @@ def body(kind: str, options: dict[str, Any], images: Any) -> dict[str, Any]:
 
 
 def post(http: httpx.Client, path: str, request: dict[str, Any], accept: str) -> dict[str, Any]:
-    """The answer's members, whatever its format; tensors as arrays."""
+    """Return the response's members in any format; tensors as arrays."""
     request = {**request, "headers": {**request.get("headers", {}), "Accept": accept}}
     response = http.post(path, **request)
     assert response.status_code == 200, response.text
@@ -85,7 +85,7 @@ def post(http: httpx.Client, path: str, request: dict[str, Any], accept: str) ->
 @pytest.mark.parametrize("accept", ["application/json", SAFETENSORS])
 @pytest.mark.parametrize("kind", FORMATS)
 class TestEveryFormat:
-    """Each operation answers as the local runtime does, in whatever format it is asked."""
+    """Each operation agrees with the local runtime, in every format."""
 
     def test_embed(
         self, http: httpx.Client, encoder: repzoo.Encoder, pixels: Any, kind: str, accept: str
@@ -160,7 +160,7 @@ class TestGenerate:
         assert not np.array_equal(one["latents"], two["latents"])
 
     def test_a_form_has_the_same_options(self, http: httpx.Client, accept: str) -> None:
-        # A form without files: httpx writes one only where there are some.
+        # A form without files, which httpx would not write as multipart.
         form = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\ntiny\r\n'
         form += b'--b\r\nContent-Disposition: form-data; name="n"\r\n\r\n3\r\n--b--\r\n'
         headers = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -197,7 +197,7 @@ def test_files_of_any_size_and_format_are_preprocessed(
         buffer = io.BytesIO()
         Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(buffer, kind)
         files.append(buffer.getvalue())
-    # What a part calls itself means nothing.
+    # The media type of a part is ignored.
     parts = [("images", ("a.txt", file, "text/plain")) for file in files]
     response = http.post("/embed", data={"model": "tiny"}, files=parts)
     np.testing.assert_allclose(response.json()["embeddings"], encoder.embed(files), atol=1e-6)
@@ -231,7 +231,7 @@ def test_numbers_in_json_are_exactly_the_float32_ones(http: httpx.Client, pixels
 
 
 def test_base64_vectors_are_the_same_numbers(http: httpx.Client, pixels: Any) -> None:
-    """Rows of [N, D] become strings, and nothing else does; in every format of the request."""
+    """Only rows of [N, D] become strings, in every format of the request."""
     vectors = {
         "embed": ["embeddings"],
         "posterior": ["mean", "variance"],

@@ -6,7 +6,7 @@ function element(name, attributes) {
   return made;
 }
 
-// Bars of `values`, with whiskers of `spread` above and below their ends.
+// Draw bars of `values`, with whiskers of `spread` above and below their ends.
 export function bars(svg, values, spread, words) {
   const [width, height, margin] = [600, 170, 6];
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);

@@ -1,12 +1,12 @@
-// The explorer: one image, and all that the chosen model says of it.
+// The explorer: one image, and all results of the chosen model for it.
 import { bars } from "./charts.js";
 import { Globe } from "./globe.js";
 import { neighbours } from "./neighbours.js";
 
 const $ = (id) => document.getElementById(id);
 const MOST_SLIDERS = 32;
-const MOST_SAMPLES = 1024; // among which neighbours are looked for
-const MOST_PIXELS = 800000; // of all of them
+const MOST_SAMPLES = 1024; // searched for neighbours
+const MOST_PIXELS = 800000; // of all samples
 const MOST_NEIGHBOURS = 60;
 const MOST_LISTED = 9;
 const PARTS = [
@@ -14,10 +14,10 @@ const PARTS = [
 ];
 
 let models = [];
-let asked = 0; // counts images, so that late answers to an earlier one are dropped
+let asked = 0; // counts images, so that late responses for earlier images are dropped
 let drawn = 0; // the same for generated images
 let latents = [];
-let samples = null; // of the chosen model, a promise of { model, latents, images }
+let samples = null; // a promise of the chosen model's { model, latents, images }
 
 // Requests.
 
@@ -27,10 +27,10 @@ async function call(path, body) {
   if (body) headers["Content-Type"] = "application/json";
   const method = body ? "POST" : "GET";
   const response = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
-  const answer = await response.json();
-  if (response.ok) return answer;
+  const result = await response.json();
+  if (response.ok) return result;
   if (response.status === 401) $("key-form").hidden = false;
-  throw new Error(answer.detail);
+  throw new Error(result.detail);
 }
 
 const chosen = () => models.find((model) => model.name === $("model").value);
@@ -42,7 +42,7 @@ function guarded(work) {
     try {
       await work(...given);
     } catch (error) {
-      say(`Sorry: ${error.message}`);
+      say(`Error: ${error.message}`);
     }
   };
 }
@@ -92,9 +92,9 @@ const takeFile = guarded(async (file) => {
 });
 
 const takeSample = guarded(async () => {
-  const answer = await call("generate", { model: chosen().name, n: 1 });
-  showInput(`data:image/png;base64,${answer.images[0]}`);
-  await analyse(answer.images[0]);
+  const { images: [image] } = await call("generate", { model: chosen().name, n: 1 });
+  showInput(`data:image/png;base64,${image}`);
+  await analyse(image);
 });
 
 function showInput(url) {
@@ -110,7 +110,7 @@ async function analyse(image) {
   const start = performance.now();
   const request = { model: chosen().name, images: [image] };
   const tasks = chosen().config.probes;
-  say("Asking ...");
+  say("Waiting for the models ...");
   const [vectors, reconstruction, ...probes] = await Promise.all([
     call(can("posterior") ? "posterior" : "embed", request),
     can("reconstruct") ? call("reconstruct", request) : null,
@@ -126,21 +126,21 @@ async function analyse(image) {
     showSliders(vector);
     await generate();
   }
-  say(`Answered in ${Math.round(performance.now() - start)} ms.`);
+  say(`Done in ${Math.round(performance.now() - start)} ms.`);
   if (can("generate")) await showNeighbours(vector, turn);
 }
 
-function showReconstruction(answer) {
-  $("reconstruction").hidden = !answer;
-  if (!answer) return;
-  $("reconstruction").querySelector("img").src = `data:image/png;base64,${answer.images[0]}`;
+function showReconstruction(result) {
+  $("reconstruction").hidden = !result;
+  if (!result) return;
+  $("reconstruction").querySelector("img").src = `data:image/png;base64,${result.images[0]}`;
   $("reconstruction").querySelector("figcaption").textContent =
-    `reconstruction, mean squared error ${answer.error[0].toPrecision(3)}`;
+    `reconstruction, mean squared error ${result.error[0].toPrecision(3)}`;
 }
 
-function showVectors(answer) {
-  const mean = (answer.mean || answer.embeddings)[0];
-  const deviation = answer.variance && answer.variance[0].map(Math.sqrt);
+function showVectors(result) {
+  const mean = (result.mean || result.embeddings)[0];
+  const deviation = result.variance && result.variance[0].map(Math.sqrt);
   $("posterior").hidden = false;
   $("posterior").querySelector("h2").textContent = deviation
     ? `Posterior: ${mean.length} means, ± 2 standard deviations`
@@ -163,17 +163,17 @@ function showUncertainty(values) {
     `The calibrated probability that ${event}. Fitted on ${fitted}.`;
 }
 
-function showProbes(tasks, answers) {
-  $("probes").hidden = !answers.length;
-  $("probes").replaceChildren(...answers.flatMap((answer, i) => {
+function showProbes(tasks, results) {
+  $("probes").hidden = !results.length;
+  $("probes").replaceChildren(...results.flatMap((result, i) => {
     const heading = document.createElement("h2");
-    const label = [answer.labels[0]].flat().join(", ") || "none";
+    const label = [result.labels[0]].flat().join(", ") || "none";
     heading.textContent = `${tasks[i].task} (${tasks[i].kind}): ${label}`;
     const table = document.createElement("table");
-    for (const [k, name] of answer.classes.entries()) {
+    for (const [k, name] of result.classes.entries()) {
       const row = table.insertRow();
       const meter = document.createElement("meter");
-      meter.value = answer.probabilities[0][k];
+      meter.value = result.probabilities[0][k];
       row.insertCell().textContent = name;
       row.insertCell().append(meter);
       row.insertCell().textContent = `${(100 * meter.value).toFixed(1)} %`;
@@ -202,7 +202,7 @@ function showSliders(values) {
   }));
 }
 
-// One request at a time: while one is under way, the newest position waits.
+// One request at a time: while one is in progress, only the newest position waits.
 let busy = false;
 let again = false;
 
@@ -219,13 +219,13 @@ async function generateSoon() {
 
 const generate = guarded(async () => {
   const turn = ++drawn;
-  const answer = await call("generate", { model: chosen().name, latents: [latents] });
-  if (turn === drawn) $("generated").src = `data:image/png;base64,${answer.images[0]}`;
+  const { images: [image] } = await call("generate", { model: chosen().name, latents: [latents] });
+  if (turn === drawn) $("generated").src = `data:image/png;base64,${image}`;
 });
 
 // Neighbours.
 
-// The same for every image of a model; drawn when the first one comes.
+// The same for every image of a model; generated for the first image.
 function drawSamples() {
   const { name: model, revision, limits, config } = chosen();
   if (samples?.revision === revision) return samples;
@@ -243,7 +243,7 @@ async function showNeighbours(vector, turn) {
   const keep = Math.min(MOST_NEIGHBOURS, Math.ceil(drawn.latents.length / 2));
   const { near, share } = neighbours(vector, drawn.latents, keep, cosine);
   const pictures = await Promise.all([
-    picture($("generated").src, { place: [0, 0, 1], words: "the image, as the model has it", latents: vector }),
+    picture($("generated").src, { place: [0, 0, 1], words: "the image as the model reconstructs it", latents: vector }),
     ...near.map(({ index, place, distance }, rank) => picture(`data:image/png;base64,${drawn.images[index]}`, {
       place, latents: drawn.latents[index], distance,
       words: `sample ${rank + 1}, at a distance of ${distance.toPrecision(3)}`,
@@ -253,16 +253,16 @@ async function showNeighbours(vector, turn) {
   $("neighbours").hidden = false;
   globe.show(pictures);
   $("globe-about").textContent =
-    `${keep} of ${drawn.latents.length} samples drawn from the model's prior: those nearest to the image, ` +
-    "which is framed. The nearer a sample, the nearer to the image it stands, by rank, so turn the globe " +
-    `to see the others. Its direction is the one in which it lies, in the two axes of ${vector.length} in which ` +
-    `these samples differ most (${Math.round(100 * share)} % of their squared distances). They are samples of ` +
-    "the model, not images of a data set.";
+    `The ${keep} samples nearest to the image, of ${drawn.latents.length} generated from the model's prior. The ` +
+    "framed picture is the image. Nearer samples are placed nearer to it, by rank; rotate the globe to see the " +
+    `others. Directions show the two of ${vector.length} principal axes in which these samples differ most ` +
+    `(${Math.round(100 * share)} % of their squared distances). They are samples of the model, not images of a ` +
+    "data set.";
   $("nearest").replaceChildren(...pictures.slice(1, MOST_LISTED + 1).map((each) => {
     const item = document.createElement("li");
     const button = document.createElement("button");
     button.type = "button";
-    button.title = "Move the latents here";
+    button.title = "Use these latents";
     each.image.alt = each.words;
     button.append(each.image.cloneNode(), each.distance.toPrecision(3));
     button.addEventListener("click", () => take(each));
@@ -281,15 +281,15 @@ async function picture(source, about) {
 function take({ latents, words }) {
   showSliders(latents);
   generateSoon();
-  say(`The latents are those of ${words}.`);
+  say(`Using the latents of ${words}.`);
 }
 
 const globe = new Globe($("globe"), {
   onpick: take,
-  onlit: (each) => { $("globe-words").textContent = each ? each.words : "Drag to turn it; click one to take its latents."; },
+  onlit: (each) => { $("globe-words").textContent = each ? each.words : "Drag to rotate; click a sample to use its latents."; },
 });
 
-// What the user does.
+// Events.
 
 $("model").addEventListener("change", showModel);
 $("key-form").addEventListener("submit", (event) => {

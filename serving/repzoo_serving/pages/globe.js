@@ -1,16 +1,16 @@
-// A globe of pictures on a canvas: drag or use the arrow keys to turn it, click one to take it.
+// A globe of pictures on a canvas: drag it or use the arrow keys to rotate, click a picture to pick it.
 
-const RADIUS = 0.44; // of the canvas
+const RADIUS = 0.44; // relative to the canvas
 const RINGS = [0.5, 0, -0.5]; // heights of the circles around the front pole
 
 export class Globe {
   #canvas;
   #pictures = []; // { image, place: [x, y, z], words }
-  #turn = [0, 0]; // to the right and down, radians
+  #turn = [0, 0]; // rotation to the right and down, in radians
   #lit = -1;
   #drag = null;
 
-  // `onlit(picture or null)` and `onpick(picture)` are told what the user points at and takes.
+  // Calls `onlit(picture or null)` when the user points at a picture, `onpick(picture)` on a pick.
   constructor(canvas, { onlit, onpick }) {
     this.#canvas = canvas;
     this.onlit = onlit;
@@ -31,7 +31,7 @@ export class Globe {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
   }
 
-  // The first is drawn at the front pole, larger.
+  // Show pictures. The first is drawn at the front pole, and larger.
   show(pictures) {
     this.#pictures = pictures;
     this.#lit = -1;
@@ -62,7 +62,7 @@ export class Globe {
     else return;
     event.preventDefault();
     if (event.key === "Enter") return;
-    // The keyboard points at what is in front.
+    // The keyboard points at the front picture.
     this.#light(this.#seen().at(-1)?.index ?? -1);
   }
 
@@ -86,7 +86,7 @@ export class Globe {
     return [right, y * Math.cos(b) + depth * Math.sin(b), depth * Math.cos(b) - y * Math.sin(b)];
   }
 
-  // What stands where, the foremost last.
+  // Position and size of every picture, the front one last.
   #seen() {
     const { clientWidth: width, clientHeight: height } = this.#canvas;
     const radius = RADIUS * Math.min(width, height);
@@ -130,7 +130,7 @@ export class Globe {
       pen.imageSmoothingEnabled = image.naturalWidth > size;
       pen.imageSmoothingQuality = "high";
       pen.drawImage(image, x - size / 2, y - size / 2, size, size);
-      // What is further away is more in haze.
+      // Pictures at the back fade into the background.
       pen.globalAlpha = Math.max(0, Math.min(0.85, 0.5 - 0.65 * z));
       pen.fillStyle = air;
       pen.fillRect(x - size / 2, y - size / 2, size, size);

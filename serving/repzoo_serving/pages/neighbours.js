@@ -1,16 +1,15 @@
-// Which samples lie near an image, and where on a globe each of them stands.
+// The samples nearest to an image, and their positions on a globe.
 //
-// The image is at the front pole. The nearer a sample, the nearer to it, by rank, so that the
-// globe is evenly full; the way that it lies from the image, in the two directions in which the
-// samples differ most, is the way in which it lies on the globe.
+// The image is at the front pole. Nearer samples are placed nearer to it, by rank, so that the globe
+// is filled evenly. A sample's direction on the globe is its direction from the image, projected to
+// the two axes in which the samples differ most.
 
 const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
 const plus = (a, b, factor) => a.map((value, i) => value + factor * b[i]);
 const unit = (a) => { const size = Math.hypot(...a); return size > 1e-9 ? a.map((v) => v / size) : null; };
 
-// The `keep` of `latents` [N, D] that are nearest to `centre` [D], nearest first:
-// [{ index, distance, place: [x, y, z] }], and the share of their squared distances that lies in
-// the two directions.
+// Return the `keep` rows of `latents` [N, D] nearest to `centre` [D], nearest first:
+// [{ index, distance, place: [x, y, z] }], and the share of their squared distances in the two axes.
 export function neighbours(centre, latents, keep, cosine) {
   const of = (vector) => (cosine && unit(vector)) || vector;
   const here = of(centre);
@@ -38,8 +37,8 @@ export function neighbours(centre, latents, keep, cosine) {
   };
 }
 
-// Samples lie all to one side of an image that is an outlier. What says how they differ is across
-// that: the ways without their common direction, and the two principal axes of what is left.
+// All samples lie on one side of an image that is an outlier, so their common direction is removed
+// first. Return the rest, and its two principal axes.
 function acrossAndAxes(ways) {
   if (!ways.length) return [ways, []];
   const common = unit(ways.reduce((sum, way) => plus(sum, way, 1)));
@@ -55,7 +54,7 @@ function acrossAndAxes(ways) {
   return [across, axes];
 }
 
-// The direction in which rows vary most, by power iteration; null if they do not.
+// The direction in which rows vary most, by power iteration; null if they do not vary.
 function principal(rows) {
   let axis = unit(rows.reduce((best, row) => (Math.hypot(...row) > Math.hypot(...best) ? row : best)));
   for (let i = 0; axis && i < 60; i += 1) {
@@ -64,7 +63,7 @@ function principal(rows) {
   return axis;
 }
 
-// Move places that would hide each other apart a little; the pole, where the image is, stays.
+// Move places apart that would hide each other. The pole, where the image is, does not move.
 function apart(places) {
   const least = 0.9 * Math.sqrt((4 * Math.PI) / (places.length + 1));
   const pole = [0, 0, 1];
