@@ -75,6 +75,15 @@ def test_every_relative_link_leads_somewhere(document: Path) -> None:
             assert anchor in slugs(target.read_text()), link
 
 
+@pytest.mark.parametrize("name", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_path_of_the_map_exists(name: str) -> None:
+    text = (ROOT / name).read_text()
+    paths = re.findall(r"`((?:zoo|training|serving|clients|tests|docs|examples)/[^`\s]*)`", text)
+    assert paths
+    for path in paths:
+        assert (ROOT / path.replace("NAME.py", "simvae.py")).exists(), path
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named)
 def test_every_command_and_option_exists(document: Path) -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
