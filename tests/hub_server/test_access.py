@@ -55,7 +55,7 @@ def test_writing_needs_a_token_that_may(shared: Any, client: Callable[..., Any])
     before = api.model_info("zoo/guarded").sha
     reasons = {
         False: (401, "needs a token"),
-        "zoo_wrong": (401, "not one of this hub's"),
+        "zoo_wrong": (401, "not valid on this hub"),
         shared.tokens.read: (403, "may only read"),
     }
     for token, (status, reason) in reasons.items():
@@ -215,14 +215,14 @@ def test_by_default_nobody_may_write(
 ) -> None:
     Store(store).publish(Package.open(tiny_package))
     server = serve(store, "--org", "acme")
-    assert "nobody may write without --tokens" in server.rules
+    assert "writing needs --tokens" in server.rules
     # A token of huggingface.co from the environment is no hindrance to reading.
     api = client(server.url, "hf_for_another_hub")
     assert api.model_info("acme/tiny").sha
     with pytest.raises(HfHubHTTPError, match="--tokens or --open") as caught:
         api.create_repo("acme/new")
     assert status_of(caught) == 403
-    with pytest.raises(RepositoryNotFoundError, match="acme only"):
+    with pytest.raises(RepositoryNotFoundError, match="only acme"):
         api.model_info("zoo/tiny")
 
 
@@ -231,8 +231,8 @@ def test_rules_that_make_no_sense(zoo_here: Any, store: Path, tokens: Any, tmp_p
         message: str = zoo_here("hub", "serve", store, "--port", "0", *options, status=1)
         return message
 
-    assert "not for 0.0.0.0" in fails("--open", "--host", "0.0.0.0")
-    assert "no other rule" in fails("--open", "--tokens", tokens.file)
+    assert "cannot be used on 0.0.0.0" in fails("--open", "--host", "0.0.0.0")
+    assert "cannot be combined" in fails("--open", "--tokens", tokens.file)
     assert "needs --tokens" in fails("--private")
     assert "No such file" in fails("--tokens", tmp_path / "nothing.json")
     assert "organisation" in fails("--org", "a/b")
@@ -241,7 +241,7 @@ def test_rules_that_make_no_sense(zoo_here: Any, store: Path, tokens: Any, tmp_p
         taken.bind(("127.0.0.1", 0))
         port = str(taken.getsockname()[1])
         message = zoo_here("hub", "serve", store, "--port", port, status=1)
-        assert f"cannot listen at 127.0.0.1:{port}" in message
+        assert f"cannot listen on 127.0.0.1:{port}" in message
 
 
 def test_basic_authentication_is_no_way_to_write(shared: Any) -> None:

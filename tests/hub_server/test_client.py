@@ -219,16 +219,16 @@ def test_what_the_hub_does_not_do_is_refused_with_a_reason(
     api.create_repo("zoo/refused")
     text = CommitOperationAdd("x", b"x")
     refused: dict[str, Callable[[], object]] = {
-        "of zoo only": lambda: api.create_repo("someone/refused"),
-        "models only": lambda: api.create_repo("zoo/data", repo_type="dataset"),
+        "only zoo": lambda: api.create_repo("someone/refused"),
+        "only holds models": lambda: api.create_repo("zoo/data", repo_type="dataset"),
         "lower-case": lambda: api.create_repo("zoo/Refused"),
-        "not deleted": lambda: api.delete_repo("zoo/refused"),
-        "one branch": lambda: api.create_branch("zoo/refused", branch="x"),
+        "cannot be deleted": lambda: api.delete_repo("zoo/refused"),
+        "only the branch main": lambda: api.create_branch("zoo/refused", branch="x"),
         "no pull requests": lambda: api.create_commit(
             "zoo/refused", [text], commit_message="x", create_pr=True
         ),
-        "cannot be a tag": lambda: api.create_tag("zoo/refused", tag="a/b"),
-        "is not YAML": lambda: api.upload_file(
+        "not a valid tag": lambda: api.create_tag("zoo/refused", tag="a/b"),
+        "not valid YAML": lambda: api.upload_file(
             repo_id="zoo/refused", path_or_fileobj=b"---\n[\n---\n", path_in_repo="README.md"
         ),
     }
@@ -289,7 +289,7 @@ def test_a_flat_folder_is_read_only(
     (hub / "tiny" / "README.md").write_text("An edited card, longer or shorter than the other.\n")
     (hub / "tiny" / "secret.txt").write_text("not of the package")
     server = serve(hub, "--open")
-    assert "nobody may write" in server.rules
+    assert "read-only" in server.rules
     api = client(server.url)
     assert [each.id for each in api.list_models()] == ["zoo/plain", "zoo/tiny"]
     revision = Package.open(tiny_package).revision

@@ -46,5 +46,5 @@ def test_hf_without_the_right_to(shared: Any, hf: Callable[..., str]) -> None:
     assert "may only read" in hf(
         url, shared.tokens.read, "repos", "tag", "create", "zoo/not-yours", "v1", status=1
     )
-    assert "not one of this hub's" in hf(url, "zoo_wrong", "repos", "create", "zoo/more", status=1)
+    assert "not valid on this hub" in hf(url, "zoo_wrong", "repos", "create", "zoo/more", status=1)
     hf(url, None, "download", "zoo/nothing-there", status=1)

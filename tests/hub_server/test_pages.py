@@ -116,8 +116,8 @@ def test_a_repository_that_is_no_package_has_a_page_too(
     api.create_repo("zoo/bare")
     with shared.server.http() as http:
         page = http.get("/zoo/bare").text
-        assert "There is no card." in page
-        assert "There are no files." in page
+        assert "This model has no card." in page
+        assert "This revision has no files." in page
         assert "Nothing has been published yet." in page
         assert "initial commit" not in page
         files = {"config.json": b"{", "README.md": b"---\n\0", "a'b<c>.txt": b"x"}

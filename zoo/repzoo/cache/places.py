@@ -36,7 +36,7 @@ __all__ = [
     "writing_to",
 ]
 
-_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NOT_WRITABLE = {errno.EACCES, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
 
 class Places:

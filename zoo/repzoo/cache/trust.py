@@ -55,7 +55,7 @@ class Memory(BaseModel):
         """Read a memory file. A missing or damaged one counts as empty."""
         try:
             return cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return cls()
         except ValidationError:
             _log.warning("%s is damaged: earlier pulls are forgotten", path)

@@ -1,18 +1,15 @@
-"""`zoo hub serve`: a store or a flat folder over the Hugging Face Hub's own HTTP API.
+"""`zoo hub serve`: serve a store or a flat folder over the Hugging Face Hub's HTTP API.
 
-The unmodified huggingface_hub client and the command ``hf`` work against it; so does a browser.
+The unmodified huggingface_hub client, the ``hf`` command and browsers work with it.
 
 | module | what |
 | --- | --- |
-| `limits` | how much of anything a request may bring |
-| `library` | a store or a flat folder, as the routes below see it |
-| `access`, `context` | who sent a request, what they may do, and which repository it is about |
-| `problems` | errors in the Hub's form, which its client turns into its exceptions |
-| `bodies` | request bodies, read no further than they may go |
-| `models`, `trees`, `paging` | the reading half of the API |
-| `changes`, `commit_lines`, `uploads` | its writing half |
-| `downloads` | the bytes of files, with ranges |
-| `cards`, `markdown`, `pages` | what is in a card, and the plain pages for people |
-| `access_log` | a line on stderr for each request |
-| `app`, `protocol`, `serve` | all of it put together, and run |
+| `limits` | size and time limits of requests |
+| `library` | a store or a flat folder behind one interface |
+| `access`, `context` | who sent a request, what they may do, and the repository it is about |
+| `problems` | errors in the form that the Hub's client turns into its exceptions |
+| `api` | the routes of the API, for reading and for writing |
+| `cards`, `pages` | the content of model cards, and web pages |
+| `access_log` | one line on stderr per request |
+| `app`, `protocol`, `serve` | the application, its HTTP protocol, and running it |
 """

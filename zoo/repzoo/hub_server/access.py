@@ -2,10 +2,10 @@
 
 | server | reads | writes |
 | --- | --- | --- |
-| as it is | anyone | nobody |
+| without options | anyone | nobody |
 | ``--tokens FILE`` | anyone; private repositories: any token | tokens made with ``--write`` |
 | ``--tokens FILE --private`` | any token | tokens made with ``--write`` |
-| ``--open``, at a loopback address only | anyone | anyone |
+| ``--open``, only on a loopback address | anyone | anyone |
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from repzoo.secrets_file import Role, SecretFile
 
 __all__ = ["Access", "Visitor"]
 
-# With these words the client does not take a 401 for a repository that is not there.
+# With these words the client does not take a 401 for a missing repository.
 _INVALID = {"X-Error-Message": "Invalid credentials in Authorization header"}
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class Visitor(NamedTuple):
-    """Who sent a request."""
+    """The sender of a request."""
 
-    #: the token's name; None: they sent none.
+    #: The token's name, or None without a token.
     name: str | None
-    #: what the token is for; None: they may see what everyone may.
+    #: What the token allows; None allows to see what everyone may see.
     role: Role | None
 
 
 @dataclass(frozen=True)
 class Access:
-    """The rules of one server."""
+    """The access rules of one server."""
 
     tokens: SecretFile | None
-    #: whether one may read without a token.
+    #: Whether reading needs no token.
     public: bool
-    #: whether anyone may do anything.
+    #: Whether anyone may do anything.
     open: bool
 
     def visitor(self, request: Request) -> Visitor:
-        """Who sent a request.
+        """Return the sender of a request.
 
         Raises:
-            Problem: if they sent a token that is none, or none where one is needed.
+            Problem: If the token is not valid, or is missing although reading needs one.
         """
         if self.open:
             self._check_origin(request)
@@ -61,42 +61,46 @@ class Access:
                 return Visitor(None, None)
             raise Problem(
                 401,
-                "this hub shows nothing without a token",
+                "this hub is private: reading needs a token",
                 headers={**_INVALID, "WWW-Authenticate": 'Basic realm="repzoo hub"'},
             )
         if self.tokens is None:
-            # One for another hub, from the environment; here there is nothing to show it for.
+            # A token for another hub, from the environment. This server has no tokens.
             return Visitor(None, None)
         token = self.tokens.find(secret)
         if token is None:
-            raise Problem(401, "the token is not one of this hub's", headers=_INVALID)
+            raise Problem(401, "the token is not valid on this hub", headers=_INVALID)
         return Visitor(token.name, token.role or "read")
 
     def require_write(self, request: Request, visitor: Visitor) -> None:
-        """Let those pass who may write.
+        """Check that a visitor may write.
 
         Raises:
-            Problem: otherwise.
+            Problem: If they may not.
         """
-        # A page elsewhere could have a browser send the password that it knows for this one.
+        # A page elsewhere could make a browser send the password that it stores for this hub.
         if "origin" in request.headers:
-            raise Problem(403, "pages cannot write to this hub")
+            raise Problem(403, "web pages cannot write to this hub")
         if visitor.role == "write":
             return
         if self.tokens is None:
-            raise Problem(403, "this hub takes nothing: it was started without --tokens or --open")
+            raise Problem(403, "this hub is read-only: it was started without --tokens or --open")
         if visitor.role is None:
-            raise Problem(401, "writing to this hub needs a token", headers=_INVALID)
-        raise Problem(403, f"the token {visitor.name} may only read")
+            raise Problem(
+                401, "writing to this hub needs a token; see zoo hub token", headers=_INVALID
+            )
+        raise Problem(
+            403, f"the token {visitor.name} may only read; writing needs a token with --write"
+        )
 
     def _check_origin(self, request: Request) -> None:
-        # Elsewhere a name may lead to 127.0.0.1, so that a page of that name could come here.
+        # A foreign domain may resolve to 127.0.0.1, and its pages could then reach this server.
         if request.url.hostname not in _LOOPBACK:
-            raise Problem(403, "an open hub answers to localhost only")
+            raise Problem(403, "an open hub only accepts requests to localhost")
 
 
 def _secret(request: Request) -> str | None:
-    """The token of a program, or the password of a browser."""
+    """Return the token of a program or the password of a browser."""
     kind, _, value = request.headers.get("authorization", "").partition(" ")
     value = value.strip()
     if kind.lower() == "bearer" and value:

@@ -1,4 +1,4 @@
-"""A line on stderr for each request, and what they came to.
+"""One line on stderr per request, and a summary.
 
 10:21:07  200    0.031 s  10.9 MiB out  ci        GET /zoo/simvae-mnist/resolve/main/encoder.onnx
 """
@@ -17,14 +17,14 @@ from repzoo.report import format_bytes
 
 __all__ = ["GONE", "AccessLog", "configure_log"]
 
-#: the status of a request whose sender has gone.
+#: The status of a request whose sender has disconnected.
 GONE = 499
 
 _log = logging.getLogger("repzoo.hub_server")
 
 
 def configure_log() -> None:
-    """Send the lines to stderr, each after the time of day."""
+    """Log to stderr, with the time of day."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     _log.handlers = [handler]
@@ -33,7 +33,7 @@ def configure_log() -> None:
 
 
 class AccessLog:
-    """Counts requests and bytes, and gives each request an id that its answer names."""
+    """Counts requests and bytes, and gives each response a request ID."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -43,7 +43,7 @@ class AccessLog:
 
     @property
     def summary(self) -> str:
-        """What all requests came to."""
+        """The totals of all requests."""
         classes: Counter[str] = Counter()
         for status, number in self._statuses.items():
             classes[f"{status // 100}xx"] += number
@@ -92,8 +92,8 @@ class AccessLog:
             if received:
                 moved = f"{format_bytes(received)} in"
             visitor = scope.get("state", {}).get("visitor") or "-"
-            # The path alone: what is behind its question mark may be a signature. No line of it
-            # can look like another one.
+            # Without the query, which may contain a signature. Escaped, so that a path cannot forge
+            # another line.
             path = scope["path"].encode("unicode_escape").decode()
             _log.info(
                 "%s  %7.3f s  %14s  %-12s  %s %s  [%s]",

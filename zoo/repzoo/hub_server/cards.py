@@ -1,7 +1,7 @@
-"""What a repository says about itself: its card's metadata and text, and its package's config.
+"""The model card and package config of a repository.
 
-All of it comes from whoever may write. Nothing here fails because of it: what cannot be read is
-not there.
+Both come from anyone who may write, so nothing here fails because of them: content that cannot be
+read counts as missing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAX_TAGS = 100
 
 
 class Metric(NamedTuple):
-    """A number of the card's ``model-index``."""
+    """One result in the card's ``model-index``."""
 
     dataset: str
     name: str
@@ -35,14 +35,14 @@ class Metric(NamedTuple):
 
 
 class Card(NamedTuple):
-    """``README.md``: metadata in YAML, then Markdown."""
+    """``README.md``: YAML metadata, then Markdown."""
 
     metadata: Mapping[str, Any]
     text: str
 
     @property
     def tags(self) -> list[str]:
-        """Its own tags, and what else one may filter by, in the Hub's forms."""
+        """The card's tags and other metadata to filter by, in the Hub's format."""
         tags = [*_texts(self.metadata.get("tags"))]
         for key in ("library_name", "pipeline_tag"):
             tags += _texts(self.metadata.get(key))
@@ -52,47 +52,49 @@ class Card(NamedTuple):
 
     @property
     def metrics(self) -> list[Metric]:
-        """The numbers of its ``model-index``."""
+        """The results in its ``model-index``."""
         return list(_metrics(self.metadata.get("model-index")))
 
 
 class _Loader(yaml.SafeLoader):
-    """Without aliases: a few lines of them can stand for more than all memory."""
+    """A YAML loader without aliases, a few lines of which can expand beyond all memory."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not read here")
+            raise yaml.YAMLError("aliases are not supported")
         return super().compose_node(parent, index)
 
 
 def check_card(text: str) -> str | None:
-    """What is wrong with a card's metadata, or None."""
+    """Return what is wrong with a card's metadata, or None."""
     front, _ = _split(text)
     if front is None:
         return None
+    if len(front) > _MAX_METADATA:
+        return f"the metadata is longer than {_MAX_METADATA} characters"
     try:
         metadata = _load(front)
     except (RecursionError, ValueError, yaml.YAMLError) as error:
-        return f"the metadata is not YAML: {error}"
+        return f"the metadata is not valid YAML: {error}"
     if metadata is not None and not isinstance(metadata, dict):
-        return "the metadata is not a table of names and values"
+        return "the metadata is not a YAML mapping"
     return None
 
 
 def read_card(library: Library, name: str, revision: Revision) -> Card:
-    """The card of a revision; an empty one if it has none."""
+    """Return the card of a revision, which is empty if there is no file."""
     data = read_file(library, name, revision, "README.md")
     return _parse_card(data) if data is not None else Card({}, "")
 
 
 def read_config(library: Library, name: str, revision: Revision) -> ModelConfig | None:
-    """The config of the package in a revision, if it is one."""
+    """Return the package config of a revision, or None if it has no valid one."""
     data = read_file(library, name, revision, "config.json")
     return _parse_config(data) if data is not None else None
 
 
 def read_file(library: Library, name: str, revision: Revision, path: str) -> bytes | None:
-    """A small file of a revision; None if it is not there, or not small."""
+    """Return the content of a small file, or None if it is missing or large."""
     entry = revision.files.get(path)
     if entry is None or entry.size > CARD_BYTES:
         return None
@@ -110,7 +112,7 @@ def _parse_card(data: bytes) -> Card:
     if front is not None and len(front) <= _MAX_METADATA:
         try:
             metadata = _load(front)
-            # Dates and such become text, as they are shown.
+            # Dates and similar values become text.
             metadata = json.loads(json.dumps(metadata, default=str, allow_nan=False))
         except (RecursionError, TypeError, ValueError, yaml.YAMLError):
             metadata = None

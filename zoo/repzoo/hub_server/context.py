@@ -1,4 +1,4 @@
-"""What the routes of one server share, and how they find the repository that a request is about."""
+"""The state of one server, and the repository that a request is about."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from repzoo.errors import HubError, ModelNotFound
 from repzoo.hub_server.access import Access, Visitor
 from repzoo.hub_server.library import Library
 from repzoo.hub_server.problems import Problem
-from repzoo.store.repository import Repository
+from repzoo.store.repository import MAIN, Repository
 from repzoo.store.store import Store
 
 __all__ = [
-    "Found",
+    "RequestedRepository",
     "Server",
-    "find",
-    "find_for_writing",
     "require_store",
+    "requested_repository",
     "server_of",
     "visitor_of",
+    "writable_repository",
 ]
 
 ORG = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
@@ -35,34 +35,46 @@ class Server:
 
     library: Library
     access: Access
-    #: what its repositories are under: their ids are ORG/NAME.
+    #: The organisation of its repositories: their IDs are ORG/NAME.
     org: str
-    #: what the addresses for uploads are signed with; another one after each start.
+    #: The key that signs upload URLs; a new one after every start.
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
     def visible(self, visitor: Visitor) -> list[str]:
-        """The repositories that a visitor may see."""
+        """Return the repositories that a visitor may see."""
         visible = []
         for name in self.library.names():
-            # One that is damaged is not shown, but does not hide the others.
+            # A damaged repository is not shown, but must not hide the others.
             with suppress(HubError, ModelNotFound):
-                if self.sees(visitor, name):
+                if self.is_visible(visitor, name):
                     visible.append(name)
         return visible
 
-    def sees(self, visitor: Visitor, name: str) -> bool:
+    def is_visible(self, visitor: Visitor, name: str) -> bool:
         """Whether a visitor may see a repository.
 
         Raises:
-            ModelNotFound: if it is not there.
+            ModelNotFound: If it does not exist.
         """
         private = self.library.is_private(name)
         return visitor.role is not None or not private
 
+    def check_org(self, org: str) -> None:
+        """Check that an organisation is this server's.
+
+        Raises:
+            Problem: If it is not.
+        """
+        if org != self.org:
+            message = (
+                f"this hub has no organisation {org[:100]!a}, only {self.org}: {self.org}/NAME"
+            )
+            raise Problem(404, message, "RepoNotFound")
+
 
 @dataclass(frozen=True)
-class Found:
-    """The repository and, where one is named, the revision that a request is about."""
+class RequestedRepository:
+    """The repository that a request is about."""
 
     server: Server
     visitor: Visitor
@@ -70,74 +82,80 @@ class Found:
 
     @property
     def id(self) -> str:
-        """ORG/NAME."""
+        """The repository's ID, ORG/NAME."""
         return f"{self.server.org}/{self.name}"
 
     def resolve(self, revision: str | None) -> str:
-        """The commit that a revision means.
+        """Return the commit that a revision means, in any form that the Hub's clients use.
 
         Raises:
-            Problem: if there is none.
+            Problem: If there is no such revision.
         """
+        library = self.server.library
         try:
-            return self.server.library.resolve(self.name, revision)
-        except ModelNotFound:
-            message = f"{self.id} has no revision {revision!a}"
-            raise Problem(404, message, "RevisionNotFound") from None
+            match (revision or MAIN).split("/"):
+                case [name]:
+                    return library.resolve(self.name, name)
+                case ["refs", "heads", "main"]:
+                    return library.resolve(self.name)
+                case ["refs", "tags", name]:
+                    return library.tags(self.name)[name]
+        except (KeyError, ModelNotFound):
+            pass
+        reason = "; it has no pull requests" if (revision or "").startswith("refs/pr/") else ""
+        message = f"{self.id} has no revision {revision!a}{reason}"
+        raise Problem(404, message, "RevisionNotFound")
 
 
 def server_of(request: Request) -> Server:
-    """The server that a request came to."""
+    """Return the server that received a request."""
     server = request.app.state.server
     assert isinstance(server, Server)
     return server
 
 
 def visitor_of(request: Request) -> Visitor:
-    """Who sent a request, told to the log too."""
+    """Return the sender of a request, and note the name for the access log."""
     visitor = server_of(request).access.visitor(request)
     request.state.visitor = visitor.name
     return visitor
 
 
-def find(request: Request) -> Found:
-    """The repository in a request's path, if its sender may see it.
+def requested_repository(request: Request) -> RequestedRepository:
+    """Return the repository in a request's path if its sender may see it.
 
     Raises:
-        Problem: if there is none; that a private one is there is not given away.
+        Problem: If it does not exist. The same is said of a private one.
     """
     server, visitor = server_of(request), visitor_of(request)
     org, name = request.path_params["org"], request.path_params["name"]
-    try:
-        visible = org == server.org and server.sees(visitor, name)
-    except ModelNotFound:
-        visible = False
-    if visible:
-        return Found(server, visitor, name)
+    server.check_org(org)
+    with suppress(ModelNotFound):
+        if server.is_visible(visitor, name):
+            return RequestedRepository(server, visitor, name)
     message = f"there is no repository {f'{org}/{name}'[:160]!a} on this hub"
-    if org != server.org:
-        message += f", which has those of {server.org} only"
-    # The Hub's own way: without a token it may be that one is all that is missing.
+    # As on the Hub, 401 because only a token may be missing.
     anonymous = visitor.role is None and server.access.tokens is not None
     raise Problem(401 if anonymous else 404, message, "RepoNotFound")
 
 
-def find_for_writing(request: Request) -> tuple[Found, Repository]:
-    """The same, if its sender may write to it.
+def writable_repository(request: Request) -> tuple[RequestedRepository, Repository]:
+    """Return the repository in a request's path if its sender may write to it.
 
     Raises:
-        Problem: if they may not, or nobody may.
+        Problem: If it does not exist or the sender may not write.
     """
+    server_of(request).check_org(request.path_params["org"])
     store = require_store(request)
-    found = find(request)
-    return found, store.repository(found.name)
+    requested = requested_repository(request)
+    return requested, store.repository(requested.name)
 
 
 def require_store(request: Request) -> Store:
-    """What is written to.
+    """Return the store if the sender of a request may write to it.
 
     Raises:
-        Problem: if the request's sender may not write.
+        Problem: If the sender may not write, or the hub is read-only.
     """
     server = server_of(request)
     server.access.require_write(request, visitor_of(request))

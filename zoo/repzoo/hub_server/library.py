@@ -1,7 +1,7 @@
-"""What is served: a store, or a flat folder of packages, which has one revision of each.
+"""What is served: a store, or a flat folder, which has one revision of each package.
 
-The Hub's clients want 40 hex digits for a commit. A store's have that; those of a flat folder are
-the first 40 of the package's revision.
+The Hub's clients expect commits of 40 hex digits, as a store has them. The commit of a package in a
+flat folder is the first 40 digits of its revision.
 """
 
 from __future__ import annotations
@@ -41,44 +41,44 @@ class Revision(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """The size of all files in bytes."""
         return sum(entry.size for entry in self.files.values())
 
 
 class Library(Protocol):
-    """What the routes read from. Methods that take a name raise `ModelNotFound` without it."""
+    """What the routes read from. Methods raise `ModelNotFound` if a name does not exist."""
 
     @property
     def store(self) -> Store | None:
-        """What is written to; None: nothing is."""
+        """The writable store, or None if the hub is read-only."""
 
     def names(self) -> list[str]:
-        """All repositories, private ones too."""
+        """Return all repositories, including private ones."""
 
     def is_private(self, name: str) -> bool:
-        """Whether it is shown to those who have a token only."""
+        """Whether a repository is only shown with a token."""
 
     def created(self, name: str) -> datetime:
-        """Since when it is there."""
+        """Return when a repository was created."""
 
     def resolve(self, name: str, revision: str | None = None) -> str:
-        """The commit that a revision means."""
+        """Return the commit that a revision means."""
 
     def history(self, name: str, commit: str) -> list[Revision]:
-        """A commit and all before it, the newest first."""
+        """Return a commit and all its ancestors, newest first."""
 
     def revision(self, name: str, commit: str) -> Revision:
-        """What a commit holds."""
+        """Return the content of a commit."""
 
     def tags(self, name: str) -> dict[str, str]:
-        """The commit of every tag."""
+        """Return the commit of every tag."""
 
     def open(self, name: str, commit: str, path: str) -> BufferedReader:
-        """The bytes of a file."""
+        """Open a file."""
 
 
 class StoreLibrary:
-    """A store."""
+    """The library of a store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -115,7 +115,7 @@ class StoreLibrary:
 
 
 class FlatLibrary:
-    """A folder of packages, as they lie there now."""
+    """The library of a flat folder, with its current content."""
 
     def __init__(self, path: Path) -> None:
         self._hub = FlatHub(path)
@@ -147,13 +147,13 @@ class FlatLibrary:
         data = self._hub.manifest(name, digest)
         files = dict(Manifest.parse(data, name).files)
         files[MANIFEST] = FileEntry(size=len(data), sha256=digest)
-        # What may differ from the manifest, and what stands outside it, is as it lies there.
+        # These may differ from the manifest or are not in it.
         for path in (*ADVISORY, SIGNATURE):
             files.pop(path, None)
             entry = _entry(self._path / name / path)
             if entry is not None:
                 files[path] = entry
-        return Revision(digest[:40], self.created(name), "as it lies there", files)
+        return Revision(digest[:40], self.created(name), "current content of the folder", files)
 
     def tags(self, name: str) -> dict[str, str]:
         return self._hub.tags(name)
@@ -164,29 +164,29 @@ class FlatLibrary:
             raise EntryNotFound(f"{name} has no file {path!a}")
         file = self._path / name / path
         if file.parent.is_symlink():
-            raise HubError(f"{file} lies behind a symbolic link")
+            raise HubError(f"{file} is behind a symbolic link")
         try:
             stream = open_regular(file)
         except OSError as error:
             raise HubError(f"{file}: {error.strerror}") from error
         if os.fstat(stream.fileno()).st_size != entry.size:
             stream.close()
-            raise HubError(f"{file} does not have the size that its manifest says")
+            raise HubError(f"{file} does not have the size in its manifest")
         return stream
 
 
 def open_library(path: Path) -> Library:
-    """The library in the folder ``path``.
+    """Open the library in a folder.
 
     Raises:
-        HubError: if the folder is no hub.
+        HubError: If the folder is not a hub.
     """
     hub = open_hub(path)
     return StoreLibrary(hub) if isinstance(hub, Store) else FlatLibrary(path)
 
 
 def timestamp(moment: datetime) -> str:
-    """A time as the Hub writes it, the only form that its client reads."""
+    """Format a time as the Hub does; its client reads no other format."""
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
 
 

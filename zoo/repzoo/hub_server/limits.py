@@ -1,4 +1,4 @@
-"""How much of anything one request may bring. What is more is refused, or cut while it arrives."""
+"""Size and time limits of requests. Larger ones are refused, or cut off while they arrive."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ __all__ = [
 
 MIB = 2**20
 
-#: body of a request that is one JSON object.
+#: The body of a JSON request.
 JSON_BYTES = 4 * MIB
 
-#: files up to this size may come inside a commit, as base64. That needs no second request, and it
-#: is the only way that does not go through Xet in a client that has it. Larger ones come as LFS.
+#: Files up to this size may be part of a commit, as base64. This needs no second request, and
+#: clients with Xet have no other way. Larger files are uploaded through LFS.
 REGULAR_BYTES = 10 * MIB
 
-#: a line of a commit, which holds one such file: base64 takes 4 bytes for 3.
+#: One line of a commit, which holds one such file: base64 needs 4 bytes for 3.
 LINE_BYTES = REGULAR_BYTES * 4 // 3 + 8192
 
-#: all lines of a commit.
+#: All lines of a commit.
 COMMIT_BYTES = 1024 * MIB
 
-#: a file that comes as LFS.
+#: A file that is uploaded through LFS.
 FILE_BYTES = 64 * 1024 * MIB
 
-#: for how long a body may stand still.
+#: How long a body may stall.
 IDLE_SECONDS = 60.0
 
-#: for how long the address for the bytes of an LFS file is valid: they must have begun by then.
+#: How long an upload URL is valid: the upload must begin in this time.
 UPLOAD_SECONDS = 3600
 
-#: entries of a listing in one answer; the next ones are behind its link.
+#: Entries of a listing in one response; a link leads to the next ones.
 PAGE_ITEMS = 1000
 
-#: a card, or a config, that is read to show something of it.
+#: A card or config that is read in order to show it.
 CARD_BYTES = MIB

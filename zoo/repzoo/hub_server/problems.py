@@ -34,14 +34,14 @@ Code = Literal["RepoNotFound", "RevisionNotFound", "EntryNotFound"]
 
 
 class Problem(Exception):
-    """A request that is answered by an error.
+    """An error to respond with.
 
     Args:
-        status: of HTTP.
-        message: what was wrong and what to do, for whoever sent it.
-        code: what the client's exception depends on: RepositoryNotFoundError, RevisionNotFoundError
-            or EntryNotFoundError; None: the status alone.
-        headers: further ones of the answer.
+        status: The HTTP status.
+        message: What is wrong and what to do, for the user of the client.
+        code: Selects the client's exception, such as RepositoryNotFoundError; None leaves it to the
+            status.
+        headers: Additional headers.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Problem(Exception):
 
 
 def as_problem(error: RepzooError | OSError) -> Problem:
-    """What an error of the store means to whoever sent the request."""
+    """Return the problem to report for an error of the store."""
     message = str(error)
     match error:
         case EntryNotFound():
@@ -79,20 +79,20 @@ def as_problem(error: RepzooError | OSError) -> Problem:
             _log.error("%s", message)
             return Problem(507, "the hub's disk is full")
         case _:
-            # What is wrong with the disk is for whoever keeps the hub.
+            # Details of the disk are for the administrator only.
             _log.error("%s", message)
-            return Problem(500, "the hub cannot read or write its store; its log says why")
+            return Problem(500, "the hub cannot read or write its store; see its log")
 
 
 def problem_response(problem: Problem, *, unread: bool = False) -> JSONResponse:
-    """The answer for a program.
+    """Return the JSON response for a problem.
 
     Args:
-        problem: what is wrong.
-        unread: whether the request is still arriving. Then the connection is closed, but not
-            before a moment of listening on: the reset that follows could overtake the answer.
+        problem: What is wrong.
+        unread: Whether the request is still arriving. The connection is then closed, but only
+            after reading on for a moment, because a TCP reset could overtake the response.
     """
-    # A header is one line of ASCII that shows.
+    # A header is one line of printable ASCII.
     shown = "".join(each if each.isprintable() else "?" for each in problem.message)
     line = shown.encode("ascii", "backslashreplace").decode()
     headers = {"X-Error-Message": line[:1000], **problem.headers}

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP, with an end to the wait for requests that do not come.
+"""uvicorn's HTTP protocol with a timeout for requests that do not arrive.
 
-uvicorn itself waits for ever for the rest of a request's headers, and so whoever opens enough
-connections and sends nothing keeps everybody else out.
+uvicorn waits forever for the rest of a request's headers, so a client that opens many connections
+and sends nothing could lock out everybody else.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 __all__ = ["ImpatientProtocol"]
 
-#: seconds in which a connection has to bring its first request, and after each the next one.
+#: Seconds in which the head of the first request must arrive, and after each response the next.
 _HEADER_SECONDS = 20.0
 
 
 class ImpatientProtocol(H11Protocol):
-    """Closes a connection on which no request is complete in time; its body has its own limit."""
+    """Closes a connection if no request head arrives in time. Bodies have their own limit."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -31,7 +31,7 @@ class ImpatientProtocol(H11Protocol):
         self.loop.call_later(_HEADER_SECONDS, self._give_up_after, self.cycle)
 
     def _give_up_after(self, last: RequestResponseCycle | None) -> None:
-        # A request that began meanwhile has its own wait after it.
+        # A request that began in the meantime starts its own wait when it ends.
         waiting = self.cycle is last and (last is None or last.response_complete)
         if waiting and not self.transport.is_closing():
             self.transport.close()

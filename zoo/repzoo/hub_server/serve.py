@@ -1,4 +1,4 @@
-"""`zoo hub serve`: the application on a socket, until it is told to end."""
+"""`zoo hub serve`: run the application on a socket until a signal stops it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import uvicorn
 from repzoo.errors import HubError, InvalidInput
 from repzoo.hub_server.access import Access
 from repzoo.hub_server.access_log import AccessLog, configure_log
-from repzoo.hub_server.app import create_app
+from repzoo.hub_server.app import OTHER_KINDS, create_app
 from repzoo.hub_server.context import ORG, Server
 from repzoo.hub_server.library import open_library
 from repzoo.hub_server.protocol import ImpatientProtocol
@@ -21,9 +21,9 @@ from repzoo.secrets_file import SecretFile
 
 __all__ = ["serve"]
 
-#: requests that are answered at the same time; others get a 503, which clients try again.
+#: Concurrent requests; more get a 503, which clients retry.
 _MAX_REQUESTS = 512
-#: seconds that requests have to come to an end when the server is to end.
+#: Seconds for requests to finish when the server is stopped.
 _GRACE = 10
 
 
@@ -37,29 +37,31 @@ def serve(
     public: bool,
     open_: bool,
 ) -> None:
-    """Serve the hub in ``folder`` until SIGINT or SIGTERM.
+    """Serve a hub until SIGINT or SIGTERM.
 
     Args:
-        folder: a store, or a folder of packages.
-        host: the address to listen at.
-        port: 0: a free one.
-        org: what its repositories are under.
-        tokens: the file of tokens; None: nobody may write, unless ``open_``.
-        public: whether one may read without a token.
-        open_: whether anyone may write, which is for a loopback address only.
+        folder: A store, or a folder of packages.
+        host: The address to listen on.
+        port: The port; 0 picks a free one.
+        org: The organisation of its repositories.
+        tokens: The file of tokens; without one nobody may write, unless ``open_`` is set.
+        public: Whether reading needs no token.
+        open_: Whether anyone may write; only allowed on a loopback address.
 
     Raises:
-        HubError: if there is no hub, no file of tokens, or the address cannot be had.
-        InvalidInput: if these do not go together.
+        HubError: If the hub does not exist or the address cannot be used.
+        InvalidInput: If the token file cannot be used, or options exclude each other.
     """
-    if ORG.fullmatch(org) is None or org in ("api", "login", "health"):
-        raise InvalidInput(f"{org!a} cannot be an organisation: A-Z a-z 0-9 . _ -")
+    if ORG.fullmatch(org) is None or org in ("api", "login", "health", *OTHER_KINDS):
+        raise InvalidInput(f"{org!a} is not a valid organisation: use 1 to 64 of A-Z a-z 0-9 . _ -")
     if open_ and not _is_loopback(host):
-        raise InvalidInput(f"--open lets anyone write, so it is not for {host}; use --tokens FILE")
+        raise InvalidInput(
+            f"--open lets anyone write, so it cannot be used on {host}; use --tokens FILE"
+        )
     if open_ and (tokens is not None or not public):
-        raise InvalidInput("--open lets anyone read and write: it goes with no other rule")
+        raise InvalidInput("--open cannot be combined with --tokens or --private")
     if tokens is None and not public:
-        raise InvalidInput("--private needs --tokens FILE, or nobody could read")
+        raise InvalidInput("--private needs --tokens FILE, otherwise nobody could read")
     library = open_library(folder)
     file = SecretFile(tokens) if tokens is not None else None
     if library.store is not None:
@@ -70,7 +72,7 @@ def serve(
     listener = _listen(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     click.echo(f"Serving at {url}/{org}")
-    click.echo(f"{_rules(server)} Ctrl-C ends it.")
+    click.echo(f"{_rules(server)} Press Ctrl-C to stop.")
     configure_log()
     config = uvicorn.Config(
         log,
@@ -83,7 +85,7 @@ def serve(
         limit_concurrency=_MAX_REQUESTS,
         timeout_graceful_shutdown=_GRACE,
     )
-    # uvicorn ends its requests, and then sends itself the signal again.
+    # uvicorn finishes its requests and then sends itself the signal again.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
     uvicorn.Server(config).run(sockets=[listener])
@@ -98,8 +100,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise HubError(f"cannot listen at {host}:{port}: {error.strerror or error}") from error
-    # From here on whoever connects is answered, if a moment later.
+        raise HubError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    # From now on connections are accepted, even before the server runs.
     listener.listen(1024)
     return listener
 
@@ -115,9 +117,9 @@ def _rules(server: Server) -> str:
     access = server.access
     readers = "Anyone may read" if access.public else "Any token may read"
     if server.library.store is None:
-        return f"{readers}; nobody may write to a folder of packages."
+        return f"{readers}; a folder of packages is read-only."
     if access.open:
         return "Anyone on this machine may read and write."
     if access.tokens is None:
-        return f"{readers}; nobody may write without --tokens FILE, or --open."
-    return f"{readers}; tokens of {access.tokens.path} with --write may write."
+        return f"{readers}; writing needs --tokens FILE or --open."
+    return f"{readers}; tokens in {access.tokens.path} with role=write may write."

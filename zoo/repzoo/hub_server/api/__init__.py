@@ -1,1 +1,1 @@
-"""The routes of the Hub's HTTP API, one module per group of routes."""
+"""The routes of the Hub's HTTP API, with one module per group of routes."""

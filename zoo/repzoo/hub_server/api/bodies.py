@@ -1,4 +1,4 @@
-"""Request bodies, read no further than they may go."""
+"""Read request bodies within their limits."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ __all__ = ["lines", "pieces", "read_form", "read_json"]
 
 
 async def pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """A body as it arrives.
+    """Yield a body as it arrives.
 
     Raises:
-        Problem: 413 at the first byte that is too many, before any if it is announced; 408 if
-            nothing comes for a while.
+        Problem: 413 if the body, or its announced length, exceeds the limit; 408 if it stalls.
     """
-    # Whoever answers before the end has to close the connection, see `problem_response`.
+    # A response before the end has to close the connection; see `problem_response`.
     request.state.unread = True
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > limit:
@@ -34,7 +33,7 @@ async def pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
         try:
             piece = await asyncio.wait_for(anext(stream, None), IDLE_SECONDS)
         except TimeoutError:
-            message = f"the body stood still for {IDLE_SECONDS:.0f} seconds"
+            message = f"no data arrived for {IDLE_SECONDS:.0f} seconds"
             raise Problem(408, message) from None
         if piece is None:
             request.state.unread = False
@@ -47,7 +46,7 @@ async def pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
 
 
 async def lines(request: Request, limit: int, line_limit: int) -> AsyncIterator[bytes]:
-    """The lines of a body as they arrive, of which only one is held at a time."""
+    """Yield the lines of a body as they arrive, holding only one in memory."""
     line = bytearray()
     async for piece in pieces(request, limit):
         start = 0
@@ -64,23 +63,23 @@ async def lines(request: Request, limit: int, line_limit: int) -> AsyncIterator[
 
 
 async def read_json(request: Request, limit: int = JSON_BYTES) -> dict[str, Any]:
-    """A body that is one JSON object.
+    """Read a body that is one JSON object.
 
     Raises:
-        Problem: if it is something else, or too large.
+        Problem: If it is anything else, or too large.
     """
     body = b"".join([piece async for piece in pieces(request, limit)])
     try:
         content = json.loads(body)
     except (RecursionError, ValueError) as error:
-        raise Problem(400, f"the body is not JSON: {error}") from None
+        raise Problem(400, f"the body is not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise Problem(400, "the body is not a JSON object")
     return content
 
 
 async def read_form(request: Request) -> dict[str, list[str]]:
-    """A body that is an HTML form, or a JSON object of strings and lists of them."""
+    """Read a body that is an HTML form, or a JSON object of strings and lists of strings."""
     if request.headers.get("content-type", "").startswith("application/json"):
         content = await read_json(request)
         return {
@@ -90,14 +89,14 @@ async def read_form(request: Request) -> dict[str, list[str]]:
     try:
         return parse_qs(body.decode(), keep_blank_values=True, max_num_fields=10_000)
     except ValueError as error:
-        raise Problem(400, f"the body is not a form: {error}") from None
+        raise Problem(400, f"the body is not a valid form: {error}") from None
 
 
 def _check_line(line: bytearray, limit: int) -> None:
     if len(line) > limit:
-        message = f"a line of more than {limit} bytes: larger files come as LFS"
+        message = f"a line has more than {limit} bytes; upload larger files through LFS"
         raise Problem(413, message)
 
 
 def _too_large(limit: int) -> Problem:
-    return Problem(413, f"the body is larger than the {limit} bytes that it may be")
+    return Problem(413, f"the body is larger than {limit} bytes")

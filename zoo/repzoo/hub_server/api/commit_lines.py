@@ -1,4 +1,4 @@
-"""The lines of a commit as huggingface_hub sends them: a header, then one for each change."""
+"""The lines of a commit as huggingface_hub sends them: a header, then one line per change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Header", "HeaderLine", "Line", "change_of", "parse_line"]
 
 
 class Header(BaseModel):
-    """Why, and what it builds on."""
+    """The message and the parent."""
 
     summary: str = Field(min_length=1, max_length=500)
     description: str = Field("", max_length=3000)
@@ -36,7 +36,7 @@ class _LfsFile(BaseModel):
     path: str
     algo: Literal["sha256"] = "sha256"
     oid: str = Field(pattern=r"^[0-9a-f]{64}$")
-    #: not sent for a copy of a file that is there.
+    #: Not sent for a copy of an existing file.
     size: int | None = Field(None, ge=0)
 
 
@@ -75,21 +75,21 @@ def parse_line(line: bytes) -> Line:
     """Parse a line.
 
     Raises:
-        InvalidInput: if it is none.
+        InvalidInput: If it is not valid.
     """
     try:
         return _PARSER.validate_json(line)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise InvalidInput(f"this is no line of a commit: {where} {first['msg']}") from None
+        raise InvalidInput(f"not a valid line of a commit: {where} {first['msg']}") from None
 
 
 def change_of(line: Line, blobs: Blobs) -> Change:
-    """The change that a line asks for; the content of a small file goes into the store here.
+    """Return the change in a line, and put the content of a small file into the store.
 
     Raises:
-        InvalidInput: if its path cannot be one, or its content is none.
+        InvalidInput: If the path or the content is not valid.
     """
     value = line.value
     if isinstance(line, _DeletedLine):
@@ -103,7 +103,7 @@ def change_of(line: Line, blobs: Blobs) -> Change:
         with blobs.receive(REGULAR_BYTES) as upload:
             upload.write(content)
             return Add(value.path, upload.keep())
-    raise InvalidInput("a commit has one header, which comes first")
+    raise InvalidInput("a commit has only one header, on its first line")
 
 
 def _entry(file: _LfsFile, blobs: Blobs) -> FileEntry:
@@ -120,5 +120,5 @@ def _content(file: _File) -> bytes:
         return file.content.encode()
     except (binascii.Error, UnicodeEncodeError) as error:
         raise InvalidInput(
-            f"the content of {file.path!a} is not {file.encoding}: {error}"
+            f"the content of {file.path!a} is not valid {file.encoding}: {error}"
         ) from None

@@ -1,4 +1,4 @@
-"""The bytes of files, whole or from where a client left off."""
+"""Downloads of files, with ranges."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from repzoo.hub_server.context import find
+from repzoo.hub_server.context import requested_repository
 from repzoo.hub_server.problems import Problem
 
 __all__ = ["download"]
 
-#: bytes that are read and sent at a time: all that a download holds in memory.
+#: Bytes that are read and sent at a time, and that a download holds in memory.
 _CHUNK = 2**20
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
-# What a browser may show; anything else it stores. Scripts in an SVG do not run: see `_SANDBOX`.
+# Types that a browser may show; it saves others. `_SANDBOX` keeps scripts in an SVG from running.
 _SHOWN = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml"})
 _SANDBOX = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
 
 def download(request: Request) -> Response:
     """``GET`` or ``HEAD /ORG/NAME/resolve/REV/PATH``"""
-    found = find(request)
+    requested = requested_repository(request)
     revision, path = request.path_params["revision"], request.path_params["path"]
-    commit = found.resolve(revision)
+    commit = requested.resolve(revision)
     known = {"X-Repo-Commit": commit}
-    entry = found.server.library.revision(found.name, commit).files.get(path)
+    entry = requested.server.library.revision(requested.name, commit).files.get(path)
     if entry is None:
-        message = f"{found.id} has no file {path[:200]!a} in {commit[:12]}"
+        message = f"{requested.id} has no file {path[:200]!a} in {commit[:12]}"
         raise Problem(404, message, "EntryNotFound", known)
 
     etag = f'"{entry.sha256}"'
@@ -49,7 +49,7 @@ def download(request: Request) -> Response:
         "Accept-Ranges": "bytes",
         "Content-Security-Policy": _SANDBOX,
         "Content-Type": kind if kind in _SHOWN else "application/octet-stream",
-        # What a commit holds never changes; who may see it does.
+        # The content of a commit never changes, but its visibility may.
         "Cache-Control": f"private, {'max-age=86400' if revision == commit else 'no-cache'}",
     }
     if kind not in _SHOWN:
@@ -65,12 +65,12 @@ def download(request: Request) -> Response:
     headers["Content-Length"] = str(stop - start)
     if request.method == "HEAD":
         return Response(status_code=200 if part is None else 206, headers=headers)
-    file = found.server.library.open(found.name, commit, path)
+    file = requested.server.library.open(requested.name, commit, path)
     return _FileResponse(file, start, stop, 200 if part is None else 206, headers)
 
 
 class _FileResponse(Response):
-    """A part of an open file, which it closes."""
+    """A part of an open file. Sending it closes the file."""
 
     def __init__(
         self,
@@ -99,20 +99,20 @@ class _FileResponse(Response):
             while self._left and not await request.is_disconnected():
                 piece = await run_in_threadpool(file.read, min(_CHUNK, self._left))
                 if not piece:
-                    # Fewer bytes than announced: all that is left is to let the client see it.
-                    raise EOFError(f"{file.name} ends {self._left} bytes too soon")
+                    # Fewer bytes than announced: break the connection, so that the client notices.
+                    raise EOFError(f"{file.name} ends {self._left} bytes early")
                 self._left -= len(piece)
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _part(headers: Mapping[str, str], etag: str, size: int) -> tuple[int, int] | None:
-    """The bytes that are asked for, as start and stop; None: all.
+    """Return the requested bytes as start and stop, or None for all.
 
-    Several ranges, and what is no range, are answered with everything, which HTTP allows.
+    Several ranges and invalid ones mean all, which HTTP allows.
 
     Raises:
-        Problem: if there are no such bytes.
+        Problem: If the file does not have the requested bytes.
     """
     match = _RANGE.fullmatch(headers.get("range", "").replace(" ", ""))
     if match is None or headers.get("if-range", etag) != etag:
@@ -127,6 +127,6 @@ def _part(headers: Mapping[str, str], etag: str, size: int) -> tuple[int, int] |
     else:
         return None
     if start >= stop:
-        message = f"the file has {size} bytes, none of which are those of {headers['range'][:60]!a}"
+        message = f"the file has {size} bytes; {headers['range'][:60]!a} is outside of it"
         raise Problem(416, message, headers={"Content-Range": f"bytes */{size}"})
     return start, stop

@@ -1,4 +1,4 @@
-"""The reading half of the API, whole repositories: who am I, which models, what is known of one."""
+"""The routes that read whole repositories: the user, the list of models, and one model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from repzoo.errors import HubError, ModelNotFound
 from repzoo.hub_server.api.paging import page_of
 from repzoo.hub_server.api.trees import describe_sibling
 from repzoo.hub_server.cards import Card, read_card, read_config
-from repzoo.hub_server.context import Server, find, server_of, visitor_of
+from repzoo.hub_server.context import Server, requested_repository, server_of, visitor_of
 from repzoo.hub_server.library import Revision, timestamp
 from repzoo.hub_server.problems import Problem
 
@@ -22,7 +22,7 @@ def whoami(request: Request) -> JSONResponse:
     """``GET /api/whoami-v2``"""
     server, visitor = server_of(request), visitor_of(request)
     if visitor.name is None:
-        message = "nobody: this request has no token"
+        message = "this request has no token"
         words = {"X-Error-Message": "Invalid credentials in Authorization header"}
         raise Problem(401, message, headers=words)
     token = {"displayName": visitor.name, "role": visitor.role, "type": "access_token"}
@@ -55,7 +55,7 @@ def list_models(request: Request) -> JSONResponse:
             revision = server.library.revision(name, server.library.resolve(name))
             described = describe(server, name, revision)
         except (HubError, ModelNotFound):
-            continue  # a damaged one does not hide the others
+            continue  # a damaged repository must not hide the others
         text = f"{described['id']} {described['summary']}".casefold()
         if all(word in text for word in words) and wanted <= set(described["tags"]):
             found.append(described)
@@ -72,11 +72,11 @@ def list_models(request: Request) -> JSONResponse:
 
 def model_info(request: Request) -> JSONResponse:
     """``GET /api/models/ORG/NAME[/revision/REV]?blobs=``"""
-    found = find(request)
-    server = found.server
-    commit = found.resolve(request.path_params.get("revision"))
-    revision = server.library.revision(found.name, commit)
-    described = describe(server, found.name, revision)
+    requested = requested_repository(request)
+    server = requested.server
+    commit = requested.resolve(request.path_params.get("revision"))
+    revision = server.library.revision(requested.name, commit)
+    described = describe(server, requested.name, revision)
     if request.query_params.get("blobs"):
         described["siblings"] = [
             describe_sibling(path, entry) for path, entry in revision.files.items()
@@ -86,7 +86,7 @@ def model_info(request: Request) -> JSONResponse:
 
 
 def describe(server: Server, name: str, revision: Revision) -> dict[str, Any]:
-    """A model as the Hub describes it; ``summary`` and ``method`` are of the package's config."""
+    """Describe a model as the Hub does, with ``summary`` and tags from the package's config."""
     library = server.library
     card, config = read_card(library, name, revision), read_config(library, name, revision)
     tags = card.tags

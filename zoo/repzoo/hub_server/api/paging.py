@@ -1,4 +1,4 @@
-"""Listings in parts, each with a link to the next one."""
+"""Listings in pages, each with a link to the next one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["page_of"]
 
 
 def page_of(request: Request, items: Sequence[Any]) -> JSONResponse:
-    """The part of a listing that a request is about."""
+    """Return the page of a listing that a request asks for."""
     query = request.query_params
     cursor, limit = query.get("cursor", ""), query.get("limit", "")
     start = int(cursor[:9]) if cursor.isdecimal() else 0

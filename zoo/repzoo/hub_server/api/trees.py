@@ -1,7 +1,7 @@
-"""The reading half of the API, what is in a revision: trees, paths, history and refs.
+"""The routes that read revisions: trees, paths, history and refs.
 
-Every file is described as one that Git LFS holds: then its sha256 is what clients see, name it by
-in their caches, and check. Its Git id is that of the pointer that would stand for it.
+Every file is described as an LFS file, so that clients see its SHA-256, use it in their caches and
+check it. Its Git ID is that of the corresponding LFS pointer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 
 from repzoo.hub_server.api.bodies import read_form
 from repzoo.hub_server.api.paging import page_of
-from repzoo.hub_server.context import find
+from repzoo.hub_server.context import requested_repository
 from repzoo.hub_server.library import timestamp
 from repzoo.hub_server.problems import Problem
 from repzoo.packages.package import FileEntry
@@ -27,14 +27,16 @@ _MAX_PATHS = 1000
 
 def list_tree(request: Request) -> JSONResponse:
     """``GET /api/models/ORG/NAME/tree/REV[/FOLDER]?recursive=``"""
-    found = find(request)
-    commit = found.resolve(request.path_params["revision"])
-    files = found.server.library.revision(found.name, commit).files
+    requested = requested_repository(request)
+    commit = requested.resolve(request.path_params["revision"])
+    files = requested.server.library.revision(requested.name, commit).files
     folder = request.path_params.get("path", "").strip("/")
     below = f"{folder}/" if folder else ""
     inside = {path: entry for path, entry in files.items() if path.startswith(below)}
     if folder and not inside:
-        raise Problem(404, f"{found.id} has no folder {folder!a} in {commit[:12]}", "EntryNotFound")
+        raise Problem(
+            404, f"{requested.id} has no folder {folder!a} in {commit[:12]}", "EntryNotFound"
+        )
     deep = request.query_params.get("recursive", "").lower() in ("1", "true")
     shown: dict[str, dict[str, Any]] = {}
     for path, entry in inside.items():
@@ -49,22 +51,22 @@ def list_tree(request: Request) -> JSONResponse:
 
 async def paths_info(request: Request) -> JSONResponse:
     """``POST /api/models/ORG/NAME/paths-info/REV`` with ``paths``"""
-    found = find(request)
+    requested = requested_repository(request)
     paths = (await read_form(request)).get("paths", [])
     if len(paths) > _MAX_PATHS:
-        raise Problem(413, f"{len(paths)} paths: at most {_MAX_PATHS} at a time")
-    commit = found.resolve(request.path_params["revision"])
-    files = found.server.library.revision(found.name, commit).files
+        raise Problem(413, f"{len(paths)} paths; at most {_MAX_PATHS} are allowed per request")
+    commit = requested.resolve(request.path_params["revision"])
+    files = requested.server.library.revision(requested.name, commit).files
     described = (_describe(files, str(path)) for path in paths)
     return JSONResponse([each for each in described if each is not None])
 
 
 def list_commits(request: Request) -> JSONResponse:
     """``GET /api/models/ORG/NAME/commits/REV``"""
-    found = find(request)
-    commit = found.resolve(request.path_params["revision"])
+    requested = requested_repository(request)
+    commit = requested.resolve(request.path_params["revision"])
     described = []
-    for revision in found.server.library.history(found.name, commit):
+    for revision in requested.server.library.history(requested.name, commit):
         title, _, text = revision.message.partition("\n")
         described.append(
             {
@@ -80,9 +82,9 @@ def list_commits(request: Request) -> JSONResponse:
 
 def list_refs(request: Request) -> JSONResponse:
     """``GET /api/models/ORG/NAME/refs``"""
-    found = find(request)
-    tags = found.server.library.tags(found.name)
-    main = {"name": "main", "ref": "refs/heads/main", "targetCommit": found.resolve(None)}
+    requested = requested_repository(request)
+    tags = requested.server.library.tags(requested.name)
+    main = {"name": "main", "ref": "refs/heads/main", "targetCommit": requested.resolve(None)}
     return JSONResponse(
         {
             "branches": [main],
@@ -97,7 +99,7 @@ def list_refs(request: Request) -> JSONResponse:
 
 
 def describe_sibling(path: str, entry: FileEntry) -> dict[str, Any]:
-    """A file among the siblings of a model's description."""
+    """Describe a file for the ``siblings`` of a model."""
     pointer = _pointer(entry)
     lfs = {"sha256": entry.sha256, "size": entry.size, "pointerSize": len(pointer)}
     return {"rfilename": path, "size": entry.size, "blobId": _git_id(pointer), "lfs": lfs}
@@ -125,7 +127,7 @@ def _describe_file(path: str, entry: FileEntry) -> dict[str, Any]:
 
 
 def _describe_folder(path: str) -> dict[str, Any]:
-    # There are no trees here that could have an id; all that matters is that folders differ.
+    # Folders have no Git trees here; their IDs only have to differ.
     digest = hashlib.sha1(path.encode(), usedforsecurity=False).hexdigest()
     return {"type": "directory", "path": path, "size": 0, "oid": digest}
 

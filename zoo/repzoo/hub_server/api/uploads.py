@@ -1,7 +1,7 @@
-"""The bytes of large files: the Git LFS batch API, and where it sends them.
+"""Uploads of large files: the Git LFS batch API, and the URLs that it hands out.
 
-The client sends no token along with the bytes, because elsewhere they go to another company's
-store. So the address itself says what may be sent there and until when, and is signed.
+The client sends no token with the bytes, because the Hub stores them with another company. So the
+URL itself says what may be uploaded and until when, and is signed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from repzoo.hub_server.api.bodies import pieces, read_json
-from repzoo.hub_server.context import Server, find_for_writing, server_of
+from repzoo.hub_server.context import Server, server_of, writable_repository
 from repzoo.hub_server.limits import FILE_BYTES, UPLOAD_SECONDS
 from repzoo.hub_server.problems import Problem
 from repzoo.packages.package import FileEntry
@@ -26,7 +26,7 @@ from repzoo.store.blobs import Upload
 
 __all__ = ["lfs_batch", "receive"]
 
-#: bytes that are gathered before they are hashed and written, away from the other requests.
+#: Bytes that are collected before a thread hashes and writes them.
 _CHUNK = 2**20
 
 
@@ -43,24 +43,25 @@ class _Batch(BaseModel):
 
 async def lfs_batch(request: Request) -> JSONResponse:
     """``POST /ORG/NAME.git/info/lfs/objects/batch``"""
-    found, _ = find_for_writing(request)
+    requested, _ = writable_repository(request)
     try:
         batch = _Batch.model_validate(await read_json(request))
     except ValidationError as error:
-        raise Problem(400, f"this is no LFS batch: {error.errors()[0]['msg']}") from None
+        raise Problem(400, f"not a valid LFS batch: {error.errors()[0]['msg']}") from None
     if batch.operation != "upload" or batch.hash_algo != "sha256":
-        raise Problem(400, "only uploads go through LFS here, by sha256")
-    store = found.server.library.store
+        raise Problem(400, "LFS on this hub only supports uploads with sha256")
+    store = requested.server.library.store
     assert store is not None
     objects: list[dict[str, Any]] = []
     for each in batch.objects:
         entry = FileEntry(size=each.size, sha256=each.oid)
         answer: dict[str, Any] = {**each.model_dump(), "authenticated": True}
         if each.size > FILE_BYTES:
-            message = f"{each.size} bytes: a file may have {FILE_BYTES}"
+            message = f"the file has {each.size} bytes; at most {FILE_BYTES} are allowed"
             answer["error"] = {"code": 422, "message": message}
         elif not store.blobs.renew(entry):
-            path = f"/api/lfs/{found.name}/{each.oid}?{_sign(found.server, found.name, entry)}"
+            query = _sign(requested.server, requested.name, entry)
+            path = f"/api/lfs/{requested.name}/{each.oid}?{query}"
             answer["actions"] = {"upload": {"href": str(request.base_url).rstrip("/") + path}}
         objects.append(answer)
     headers = {"Content-Type": "application/vnd.git-lfs+json"}
@@ -68,7 +69,7 @@ async def lfs_batch(request: Request) -> JSONResponse:
 
 
 async def receive(request: Request) -> JSONResponse:
-    """``PUT`` to the address that `lfs_batch` gave"""
+    """``PUT`` to a URL from `lfs_batch`"""
     server = server_of(request)
     entry = _check(server, request)
     store = server.library.store
@@ -103,14 +104,14 @@ def _check(server: Server, request: Request) -> FileEntry:
         expires = int(query["expires"])
         signature = query["signature"]
     except (KeyError, ValueError):
-        raise Problem(403, "this is no address for an upload") from None
+        raise Problem(403, "this is not a valid upload URL") from None
     if not hmac.compare_digest(
         signature.encode(), _signature(server, name, entry, expires).encode()
     ):
-        message = "the address for this upload is not valid, or the hub has restarted: try again"
+        message = "the upload URL is not valid, perhaps because the hub was restarted; try again"
         raise Problem(403, message)
     if time.time() > expires:
-        raise Problem(403, "the address for this upload is no longer valid: try again")
+        raise Problem(403, "the upload URL has expired; try again")
     return entry
 
 

@@ -1,4 +1,4 @@
-"""Cards as HTML that is safe to show: no HTML of their own, and no images from elsewhere."""
+"""Render cards as safe HTML: without their own HTML and without external images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from markdown_it.token import Token
 
 __all__ = ["render"]
 
-#: a longer card is shown as it is: nobody reads it, and to render it takes seconds.
+#: Longer cards are shown as plain text, because rendering them takes seconds.
 _MAX_LENGTH = 2**16
 _SCHEMES = frozenset({"http", "https", "mailto"})
 
@@ -24,8 +24,8 @@ def render(text: str, address: Callable[[str], str | None]) -> str:
     """Render Markdown.
 
     Args:
-        text: the Markdown.
-        address: where a file of the repository is found; None if there is no such file.
+        text: The Markdown.
+        address: Returns the URL of a file in the repository, or None if it does not exist.
     """
     if len(text) > _MAX_LENGTH:
         return f"<pre>{escape(text)}</pre>"
@@ -44,7 +44,7 @@ def _safe(tokens: Sequence[Token], address: Callable[[str], str | None]) -> list
         if token.type == "image":
             source = _inside(str(token.attrGet("src") or ""), address)
             if source is None:
-                token = Token("text", "", 0, content=token.content)  # its description
+                token = Token("text", "", 0, content=token.content)  # its alternative text
             else:
                 token.attrs = {"src": source, "alt": "", "loading": "lazy"}
         elif token.type == "link_open":
@@ -65,7 +65,7 @@ def _target(href: str, address: Callable[[str], str | None]) -> str | None:
 
 
 def _inside(href: str, address: Callable[[str], str | None]) -> str | None:
-    """Where a file that is named relative to the card lies."""
+    """Return the URL of a file that is named relative to the card."""
     try:
         parts = urlsplit(href)
     except ValueError:

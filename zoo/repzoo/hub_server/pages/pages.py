@@ -1,4 +1,4 @@
-"""The pages for people: which models there are, and the card of each. No scripts, one style."""
+"""Web pages for people: the list of models and the card of each, without scripts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from repzoo.errors import HubError, ModelNotFound
 from repzoo.hub_server.cards import Card, Metric, read_card, read_config
-from repzoo.hub_server.context import Found, Server, find, server_of, visitor_of
+from repzoo.hub_server.context import (
+    RequestedRepository,
+    Server,
+    requested_repository,
+    server_of,
+    visitor_of,
+)
 from repzoo.hub_server.library import Revision
 from repzoo.hub_server.pages.markdown import render
 from repzoo.hub_server.problems import Problem
@@ -36,18 +42,18 @@ _HEADERS = {
 
 _MAX_METRICS = 3
 _MAX_REVISIONS = 50
-# What tells one model from another is not how often guessing is right.
+# These do not distinguish models.
 _BASELINES = frozenset({"majority", "random", "chance"})
 
 
 def index(request: Request) -> Response:
-    """``GET /``: all models that the visitor may see."""
+    """``GET /``: the models that the visitor may see."""
     server, visitor = server_of(request), visitor_of(request)
     if request.path_params.get("org", server.org) != server.org:
-        raise Problem(404, "there is no such page")
+        raise Problem(404, "this page does not exist")
     rows = [_row(server, name) for name in server.visible(visitor)]
     header = ("Model", "Method", "D", "Measured", "Size", "Updated")
-    listing = _table(header, rows) if rows else "<p>There are no models yet.</p>"
+    listing = _table(header, rows) if rows else "<p>No models yet.</p>"
     sign_in = ""
     if server.access.tokens is not None and visitor.role is None:
         sign_in = "<p class=quiet><a href=/login>Sign in</a> with a token as the password.</p>"
@@ -57,43 +63,45 @@ def index(request: Request) -> Response:
 
 
 def model(request: Request) -> Response:
-    """``GET /ORG/NAME[/tree/REV]``: the card of a model, its revisions and files."""
-    found = find(request)
-    library = found.server.library
-    commit = found.resolve(request.path_params.get("revision"))
-    revision = library.revision(found.name, commit)
+    """``GET /ORG/NAME[/tree/REV]``: a model's card, revisions and files."""
+    requested = requested_repository(request)
+    library = requested.server.library
+    commit = requested.resolve(request.path_params.get("revision"))
+    revision = library.revision(requested.name, commit)
     card, config = (
-        read_card(library, found.name, revision),
-        read_config(library, found.name, revision),
+        read_card(library, requested.name, revision),
+        read_config(library, requested.name, revision),
     )
-    hub = f"{str(request.base_url).rstrip('/')}/{found.server.org}"
-    # With the address of this hub, so that it can be copied as it is.
-    newest = commit == found.resolve(None)
-    name = found.name if newest else f"{found.name}@{commit[:12]}"
-    private = " <small>private</small>" if library.is_private(found.name) else ""
+    hub = f"{str(request.base_url).rstrip('/')}/{requested.server.org}"
+    # The command includes this hub's URL, so that it can be copied unchanged.
+    newest = commit == requested.resolve(None)
+    name = requested.name if newest else f"{requested.name}@{commit[:12]}"
+    private = " <small>private</small>" if library.is_private(requested.name) else ""
     summary = f"<p>{escape(config.summary)}</p>" if config is not None else ""
     body = (
-        f"<p class=quiet><a href=/>{escape(found.server.org)}</a> /</p>"
-        f"<h1>{escape(found.name)}{private}</h1>{summary}"
+        f"<p class=quiet><a href=/>{escape(requested.server.org)}</a> /</p>"
+        f"<h1>{escape(requested.name)}{private}</h1>{summary}"
         f"<pre class=copy>zoo pull {escape(name)} --hub {escape(hub)}</pre>"
-        f"<article>{_article(found, revision, card)}</article>"
-        f"<h2>Revisions</h2>{_revisions(found, commit)}"
-        f"<h2>Files</h2>{_files(found, revision)}"
+        f"<article>{_article(requested, revision, card)}</article>"
+        f"<h2>Revisions</h2>{_revisions(requested, commit)}"
+        f"<h2>Files</h2>{_files(requested, revision)}"
     )
-    return _page(found.id, body)
+    return _page(requested.id, body)
 
 
 def login(request: Request) -> Response:
-    """``GET /login``: has a browser ask for a token, which it sends as a password from then on."""
+    """``GET /login``: make a browser ask for a token, which it then sends as the password."""
     server, visitor = server_of(request), visitor_of(request)
     if server.access.tokens is not None and visitor.role is None:
         headers = {"WWW-Authenticate": 'Basic realm="repzoo hub"'}
-        raise Problem(401, "the password is a token; the name does not matter", headers=headers)
+        raise Problem(
+            401, "enter a token as the password; the user name does not matter", headers=headers
+        )
     return RedirectResponse("/", 303)
 
 
 def problem_page(problem: Problem) -> Response:
-    """An error for people."""
+    """Show an error to people."""
     body = (
         f"<h1>{problem.status}</h1><p>{escape(problem.message)}</p><p><a href=/>All models</a></p>"
     )
@@ -129,10 +137,10 @@ def _metric(metric: Metric) -> str:
     return f"{escape(name)} <b>{metric.value:.4g}</b>"
 
 
-def _article(found: Found, revision: Revision, card: Card) -> str:
+def _article(requested: RequestedRepository, revision: Revision, card: Card) -> str:
     if not card.text.strip():
-        return "<p class=quiet>There is no card.</p>"
-    return _rendered(card.text, found.id, revision.commit, frozenset(revision.files))
+        return "<p class=quiet>This model has no card.</p>"
+    return _rendered(card.text, requested.id, revision.commit, frozenset(revision.files))
 
 
 @lru_cache(maxsize=128)
@@ -143,14 +151,14 @@ def _rendered(text: str, repository: str, commit: str, files: frozenset[str]) ->
     return render(text, address)
 
 
-def _revisions(found: Found, shown: str) -> str:
+def _revisions(requested: RequestedRepository, shown: str) -> str:
     names: dict[str, list[str]] = {}
-    for tag, commit in found.server.library.tags(found.name).items():
+    for tag, commit in requested.server.library.tags(requested.name).items():
         names.setdefault(commit, []).append(tag)
-    # The first one, which a repository is made with, may hold nothing.
+    # A repository begins with an empty revision, which is not shown.
     history = [
         revision
-        for revision in found.server.library.history(found.name, found.resolve(None))
+        for revision in requested.server.library.history(requested.name, requested.resolve(None))
         if revision.files
     ]
     if not history:
@@ -158,18 +166,18 @@ def _revisions(found: Found, shown: str) -> str:
     rows = []
     for revision in history[:_MAX_REVISIONS]:
         commit = revision.commit
-        link = f"<a href='/{escape(found.id)}/tree/{commit}'><code>{commit[:12]}</code></a>"
+        link = f"<a href='/{escape(requested.id)}/tree/{commit}'><code>{commit[:12]}</code></a>"
         tags = " ".join(f"<small>{escape(tag)}</small>" for tag in names.get(commit, []))
         title = escape(revision.message.partition("\n")[0][:200])
         mark = " (shown)" if commit == shown else ""
         rows.append((f"{link} {tags}{mark}", title, _time(revision.time)))
     more = len(history) - _MAX_REVISIONS
-    note = f"<p class=quiet>and {more} older ones</p>" if more > 0 else ""
+    note = f"<p class=quiet>and {more} older revisions</p>" if more > 0 else ""
     return _table(("Revision", "What changed", "When"), rows) + note
 
 
-def _files(found: Found, revision: Revision) -> str:
-    base = f"/{found.id}/resolve/{revision.commit}/"
+def _files(requested: RequestedRepository, revision: Revision) -> str:
+    base = f"/{requested.id}/resolve/{revision.commit}/"
     rows = [
         (
             f"<a href='{escape(base + quote(path))}'>{escape(path)}</a>",
@@ -179,12 +187,12 @@ def _files(found: Found, revision: Revision) -> str:
         for path, entry in revision.files.items()
     ]
     if not rows:
-        return "<p class=quiet>There are no files.</p>"
+        return "<p class=quiet>This revision has no files.</p>"
     return _table(("File", "sha256", "Size"), rows)
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table of cells that are HTML already."""
+    """Format a table. Its cells are HTML."""
     head = "".join(f"<th>{escape(name)}" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{cell}" for cell in row) for row in rows)
     return f"<table><thead><tr>{head}<tbody>{body}</table>"
