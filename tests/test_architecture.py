@@ -21,10 +21,11 @@ def test_import_contracts() -> None:
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
-        ("import repzoo", ("torch", "onnxruntime", "PIL", "bentoml")),
+        ("import repzoo; repzoo.ModelConfig", ("torch", "onnxruntime", "PIL", "bentoml", "numpy")),
+        ("import repzoo; repzoo.load", ("torch",)),
         ("import repzoo_client", ("torch", "repzoo", "pydantic", "PIL", "pymilvus")),
         ("import repzoo_client.retrieval", ("torch", "repzoo", "PIL", "pymilvus", "milvus_lite")),
-        ("import repzoo.cli", ("torch", "onnxruntime", "PIL", "bentoml")),
+        ("import repzoo.cli", ("torch", "onnxruntime", "PIL", "bentoml", "numpy")),
         ("import repzoo.commands.embedding", ("ray", "pyarrow", "fsspec", "onnxruntime", "PIL")),
         ("import repzoo.bulk.on_ray", ("ray", "torch")),
         ("import repzoo_training.commands.train", ("torch", "onnxruntime", "PIL")),

@@ -119,6 +119,12 @@ def cache() -> Path:
 
 
 @pytest.fixture
+def package(tiny_package: Path, tmp_path: Path) -> Path:
+    """A copy of the package tiny that tests may change."""
+    return shutil.copytree(tiny_package, tmp_path / "tiny")
+
+
+@pytest.fixture
 def flat_hub(
     tmp_path: Path, tiny_package: Path, plain_package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:

@@ -76,12 +76,6 @@ def growing(value: str, to: str) -> list[onnx.NodeProto]:
 
 
 @pytest.fixture
-def package(tiny_package: Path, tmp_path: Path) -> Path:
-    """A copy of the package tiny that tests may tamper with."""
-    return shutil.copytree(tiny_package, tmp_path / "tiny")
-
-
-@pytest.fixture
 def tamper(package: Path) -> Callable[..., Package]:
     """Insert nodes before an output of a graph, and write a matching manifest."""
 

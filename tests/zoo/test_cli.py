@@ -14,26 +14,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from repzoo import cli
 from repzoo.packages.package import Package
 
-COMMANDS = [
-    "cache",
-    "compare",
-    "diff",
-    "evaluate",
-    "export",
-    "find",
-    "hub",
-    "info",
-    "list",
-    "path",
-    "publish",
-    "pull",
-    "rm",
-    "serve",
-    "train",
-    "verify",
-]
+COMMANDS = sorted(cli._COMMANDS)
 
 
 def test_help_lists_every_command(zoo_here: Any) -> None:
@@ -70,8 +54,6 @@ def test_every_command_has_help(zoo_here: Any, command: str) -> None:
 
 
 def test_the_help_of_zoo_is_the_first_line_of_each_command() -> None:
-    from repzoo import cli
-
     for name, entry in cli._COMMANDS.items():
         if entry.home is not None:
             assert cli._import_command(name).get_short_help_str(limit=200) == entry.help
@@ -283,6 +265,7 @@ main()
     assert "pip install 'repzoo[runtime]'" in message
     heavy = {
         ("serve", "--models", "tiny"): "serving",
+        ("embed", "x", "--model", "tiny", "--out", "y"): "batch",
         ("train", "no-such-recipe", "--data", "x", "--out", "y"): "training",
     }
     for command, extra in heavy.items():

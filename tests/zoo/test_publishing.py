@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,6 @@ from repzoo.hubs.opening import open_hub
 from repzoo.hubs.transport import Transport
 from repzoo.packages.package import Package, write_manifest
 from repzoo.store.store import Store
-
-
-@pytest.fixture
-def package(tiny_package: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(tiny_package, tmp_path / "tiny")
 
 
 def test_tags_and_messages(

@@ -58,11 +58,6 @@ def keys(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def package(tiny_package: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(tiny_package, tmp_path / "tiny")
-
-
-@pytest.fixture
 def signed(package: Path, keys: tuple[Path, Path]) -> Path:
     sign(package, keys[0])
     return package

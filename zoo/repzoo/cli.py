@@ -43,11 +43,11 @@ _COMMANDS = {
     "calibrate": _Entry("Add a calibrated uncertainty to a package.", extra="training"),
     "compare": _Entry("Compare training runs with each other and with papers.", extra="training"),
     "diff": _Entry("Compare the config, metrics and files of two packages.", "finding:diff"),
-    "embed": _Entry("Embed many images into a Parquet file.", "embedding:embed"),
+    "embed": _Entry("Embed many images into a Parquet file.", "embedding:embed", "batch"),
     "evaluate": _Entry("Evaluate an encoder under the common protocol.", extra="training"),
     "export": _Entry("Export a training run as a model package.", extra="training"),
     "find": _Entry("Find packages by their properties and metrics.", "finding:find"),
-    "hub": _Entry("Create, check and serve hubs.", "hub:hub"),
+    "hub": _Entry("Create, check and serve hubs.", "hub:hub", "hub"),
     "index": _Entry("Index images and search them.", extra="retrieval"),
     "info": _Entry("Show the details of a package.", "listing:info"),
     "list": _Entry("List the packages of a hub.", "listing:list_"),
@@ -84,7 +84,9 @@ class _Zoo(click.Group):
             entry = _COMMANDS.get(ctx.invoked_subcommand or "")
             if entry is None or entry.extra is None or (error.name or "").startswith("repzoo"):
                 raise
-            # The command's own extra includes the extra that one of its parts asked for.
+            # The command's own extra includes "runtime", but not others such as "ray".
+            if isinstance(error, MissingExtra) and error.extra != "runtime":
+                raise
             cause = error.__cause__ if isinstance(error, MissingExtra) else error
             missing = cause if isinstance(cause, ImportError) else None
             raise MissingExtra(f"zoo {ctx.invoked_subcommand}", entry.extra, missing) from error

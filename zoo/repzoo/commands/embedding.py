@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from repzoo.commands.arguments import hub_option
-from repzoo.errors import MissingExtra
 from repzoo.report import SOME_FAILED, Report, reporting
 
 __all__ = ["embed"]
@@ -62,12 +61,8 @@ def embed(source: str, model: str, out: str, hub_spec: str | None, **options: An
     If the run is interrupted, the same command resumes it, and the result has the same bytes. Until
     it is complete, the finished parts are in FILE.parquet.parts.
     """
-    try:
-        from repzoo.bulk.run import embed_all
-    except ImportError as error:
-        cause = error.__cause__ if isinstance(error, MissingExtra) else error
-        missing = cause if isinstance(cause, ImportError) else None
-        raise MissingExtra("zoo embed", "batch", missing) from error
+    from repzoo.bulk.run import embed_all
+
     summary = embed_all(source, out, model, hub=hub_spec, **options)
     job = summary.job
     rate = summary.done_now / summary.seconds

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from repzoo.errors import IntegrityError, MissingExtra
+from repzoo.errors import IntegrityError
+from repzoo.progress import progress_bar
 from repzoo.report import Report, format_bytes, format_table, reporting
 from repzoo.secrets_file import Role, add_secret, read_secrets, revoke_secret
 
@@ -52,17 +53,12 @@ def hub_fsck(folder: Path, prune: bool, grace: float) -> Report:
 
     The store stays available for reading and publishing. The exit status is 1 if there are faults.
     """
-    from tqdm import tqdm
-
     from repzoo.store.fsck import check
     from repzoo.store.store import Store
 
     store = Store(folder)
-    # disable=None: only on a terminal.
-    with tqdm(
-        total=store.blobs.total(), unit="B", unit_scale=True, leave=False, disable=None
-    ) as bar:
-        findings = check(store, prune=prune, grace=grace * 3600, progress=bar.update)
+    with progress_bar("check", store.blobs.total()) as advance:
+        findings = check(store, prune=prune, grace=grace * 3600, progress=advance)
     if findings.faults:
         for fault in findings.faults:
             click.echo(fault, err=True)
@@ -116,12 +112,7 @@ def hub_serve(
     Use it with HF_ENDPOINT=http://HOST:PORT in huggingface_hub and hf, or with
     --hub http://HOST:PORT/ORG in zoo. Stop it with Ctrl-C.
     """
-    try:
-        from repzoo.hub_server.serve import serve
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("repzoo"):
-            raise
-        raise MissingExtra("zoo hub serve", "hub", error) from error
+    from repzoo.hub_server.serve import serve
 
     serve(folder, host=host, port=port, org=org, tokens=tokens, public=public, open_=open_)
 
