@@ -319,6 +319,39 @@ class TestHeads:
             assert receive(connection)[0] == 200
 
 
+class TestPipelines:
+    def test_a_bad_request_does_not_take_the_place_of_a_good_one(self, live: Any) -> None:
+        chunked = b"POST /embed HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        large = b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000
+        for bad in (b"\0garbage\r\n\r\n", chunked + b"zz\r\n", large):
+            for good in (1, 3):
+                server = live()
+                server.gate.shut()
+                with server.connect() as connection:
+                    connection.sendall((head() + BODY) * good)
+                    server.gate.wait_for_a_run()
+                    with suppress(ConnectionError):
+                        connection.sendall(bad)
+                    time.sleep(0.1)
+                    server.gate.open()
+                    answer = receive_all(connection)
+                assert answer.startswith(b"HTTP/1.1 200 ")
+                assert answer.count(b'"embeddings"') == good
+
+    def test_a_client_that_leaves_ends_all_of_them(
+        self, live: Any, eventually: Eventually, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        server = live()
+        server.gate.shut()
+        with server.connect() as connection:
+            connection.sendall((head() + BODY) * 5)
+            server.gate.wait_for_a_run()
+        eventually(lambda: server.metric("repzoo_requests_in_flight") == 1)
+        server.gate.open()
+        assert server.http.post("/embed", json=GOOD).status_code == 200
+        assert "Exception in ASGI application" not in caplog.text
+
+
 @pytest.mark.parametrize("full", ["stdout", "both"])
 def test_a_log_reader_that_stalls_stops_nothing(
     tiny_package: Path, full: str, eventually: Eventually, unused_port: Callable[[], int]

@@ -65,6 +65,9 @@ class Connection(HttpToolsProtocol):
         self._pending_bytes = 0
         self._heads = 0
         self._upgrade = False
+        #: The cycle that is being answered; `cycle` is the last one received.
+        self._running: Any = None
+        self._half_closed = False
         #: What `_check` saw last, and since when.
         self._seen: object = None
         self._since = 0.0
@@ -129,6 +132,10 @@ class Connection(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.data_received(b"".join([*head, b"\r\n", rest]))
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     # Refusing.
 
     def _head_too_large(self) -> Problem:
@@ -145,6 +152,9 @@ class Connection(HttpToolsProtocol):
         """
         if self.transport.is_closing():
             return
+        if self.pipeline and self.cycle.more_body:
+            self.pipeline.popleft()  # the request at fault
+            self.cycle = self.pipeline[0][0] if self.pipeline else self._running
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             if not cycle.more_body:
@@ -169,6 +179,11 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
+        # uvicorn only tells the last of several pipelined requests.
+        self.pipeline.clear()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     @property
@@ -212,7 +227,9 @@ class Connection(HttpToolsProtocol):
         if cycle is None or cycle.response_complete or cycle.more_body:
             return False
         cycle.keep_alive = False
-        self.loop.call_later(_PROBE_SECONDS, self._probe, True)
+        if not self._half_closed:
+            self._half_closed = True
+            self.loop.call_later(_PROBE_SECONDS, self._probe, True)
         return True
 
     def _probe(self, write: bool) -> None:
@@ -222,12 +239,14 @@ class Connection(HttpToolsProtocol):
         side, until something is written: then the first answers with a reset. An interim response
         may always be written, and clients skip it.
         """
-        cycle = self.cycle
-        if self.transport.is_closing() or cycle is None or cycle.response_started:
+        if self.transport.is_closing() or self.cycle.response_started:
             return
-        if write and cycle.scope["http_version"] == "1.1":
+        if self._running.response_started:
+            pass  # an interim response now would be in the middle of another
+        elif write and self._running.scope["http_version"] == "1.1":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            write = False
         elif self.transport.get_extra_info("socket").getsockopt(SOL_SOCKET, SO_ERROR):
             self.transport.abort()
             return
-        self.loop.call_later(_PROBE_SECONDS, self._probe, False)
+        self.loop.call_later(_PROBE_SECONDS, self._probe, write)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, field
 
@@ -9,6 +10,9 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 
 __all__ = ["Form", "TooManyParts", "parse"]
+
+# It logs a warning for every invalid form.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 #: A parameter of a header, quoted or not; matched in linear time.
 _PARAMETER = re.compile(rb';\s*([\w.*-]+)\s*=\s*(?:"([^"]*)"|([^\s;]*))', re.ASCII)
