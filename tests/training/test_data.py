@@ -1,10 +1,14 @@
-"""Images in memory: what arrives is what lies in the source, and bad sources are named."""
+"""Images in memory: they equal the source, and unusable parts of the source are named."""
 
 from __future__ import annotations
 
 import io
 import json
+import logging
+import os
+import re
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,7 +131,7 @@ def test_images_beside_the_parquet_file(tmp_path: Path, digits: ImageDataset) ->
     np.testing.assert_array_equal(load(tmp_path).images, digits.images[:1])
     write_table(tmp_path / "train.parquet", {"image": rows})
     with pytest.raises(DataError, match=r"row 1: No such file"):
-        load(tmp_path)
+        load(tmp_path, strict=True)
 
 
 def test_labels_that_are_kept_back(tmp_path: Path, digits: ImageDataset) -> None:
@@ -136,7 +140,7 @@ def test_labels_that_are_kept_back(tmp_path: Path, digits: ImageDataset) -> None
     assert load(tmp_path, "test").labels is None
 
 
-def test_bad_images_are_all_named(tmp_path: Path, digits: ImageDataset) -> None:
+def test_too_many_bad_images_are_all_named(tmp_path: Path, digits: ImageDataset) -> None:
     images = encoded(digits.images[:12])
     images[3]["bytes"] = images[3]["bytes"][:100]
     images[5]["bytes"] = b"this is text"
@@ -145,7 +149,7 @@ def test_bad_images_are_all_named(tmp_path: Path, digits: ImageDataset) -> None:
     with pytest.raises(DataError) as caught:
         load(tmp_path)
     message = str(caught.value)
-    assert message.startswith("3 of 12 images cannot be read:")
+    assert message.startswith("3 of 12 images cannot be read (at most 1 may be skipped):")
     for row in (3, 5, 7):
         assert f"{path} row {row}: " in message
     assert isinstance(caught.value, RepzooError)
@@ -162,9 +166,7 @@ def test_many_bad_images_are_counted(tmp_path: Path) -> None:
     ("columns", "message"),
     [
         ({"picture": [b"x"], "label": [0]}, "has no image column.*found picture, label"),
-        ({"image": [3]}, "column 'image' is int64; expected encoded images"),
-        ({"image": [b"x"], "label": ["cat"]}, "labels must be integers"),
-        ({"image": [b"x", b"x"], "label": [0, None]}, "row 1: no value for 'label'"),
+        ({"image": [3]}, "column 'image' is int64, expected encoded images"),
         ({"image": pa.array([], pa.binary())}, "no rows"),
     ],
 )
@@ -174,13 +176,122 @@ def test_bad_columns(tmp_path: Path, columns: dict[str, Any], message: str) -> N
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        (["cat", "dog", "cat"], "expected integers, found string"),
+        ([0.0, 1.0, 0.5], "expected integers, found double"),
+        ([[0], [0, 1], []], "expected integers, found list<.*>"),
+        ([0, None, 1], "some are missing"),
+        ([0, -1, 1], r"some are negative \(-1\)"),
+        ([0, 1, 10**15], "label 1000000000000000 is too large"),
+        (pa.array(["a", "b", "a"]).dictionary_encode(), "expected integers, found dict"),
+    ],
+)
+def test_training_does_not_need_labels_that_it_cannot_use(
+    tmp_path: Path, digits: ImageDataset, labels: Any, reason: str
+) -> None:
+    write_table(tmp_path / "train.parquet", {"image": encoded(digits.images[:3]), "label": labels})
+    data = load(tmp_path)
+    assert (data.labels, data.classes) == (None, ())
+    np.testing.assert_array_equal(data.images, digits.images[:3])
+    (note,) = data.notes
+    assert re.search(f"labels in column 'label' are not used: {reason}", note)
+
+
 def test_label_beyond_the_classes(tmp_path: Path, digits: ImageDataset) -> None:
-    features = {"label": {"_type": "ClassLabel", "names": ["a", "b"]}}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    table = pa.table({"image": encoded(digits.images[:3]), "label": [0, 1, 2]})
-    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "train.parquet")
-    with pytest.raises(DataError, match="row 2: label 2 is not one of 2 classes"):
+    write_features(
+        tmp_path / "train.parquet",
+        {"image": encoded(digits.images[:3]), "label": [0, 1, 2]},
+        {"info": {"features": {"label": {"_type": "ClassLabel", "names": ["a", "b"]}}}},
+    )
+    data = load(tmp_path)
+    assert data.labels is None
+    assert "label 2 is not one of 2 classes" in data.notes[0]
+
+
+def test_an_attribute_with_missing_values_is_not_used(tmp_path: Path, digits: ImageDataset) -> None:
+    columns = {"image": encoded(digits.images[:2]), "Old": [True, None], "Young": [True, False]}
+    write_table(tmp_path / "train.parquet", columns)
+    data = load(tmp_path)
+    assert data.attribute_names == ("Young",)
+    assert data.attributes is not None
+    assert data.attributes.tolist() == [[True], [False]]
+    assert "attribute 'Old' is not used: it has missing values" in data.notes[0]
+
+
+def write_features(path: Path, columns: dict[str, Any], metadata: Any) -> None:
+    text = metadata if isinstance(metadata, bytes) else json.dumps(metadata).encode()
+    pq.write_table(pa.table(columns).replace_schema_metadata({"huggingface": text}), path)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        # As written by datasets 3.6 for a column of lists.
+        {"info": {"features": {"image": {"_type": "Image"}, "tags": [{"dtype": "string"}]}}},
+        {"info": {"features": {"label": {"_type": "ClassLabel", "names": None}}}},
+        {"info": {"features": [{"name": "image"}]}},
+        {"info": {"features": None}},
+        {"info": None},
+        ["info"],
+        b"{not JSON",
+        b"\xff\xfe",
+    ],
+)
+def test_metadata_that_cannot_be_used_is_ignored(
+    tmp_path: Path, digits: ImageDataset, metadata: Any
+) -> None:
+    columns = {
+        "image": encoded(digits.images[:2]),
+        "label": [1, 0],
+        "tags": [["a"], ["b", "c"]],
+    }
+    write_features(tmp_path / "train.parquet", columns, metadata)
+    data = load(tmp_path)
+    assert data.classes == ("0", "1")
+    assert data.labels is not None
+    assert data.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "default/{}/0000.parquet",
+        "default/partial-{}/0000.parquet",
+        "{}/0000.parquet",
+        "{}/images.parquet",
+        "data/{}.parquet",
+        "{}-00000-of-00001.parquet",
+    ],
+)
+def test_layouts_of_parquet_folders(tmp_path: Path, digits: ImageDataset, layout: str) -> None:
+    for number, split in enumerate(("train", "test", "validation")):
+        rows = {"image": encoded(digits.images[number : number + 1])}
+        write_table(tmp_path / layout.format(split), rows)
+    for number, split in enumerate(("train", "test")):
+        data = load(tmp_path, split)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(data.images, digits.images[number : number + 1])
+        assert data.splits == {"train": 1, "test": 1, "validation": 1}
+
+
+def test_several_configurations_are_refused(tmp_path: Path, digits: ImageDataset) -> None:
+    for name in ("large", "small"):
+        write_table(
+            tmp_path / name / "train" / "0000.parquet", {"image": encoded(digits.images[:1])}
+        )
+    with pytest.raises(DataError, match=r"several configurations: use one .*, large, small"):
         load(tmp_path)
+    assert len(load(tmp_path / "small")) == 1
+
+
+def test_a_parquet_file_of_metadata_does_not_hide_images(
+    tmp_path: Path, digits: ImageDataset
+) -> None:
+    write_table(tmp_path / "train" / "metadata.parquet", {"file_name": ["1.png"]})
+    write_table(tmp_path / "metadata.parquet", {"file_name": ["1.png"]})
+    (tmp_path / "train" / "1.png").write_bytes(png(digits.images[0]))
+    np.testing.assert_array_equal(load(tmp_path).images, digits.images[:1])
 
 
 def test_unreadable_parquet(tmp_path: Path) -> None:
@@ -194,7 +305,7 @@ def test_unreadable_parquet(tmp_path: Path) -> None:
 
 def test_split_that_is_not_there(tmp_path: Path) -> None:
     write_table(tmp_path / "validation.parquet", {"image": [b"x"]})
-    with pytest.raises(DataError, match=r"no test split: .*its files are of: validation"):
+    with pytest.raises(DataError, match="no test split: its parquet files are named validation"):
         load(tmp_path, "test")
 
 
@@ -267,7 +378,7 @@ def test_flat_folder(tmp_path: Path, save: Save, digits: ImageDataset) -> None:
     save(".hidden.png", 2)
     save(".cache/c.png", 3)
     save("__MACOSX/d.png", 4)
-    (tmp_path / "notes.txt").write_text("not an image, and not called one")
+    (tmp_path / "notes.txt").write_text("not an image, and not named like one")
     data = load(tmp_path)
     np.testing.assert_array_equal(data.images, digits.images[:2])
     assert (data.labels, data.classes) == (None, ())
@@ -287,10 +398,10 @@ def test_class_folders(tmp_path: Path, save: Save, digits: ImageDataset) -> None
 
 
 def test_folders_that_are_not_classes(tmp_path: Path, save: Save) -> None:
-    save("images/1.png", 0)  # one folder says nothing
+    save("images/1.png", 0)  # a single folder is not a class
     assert load(tmp_path).labels is None
     save("more/2.png", 1)
-    save("3.png", 2)  # of no class
+    save("3.png", 2)  # in no class
     data = load(tmp_path)
     assert len(data) == 3
     assert data.labels is None
@@ -321,7 +432,7 @@ def test_links_are_followed_once(tmp_path: Path, save: Save) -> None:
     assert len(load(tmp_path / "folder")) == 2
 
 
-def test_bad_files_are_named(tmp_path: Path, save: Save) -> None:
+def test_too_many_bad_files_are_named(tmp_path: Path, save: Save) -> None:
     save("1.png", 0)
     truncated = save("2.png", 1)
     truncated.write_bytes(truncated.read_bytes()[:90])
@@ -331,12 +442,194 @@ def test_bad_files_are_named(tmp_path: Path, save: Save) -> None:
     with pytest.raises(DataError) as caught:
         load(tmp_path)
     message = str(caught.value)
-    assert message.startswith("4 of 5 images cannot be read:")
+    assert message.startswith("4 of 5 images cannot be read (at most 1 may be skipped):")
     for name in ("2.png", "3.jpg", "4.png: No such file", "5.png"):
         assert f"{tmp_path}/{name}" in message
 
 
-def test_sources_that_are_none(tmp_path: Path) -> None:
+def test_a_few_bad_images_are_skipped(
+    tmp_path: Path, save: Save, digits: ImageDataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    for index in range(40):
+        save(f"{'ab'[index % 2]}/{index:02}.png", index)
+    (tmp_path / "a" / "00.png").write_bytes(b"text")
+    (tmp_path / "b" / "05.png").write_bytes(huge_png())
+    with caplog.at_level(logging.WARNING):
+        data = load(tmp_path)
+    kept = [*range(2, 40, 2), *(index for index in range(1, 40, 2) if index != 5)]
+    np.testing.assert_array_equal(data.images, digits.images[kept])
+    assert data.labels is not None
+    assert data.labels.tolist() == [0] * 19 + [1] * 19
+    assert [line.split(": ")[0] for line in data.skipped] == [
+        f"{tmp_path}/a/00.png",
+        f"{tmp_path}/b/05.png",
+    ]
+    assert "skipped 2 of 40 images:" in caplog.text
+    assert "05.png: 9000 x 9000 pixels" in caplog.text
+
+    with pytest.raises(DataError, match="2 of 40 images cannot be read:"):
+        load(tmp_path, strict=True)
+    (tmp_path / "b" / "01.png").write_bytes(b"text")
+    with pytest.raises(DataError, match="3 of 40 images cannot be read \\(at most 2 may be"):
+        load(tmp_path)
+
+
+def huge_png() -> bytes:
+    """Return a PNG file of 9,000 × 9,000 pixels without any pixel data."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 9_000, 9_000, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
+
+
+def test_skipped_rows_keep_labels_and_attributes_in_order(
+    tmp_path: Path, digits: ImageDataset
+) -> None:
+    images = encoded(digits.images[:4])
+    images[1]["bytes"] = b"text"
+    write_table(
+        tmp_path / "train.parquet",
+        {"image": images, "label": [3, 2, 1, 0], "Old": [True, True, False, True]},
+    )
+    data = load(tmp_path)
+    np.testing.assert_array_equal(data.images, digits.images[[0, 2, 3]])
+    assert data.labels is not None
+    assert data.labels.tolist() == [3, 1, 0]
+    assert data.attributes is not None
+    assert data.attributes[:, 0].tolist() == [True, False, True]
+
+
+def test_one_unreadable_image_may_always_be_skipped_but_not_all(tmp_path: Path, save: Save) -> None:
+    save("1.png", 0).write_bytes(b"text")
+    with pytest.raises(DataError, match="1 of 1 images cannot be read"):
+        load(tmp_path)
+    save("2.png", 1)
+    assert len(load(tmp_path)) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every folder")
+def test_a_folder_that_cannot_be_read_is_reported(tmp_path: Path, save: Save) -> None:
+    save("a/1.png", 0)
+    save("b/2.png", 1)
+    (tmp_path / "b").chmod(0)
+    try:
+        assert "Permission denied" in load(tmp_path).skipped[0]
+    finally:
+        (tmp_path / "b").chmod(0o700)
+
+
+@pytest.mark.parametrize("suffix", ["avif", "jp2", "jfif", "JPE", "pbm"])
+def test_all_formats_that_are_read_are_found(
+    tmp_path: Path, photos: ImageDataset, suffix: str
+) -> None:
+    form = {"avif": "AVIF", "jp2": "JPEG2000", "pbm": "PPM"}.get(suffix, "JPEG")
+    image = Image.fromarray(photos.images[0])
+    try:
+        image.save(tmp_path / f"photo.{suffix}", form)
+    except KeyError:
+        pytest.skip(f"this Pillow cannot write {form}")
+    assert load(tmp_path).images.shape == (1, 32, 32, 3)
+
+
+def test_formats_that_are_not_supported_are_counted(tmp_path: Path, save: Save) -> None:
+    save("1.png", 0)
+    for name in ("a.heic", "b.HEIC", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (note,) = load(tmp_path).notes
+    assert note.endswith("2 .heic files are not used, because the format is not supported")
+
+
+def test_names_that_are_not_utf8(tmp_path: Path, digits: ImageDataset) -> None:
+    for index, label in enumerate((b"a", b"\xff")):
+        folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/photos/" + label))
+        folder.mkdir(parents=True)
+        (folder / os.fsdecode(b"\xfe.png")).write_bytes(png(digits.images[index]))
+    data = load(tmp_path / "photos")
+    assert data.classes == ("a", "\\xff")
+    np.testing.assert_array_equal(data.images, digits.images[:2])
+    (tmp_path / "photos" / "a" / "bad.png").write_bytes(b"text")
+    assert load(tmp_path / "photos").skipped[0].startswith(str(tmp_path))
+    with pytest.raises(DataError, match=r"photos/\\xff: the path is not valid UTF-8"):
+        absolute(os.fsdecode(os.fsencode(tmp_path) + b"/photos/\xff"))
+
+
+# Splits
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train", "test"),
+        ("training", "testing"),
+        ("Train", "Test"),
+        ("TRAIN", "TEST"),
+        ("training_set", "test_set"),
+        ("train-images", "test-images"),
+        ("train2017", "val2017/../test2017"),
+        ("Train", "eval"),
+        ("download/train", "download/test"),
+        ("data/Training", "data/Testing"),
+    ],
+)
+def test_test_images_are_not_trained_on(
+    tmp_path: Path, save: Save, digits: ImageDataset, train: str, test: str
+) -> None:
+    for index, name in enumerate(("cat", "dog", "dog")):
+        save(f"{train}/{name}/{index}.png", index)
+    save(f"{test}/dog/1.png", 3)
+    data = load(tmp_path)
+    np.testing.assert_array_equal(data.images, digits.images[:3])
+    assert data.classes == ("cat", "dog")
+    np.testing.assert_array_equal(load(tmp_path, "test").images, digits.images[3:4])
+    assert data.splits == {"train": 3, "test": 1}
+    assert data.summary() == (
+        f"{tmp_path.name}: 3 images of 28×28×1; splits: train 3, test 1; 2 classes: cat 1, dog 2"
+    )
+
+
+def test_splits_inside_of_class_folders(tmp_path: Path, save: Save, digits: ImageDataset) -> None:
+    for index, name in enumerate(("cat", "dog")):
+        save(f"{name}/train/1.png", index)
+        save(f"{name}/test/2.png", index + 2)
+    train, test = load(tmp_path), load(tmp_path, "test")
+    np.testing.assert_array_equal(train.images, digits.images[:2])
+    np.testing.assert_array_equal(test.images, digits.images[2:4])
+    assert train.classes == test.classes == ("cat", "dog")
+    assert test.labels is not None
+    assert test.labels.tolist() == [0, 1]
+
+
+def test_validation_images_are_not_trained_on(tmp_path: Path, save: Save) -> None:
+    save("Train/1.png", 0)
+    save("Valid/2.png", 1)
+    data = load(tmp_path)
+    assert len(data) == 1
+    assert data.splits == {"train": 1, "validation": 1}
+    with pytest.raises(DataError, match=r"no test split: it has train \(1 images\), validation"):
+        load(tmp_path, "test")
+
+
+def test_images_outside_of_the_splits_are_counted(tmp_path: Path, save: Save) -> None:
+    for index, name in enumerate(("train/1.png", "test/2.png", "extra/3.png", "4.png")):
+        save(name, index)
+    data = load(tmp_path)
+    assert len(data) == 1
+    assert "2 images outside of the splits are not used" in data.notes[0]
+
+
+def test_a_test_folder_that_is_not_a_split_is_mentioned(tmp_path: Path, save: Save) -> None:
+    save("1.png", 0)
+    save("test/2.png", 1)
+    data = load(tmp_path)
+    assert len(data) == 2
+    assert "the folder test is not used as a split" in data.notes[0]
+
+
+def test_sources_that_do_not_exist(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no images found in"):
         load(tmp_path)
     file = tmp_path / "file.png"
@@ -373,7 +666,7 @@ def test_public_dataset_already_there(
     monkeypatch.setenv("REPZOO_DATA", str(tmp_path))
 
     ours, theirs = load(name, "test"), load(SAMPLES / folder, "test")
-    assert ours.sha256 == theirs.sha256  # whichever source it came from
+    assert ours.sha256 == theirs.sha256  # for every source
     assert len(ours.classes) == 10
     if name == "mnist":
         assert ours.classes == theirs.classes
@@ -383,7 +676,7 @@ def test_public_dataset_already_there(
     )
 
     (raw / "t10k-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03 too short")
-    with pytest.raises(DataError, match=f"{name} is not in .* or is damaged there"):
+    with pytest.raises(DataError, match=f"{name} is not in .* or its files are damaged"):
         load(name, "test")
 
 

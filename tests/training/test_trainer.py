@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.errors import DataError, Diverged, RecipeError, RunError
-from repzoo_training.loop.budget import views_in
+from repzoo_training.loop.budget import measure_budget
 from repzoo_training.loop.step import Learner, build_objective, to_device
 from repzoo_training.loop.trainer import train
 from repzoo_training.objectives import Batch
@@ -201,18 +201,76 @@ def test_images_of_another_size_are_refused(small: Recipe, tmp_path: Path) -> No
     assert not (tmp_path / "run.json").exists()
 
 
-def test_bad_sources_are_refused_by_name_before_the_first_step(tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    Image.new("L", (28, 28)).save(photos / "good.png")
-    (photos / "cut.png").write_bytes((photos / "good.png").read_bytes()[:40])
-    words = command(tmp_path / "run")
-    words[words.index(str(DATA))] = str(photos)
+def photos_with_a_bad_one(folder: Path) -> Path:
+    photos = folder / "photos"
+    for index, name in enumerate(("cat", "dog")):
+        (photos / "Train" / name).mkdir(parents=True)
+        (photos / "Testing" / name).mkdir(parents=True)
+        Image.new("L", (28, 28), 200 * index).save(photos / "Train" / name / "good.png")
+        Image.new("L", (28, 28), 100).save(photos / "Testing" / name / "good.png")
+    good = photos / "Train" / "cat" / "good.png"
+    (good.parent / "cut.png").write_bytes(good.read_bytes()[:40])
+    return photos
+
+
+def test_strict_refuses_bad_images_before_the_first_step(tmp_path: Path) -> None:
+    words = command(tmp_path / "run", "--strict")
+    words[words.index(str(DATA))] = str(photos_with_a_bad_one(tmp_path))
     done = finish(words)
     assert done.returncode == 1
+    assert "1 of 3 images cannot be read" in done.stderr
     assert "cut.png" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_run_says_what_it_trains_on_and_skips_bad_images(tmp_path: Path) -> None:
+    words = command(tmp_path / "run", "--set", "views=64")
+    words[words.index(str(DATA))] = str(photos_with_a_bad_one(tmp_path))
+    del words[words.index("--views") : words.index("--views") + 2]
+    done = finish(words)
+    assert done.returncode == 0, done.stderr
+    assert "skipped 1 of 3 images:" in done.stderr
+    summary = "photos: 2 images of 28×28×1; splits: train 3, test 2; 2 classes: cat 1, dog 1\n"
+    assert summary in done.stderr
+    assert done.stderr.index(summary) < done.stderr.index("views, loss")
+    assert "cut.png: " in (tmp_path / "run" / "skipped.txt").read_text()
+
+
+@pytest.mark.parametrize("recipe", ["moco-mnist", "instance-discrimination-mnist"])
+def test_a_batch_of_one_view_is_refused_in_our_words(
+    mnist: ImageDataset, tmp_path: Path, recipe: str
+) -> None:
+    one = override(
+        find_recipe(recipe),
+        ["network.widths=[8]", "images_per_step=1", "precision=float32", "views=64"],
+    )
+    if recipe.startswith("instance"):
+        one = override(one, ["views_per_image=1"])
+    with pytest.raises(
+        RecipeError, match=r"raise images_per_step \(1\) or views_per_image"
+    ) as error:
+        train(one, mnist, tmp_path, progress=False)
+    assert "channel" not in str(error.value)
+
+
+def test_a_budget_is_explained_at_the_start(tmp_path: Path) -> None:
+    words = command(tmp_path / "run", "--budget", "1s")
+    del words[words.index("--views") : words.index("--views") + 2]
+    done = finish(words)
+    assert done.returncode == 0, done.stderr
+    record = Run(tmp_path / "run").read_record()
+    assert record is not None
+    assert f"budget: {record.recipe.views:,} views, about 00:01 at the current" in done.stderr
+    assert "longer if the machine gets busier" in done.stderr
+
+
+def test_another_description_of_a_recipe_is_no_other_run(
+    small: Recipe, mnist: ImageDataset, tmp_path: Path
+) -> None:
+    train(small, mnist, tmp_path, progress=False)
+    changed = small.model_copy(update={"summary": "in other words", "notes": ("new",)})
+    train(changed, mnist, tmp_path, progress=False)
 
 
 def test_a_damaged_checkpoint_is_named(small: Recipe, mnist: ImageDataset, tmp_path: Path) -> None:
@@ -294,7 +352,7 @@ def test_a_budget_is_turned_into_views_once(
     small: Recipe, mnist: ImageDataset, tmp_path: Path
 ) -> None:
     images = to_device(mnist, torch.device("cpu"))
-    assert views_in(1.0, small, images) >= small.views_per_step
+    assert measure_budget(1.0, small, images).views >= small.views_per_step
     run = train(small, mnist, tmp_path, budget_seconds=1.0, progress=False)
     record = run.read_record()
     assert record is not None
@@ -308,7 +366,7 @@ def test_a_budget_is_turned_into_views_once(
 def test_settings_that_do_not_fit_are_refused() -> None:
     recipe = find_recipe("simvae-mnist")
     for setting, message in [
-        ("views", "not KEY=VALUE"),
+        ("views", "write KEY=VALUE"),
         ("latent=3", "latent"),
         ("views=many", "views"),
         ("network.depth.more=1", "no section"),

@@ -4,6 +4,7 @@ RUN/run.json          the recipe and data set of the run
 RUN/checkpoint.pt     everything needed to resume; replaced atomically
 RUN/metrics.jsonl     one line per report
 RUN/figures/*.png     reconstructions, samples and collapse statistics, redrawn during training
+RUN/skipped.txt       images that could not be read, if there are any, and why
 RUN/evaluation.json   what `zoo evaluate` measured for the checkpoint
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ class Run:
         self.path = Path(path)
         self.record_file = self.path / "run.json"
         self.checkpoint_file = self.path / "checkpoint.pt"
+        self.skipped_file = self.path / "skipped.txt"
         self.metrics_file = self.path / "metrics.jsonl"
         self.figures = self.path / "figures"
 
@@ -100,8 +102,10 @@ class Run:
         except ValidationError as error:
             raise RunError(f"{self.record_file} is damaged: {error}") from None
 
-    def start(self, record: RunRecord) -> None:
-        """Write the record of a new run."""
+    def start(self, record: RunRecord, skipped: Sequence[str] = ()) -> None:
+        """Write the record of a new run, and the list of images that could not be read."""
+        if skipped:
+            write_atomically(self.skipped_file, "".join(f"{line}\n" for line in skipped).encode())
         write_atomically(self.record_file, record.model_dump_json(indent=2).encode() + b"\n")
 
     def save(self, checkpoint: Checkpoint) -> None:

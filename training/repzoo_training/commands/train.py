@@ -52,6 +52,11 @@ __all__ = ["train"]
     metavar="KEY=VALUE",
     help="Override a setting of the recipe. Can be repeated.",
 )
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Refuse images that cannot be read, instead of skipping up to 5 % of them.",
+)
 def train(
     recipe: str | None,
     list_them: bool,
@@ -65,6 +70,7 @@ def train(
     compiled: bool,
     checkpoint: float,
     settings: tuple[str, ...],
+    strict: bool,
 ) -> None:
     """Train the encoder of RECIPE on unlabelled images.
 
@@ -101,17 +107,20 @@ def train(
         f"{key}={value}" for key, value in (("views", views), ("seed", seed)) if value is not None
     ]
     settled = override(find_recipe(recipe), (*settings, *extra))
+    source = absolute(data)
     here = local_device(device)
     with processes(here):
         dataset = first_then_all(
-            lambda: load(data, "train", size=settled.input, progress=rank() == 0)
+            lambda: load(data, "train", size=settled.input, strict=strict, progress=rank() == 0)
         )
+        if rank() == 0:
+            click.echo(dataset.summary(), err=True)
         try:
             run = run_training(
                 settled,
                 dataset,
                 out,
-                source=absolute(data),
+                source=source,
                 budget_seconds=budget,
                 device=here,
                 checkpoint_seconds=checkpoint,

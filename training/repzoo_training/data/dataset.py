@@ -1,17 +1,18 @@
-"""What a source becomes: one array of pixels, with what is known about its images."""
+"""The common result of all sources: an array of pixels, with labels and attributes."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ImageDataset", "Split"]
+__all__ = ["ImageDataset"]
 
-Split = Literal["train", "test"]
+#: How many classes a summary lists.
+_LISTED = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,14 +20,18 @@ class ImageDataset:
     """N images in memory, C-contiguous, in the order of their source.
 
     Attributes:
-        name: what the source is called, for cards and reports.
+        name: The name of the source, for cards and reports.
         images: uint8 ``[N, H, W, C]``, C = 1 (grey) or 3 (RGB).
         labels: int64 ``[N]`` in ``[0, len(classes))``, or None.
-        classes: the names of the labels; empty without labels.
+        classes: The names of the labels; empty without labels.
         attributes: bool ``[N, A]``, or None.
-        attribute_names: the A names; empty without attributes.
-        sha256: hex digest of shape, pixels, labels and attributes. The same content has the same
-            digest whichever source it came from.
+        attribute_names: The A names; empty without attributes.
+        splits: The number of images in each split of the source, including images that cannot be
+            read; empty if unknown.
+        notes: What was not used, and why; one sentence each.
+        skipped: The images that could not be read, and why.
+        sha256: Hex digest of shape, pixels, labels and attributes. The same content has the same
+            digest for every source.
     """
 
     name: str
@@ -35,6 +40,9 @@ class ImageDataset:
     classes: tuple[str, ...] = ()
     attributes: NDArray[np.bool_] | None = None
     attribute_names: tuple[str, ...] = ()
+    splits: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,6 +56,28 @@ class ImageDataset:
         """``(H, W, C)`` of every image."""
         height, width, channels = self.images.shape[1:]
         return height, width, channels
+
+    def summary(self) -> str:
+        """Describe what was found in one line: images, splits, classes and attributes."""
+        height, width, channels = self.shape
+        text = f"{self.name}: {len(self):,} images of {height}×{width}×{channels}"
+        if self.splits:
+            order = ("train", "test", "validation", *self.splits)
+            text += f"; splits: {_counts({k: self.splits[k] for k in order if k in self.splits})}"
+        if self.labels is not None:
+            counts = np.bincount(self.labels, minlength=len(self.classes)).tolist()
+            listed = dict(list(zip(self.classes, counts, strict=True))[:_LISTED])
+            more = ", ..." if len(self.classes) > _LISTED else ""
+            text += f"; {len(self.classes)} classes: {_counts(listed)}{more}"
+        if self.attribute_names:
+            text += f"; {len(self.attribute_names)} attributes"
+        if self.labels is None and not self.attribute_names:
+            text += "; no labels"
+        return text
+
+
+def _counts(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number:,}" for name, number in numbers.items())
 
 
 def _digest(

@@ -2,123 +2,160 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
+from repzoo.bulk.folders import FolderEntry, printable_path, walk
+from repzoo.bulk.formats import IMAGE_SUFFIXES, is_image_name
 from repzoo.runtime.images import decode
 
-from repzoo_training.data.dataset import ImageDataset, Split
+from repzoo_training.data.dataset import ImageDataset
 from repzoo_training.data.pixels import Size, stack_pixels
+from repzoo_training.data.splits import AnySplit, Split, split_named
 from repzoo_training.errors import DataError
 
 __all__ = ["load_image_folder"]
 
-#: File names that are taken for images; all others are passed over.
-_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+#: Suffixes of image formats that are not supported; a note says how many files were left out.
+_UNSUPPORTED = frozenset(
+    (
+        *(".arw", ".cr2", ".cr3", ".dng", ".eps", ".exr", ".hdr", ".heic"),
+        *(".heif", ".ico", ".jxl", ".nef", ".psd", ".raw", ".svg", ".tga"),
+    )
 )
 
-#: Names of subfolders that hold splits, where nothing else lies beside them.
-_SPLITS = frozenset({"train", "test", "val", "valid", "validation"})
 
+class _ImageFile(NamedTuple):
+    """An image file, or an entry of the folder that cannot be read."""
 
-class _Tree(NamedTuple):
-    """The images of one split: their paths, sorted, all below ``root``."""
-
-    root: Path
-    paths: list[Path]
-
-    def subfolder(self, path: Path) -> str:
-        """The subfolder of ``root`` that ``path`` lies in; empty for an image right in ``root``."""
-        parts = path.relative_to(self.root).parts
-        return parts[0] if len(parts) > 1 else ""
-
-    def classes(self) -> tuple[str, ...]:
-        """The names of the subfolders, if all images lie in two or more of them."""
-        names = {self.subfolder(path) for path in self.paths}
-        return tuple(sorted(names)) if "" not in names and len(names) > 1 else ()
+    entry: FolderEntry
+    split: AnySplit
+    #: The class folder; empty for an image outside of one.
+    label: str
 
 
 def load_image_folder(
-    folder: Path, split: Split, *, size: Size | None, progress: bool
+    folder: Path, split: Split, *, size: Size | None, strict: bool, progress: bool
 ) -> ImageDataset:
-    """Read all images under ``folder``, in the order of their paths.
+    """Read all images of one split in ``folder``, in the order of their paths.
 
-    ``folder/train`` and ``folder/test`` are the splits; a folder without them is a train split.
-    Where every image of a split lies in a subfolder, and there are two of these or more, their
-    names are the classes. The train split's classes number those of both splits.
-
-    Links are followed, loops among them cut; hidden files and folders, and files whose names do
-    not end like an image's, are passed over.
+    Subfolders named as in :mod:`repzoo_training.data.splits` are splits. Without them, all images
+    are a train split. If every image of a split is in a subfolder, and there are at least two
+    subfolders, their names are the classes. Both splits use the class numbers of the train split.
 
     Raises:
-        DataError: naming the folder without images, or the files that cannot be read.
+        DataError: If the folder has no images of the split, or too many cannot be read.
     """
-    splits = _splits(_Tree(folder, _image_paths(folder)))
-    if split not in splits:
-        raise DataError(f"{folder} has no {split} split: no images in {folder / split}")
-    tree = splits[split]
-    if not tree.paths:
-        suffixes = " ".join(sorted(_SUFFIXES))
-        raise DataError(f"no images found in {folder} (looked for {suffixes})")
+    entries = list(walk(folder))
+    files, note = _assign(
+        [e for e in entries if is_image_name(e.path) or (e.error and e.path.endswith("/"))]
+    )
+    if not files:
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"no images found in {folder} (supported: {suffixes})")
+    mine = [file for file in files if file.split == split]
+    splits: dict[str, int] = dict(Counter(file.split for file in files))
+    if not mine:
+        found = ", ".join(f"{name} ({number:,} images)" for name, number in splits.items())
+        raise DataError(f"{folder} has no {split} split: it has {found}")
 
-    classes = splits.get("train", tree).classes() or tree.classes()
+    classes = _classes(file for file in files if file.split == "train") or _classes(mine)
     numbers = {name: number for number, name in enumerate(classes)}
-    strangers = [path for path in tree.paths if tree.subfolder(path) not in numbers]
-    if classes and strangers:
+    unknown = [file.entry.path for file in mine if file.label not in numbers]
+    if classes and unknown:
         raise DataError(
-            f"{strangers[0]} is in none of the {len(classes)} class folders of the train split: "
-            f"{', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''}"
+            f"{folder}/{printable_path(unknown[0])} is in none of the {len(classes)} class folders "
+            f"of the train split: {', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''}"
         )
 
-    name = folder.resolve().name
-    images = stack_pixels(
-        len(tree.paths),
-        lambda index: decode(tree.paths[index].read_bytes()),
-        lambda index: str(tree.paths[index]),
+    def open_image(index: int) -> Image.Image:
+        entry = mine[index].entry
+        if entry.error is not None:
+            raise entry.error
+        return decode((folder / entry.path).read_bytes())
+
+    name = printable_path(folder.resolve().name)
+    stacked = stack_pixels(
+        len(mine),
+        open_image,
+        lambda index: printable_path(str(folder / mine[index].entry.path)),
         name=name,
         size=size,
+        strict=strict,
         progress=progress,
     )
-    labels = [numbers[tree.subfolder(path)] for path in tree.paths] if classes else None
+    labels = None
+    if classes:
+        labels = np.array([numbers[mine[index].label] for index in stacked.kept], np.int64)
+    unsupported = Counter(PurePath(entry.path).suffix.lower() for entry in entries)
+    notes = [
+        f"{folder}: {number:,} {suffix} files are not used, because the format is not supported"
+        for suffix, number in sorted(unsupported.items())
+        if suffix in _UNSUPPORTED
+    ]
     return ImageDataset(
         name=name,
-        images=images,
-        labels=None if labels is None else np.array(labels, np.int64),
-        classes=classes,
+        images=stacked.pixels,
+        labels=labels,
+        classes=tuple(printable_path(name) for name in classes),
+        splits=splits,
+        notes=(*([f"{folder}: {note}"] if note else []), *notes, *stacked.notes),
+        skipped=stacked.skipped,
     )
 
 
-def _splits(tree: _Tree) -> dict[str, _Tree]:
-    """Tell splits from classes: a folder of trains is not a train split."""
-    names = {tree.subfolder(path) for path in tree.paths}
-    if not ({"train", "test"} <= names or (names & {"train", "test"} and names <= _SPLITS)):
-        return {"train": tree}
-    return {
-        name: _Tree(tree.root / name, [p for p in tree.paths if tree.subfolder(p) == name])
-        for name in names & {"train", "test"}
-    }
+def _assign(entries: list[FolderEntry]) -> tuple[list[_ImageFile], str]:
+    """Find the split and the class folder of every image; may return a note.
+
+    Splits are the first or second component of paths: ``train/cat/1.png``, ``cat/train/1.png`` or
+    ``download/train/cat/1.png``. A folder of pictures of trains is not a train split: names of
+    splits only count if there are both a train and a test split, or nothing else.
+    """
+    parts = [entry.path.split("/") for entry in entries]
+    for depth in (0, 1):
+        names = {path[depth] if len(path) > depth + 1 else "" for path in parts}
+        splits = {split_named(name) for name in names}
+        both = {"train", "test"} <= splits
+        only = None not in splits and bool({"train", "test"} & splits)
+        if (both or only) if depth == 0 else (both and only):
+            files = _with_splits(entries, parts, depth)
+            left = len(entries) - len(files)
+            return files, f"{left:,} images outside of the splits are not used" if left else ""
+    labels = [path[0] if len(path) > 1 else "" for path in parts]
+    named = sorted({label for label in labels if split_named(label) in ("train", "test")})
+    note = (
+        f"the folder {printable_path(named[0])} is not used as a split, because there are other "
+        "images next to it: all images are used for training"
+        if named
+        else ""
+    )
+    return [
+        _ImageFile(entry, "train", label) for entry, label in zip(entries, labels, strict=True)
+    ], note
 
 
-def _image_paths(root: Path) -> list[Path]:
-    found: list[Path] = []
-    seen: set[tuple[int, int]] = set()
-    for directory, subfolders, files in os.walk(root, followlinks=True):
-        status = Path(directory).stat()
-        if (status.st_dev, status.st_ino) in seen:  # reached before: a loop of links, or a twin
-            subfolders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not _hidden(name))
-        found += [
-            Path(directory, name)
-            for name in files
-            if not _hidden(name) and Path(name).suffix.lower() in _SUFFIXES
-        ]
-    return sorted(found)
+def _with_splits(
+    entries: list[FolderEntry], parts: list[list[str]], depth: int
+) -> list[_ImageFile]:
+    rest = [path[:depth] + path[depth + 1 :] for path in parts]
+    if depth and len({path[0] for path in rest}) == 1:  # a folder that only wraps the splits
+        rest = [path[1:] for path in rest]
+    found = [
+        (entry, split_named(path[depth]) if len(path) > depth + 1 else None, below)
+        for entry, path, below in zip(entries, parts, rest, strict=True)
+    ]
+    return [
+        _ImageFile(entry, split, below[0] if len(below) > 1 else "")
+        for entry, split, below in found
+        if split is not None
+    ]
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+def _classes(files: Iterable[_ImageFile]) -> tuple[str, ...]:
+    """Return the sorted class folders, if all images are in two or more of them."""
+    names = {file.label for file in files}
+    return tuple(sorted(names)) if "" not in names and len(names) > 1 else ()

@@ -1,10 +1,11 @@
-"""Many images of one source -> one uint8 array."""
+"""Decoding of all images of a source into one uint8 array."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -15,21 +16,43 @@ from tqdm import tqdm
 
 from repzoo_training.errors import DataError
 
-__all__ = ["Size", "stack_pixels"]
+__all__ = ["MAX_SKIPPED", "Size", "Stacked", "stack_pixels"]
 
 #: Height, width and channels (1 grey or 3 RGB).
 Size = tuple[int, int, int]
 
-#: From this many pixels on, images are decoded in a pool of threads. Below, decoding is mostly
-#: Python, and threads that fight for its lock take 1.8 times as long as one does (28 x 28 PNG, two
-#: cores); at 109 x 89 (JPEG) they begin to help.
+#: The share of images that may be skipped because they cannot be read. One image always may.
+MAX_SKIPPED = 0.05
+
+#: The size, in pixels, from which on images are decoded in a pool of threads. For smaller images,
+#: decoding is mostly Python code, and threads that compete for the interpreter lock take 1.8 times
+#: as long as one thread (28 x 28 PNG, two cores). At 109 x 89 (JPEG), threads begin to help.
 _THREADED_PIXELS = 64 * 64
 
-#: Images that one task of the pool decodes.
+#: How many images a task of the pool decodes.
 _CHUNK = 64
 
-#: Bad images that an error names; it counts the others.
-_NAMED = 5
+#: How many unreadable images a message lists; the others are counted.
+_LISTED = 5
+
+
+class Stacked(NamedTuple):
+    """The images that could be read, and a report on the others."""
+
+    #: uint8 ``[N, H, W, C]``.
+    pixels: Pixels
+    #: The index of each of the N images in the source.
+    kept: Sequence[int]
+    #: The images that could not be read, and why.
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence about the skipped images, if there are any."""
+        if not self.skipped:
+            return []
+        count = len(self.kept) + len(self.skipped)
+        return [_listed(f"skipped {len(self.skipped):,} of {count:,} images", self.skipped)]
 
 
 def stack_pixels(
@@ -39,78 +62,93 @@ def stack_pixels(
     *,
     name: str,
     size: Size | None,
+    strict: bool,
     progress: bool,
-) -> Pixels:
+) -> Stacked:
     """Decode ``count`` images into one array, uint8 ``[N, H, W, C]``.
 
-    With ``size`` every image goes through ``repzoo.runtime.images.preprocess`` to that size. Without it
-    the images must agree in height and width, and the result is grey only if all of them are.
+    With ``size``, every image is preprocessed to that size by ``repzoo.runtime.images.preprocess``.
+    Without it, all images must have the same height and width, and the result is grey only if all
+    images are grey. Images that cannot be read are skipped, up to a share of ``MAX_SKIPPED``.
 
     Args:
-        count: number of images N, at least 1.
-        open_image: gives the i-th image, upright and of mode L or RGB as ``repzoo.runtime.images.decode``
-            returns it; called from several threads. InvalidImage and OSError say what is wrong.
-        place: says where the i-th image is, for errors.
-        name: what is being read, for the progress bar.
+        count: The number of images, at least 1.
+        open_image: Returns the i-th image, upright and in mode L or RGB, like
+            ``repzoo.runtime.images.decode``. It is called from several threads, and raises
+            InvalidImage or OSError if the image cannot be read.
+        place: Returns the location of the i-th image, for messages.
+        name: The name of the source, for the progress bar.
         size: ``(H, W, C)`` to resize and convert to.
-        progress: show a bar, on a terminal only.
+        strict: Do not skip any image.
+        progress: Show a progress bar, on a terminal only.
 
     Raises:
-        DataError: naming the images that cannot be decoded, or else those that differ in size.
+        DataError: If too many images cannot be read, or if they differ in size.
     """
     spec = None if size is None else _spec(size)
 
     def read(index: int) -> Pixels | str:
         try:
             image = open_image(index)
-            return preprocess(image, spec) if spec else _as_it_is(image)
+            return preprocess(image, spec) if spec else _unchanged(image)
         except InvalidImage as error:
             return f"{place(index)}: {error.detail}"
         except OSError as error:
             return f"{place(index)}: {error.strerror or error}"
 
-    stacked: Pixels | None = None
-    unreadable: list[str] = []
+    stacked = np.empty((0, 0, 0, 0), np.uint8)
+    kept: list[int] = []
+    skipped: list[str] = []
     misfits: list[str] = []
     hidden = None if progress else True  # None: hidden unless on a terminal
     results = _map(read, count)
     for index, pixels in enumerate(tqdm(results, name, count, unit=" images", disable=hidden)):
         if isinstance(pixels, str):
-            unreadable.append(pixels)
+            skipped.append(pixels)
             continue
-        if stacked is None:
+        if not kept:
             stacked = np.empty((count, *pixels.shape), np.uint8)
         if pixels.shape[:2] != stacked.shape[1:3]:
             misfits.append(f"{place(index)} is {_size_text(pixels.shape)}")
             continue
         if pixels.shape[2] > stacked.shape[3]:  # the first colour image after grey ones
             stacked = np.repeat(stacked, pixels.shape[2], axis=3)
-        stacked[index] = pixels  # [H, W, 1] broadcasts over three channels
-    if unreadable or stacked is None:
-        found = f"{len(unreadable)} of {count} images cannot be read"
-        raise DataError(_listed(found, unreadable))
+        stacked[len(kept)] = pixels  # [H, W, 1] broadcasts over three channels
+        kept.append(index)
+    allowed = 0 if strict else max(1, int(MAX_SKIPPED * count))
+    if len(skipped) > allowed or not kept:
+        limit = "" if strict else f" (at most {allowed:,} may be skipped)"
+        raise DataError(
+            _listed(f"{len(skipped):,} of {count:,} images cannot be read{limit}", skipped)
+        )
     if misfits:
         found = (
-            f"{len(misfits)} of {count} images differ in size from {place(0)}, which is "
-            f"{_size_text(stacked.shape[1:])}; give the size that all are to be resized to"
+            f"{len(misfits):,} of {count:,} images differ in size from {place(kept[0])}, which is "
+            f"{_size_text(stacked.shape[1:])}: set a size to resize all images to"
         )
         raise DataError(_listed(found, misfits))
-    return stacked
+    return Stacked(stacked[: len(kept)], kept, tuple(skipped))
 
 
 def _map(read: Callable[[int], Pixels | str], count: int) -> Iterator[Pixels | str]:
-    """``read`` of 0, 1, ..., in order."""
-    first = read(0)
-    yield first
-    if isinstance(first, str) or first.shape[0] * first.shape[1] < _THREADED_PIXELS:
-        yield from map(read, range(1, count))
+    """Yield ``read`` of 0, 1, ..., in order; in threads if the first readable image is large."""
+    start, large = 0, False
+    while start < count:
+        pixels = read(start)
+        yield pixels
+        start += 1
+        if not isinstance(pixels, str):
+            large = pixels.shape[0] * pixels.shape[1] >= _THREADED_PIXELS
+            break
+    if not large:
+        yield from map(read, range(start, count))
         return
 
-    def read_chunk(start: int) -> Sequence[Pixels | str]:
-        return [read(index) for index in range(start, min(start + _CHUNK, count))]
+    def read_chunk(first: int) -> Sequence[Pixels | str]:
+        return [read(index) for index in range(first, min(first + _CHUNK, count))]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for chunk in pool.map(read_chunk, range(1, count, _CHUNK)):
+        for chunk in pool.map(read_chunk, range(start, count, _CHUNK)):
             yield from chunk
 
 
@@ -121,11 +159,11 @@ def _spec(size: Size) -> InputSpec:
         )
     except ValueError as error:
         raise DataError(
-            f"size is {size}; expected (height, width, channels) with 1 or 3 channels"
+            f"size is {size}, expected (height, width, channels) with 1 or 3 channels"
         ) from error
 
 
-def _as_it_is(image: Image.Image) -> Pixels:
+def _unchanged(image: Image.Image) -> Pixels:
     return np.asarray(image, np.uint8).reshape(image.height, image.width, -1)
 
 
@@ -133,7 +171,7 @@ def _size_text(shape: Sequence[int]) -> str:
     return f"{shape[0]}x{shape[1]}"
 
 
-def _listed(found: str, problems: list[str]) -> str:
-    shown = "".join(f"\n  {problem}" for problem in problems[:_NAMED])
-    rest = len(problems) - _NAMED
-    return f"{found}:{shown}" + (f"\n  and {rest} more" if rest > 0 else "")
+def _listed(found: str, problems: Sequence[str]) -> str:
+    shown = "".join(f"\n  {problem}" for problem in problems[:_LISTED])
+    rest = len(problems) - _LISTED
+    return f"{found}:{shown}" + (f"\n  and {rest:,} more" if rest > 0 else "")

@@ -9,41 +9,42 @@ import numpy as np
 from PIL import Image
 from repzoo.cache.places import default_cache
 
-from repzoo_training.data.dataset import ImageDataset, Split
+from repzoo_training.data.dataset import ImageDataset
 from repzoo_training.data.pixels import Size, stack_pixels
+from repzoo_training.data.splits import Split
 from repzoo_training.errors import DataError
 
 __all__ = ["PUBLIC_DATASETS", "data_root", "load_public"]
 
-#: The names that ``load`` knows, and torchvision's classes for them.
+#: The names of data sets, and their classes in torchvision.
 PUBLIC_DATASETS = {"cifar10": "CIFAR10", "fashion-mnist": "FashionMNIST", "mnist": "MNIST"}
 
 
 def data_root() -> Path:
-    """Where downloads go: ``REPZOO_DATA``, else ``data`` in repzoo's cache folder."""
+    """Return the folder for downloads: ``REPZOO_DATA``, or else ``data`` in repzoo's cache."""
     if root := os.environ.get("REPZOO_DATA"):
         return Path(root).expanduser()
     return default_cache() / "data"
 
 
 def load_public(name: str, split: Split, *, size: Size | None, progress: bool) -> ImageDataset:
-    """Load a data set of :data:`PUBLIC_DATASETS`, downloading it the first time.
+    """Load a data set of :data:`PUBLIC_DATASETS`, and download it on first use.
 
     Raises:
-        DataError: if it can neither be found nor downloaded, or what is there is damaged.
+        DataError: If the data set cannot be downloaded, or its files are damaged.
     """
-    from torchvision import datasets  # seconds, which no other source has to wait for
+    from torchvision import datasets  # takes seconds, and other sources do not need it
 
     root = data_root()
     public = getattr(datasets, PUBLIC_DATASETS[name])
     try:
         dataset = public(root, train=split == "train", download=True)
-    # A download fails as one of the first two; damaged files show as any of these.
+    # A failed download raises one of the first two; damaged files raise any of these.
     except (OSError, RuntimeError, AssertionError, EOFError, ValueError) as error:
         raise DataError(
-            f"{name} is not in {root} and cannot be downloaded, or is damaged there: "
-            f"{_one_line(error)}; set REPZOO_DATA to a folder that has it, or give a folder of "
-            "images or of parquet files instead"
+            f"{name} is not in {root} and cannot be downloaded, or its files are damaged: "
+            f"{_one_line(error)}; set REPZOO_DATA to a folder that contains it, or use a folder of "
+            "images or parquet files instead"
         ) from error
     images = np.asarray(dataset.data, np.uint8)
     images = images.reshape(*images.shape[:3], -1)  # [N, H, W] and [N, H, W, C] -> [N, H, W, C]
@@ -54,8 +55,9 @@ def load_public(name: str, split: Split, *, size: Size | None, progress: bool) -
             lambda index: f"{name} image {index}",
             name=name,
             size=size,
+            strict=True,
             progress=progress,
-        )
+        ).pixels
     return ImageDataset(
         name=name,
         images=np.ascontiguousarray(images),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,14 @@ from repzoo_training.loop.parallel import from_first
 from repzoo_training.loop.step import Learner
 from repzoo_training.recipes.recipe import Recipe
 
-__all__ = ["measure_precision", "views_in"]
+__all__ = ["Budget", "measure_budget", "measure_precision"]
+
+
+class Budget(NamedTuple):
+    """The number of views that fit in a time, and the estimated time of training on them."""
+
+    views: int
+    seconds: float
 
 
 def measure_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
@@ -32,7 +39,9 @@ def measure_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
     return "bfloat16" if 2 * seconds[torch.bfloat16] < seconds[torch.float32] else "float32"
 
 
-def views_in(seconds: float, recipe: Recipe, images: Tensor, *, compiled: bool = False) -> int:
+def measure_budget(
+    seconds: float, recipe: Recipe, images: Tensor, *, compiled: bool = False
+) -> Budget:
     """Measure how many views ``recipe`` trains on in ``seconds``; at least one step's views.
 
     All processes measure together, and the clock of the first one counts.
@@ -46,7 +55,8 @@ def views_in(seconds: float, recipe: Recipe, images: Tensor, *, compiled: bool =
     learner = Learner(recipe, images, compiled=compiled)
     per_step = _seconds_per_step(learner, min(5.0, 0.1 * seconds))
     # The rest of the time goes to pictures, reports and checkpoints.
-    return max(1, int(0.95 * seconds / per_step)) * recipe.views_per_step
+    steps = max(1, int(0.95 * seconds / per_step))
+    return Budget(steps * recipe.views_per_step, steps * per_step / 0.95)
 
 
 def _seconds_per_step(learner: Learner, seconds: float) -> float:

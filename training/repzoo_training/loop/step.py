@@ -146,7 +146,14 @@ class Learner:
                     try:
                         terms = self.model(batch)
                     except ValueError as error:
-                        raise RecipeError(f"recipe {recipe.name}: {error}") from error
+                        reason = str(error)
+                        if "more than 1 value per channel" in reason:  # torch's batch normalisation
+                            reason = (
+                                "batch normalisation needs more than one view to process at a "
+                                f"time: raise images_per_step ({recipe.images_per_step}) or "
+                                f"views_per_image ({recipe.views_per_image})"
+                            )
+                        raise RecipeError(f"recipe {recipe.name}: {reason}") from error
                 terms["loss"].backward(torch.full_like(terms["loss"], 1 / count))
             seen.append({name: term.detach() for name, term in terms.items()})
         if count == 1:

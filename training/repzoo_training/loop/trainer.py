@@ -18,7 +18,7 @@ from tqdm import tqdm
 from repzoo_training.data import ImageDataset
 from repzoo_training.distributed.gather import rank, world_size
 from repzoo_training.errors import DataError, Diverged, RunError
-from repzoo_training.loop.budget import measure_precision, views_in
+from repzoo_training.loop.budget import measure_budget, measure_precision
 from repzoo_training.loop.interruption import Stop
 from repzoo_training.loop.parallel import (
     Pulse,
@@ -96,7 +96,7 @@ def train(
         images = to_device(dataset, device)
         if record is None:
             record = RunRecord(
-                recipe=_settle(recipe, images, budget_seconds, compiled),
+                recipe=_settle(recipe, images, budget_seconds, compiled, progress),
                 source=source,
                 dataset=dataset.name,
                 dataset_sha256=dataset.sha256,
@@ -106,7 +106,7 @@ def train(
                 code_commit=_code_commit(),
             )
             if rank() == 0:
-                run.start(record)
+                run.start(record, dataset.skipped)
         learner = Learner(record.recipe, images, compiled=compiled)
         _train(run, learner, stop, checkpoint_seconds, _environment(device, compiled), progress)
     return run
@@ -224,14 +224,26 @@ def _progress_line(
     )
 
 
-def _settle(recipe: Recipe, images: Tensor, budget_seconds: float | None, compiled: bool) -> Recipe:
+def _settle(
+    recipe: Recipe,
+    images: Tensor,
+    budget_seconds: float | None,
+    compiled: bool,
+    progress: bool,
+) -> Recipe:
     """Return the recipe with all measured values filled in: first its precision, then its views."""
     if recipe.precision == "auto":
         precision = from_first(lambda: measure_precision(images.device))
         recipe = recipe.model_copy(update={"precision": precision})
     if budget_seconds is not None:
-        views = views_in(budget_seconds, recipe, images, compiled=compiled)
+        views, seconds = measure_budget(budget_seconds, recipe, images, compiled=compiled)
         recipe = recipe.model_copy(update={"views": views})
+        if progress and rank() == 0:
+            print(
+                f"budget: {views:,} views, about {tqdm.format_interval(math.ceil(seconds))} at the "
+                "current speed of this machine; it takes longer if the machine gets busier",
+                file=sys.stderr,
+            )
     return recipe
 
 
