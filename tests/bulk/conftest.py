@@ -1,4 +1,4 @@
-"""Images to embed, and runs of ``zoo embed``."""
+"""Images, and runs of ``zoo embed``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ZOO = [sys.executable, "-c", "from repzoo.cli import main; main()"]
 
 @pytest.fixture(autouse=True)
 def _admissions(shared_admissions: None) -> None:
-    """A package is tried out once, not in every test."""
+    """Check a package once, not in every test."""
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +43,7 @@ def make_png() -> Callable[..., bytes]:
 
 @pytest.fixture(scope="session")
 def photos(make_png: Callable[..., bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 700 images, 3 of which are none. Shared by all tests."""
+    """A folder of 700 images, 3 of which cannot be decoded; shared by all tests."""
     folder = tmp_path_factory.mktemp("source") / "photos"
     for number in range(700):
         path = folder / f"{number // 100}" / f"{number:04d}.png"
@@ -54,7 +54,7 @@ def photos(make_png: Callable[..., bytes], tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def start(tiny_package: Path) -> Callable[..., subprocess.Popen[str]]:
-    """``start(SOURCE, OUT, *options)``: a process of ``zoo embed`` with the model "tiny"."""
+    """``start(SOURCE, OUT, *options)`` starts ``zoo embed`` with the model "tiny"."""
 
     def run(source: object, out: object, *options: str, **env: str) -> subprocess.Popen[str]:
         command = [*ZOO, "embed", str(source), "--out", str(out), *options]
@@ -73,7 +73,7 @@ def start(tiny_package: Path) -> Callable[..., subprocess.Popen[str]]:
 
 @pytest.fixture
 def finish(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., Any]:
-    """The same, and wait for its end: gives status, stdout and stderr."""
+    """Like ``start``, but wait for the end and return status, stdout and stderr."""
 
     def run(*arguments: Any, **env: str) -> tuple[int, str, str]:
         process = start(*arguments, **env)

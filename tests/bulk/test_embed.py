@@ -1,4 +1,4 @@
-"""`zoo embed`: sources, columns, bad images, and what a second run does."""
+"""`zoo embed`: sources, columns, bad images, and second runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ DATA = Path(__file__).parents[1] / "data"
 
 @pytest.fixture
 def embed(tiny_package: Path, tmp_path: Path) -> Callable[..., Summary]:
-    """``embed(SOURCE, **options)`` into ``out.parquet``, in this process alone."""
+    """``embed(SOURCE, **options)`` writes ``out.parquet``, in this process."""
 
     def run(source: object, **options: Any) -> Summary:
         options = {"out": tmp_path / "out.parquet", "workers": 0, **options}
@@ -42,7 +43,7 @@ def rows(path: Path, column: str) -> Any:
 def test_a_folder(
     finish: Callable[..., Any], encoder: repzoo.Encoder, photos: Path, tmp_path: Path
 ) -> None:
-    """The command as it is called, with processes that decode."""
+    """The command itself, with processes that decode."""
     out = tmp_path / "out.parquet"
     options = ("--posterior", "--workers", "2", "--part-size", "128")
     status, stdout, stderr = finish(photos, out, *options, "--json")
@@ -66,7 +67,7 @@ def test_a_folder(
     job = json.loads(pq.read_schema(out).metadata[b"repzoo"])
     assert (job["model"], job["revision"]) == ("tiny", encoder.revision)
     assert sorted(p.name for p in tmp_path.iterdir() if "out" in p.name) == ["out.parquet"]
-    # Again: it is there.
+    # Again: nothing is left to do.
     status, stdout, stderr = finish(photos, out, *options)
     assert (status, stderr) == (3, "")
     assert "already done" in stdout
@@ -105,7 +106,7 @@ def test_uncertainty_and_normalize(tmp_path: Path) -> None:
 
 
 class TestSources:
-    def test_what_a_folder_is_passed_over_for(
+    def test_hidden_and_other_files_are_skipped(
         self, embed: Callable[..., Summary], make_png: Callable[..., bytes], tmp_path: Path
     ) -> None:
         folder = tmp_path / "source"
@@ -113,7 +114,6 @@ class TestSources:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(make_png())
-        (folder / "loop").symlink_to(folder)
         summary = embed(folder)
         assert rows(tmp_path / "out.parquet", "id") == ["a.PNG", "b.png", "sub/c.jpg"]
         assert summary.skipped == 1
@@ -143,7 +143,7 @@ class TestSources:
         make_png: Callable[..., bytes],
         tmp_path: Path,
     ) -> None:
-        """Several files and row groups, images beside the file, none, and one that is bad."""
+        """Several files and row groups, images beside the file, missing ones, and a bad one."""
         folder = tmp_path / "source"
         folder.mkdir()
         files = [make_png(seed) for seed in range(300)]
@@ -152,11 +152,11 @@ class TestSources:
         images[0] = {"bytes": None, "path": "beside.png"}
         images[1] = {"bytes": b"no image", "path": None}
         images[2] = None
-        images[3] = {"bytes": None, "path": "../out.parquet"}
+        images[3] = {"bytes": None, "path": "nowhere.png"}
         first = pa.table({"image": images[:250], "label": list(range(250))})
         pq.write_table(first, folder / "train-00000-of-00002.parquet", row_group_size=70)
         pq.write_table(pa.table({"image": images[250:]}), folder / "train-00001-of-00002.parquet")
-        with pytest.raises(InvalidInput, match=r"holds images \(beside\.png\) and parquet files"):
+        with pytest.raises(InvalidInput, match=r"holds images \(beside\.png\) and Parquet files"):
             embed(folder)
         summary = embed(f"{folder}/*.parquet", part_size=48)
         out = tmp_path / "out.parquet"
@@ -166,7 +166,8 @@ class TestSources:
             "train-00001-of-00002.parquet:0",
         ]
         errors = rows(out, "error")
-        assert errors[1:4] == ["not an image in a known format", "no image bytes", "no image bytes"]
+        nowhere = f"{folder}/nowhere.png is not a file"
+        assert errors[1:4] == ["not an image in a known format", "no image bytes", nowhere]
         good = [0, *range(4, 300)]
         found = [rows(out, "embedding")[row] for row in good]
         np.testing.assert_allclose(found, encoder.embed([files[i] for i in good]), atol=1e-6)
@@ -188,7 +189,11 @@ class TestSources:
         [
             (pa.table({"text": ["x"]}), "no column of images: expected 'image' or 'img'"),
             (pa.table({"image": [1]}), "column 'image' is int64"),
-            (b"no parquet", "cannot be read as parquet"),
+            (
+                pa.table({"image": [{"bytes": "/etc/hostname"}]}),
+                "column 'image' is struct<bytes: string>",
+            ),
+            (b"no parquet", "cannot be read as Parquet"),
         ],
     )
     def test_parquet_without_images(
@@ -201,13 +206,13 @@ class TestSources:
             pq.write_table(content, path)
         with pytest.raises(InvalidInput, match=re.escape(said)):
             embed(path)
-        # Nothing is left of it.
+        # No folder of parts is left.
         assert not (tmp_path / "out.parquet.parts").exists()
 
     @pytest.mark.parametrize(
         ("source", "said"),
         [
-            ("nowhere", "there is nothing"),
+            ("nowhere", "nowhere does not exist"),
             ("empty", "holds no images"),
             ("empty/*.png", "holds no images"),
             ("nosuch://bucket", "nosuch"),
@@ -234,13 +239,154 @@ class TestSources:
         odd = tmp_path / os.fsdecode(b"\xff")
         odd.mkdir()
         shutil.copy(photos / "0" / "0000.png", odd)
-        for source, out in ((tmp_path, tmp_path), (odd, tmp_path), (photos / "0", odd)):
+        for source, out in ((odd, tmp_path), (photos / "0", odd)):
             with pytest.raises(InvalidInput, match="name is not UTF-8"):
                 embed(source, out=out / "out.parquet")
         assert [*tmp_path.glob("out.parquet*")] == []
+        # A name below the source does not stop the others.
+        source = tmp_path / "source"
+        source.mkdir()
+        odd.rename(source / odd.name)
+        shutil.copy(photos / "0" / "0000.png", source)
+        assert embed(source).failed == 1
+        assert rows(tmp_path / "out.parquet", "id") == ["0000.png", r"\xff/0000.png"]
+        assert rows(tmp_path / "out.parquet", "error") == [None, "its name is not UTF-8"]
+
+    def test_links(self, embed: Callable[..., Summary], photos: Path, tmp_path: Path) -> None:
+        """Links to images, folders and Parquet files, as the cache of Hugging Face has them."""
+        folder = tmp_path / "source"
+        folder.mkdir()
+        (folder / "a.png").symlink_to(photos / "0" / "0000.png")
+        (folder / "b").symlink_to(photos / "1")
+        (folder / "broken.png").symlink_to("nowhere")
+        (folder / "loop").symlink_to(folder)
+        os.mkfifo(folder / "pipe.png")
+        for source, count in ((folder, 103), (f"{folder}/*.png", 3)):
+            summary = embed(source, overwrite=True)
+            assert (summary.job.images, summary.failed) == (count, 2)
+            ids, errors = (rows(tmp_path / "out.parquet", name) for name in ("id", "error"))
+            found = dict(zip(ids, errors, strict=True))
+            assert found["a.png"] is None
+            assert found["broken.png"] == "cannot be read: No such file or directory"
+            assert found["pipe.png"] == "cannot be read: not a regular file"
+        (tmp_path / "parquet").mkdir()
+        name = "test-00000-of-00001.parquet"
+        (tmp_path / "parquet" / name).symlink_to(DATA / "mnist" / name)
+        assert embed(tmp_path / "parquet", overwrite=True).job.images == 500
+
+    def test_existing_names_are_not_patterns(
+        self,
+        embed: Callable[..., Summary],
+        make_png: Callable[..., bytes],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        folder = tmp_path / "br[2021]"
+        folder.mkdir()
+        names = ("a::b.png", "photo1.png", "photo[1].png", "x*.png")
+        for name in names:
+            (folder / name).write_bytes(make_png())
+        (tmp_path / "br2").mkdir()
+        (tmp_path / "br2" / "wrong.png").write_bytes(make_png())
+        assert embed(folder).job.images == 4
+        monkeypatch.chdir(folder)
+        for name in names:
+            assert embed(name, overwrite=True).job.images == 1
+            assert rows(tmp_path / "out.parquet", "id") == [name]
+        for pattern in ("photo[0-9].png", f"{tmp_path}/br[[]2021[]]/photo[0-9].png"):
+            embed(pattern, overwrite=True)
+            (found,) = rows(tmp_path / "out.parquet", "id")
+            assert found.rpartition("/")[2] == "photo1.png"
+
+    def test_an_output_in_the_source_by_another_way(
+        self, embed: Callable[..., Summary], photos: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(photos / "1", tmp_path / "real")
+        (tmp_path / "link").symlink_to("real")
+        assert embed(tmp_path / "link", out=tmp_path / "real" / "x.parquet").job.images == 100
+        assert embed(tmp_path / "link", out=tmp_path / "real" / "x.parquet").done_now == 0
+
+    def test_a_folder_is_never_overwritten(
+        self, embed: Callable[..., Summary], photos: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "all.parquet"  # as Spark writes it
+        out.mkdir()
+        (out / "part").write_bytes(b"x")
+        with pytest.raises(OSError, match=re.escape(str(out))):
+            embed(photos / "1", out=out, overwrite=True)
+        assert (out / "part").exists()
+
+    def test_a_zip_file(
+        self,
+        finish: Callable[..., Any],
+        photos: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with zipfile.ZipFile("x.zip", "w") as archive:
+            for path in sorted((photos / "1").iterdir()):
+                archive.write(path, f"photos/{path.name}")
+        for source in ("zip://photos::x.zip", f"zip://photos/*.png::file://{tmp_path}/x.zip"):
+            options = ("--part-size", "30", "--workers", "0", "--overwrite")
+            status, _, stderr = finish(source, "out.parquet", *options)
+            assert (status, stderr) == (0, "")
+            assert len(rows(tmp_path / "out.parquet", "id")) == 100
+        status, _, stderr = finish("zip://photos::nowhere.zip", "out.parquet")
+        assert (status, stderr) == (1, "zoo: zip://photos::nowhere.zip does not exist\n")
+
+    @pytest.mark.parametrize(
+        "metadata",
+        [
+            b"{",
+            b"[]",
+            b"\xff",
+            b'{"info": null}',
+            b'{"info": {"features": []}}',
+            b'{"info": {"features": {"image": null, "images": [{"_type": "Image"}]}}}',
+            b"[" * 100_000,
+        ],
+        ids=range(7),
+    )
+    def test_metadata_that_datasets_did_not_write(
+        self,
+        embed: Callable[..., Summary],
+        make_png: Callable[..., bytes],
+        tmp_path: Path,
+        metadata: bytes,
+    ) -> None:
+        table = pa.table({"images": [["x"]], "image": [make_png()]})
+        path = tmp_path / "in.parquet"
+        pq.write_table(table.replace_schema_metadata({b"huggingface": metadata}), path)
+        assert embed(path).failed == 0
+
+    def test_parquet_with_paths_only(
+        self, embed: Callable[..., Summary], make_png: Callable[..., bytes], tmp_path: Path
+    ) -> None:
+        """As `imagefolder` of datasets writes it: absolute or relative paths, and no bytes."""
+        (tmp_path / "images").mkdir()
+        (tmp_path / "data").mkdir()
+        file = tmp_path / "images" / "x.png"
+        file.write_bytes(make_png())
+        os.mkfifo(tmp_path / "images" / "pipe.png")
+        paths = [str(file), "../images/x.png", "../images/pipe.png"]
+        images = [{"bytes": None, "path": path} for path in paths]
+        pq.write_table(pa.table({"image": images}), tmp_path / "data" / "in.parquet")
+        assert embed(tmp_path / "data").failed == 1
+        errors = rows(tmp_path / "out.parquet", "error")
+        assert errors == [None, None, f"{tmp_path}/data/../images/pipe.png is not a file"]
+
+    def test_a_nested_layout(
+        self, embed: Callable[..., Summary], make_png: Callable[..., bytes], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "source" / "default" / "train" / "0000.parquet"
+        path.parent.mkdir(parents=True)
+        pq.write_table(pa.table({"image": [make_png()]}), path)
+        embed(tmp_path / "source")
+        assert rows(tmp_path / "out.parquet", "id") == ["default/train/0000.parquet:0"]
 
     def test_in_memory(self, embed: Callable[..., Summary], photos: Path, tmp_path: Path) -> None:
-        """Another file system, from and to, gives the same rows."""
+        """Another file system, as source and output, gives the same rows."""
         import fsspec  # type: ignore[import-untyped]
 
         memory = fsspec.filesystem("memory")
@@ -259,7 +405,7 @@ class TestSources:
 
 
 class TestAgain:
-    """What is there already is kept, and never mixed with something else."""
+    """Earlier results are kept, and never mixed with those of another run."""
 
     def test_another_run_is_refused(
         self,
@@ -268,7 +414,7 @@ class TestAgain:
         photos: Path,
         tmp_path: Path,
     ) -> None:
-        # As many characters as a digest has, which is abbreviated; a path is not.
+        # Digests are abbreviated in messages; a path of the same length must not be.
         source = tmp_path / "source".rjust(63 - len(str(tmp_path)), "-")
         shutil.copytree(photos / "1", source)
         embed(source)
@@ -303,7 +449,9 @@ class TestAgain:
         with pytest.raises(KeyboardInterrupt):
             embed(photos / "1")
         monkeypatch.undo()
-        with pytest.raises(Conflict, match=r"out\.parquet\.parts is of another run: model tiny"):
+        with pytest.raises(
+            Conflict, match=r"out\.parquet\.parts belongs to another run: model tiny"
+        ):
             embed(photos / "1", model=plain_package)
         assert embed(photos / "1").done_now == 0
         assert (tmp_path / "out.parquet").read_bytes() == expected
@@ -317,7 +465,7 @@ class TestAgain:
             else:
                 (tmp_path / "out.parquet").write_bytes(content)
             before = (tmp_path / "out.parquet").read_bytes()
-            with pytest.raises(Conflict, match="not by zoo embed"):
+            with pytest.raises(Conflict, match="not written by zoo embed"):
                 embed(photos)
             assert (tmp_path / "out.parquet").read_bytes() == before
 
@@ -331,7 +479,7 @@ def test_what_cannot_be_asked_for(
 ) -> None:
     with pytest.raises(UnsupportedOperation, match="plain has no posterior"):
         embed(photos, model=plain_package, posterior=True)
-    with pytest.raises(InvalidInput, match="ends with"):
+    with pytest.raises(InvalidInput, match="ends in"):
         embed(photos, out=tmp_path / "out.csv")
 
 

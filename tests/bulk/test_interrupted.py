@@ -1,4 +1,4 @@
-"""Runs that are killed: they lose nothing that was finished, and end with the same bytes."""
+"""Runs that are killed: they lose no finished part, and end with the same bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIONS = ("--part-size", "32", "--workers", "1")
 
 
 def parts(out: Path) -> dict[str, tuple[str, int]]:
-    """The finished parts: their sha256, and when they were made."""
+    """The sha256 and modification time of each finished part."""
     folder = out.with_name(out.name + ".parts")
     return {
         path.name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
@@ -40,7 +40,7 @@ def test_killed_again_and_again(
     while True:
         process = start(photos, out, *OPTIONS)
         if kills < 4:
-            # After a few more parts: a moment of its own within the work, whatever the machine.
+            # Kill after a few more parts, so that the speed of the machine does not matter.
             wanted = len(kept) + rng.randint(0, 5)
             while process.poll() is None and len(parts_there(out)) < wanted:
                 time.sleep(0.005)
@@ -53,7 +53,7 @@ def test_killed_again_and_again(
             break
         if out.exists():
             break
-        # Nobody outlives it, and no part has been lost or made again.
+        # Its children have ended, too, and no part is lost or written again.
         psutil.wait_procs(children, timeout=20)
         assert not [child for child in children if child.is_running()]
         there = parts(out)
@@ -108,7 +108,7 @@ def test_a_decoder_that_is_killed_is_replaced(
 
 
 def test_an_image_that_kills_its_decoder(tmp_path: Path, make_png: Callable[..., bytes]) -> None:
-    """It becomes an error, and the others of its batch are decoded."""
+    """It gets an error, and the other images of its batch are decoded."""
     from repzoo.bulk.decoding import Batch, Decoders
     from repzoo.bulk.sources import Item
     from repzoo.packages.config import InputSpec
@@ -121,12 +121,12 @@ def test_an_image_that_kills_its_decoder(tmp_path: Path, make_png: Callable[...,
         first, second, third = decoders.map(batches)
     assert (len(first.pixels), len(third.pixels)) == (4, 2)
     assert second.ids == ["0", "deadly", "1"]
-    assert second.errors == {1: "the decoder died of it"}
+    assert second.errors == {1: "the decoder crashed"}
     assert (second.pixels == first.pixels[:2]).all()
 
 
 class Deadly(tuple[Any, ...]):
-    """An item whose unpickling ends the process, as a fault in a decoder would."""
+    """An item that ends the process when it is unpickled, as a bug in a decoder might."""
 
     __slots__ = ()
 
@@ -147,7 +147,7 @@ class Deadly(tuple[Any, ...]):
 def test_two_at_once(
     start: Callable[..., subprocess.Popen[str]], photos: Path, tmp_path: Path, workers: str
 ) -> None:
-    """The second waits for the first, and finds it done."""
+    """The second run waits for the first, and finds nothing left to do."""
     out = tmp_path / "out.parquet"
     options = ("--part-size", "64", "--workers", workers)
     both = [start(photos, out, *options) for _ in range(2)]

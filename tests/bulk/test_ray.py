@@ -1,4 +1,4 @@
-"""`zoo embed --engine ray` on a cluster of two workers, each a raylet of its own."""
+"""`zoo embed --engine ray` on a cluster of two workers, each with its own raylet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytest.importorskip("ray")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head without cores, and two nodes of one core each, on this machine."""
+    """A head without cores and two nodes with one core each, on this machine."""
     from ray.cluster_utils import Cluster  # type: ignore[import-untyped]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -41,7 +41,7 @@ def test_the_same_file_as_here(
     photos: Path,
     tmp_path: Path,
 ) -> None:
-    """Two workers make what one machine makes, also if the run is killed in between."""
+    """Two workers write the same bytes as one machine, even if the run is killed halfway."""
     options = ("--part-size", "64", "--posterior")
     local, remote = tmp_path / "local.parquet", tmp_path / "ray.parquet"
     assert finish(photos, local, *options)[0] == 3

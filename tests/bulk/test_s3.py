@@ -1,4 +1,4 @@
-"""`zoo embed` from and to an S3 server (moto's, on this machine) through s3fs."""
+"""`zoo embed` with an S3 server (moto, on this machine) as source and output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BUCKET = "photos"
 
 @pytest.fixture(scope="module")
 def endpoint(unused_port: Callable[[], int]) -> Iterator[str]:
-    """The URL of a server that runs in a process of its own."""
+    """The URL of a server in its own process."""
     port = unused_port()
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p"]
     process = subprocess.Popen(
@@ -46,7 +46,7 @@ def endpoint(unused_port: Callable[[], int]) -> Iterator[str]:
 
 @pytest.fixture
 def variables(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What a user sets for such a server."""
+    """The environment variables for that server."""
     made = {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "key",
@@ -62,7 +62,7 @@ def variables(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 @pytest.fixture
 def bucket(variables: dict[str, str], photos: Path) -> Iterator[Any]:
-    """The file system with a bucket of 200 images, one of which is none."""
+    """A file system with a bucket of 200 images, one of which cannot be decoded."""
     fs = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
     fs.mkdir(BUCKET)
     for folder in ("1", "3"):
@@ -77,7 +77,7 @@ def test_from_and_to(
     bucket: Any,
     tmp_path: Path,
 ) -> None:
-    """Killed in between, it goes on after the parts that lie in the bucket."""
+    """A run that was killed resumes after the parts in the bucket."""
     out = f"s3://{BUCKET}/out/all.parquet"
     options = ("--part-size", "32", "--workers", "0")
     process = start(f"s3://{BUCKET}/in", out, *options)
@@ -90,7 +90,7 @@ def test_from_and_to(
     status, stdout, stderr = finish(f"s3://{BUCKET}/in", out, *options)
     assert (status, stderr) == (3, "")
     assert f"{32 * len(kept)} were done earlier" in stdout
-    # Nothing else is left, and the rows are those of the same images on this machine.
+    # Nothing else is left, and the rows equal those of the same images on this machine.
     assert bucket.find(f"{BUCKET}/out") == [f"{BUCKET}/out/all.parquet"]
     (tmp_path / "remote.parquet").write_bytes(bucket.cat_file(out))
     bucket.get(f"{BUCKET}/in/", str(tmp_path / "copy"), recursive=True)
@@ -107,12 +107,32 @@ def test_parquet_files(finish: Callable[..., Any], bucket: Any, tmp_path: Path) 
     assert pq.read_metadata(tmp_path / "out.parquet").num_rows == 500
 
 
+def test_keys_are_not_patterns(
+    finish: Callable[..., Any], bucket: Any, photos: Path, tmp_path: Path
+) -> None:
+    file = (photos / "0" / "0000.png").read_bytes()
+    keys = ["a*.png", "br[2021]/x.png", "photo1.png", "photo?.png", "photo[1].png"]
+    for key in [*keys, "out1.parquet"]:
+        bucket.pipe_file(f"{BUCKET}/odd/{key}", file)
+    out = f"s3://{BUCKET}/odd/out[1].parquet"
+    for options in ((), ("--overwrite",)):
+        status, _, stderr = finish(f"s3://{BUCKET}/odd/photo[1].png", out, *options)
+        assert (status, stderr) == (0, "")
+    # Replacing out[1].parquet did not remove out1.parquet.
+    assert bucket.exists(f"{BUCKET}/odd/out1.parquet")
+    for name in ("out1.parquet", "out[1].parquet"):
+        bucket.rm_file(f"{BUCKET}/odd/{name}")
+    status, _, stderr = finish(f"s3://{BUCKET}/odd", tmp_path / "all.parquet", "--workers", "0")
+    assert (status, stderr) == (0, "")
+    assert pq.read_table(tmp_path / "all.parquet")["id"].to_pylist() == keys
+
+
 def test_a_bucket_that_is_not_there(
     finish: Callable[..., Any], variables: dict[str, str], photos: Path
 ) -> None:
     status, _, stderr = finish("s3://nowhere/in", "out.parquet")
     assert status == 1
-    assert stderr.startswith("zoo: s3://nowhere/in: there is nothing")
+    assert stderr == "zoo: s3://nowhere/in does not exist\n"
     status, _, stderr = finish(photos / "1", "s3://nowhere/out.parquet")
     assert status == 1
     assert "Traceback" not in stderr

@@ -1,18 +1,20 @@
-"""Embedding of any number of images into one parquet file: ``zoo embed``.
+"""Embedding any number of images into one Parquet file: ``zoo embed``.
 
-    SOURCE ──sources──> listing ──> parts of some thousand images, in the listing's order
-    part   ──decoding (processes, ahead)──> pixels ──encoder──> part-000000.parquet
-    parts  ──run──> the output, visible only when it is whole
+    source ──sources──> a listing ──> parts of some thousand images, in the listing's order
+    part   ──decoding (in processes, ahead)──> pixels ──encoder──> part-000000.parquet
+    parts  ──run──> the output, which appears when it is complete
 
-A part is done once its file is there, and no part depends on how or when another was made: a run
-that was killed goes on after the parts that it finished, on one machine or on many
-(`repzoo.bulk.on_ray`), and ends with the same bytes.
+A part is finished once its file exists. Its content does not depend on how or when other parts are
+computed. So a run that was killed continues after the finished parts, on one machine or on many,
+and ends with the same bytes.
 
-    job         what is embedded, with what, into what; what of it is there already
-    places      files and object stores alike, by fsspec
-    sources     what a source holds, and its images by part
+    formats     which file names are images
+    folders     walking a local folder
+    places      files on this machine and in object stores, through fsspec
+    sources     the files of a source, and the images of each part
+    job         the description of a run, which its output depends on
     decoding    image files -> pixels, in processes
-    parts       the rows of a part: the code that every engine runs
-    run         from a source to an output, restartable
+    parts       the rows of a part, for every engine
+    run         from a source to an output, resumable
     on_ray      the parts on a Ray cluster
 """

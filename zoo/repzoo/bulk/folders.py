@@ -32,6 +32,19 @@ class FolderEntry(NamedTuple):
     #: Why the entry cannot be read, or None.
     error: OSError | None = None
 
+    @classmethod
+    def of(cls, root: Path, path: str) -> FolderEntry:
+        """Return the entry of one path. The path of a folder gets a slash at the end."""
+        try:
+            status = (root / path).stat()
+        except OSError as error:  # for example the target of a link does not exist
+            return cls(path, 0, 0, error)
+        if stat.S_ISDIR(status.st_mode):
+            return cls(f"{path}/", 0, 0)
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe could block forever
+            return cls(path, 0, 0, OSError(errno.EINVAL, "not a regular file"))
+        return cls(path, status.st_size, status.st_mtime_ns)
+
     @property
     def is_gone(self) -> bool:
         """Whether there is nothing to read: the target of a link, for example, does not exist."""
@@ -45,7 +58,7 @@ def walk(root: Path) -> Iterator[FolderEntry]:
     Raises:
         OSError: If ``root`` itself cannot be read.
     """
-    seen = {_identity(root.stat())}
+    seen = {_identity(root)}
     # The names still to come in ``root`` and in each subfolder on the way down.
     waiting = [("", _names(root))]
     while waiting:
@@ -53,22 +66,18 @@ def walk(root: Path) -> Iterator[FolderEntry]:
         name = next(names, None)
         if name is None:
             waiting.pop()
-            continue
-        if is_hidden(name):
-            continue
-        path = f"{below}{name}"
-        try:
-            status = (root / path).stat()
-            if stat.S_ISREG(status.st_mode):
-                yield FolderEntry(path, status.st_size, status.st_mtime_ns)
-            elif not stat.S_ISDIR(status.st_mode):  # reading a pipe could block forever
-                raise OSError(errno.EINVAL, "not a regular file")
-            elif (identity := _identity(status)) not in seen:
-                seen.add(identity)
-                path += "/"
-                waiting.append((path, _names(root / path)))
-        except OSError as error:  # a link to nothing, or a folder without permission
-            yield FolderEntry(path, 0, 0, error)
+        elif not is_hidden(name):
+            entry = FolderEntry.of(root, f"{below}{name}")
+            if not entry.path.endswith("/"):
+                yield entry
+                continue
+            try:
+                identity = _identity(root / entry.path)
+                if identity not in seen:
+                    waiting.append((entry.path, _names(root / entry.path)))
+                    seen.add(identity)
+            except OSError as error:
+                yield entry._replace(error=error)
 
 
 def printable_path(path: str) -> str:
@@ -80,5 +89,6 @@ def _names(folder: Path) -> Iterator[str]:
     return iter(sorted(path.name for path in folder.iterdir()))
 
 
-def _identity(status: os.stat_result) -> tuple[int, int]:
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
     return status.st_dev, status.st_ino

@@ -1,4 +1,4 @@
-"""Images in parquet files, in the layout of Hugging Face ``datasets``."""
+"""Images in Parquet files, in the layout of Hugging Face ``datasets``."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from repzoo.errors import InvalidInput
 
 __all__ = ["ParquetImages"]
 
-# Rows that are decoded at once: a few MB of photographs.
+# Rows that are read at once: a few MB of photographs.
 _ROWS = 64
 
 
 class ParquetImages:
-    """One parquet file with a column of images.
+    """A Parquet file with a column of images.
 
-    It is the column that the Hugging Face features call an Image, or else ``image`` or ``img``: a
-    struct of ``bytes`` and ``path``, or encoded bytes. An image that is only a path lies beside the
-    file.
+    The column is the first one whose Hugging Face feature is an Image, or else ``image`` or
+    ``img``. It holds encoded bytes, or structs of ``bytes`` and ``path``. If there are no bytes,
+    the path is relative to the Parquet file.
     """
 
     def __init__(self, place: Place) -> None:
@@ -33,17 +33,17 @@ class ParquetImages:
 
     @property
     def rows(self) -> int:
-        """How many there are.
+        """The number of images.
 
         Raises:
-            InvalidInput: if it is no parquet file, or has no images.
+            InvalidInput: If the file is not a Parquet file, or has no column of images.
         """
         assert self._column
         rows: int = self._file.metadata.num_rows
         return rows
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, bytes | str, str | None]]:
-        """Yield row, data and error of the rows from one number to another."""
+        """Yield number, data and error of each row from ``start`` to ``stop``."""
         at = 0
         for number in range(self._file.num_row_groups):
             rows = self._file.metadata.row_group(number).num_rows
@@ -64,10 +64,10 @@ class ParquetImages:
     @cached_property
     def _file(self) -> pq.ParquetFile:
         try:
-            # With a buffer, or each row group would be in memory whole.
+            # Without a buffer, whole row groups would be in memory.
             return pq.ParquetFile(self._place.open(), buffer_size=2**20)
         except (OSError, pa.ArrowException) as error:
-            raise InvalidInput(f"{self._place} cannot be read as parquet: {error}") from None
+            raise InvalidInput(f"{self._place} cannot be read as Parquet: {error}") from None
 
     @cached_property
     def _column(self) -> str:
@@ -75,7 +75,7 @@ class ParquetImages:
         name = image_column(schema)
         if name is None:
             raise InvalidInput(
-                f"{self._place} has no column of images: expected 'image' or 'img', found "
+                f"{self._place} has no column of images: expected 'image' or 'img', got "
                 f"{', '.join(schema.names[:8])}"
             )
         kind = schema.field(name).type
@@ -87,17 +87,22 @@ class ParquetImages:
         return name
 
     def _data(self, image: Any) -> tuple[bytes | str, str | None]:
+        """Return the encoded image, or its path on this machine; or else an error."""
+        path = None
         if isinstance(image, dict):
-            path = image.get("path")
-            image = image.get("bytes") or (self._beside(path) if path else None)
-        return (b"", "no image bytes") if image is None else (image, None)
-
-    def _beside(self, path: str) -> bytes | str | None:
-        """What lies beside the file, but not elsewhere."""
+            image, path = image.get("bytes"), image.get("path")
+        if image:
+            return image, None
+        if not isinstance(path, str) or not path:
+            return b"", "no image bytes"
+        if self._place.is_local:  # any path, as for datasets itself
+            file = self._place.local.parent / path
+            return (str(file), None) if file.is_file() else (b"", f"{file} is not a file")
         pure = PurePosixPath(path)
-        if pure.is_absolute() or ".." in pure.parts:
-            return None
-        there = Place(self._place.fs, self._place.path.rsplit("/", 1)[0]) / path
-        if there.is_local:
-            return str(there)
-        return there.read() if there.exists() else None
+        if pure.is_absolute() or ".." in pure.parts:  # nothing outside the remote folder
+            return b"", f"no image bytes, and {path} is outside the folder"
+        file_beside = self._place.at(self._place.path.rpartition("/")[0]) / path
+        try:
+            return file_beside.read(), None
+        except OSError as error:
+            return b"", f"{file_beside} cannot be read: {error}"

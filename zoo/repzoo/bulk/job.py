@@ -1,4 +1,4 @@
-"""What is to be done, and what of it is there."""
+"""The description of a run, which its output depends on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from repzoo.runtime.encoder import Encoder
 
 __all__ = ["JOB", "LISTING", "Job", "part_name"]
 
-#: Files beside the parts.
+#: Files in the folder of the parts.
 JOB = "job.json"
 LISTING = "listing.parquet"
 
@@ -27,15 +27,15 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that the output depends on; it stands in the output's metadata.
+    """Everything that the output depends on. It is stored in the output's metadata.
 
-    Two runs with equal jobs make the same bytes.
+    Two runs with equal jobs write the same bytes.
     """
 
     model: str
     revision: str
     source: str
-    #: see `Listing.digest`.
+    #: See `Listing.digest`.
     source_digest: str
     kind: str
     images: int
@@ -49,16 +49,16 @@ class Job:
 
     @property
     def parts(self) -> int:
-        """How many parts there are."""
+        """The number of parts."""
         return -(-self.images // self.part_size)
 
     def range(self, part: int) -> tuple[int, int]:
-        """The first image of a part, and that of the next."""
+        """Return the numbers of a part's first image and of the next part's first image."""
         return part * self.part_size, min((part + 1) * self.part_size, self.images)
 
     @property
     def schema(self) -> pa.Schema:
-        """Columns of the output: what is null is not there for an image that has an error."""
+        """The columns of the output. All but ``id`` are null, or else ``error`` is."""
         vector = pa.list_(pa.float32(), self.dim)
         fields = [pa.field("id", pa.string(), nullable=False), pa.field("embedding", vector)]
         if self.posterior:
@@ -75,15 +75,15 @@ class Job:
         """Refuse to mix two jobs.
 
         Raises:
-            Conflict: saying in what the one found differs.
+            Conflict: If the job that was found is another one; the message says in what it differs.
         """
         mine = asdict(self)
         if "source_digest" in found and found.get("source") == self.source:
             differing = [key for key in mine if found.get(key) != mine[key]]
             if set(differing) <= {"source_digest", "images"} and differing:
                 raise Conflict(
-                    f"{where} is of {found['images']:,} images of {self.source}, which has changed "
-                    f"since; --overwrite starts anew, or choose another --out"
+                    f"{where} holds {found['images']:,} images of {self.source}, which has changed "
+                    f"since; use --overwrite to start again, or another --out"
                 )
         differing = [
             f"{key.replace('_', ' ')} {_short(found.get(key))}, not {_short(mine[key])}"
@@ -92,24 +92,24 @@ class Job:
         ]
         if differing:
             raise Conflict(
-                f"{where} is of another run: {'; '.join(differing)}; --overwrite starts anew, or "
-                f"choose another --out"
+                f"{where} belongs to another run: {'; '.join(differing)}; use --overwrite to start "
+                f"again, or another --out"
             )
 
     @staticmethod
     def of_output(out: Place) -> Mapping[str, Any] | None:
-        """The job that an output is of; None if it is of none."""
+        """Return the job of an output, or None if `zoo embed` did not write it."""
         try:
             with out.open() as stream:
                 metadata = pq.read_schema(stream).metadata or {}
-            found: Mapping[str, Any] = json.loads(metadata[_KEY])
+            found = json.loads(metadata[_KEY])
         except (OSError, ValueError, KeyError, pa.ArrowException):
             return None
-        return found
+        return found if isinstance(found, dict) else None
 
     @classmethod
     def make(cls, encoder: Encoder, *, posterior: bool, normalize: bool, **rest: Any) -> Job:
-        """The job of an encoder on what else is given."""
+        """Return the job of an encoder, with the other fields given."""
         return cls(
             model=encoder.config.name,
             revision=encoder.revision,
@@ -123,7 +123,7 @@ class Job:
 
 
 def part_name(part: int) -> str:
-    """The name of a part's file."""
+    """Return the name of a part's file."""
     return f"part-{part:06d}.parquet"
 
 

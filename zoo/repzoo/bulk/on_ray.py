@@ -1,7 +1,7 @@
-"""The parts on a Ray cluster, by Ray Data: each worker runs `repzoo.bulk.parts` on some.
+"""Computing parts on a Ray cluster: each worker runs `repzoo.bulk.parts` on some of them.
 
-Workers need the package's own environment (``repzoo[ray]``), the model under the same name, the
-source, and the output's folder: on more than one machine, object stores and a hub, or shared disks.
+Workers need ``repzoo[ray]``, the model under the same name, the source, and the output's folder.
+On several machines that means object stores and a hub, or shared disks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from repzoo.bulk.decoding import Decoders
 from repzoo.bulk.job import Job
-from repzoo.bulk.parts import Done, embed_parts
+from repzoo.bulk.parts import FinishedPart, embed_parts
 from repzoo.bulk.places import Place
 from repzoo.errors import MissingExtra, RepzooError, RevisionChanged
 from repzoo.loading import load
@@ -26,25 +26,25 @@ __all__ = ["embed_on_ray"]
 
 def embed_on_ray(
     job: Job, parts: list[int], folder: Place, model: str, hub: str | None, workers: int | None
-) -> Iterator[Done]:
-    """Make the files of parts; yield each once it is there, in any order.
+) -> Iterator[FinishedPart]:
+    """Write the files of parts; yield each part once its file exists, in any order.
 
     Args:
-        job: what is to be done.
-        parts: which of its parts.
-        folder: where they go.
-        model: what `repzoo.load` takes, on each worker.
-        hub: of a model that is a name.
-        workers: how many, of one core each; by default as many as the cluster has cores.
+        job: The description of the run.
+        parts: The numbers of the parts.
+        folder: The folder of the parts.
+        model: The argument of `repzoo.load` on each worker.
+        hub: The hub of a model that is given by name.
+        workers: The number of workers, with one core each. Default: the cores of the cluster.
 
     Raises:
-        MissingExtra: if Ray is not installed.
-        RepzooError: if a worker fails.
+        MissingExtra: If Ray is not installed.
+        RepzooError: If a worker fails.
     """
-    # Ray reports what it is used for, unless it is told not to before it is imported.
+    # Ray sends usage statistics unless this is set before it is imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        # By name: type checkers need not have it.
+        # By name, so that type checkers do not need Ray.
         ray: Any = importlib.import_module("ray")
         data: Any = importlib.import_module("ray.data")
     except ImportError as error:
@@ -60,7 +60,7 @@ def embed_on_ray(
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         count = workers or int(ray.cluster_resources().get("CPU", 1))
         where = str(folder)
-        # Workers run in other folders.
+        # Workers run in other working directories.
         model = _absolute(model) if is_path(model) else model
         hub = hub and _absolute(hub)
         rows = [{"part": part} for part in parts]
@@ -73,7 +73,7 @@ def embed_on_ray(
             num_cpus=1,
         )
         for row in made.iter_rows():
-            yield Done(int(row["part"]), int(row["images"]), int(row["failed"]))
+            yield FinishedPart(int(row["part"]), int(row["images"]), int(row["failed"]))
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[-1]
         raise RepzooError(f"a worker of the Ray cluster failed: {reason}") from error
@@ -104,4 +104,6 @@ class _Worker:
         numbers = [int(part) for part in batch["part"]]
         done = list(embed_parts(self._job, numbers, self._folder, self._encoder, self._decoders))
         columns = zip(*done, strict=True)
-        return {name: list(column) for name, column in zip(Done._fields, columns, strict=True)}
+        return {
+            name: list(column) for name, column in zip(FinishedPart._fields, columns, strict=True)
+        }

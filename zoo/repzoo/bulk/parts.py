@@ -1,4 +1,4 @@
-"""The rows of parts: what every engine runs."""
+"""Computing the rows of parts, for every engine."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from repzoo.bulk.places import Place
 from repzoo.bulk.sources import Source
 from repzoo.runtime.encoder import Encoder, unit_length
 
-__all__ = ["Done", "embed_parts"]
+__all__ = ["FinishedPart", "embed_parts"]
 
 T = TypeVar("T")
 
-# Images that a process decodes at a time, and how many such batches the encoder takes at once.
-# Which images share a run of the encoder must not depend on anything but their places.
+# Images that a process decodes at a time, and batches that the encoder takes at once. Which images
+# share a run of the encoder must depend on nothing but their positions.
 _BATCH = 64
 _BATCHES = 4
 
 
-class Done(NamedTuple):
-    """A part whose file is there."""
+class FinishedPart(NamedTuple):
+    """A part whose file has been written."""
 
     part: int
     images: int
-    #: how many of them have an error.
+    #: The number of images with an error.
     failed: int
 
 
@@ -45,34 +45,34 @@ def embed_parts(
     encoder: Encoder,
     decoders: Decoders,
     advance: Callable[[int], object] = lambda _: None,
-) -> Iterator[Done]:
-    """Make the files of parts in a folder; yield each once it is there.
+) -> Iterator[FinishedPart]:
+    """Write the files of parts; yield each part once its file exists.
 
     Args:
-        job: what is to be done.
-        parts: which of its parts, in rising order.
-        folder: where they go, and where the listing of the source is.
-        encoder: that of the job.
-        decoders: for its input.
-        advance: called with how many more images have been embedded.
+        job: The description of the run.
+        parts: The numbers of the parts, in ascending order.
+        folder: The folder of the parts, with the listing of the source.
+        encoder: The encoder of the job.
+        decoders: Decoders for the encoder's input.
+        advance: Called with the number of images embedded since the last call.
     """
     source = Source(job.source)
     with pq.ParquetFile((folder / LISTING).buffered()) as listing:
         batches = _batches(job, parts, source, listing)
-        # Reading waits for a disk or a network: it happens beside the rest.
+        # Reading waits for a disk or a network, so it runs in another thread.
         for part, decoded in groupby(decoders.map(_ahead(batches)), lambda batch: batch.part):
             rows = _Rows(job)
             while some := list(islice(decoded, _BATCHES)):
                 rows.add(some, encoder)
                 advance(sum(len(batch.ids) for batch in some))
             (folder / part_name(part)).write(rows.parquet())
-            yield Done(part, len(rows.ids), len(rows.errors))
+            yield FinishedPart(part, len(rows.ids), len(rows.errors))
 
 
 def _batches(
     job: Job, parts: Iterable[int], source: Source, listing: pq.ParquetFile
 ) -> Iterator[Batch]:
-    # Parts that follow each other are read in one go.
+    # Consecutive parts are read together.
     for _, run in groupby(enumerate(parts), lambda pair: pair[1] - pair[0]):
         numbers = [part for _, part in run]
         start, stop = job.range(numbers[0])[0], job.range(numbers[-1])[1]
@@ -84,17 +84,17 @@ def _batches(
 
 
 class _Rows:
-    """The rows of one part as they come."""
+    """The rows of one part, as they are computed."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._columns: dict[str, list[np.ndarray]] = {}
         self.ids: list[str] = []
-        #: by place in the part.
+        #: By position in the part.
         self.errors: dict[int, str] = {}
 
     def add(self, batches: list[Decoded], encoder: Encoder) -> None:
-        """Embed the images of some batches, all at once."""
+        """Embed the images of several batches at once."""
         for batch in batches:
             for number, error in batch.errors.items():
                 self.errors[len(self.ids) + number] = error
@@ -112,7 +112,7 @@ class _Rows:
         self._keep("embedding", unit_length(embedding) if self._job.normalize else embedding)
 
     def parquet(self) -> bytes:
-        """The part's file."""
+        """Return the content of the part's file."""
         bad = np.zeros(len(self.ids), bool)
         bad[list(self.errors)] = True
         columns = []
@@ -133,7 +133,7 @@ class _Rows:
 
 
 def _column(kind: pa.DataType, chunks: list[np.ndarray], bad: np.ndarray) -> pa.Array:
-    """The values of the good rows, in order, with nulls at the bad ones."""
+    """Return a column with the values of the good rows, and nulls in the bad ones."""
     mask = pa.array(bad)
     vectors = pa.types.is_fixed_size_list(kind)
     values = np.zeros((len(bad), kind.list_size) if vectors else len(bad), np.float32)
@@ -145,7 +145,7 @@ def _column(kind: pa.DataType, chunks: list[np.ndarray], bad: np.ndarray) -> pa.
 
 
 def _ahead(items: Iterable[T], count: int = 4) -> Iterator[T]:
-    """The same items, made in a thread that is a few ahead."""
+    """Yield the items, which a thread makes a few at a time ahead."""
     made: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(count)
     left = threading.Event()
 

@@ -1,4 +1,4 @@
-"""From a source to an output, on this machine or with others, any number of times."""
+"""Embedding a source into an output, on this machine or a cluster; safe to repeat."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ Engine = Literal["local", "ray"]
 
 _LOCK = "lock"
 
-#: For fewer images, starting processes takes longer than decoding.
+#: Below this number of images, starting processes takes longer than decoding.
 _FEW = 512
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What came of a run."""
+    """The result of a run."""
 
     out: str
     job: Job
-    #: images that have an error in place of an embedding.
+    #: Number of images that have an error instead of an embedding.
     failed: int
-    #: the first few of these, with their errors.
+    #: IDs and errors of the first few of them.
     examples: tuple[tuple[str, str], ...]
-    #: files of the source that are neither images nor parquet.
+    #: Number of files of the source that are neither images nor Parquet files.
     skipped: int
-    #: images that this run embedded; the others were there already.
+    #: Number of images that this run embedded; earlier runs did the others.
     done_now: int
     seconds: float
 
@@ -68,43 +68,43 @@ def embed_all(
     part_size: int = 4096,
     overwrite: bool = False,
 ) -> Summary:
-    """Embed all images of a source into one parquet file.
+    """Embed all images of a source into one Parquet file.
 
-    Interrupted in any way, even by SIGKILL, the same call goes on after the last part that was
-    finished (they lie in ``OUT.parts``), and ends with the same bytes. The output appears when it
-    is whole. Embeddings are float32 lists of a fixed size; an image that is none has nulls, and
-    its error beside them.
+    If the call is interrupted in any way, even by SIGKILL, the same call resumes after the last
+    finished part (the parts are in ``OUT.parts``), and ends with the same bytes. The output appears
+    when it is complete. Embeddings are float32 lists of a fixed size. An image that cannot be read
+    or decoded has nulls and an error instead.
 
     Args:
-        source: a folder, a pattern, an image; a parquet file or a folder of them, as those of
-            Hugging Face ``datasets``; or a URL of these that fsspec knows.
-        out: path or URL of the parquet file.
-        model: what `repzoo.load` takes.
-        hub: of a model that is a name.
-        posterior: add the column ``variance``.
-        normalize: divide each embedding by its Euclidean length.
-        provider: "cpu" or "cuda"; by default CUDA where it works.
-        engine: "local", or "ray": on the cluster of ``RAY_ADDRESS``, or one that is started here.
-        workers: processes that decode (0: this one does); with Ray, that embed. By default as many
-            as there are cores.
-        part_size: images in a part.
-        overwrite: drop what is there of another run, output included.
+        source: An image, a folder, a pattern, or one or more Parquet files as in Hugging Face
+            ``datasets``; or a URL of any of these that fsspec understands.
+        out: The path or URL of the output.
+        model: The argument of `repzoo.load`.
+        hub: The hub of a model that is given by name.
+        posterior: Add the column ``variance``.
+        normalize: Divide each embedding by its Euclidean length.
+        provider: "cpu" or "cuda"; the default is CUDA if it works.
+        engine: "local", or "ray" for the cluster at ``RAY_ADDRESS`` or one that is started here.
+        workers: The number of processes that decode (0 decodes in this one) or, with Ray, embed.
+            Default: one per core.
+        part_size: The number of images per part.
+        overwrite: Discard the output and the parts of another run.
 
     Raises:
-        Conflict: if the output, or what is there of it, is of another model, source or kind.
-        InvalidInput: if the source holds no images, or an argument cannot be used.
-        UnsupportedOperation: if the model has no posterior, and that was asked for.
-        MissingExtra: if what is needed is not installed.
-        HubError, OSError: if something cannot be read or written.
+        Conflict: If the output or its parts belong to another run.
+        InvalidInput: If the source holds no images, or an argument is invalid.
+        UnsupportedOperation: If ``posterior`` is set and the model has none.
+        MissingExtra: If a required library is not installed.
+        HubError, OSError: If something cannot be read or written.
     """
     if not out.endswith(".parquet"):
-        raise InvalidInput(f"--out {out}: expected a name that ends with .parquet")
+        raise InvalidInput(f"--out {out}: expected a name that ends in .parquet")
     start = time.monotonic()
     encoder = load(model, hub=hub, provider=provider)
     if posterior and not encoder.config.has_posterior:
         raise UnsupportedOperation(f"{encoder.config.name} has no posterior")
     target = Place.of(out)
-    folder = target.beside(".parts")
+    folder = target.at(f"{target.path}.parts")
     found = Source(source)
     listing = found.look(besides=target)
     job = Job.make(
@@ -158,25 +158,27 @@ def _embed_here(
 
 
 def _is_there(job: Job, target: Place) -> bool:
-    """Whether the output is finished.
+    """Return whether the output is finished.
 
     Raises:
-        Conflict: if it is something else.
+        Conflict: If the file is something else.
     """
     if not target.exists():
         return False
     found = Job.of_output(target)
     if found is None:
-        raise Conflict(f"{target} is there and not by zoo embed; --overwrite replaces it")
+        raise Conflict(
+            f"{target} exists and was not written by zoo embed; use --overwrite to replace it"
+        )
     job.require_same(target, found)
     return True
 
 
 def _begin(job: Job, folder: Place, listing: bytes) -> None:
-    """Leave the folder with the job's description, or find it there.
+    """Write the job's description and listing into the folder, unless they are there.
 
     Raises:
-        Conflict: if it is that of another job.
+        Conflict: If the folder belongs to another job.
     """
     if (folder / JOB).exists():
         job.require_same(folder, json.loads((folder / JOB).read()))
@@ -186,7 +188,7 @@ def _begin(job: Job, folder: Place, listing: bytes) -> None:
 
 
 def _join(job: Job, folder: Place, target: Place) -> None:
-    """Make the output of the parts: a row group each."""
+    """Join the parts into the output, with a row group for each."""
     with _scratch(folder) as made:
         with no_space_at(made), pq.ParquetWriter(made, job.schema) as writer:
             for number in range(job.parts):
@@ -195,16 +197,21 @@ def _join(job: Job, folder: Place, target: Place) -> None:
                 try:
                     table = pq.read_table(part.buffered())
                 except pa.ArrowException as error:
-                    raise HubError(f"{part} is damaged ({error}); remove it and go on") from None
+                    raise HubError(
+                        f"{part} is damaged ({error}); remove it and try again"
+                    ) from None
                 if len(table) != stop - first:
-                    raise HubError(f"{part} has {len(table)} rows; remove it and go on")
+                    raise HubError(
+                        f"{part} has {len(table)} rows, expected {stop - first}; remove it and try "
+                        "again"
+                    )
                 writer.write_table(table, row_group_size=len(table))
         target.take(made)
 
 
 @contextmanager
 def _scratch(folder: Place) -> Iterator[Path]:
-    """Where the output is made: beside its place, or else a temporary folder of this machine."""
+    """Yield a path for joining: in the folder of the parts if it is local, or a temporary one."""
     if folder.is_local:
         yield folder.local / "joined"
         return
@@ -213,11 +220,11 @@ def _scratch(folder: Place) -> Iterator[Path]:
 
 
 def _failures(target: Place, most: int = 5) -> tuple[int, tuple[tuple[str, str], ...]]:
-    """How many images have an error, and some of them."""
+    """Return the number of images with an error, and the first few of them."""
     failed, examples = 0, []
     with target.open() as stream, pq.ParquetFile(stream) as file:
         for number in range(file.num_row_groups):
-            # Nearly all groups say in their statistics that they have none.
+            # The statistics of most row groups show that they have no errors.
             group = file.metadata.row_group(number)
             statistics = group.column(group.num_columns - 1).statistics
             if statistics is not None and statistics.null_count == group.num_rows:
@@ -236,7 +243,7 @@ def _empty(folder: Place) -> None:
 
 @contextmanager
 def _alone(folder: Place) -> Iterator[None]:
-    """Keep other runs on this machine from the same output; leave no empty folder."""
+    """Keep other runs on this machine away from the same output; leave no empty folder."""
     if not folder.is_local:
         yield
         return
@@ -249,13 +256,13 @@ def _alone(folder: Place) -> Iterator[None]:
             except FileNotFoundError:
                 continue
             if not lock.exists():
-                continue  # whoever held it has finished, and removed it
+                continue  # the run that held it has finished and removed it
             try:
                 yield
             finally:
                 if folder.names() == {_LOCK}:
                     lock.unlink()
-                    with suppress(OSError):  # another run has just made its own
+                    with suppress(OSError):  # another run has just created its own lock
                         folder.local.rmdir()
             return
 

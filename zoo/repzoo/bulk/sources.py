@@ -1,13 +1,14 @@
-"""What a source holds: a listing, made once, and from it the images of each part.
+"""The files of a source, listed once, and the images of each part.
 
-The listing is a parquet file beside the parts, so that a source of any length needs no memory,
-every worker sees the same order, and a source that has changed since is noticed.
+The listing is a Parquet file in the folder of the parts. With it, a source of any length needs no
+memory, every worker sees the same order, and changes of the source are noticed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,50 +18,52 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.core import has_magic  # type: ignore[import-untyped]
 
+from repzoo.bulk.folders import FolderEntry, printable_path, walk
+from repzoo.bulk.formats import is_hidden, is_image_name
 from repzoo.bulk.images_in_parquet import ParquetImages
 from repzoo.bulk.places import Place, require_utf8
 from repzoo.errors import InvalidInput
 
 __all__ = ["Item", "Listing", "Source"]
 
-#: File names that are taken for images where a folder is given; others are passed over.
-_SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff"),
-    ".webp",
-)
-
 _SCHEMA = pa.schema(
-    [("path", pa.string()), ("size", pa.int64()), ("stamp", pa.string()), ("rows", pa.int64())]
+    [
+        ("path", pa.string()),
+        ("size", pa.int64()),
+        ("stamp", pa.string()),
+        ("rows", pa.int64()),
+        ("error", pa.string()),
+    ]
 )
 
-#: Rows that are gathered before they are written to a listing: one row group.
+#: Rows per row group of a listing.
 _GROUP = 8192
 
 
 class Item(NamedTuple):
     """One image of a source."""
 
-    #: its path below the source; of a parquet file, ``FILE:ROW``.
+    #: The path below the source; ``FILE:ROW`` for an image in a Parquet file.
     id: str
-    #: the encoded file, or its path on this machine.
+    #: The encoded file, or its path on this machine.
     data: bytes | str = b""
-    #: why there is no data.
+    #: Why there is no data, or None.
     error: str | None = None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source held when it was listed."""
+    """The files of a source at the time of listing."""
 
     #: "images" or "parquet".
     kind: str
-    #: how many images.
+    #: Number of images.
     images: int
-    #: sha256 over the names, sizes and times (or ETags) of its files, in hex.
+    #: sha256 of the names, sizes and times (or ETags) of the files, in hex.
     digest: str
-    #: other files, which are passed over.
+    #: Number of other files, which are skipped.
     skipped: int
-    #: the parquet file with all of it.
+    #: The listing as a Parquet file.
     data: bytes
 
 
@@ -68,44 +71,47 @@ class _File(NamedTuple):
     path: str  # below the root
     size: int
     stamp: str
+    error: str | None = None
 
 
 class Source:
-    """A folder, a file, a pattern, or a parquet file or folder of them, local or by URL.
+    """An image, a Parquet file, a folder of either, or a pattern; a local path or a URL.
+
+    A path or a part of one that exists is not a pattern, whatever characters it contains.
 
     Args:
-        url: of it.
+        url: The path, pattern or URL.
 
     Raises:
-        InvalidInput: if there is nothing, or no such kind of URL.
+        InvalidInput: If it does not exist, or its protocol is unknown.
     """
 
     def __init__(self, url: str) -> None:
         place = Place.of(url)
-        self._pattern = place.path if has_magic(place.path) else None
-        if self._pattern is not None:
-            fixed = place.path.split("*")[0].split("?")[0].split("[")[0]
-            place = Place(place.fs, posixpath.dirname(fixed))
+        self._pattern = None
+        self._is_file = place.is_file()
+        self._root, self._name = place, place.name
+        if self._is_file:
+            self._root = place.at(posixpath.dirname(place.path))
         elif not place.exists():
-            raise InvalidInput(f"{url}: there is nothing")
-        self._is_file = self._pattern is None and place.is_file()
-        self._root = Place(place.fs, posixpath.dirname(place.path)) if self._is_file else place
-        self._name = place.name
+            if not has_magic(place.path):
+                raise InvalidInput(f"{url} does not exist")
+            self._pattern = place.path
+            self._root = _fixed_part(place)
 
     def __str__(self) -> str:
         if self._pattern is not None:
-            return str(Place(self._root.fs, self._pattern))
+            return str(self._root.at(self._pattern))
         return str(self._root / self._name if self._is_file else self._root)
 
     def look(self, besides: Place) -> Listing:
-        """See what it holds now.
+        """List the files that the source holds now.
 
         Args:
-            besides: an output, which may lie in it and is no part of it; neither are its parts.
+            besides: An output, which may be in the source. It and its parts are not listed.
 
         Raises:
-            InvalidInput: if that is no image, or images and parquet files together, or the name of
-                one is not UTF-8.
+            InvalidInput: If there are no images, or both images and Parquet files.
         """
         kinds: dict[str, str] = {}
         digest, images, skipped = hashlib.sha256(), 0, 0
@@ -113,23 +119,27 @@ class Source:
         group: list[dict[str, Any]] = []
         with pq.ParquetWriter(buffer, _SCHEMA) as writer:
             for file in self._files():
-                path = (self._root / file.path).path
-                if path == besides.path or path.startswith(f"{besides.path}.parts/"):
-                    continue
                 kind = self._kind(file.path)
+                may_be_output = kind == "parquet" or ".parquet.parts/" in file.path
+                if may_be_output and self._is_output(file.path, besides):
+                    continue
                 if kind is None:
                     skipped += 1
                     continue
                 kinds.setdefault(kind, file.path)
-                if len(kinds) == 2:
+                if {"images", "parquet"} <= kinds.keys():
                     raise InvalidInput(
-                        f"{self} holds images ({kinds['images']}) and parquet files "
-                        f"({kinds['parquet']}): say which by a pattern, such as "
+                        f"{self} holds images ({kinds['images']}) and Parquet files "
+                        f"({kinds['parquet']}); choose one kind with a pattern, such as "
                         f"'{self._root}/**/*.parquet'"
                     )
-                require_utf8(path)
-                rows = 1 if kind == "images" else ParquetImages(self._root / file.path).rows
-                digest.update(f"{file.path}\0{file.size}\0{file.stamp}\0{rows}\n".encode())
+                rows = 1
+                if kind == "parquet":
+                    rows = ParquetImages(self._root / file.path).rows
+                line = f"{file.path}\0{file.size}\0{file.stamp}\0{rows}"
+                digest.update(
+                    f"{line}\0{file.error}\n".encode() if file.error else f"{line}\n".encode()
+                )
                 images += rows
                 group.append({**file._asdict(), "rows": rows})
                 if len(group) == _GROUP:
@@ -138,37 +148,40 @@ class Source:
             if group:
                 writer.write_table(pa.Table.from_pylist(group, _SCHEMA))
         if not images:
-            raise InvalidInput(f"{self} holds no images ({skipped} other files)")
-        (kind,) = kinds
+            raise InvalidInput(f"{self} holds no images ({skipped:,} other files)")
+        kind = "parquet" if "parquet" in kinds else "images"
         return Listing(kind, images, digest.hexdigest(), skipped, buffer.getvalue())
 
     def items(self, listing: pq.ParquetFile, kind: str, start: int, stop: int) -> Iterator[Item]:
-        """The images from one number of the listing to another.
+        """Yield the images of a listing from ``start`` to ``stop``.
 
-        Those of a remote source come without their data: see `fetch`.
+        Images of a remote source come without their data, see `fetch`.
         """
         at = 0
         for number in range(listing.num_row_groups):
             rows = listing.metadata.row_group(number).num_rows
-            if kind == "images" and at + rows <= start:  # one image a row: not ours
+            if kind == "images" and at + rows <= start:  # a row is one image
                 at += rows
                 continue
-            group = listing.read_row_group(number, columns=["path", "rows"])
-            for path, count in zip(*(column.to_pylist() for column in group.columns), strict=True):
+            group = listing.read_row_group(number, columns=["path", "rows", "error"])
+            for row in group.to_pylist():
+                path, count = row["path"], row["rows"]
                 if at >= stop:
                     return
                 if at + count > start:
-                    if kind == "images":
+                    if row["error"] is not None:
+                        yield Item(path, error=row["error"])
+                    elif kind == "images":
                         yield Item(path, str(self._root / path) if self._root.is_local else b"")
                     else:
                         first, last = max(start - at, 0), min(stop - at, count)
                         images = ParquetImages(self._root / path)
-                        for row, data, error in images.read(first, last):
-                            yield Item(f"{path}:{row}", data, error)
+                        for index, data, error in images.read(first, last):
+                            yield Item(f"{path}:{index}", data, error)
                 at += count
 
     def fetch(self, items: list[Item]) -> list[Item]:
-        """The same items, with the data of those that lie elsewhere."""
+        """Return the items with the data of remote files."""
         missing = [item.id for item in items if not item.data and item.error is None]
         if self._root.is_local or not missing:
             return items
@@ -178,7 +191,7 @@ class Source:
         def complete(item: Item) -> Item:
             if item.id not in wanted:
                 return item
-            data = found.get(item.id, FileNotFoundError("it is gone"))
+            data = found.get(item.id, FileNotFoundError("it no longer exists"))
             if isinstance(data, Exception):
                 return Item(item.id, error=f"cannot be read: {data}")
             return Item(item.id, data)
@@ -186,34 +199,81 @@ class Source:
         return [complete(item) for item in items]
 
     def _files(self) -> Iterator[_File]:
-        if self._is_file:
-            found = [(self._root / self._name).info()]
+        """Yield the files, in an order that depends on their names only."""
+        if self._root.is_local:
+            yield from map(self._local_file, self._local_entries())
+        elif self._is_file:
+            yield self._remote_file((self._root / self._name).info())
         elif self._pattern is not None:
-            # The one listing that is in memory whole.
-            found = Place(self._root.fs, self._pattern).matching()
+            # In memory, unlike other listings.
+            found = self._root.matching(self._below(self._pattern))
+            yield from (self._remote_file(info) for info in found if info["type"] == "file")
         else:
-            yield from self._walk(self._root.path)
-            return
-        yield from (self._file(info) for info in found if info["type"] == "file")
+            yield from self._remote_walk(self._root.path)
 
-    def _walk(self, folder: str) -> Iterator[_File]:
-        """All files below a folder, in an order that depends on nothing but their names."""
-        for info in Place(self._root.fs, folder).entries():
+    def _local_entries(self) -> Iterator[FolderEntry]:
+        root = self._root.local
+        if self._is_file:
+            yield FolderEntry.of(root, self._name)
+        elif self._pattern is not None:
+            for info in self._root.matching(self._below(self._pattern)):
+                entry = FolderEntry.of(root, self._below(info["name"]))
+                if not entry.path.endswith("/"):
+                    yield entry
+        else:
+            yield from walk(root)
+
+    def _local_file(self, entry: FolderEntry) -> _File:
+        path = printable_path(entry.path)
+        if path != entry.path:
+            if self._kind(path) == "parquet":
+                require_utf8(entry.path)
+            return _File(path, 0, "", "its name is not UTF-8")
+        if entry.error is not None:
+            return _File(path, 0, "", f"cannot be read: {entry.error.strerror or entry.error}")
+        seconds, nanoseconds = divmod(entry.mtime_ns, 10**9)
+        return _File(path, entry.size, str(seconds + 1e-9 * nanoseconds))
+
+    def _remote_walk(self, folder: str) -> Iterator[_File]:
+        for info in self._root.at(folder).entries():
             name = info["name"].rstrip("/")
-            if name == folder or posixpath.basename(name).startswith("."):
+            if name == folder or is_hidden(posixpath.basename(name)):
                 continue  # object stores list some folders in themselves
             if info["type"] == "file":
-                yield self._file(info)
-            elif info["type"] == "directory" and not info.get("islink"):
-                yield from self._walk(name)
+                yield self._remote_file(info)
+            elif info["type"] == "directory":
+                yield from self._remote_walk(name)
 
-    def _file(self, info: dict[str, Any]) -> _File:
-        stamp = next((info[k] for k in ("ETag", "mtime", "LastModified") if k in info), "")
-        path = info["name"].removeprefix(self._root.path).lstrip("/")
-        return _File(path, info["size"] or 0, str(stamp))
+    def _remote_file(self, info: dict[str, Any]) -> _File:
+        keys = ("ETag", "mtime", "LastModified", "CRC")
+        stamp = next((info[key] for key in keys if key in info), "")
+        return _File(self._below(info["name"]), info["size"] or 0, str(stamp))
+
+    def _below(self, path: str) -> str:
+        return path.removeprefix(self._root.path).lstrip("/")
+
+    def _is_output(self, path: str, output: Place) -> bool:
+        """Whether a file is an output or one of its parts, also through a link."""
+        place, other = (self._root / path).path, output.path
+        if self._root.is_local:
+            place, other = os.path.realpath(place), os.path.realpath(other)
+        return place == other or place.startswith(f"{other}.parts/")
 
     def _kind(self, path: str) -> str | None:
         if path.lower().endswith(".parquet"):
             return "parquet"
+        if path.endswith("/"):
+            return "folders"  # one that cannot be read
         named = self._is_file or self._pattern is not None
-        return "images" if named or path.lower().endswith(_SUFFIXES) else None
+        return "images" if named or is_image_name(path) else None
+
+
+def _fixed_part(pattern: Place) -> Place:
+    """Return the folder that a pattern starts with: all components up to the first that varies."""
+    folder = ""
+    for name in pattern.path.split("/")[:-1]:
+        path = f"{folder}{name}"
+        if has_magic(name) and not pattern.at(path).exists():
+            break
+        folder = f"{path}/"
+    return pattern.at(folder.rstrip("/") or folder)
