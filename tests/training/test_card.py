@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub.repocard_data import ModelCardData, model_index_to_eval_results
 from repzoo_training.evaluation.report import EvaluationReport, Measure, Unit
-from repzoo_training.export.card import _licence, _network, _results
+from repzoo_training.export.card import _citation, _licence, _network, _results
+from repzoo_training.export.costs import graph_costs
+from repzoo_training.export.graphs import write_graph
 from repzoo_training.networks import NetworkSpec
+from repzoo_training.recipes.recipe import Recipe
+from repzoo_training.recipes.registry import list_recipes
 
 
 @pytest.mark.parametrize(
@@ -49,6 +54,35 @@ def test_licences_are_the_hubs(tmp_path: Path) -> None:
     for licence in ("other", "My Licence 1.0"):
         data = ModelCardData(**_licence(licence, tmp_path))
         assert (data.license, data.license_link) == ("other", "LICENSE")
+
+
+@pytest.mark.parametrize("recipe", list_recipes(), ids=lambda recipe: recipe.name)
+def test_the_paper_of_every_recipe_has_a_bibtex_entry(recipe: Recipe) -> None:
+    if recipe.paper is None:
+        return
+    entry = _citation(recipe.paper)
+    assert f"eprint = {{{recipe.paper.removeprefix('arXiv:')}}}" in entry
+    assert "title = {" in entry
+    assert "author = {" in entry
+
+
+def test_an_unknown_paper_is_still_cited() -> None:
+    assert "eprint = {2501.00001}" in _citation("arXiv:2501.00001")
+    assert _citation("https://example.com/paper.pdf") == _citation(None) == ""
+
+
+def test_costs_are_those_of_the_graph(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, stride=2, padding=1, groups=1),
+        torch.nn.ConvTranspose2d(8, 4, 2, stride=2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4 * 8 * 8, 5),
+    ).eval()
+    path = tmp_path / "graph.onnx"
+    write_graph(network, path, {"x": torch.zeros(2, 3, 8, 8)}, output_names=["y"])
+    parameters = sum(p.numel() for p in network.parameters())
+    products = 4 * 4 * 8 * 27 + 4 * 4 * 8 * 4 * 4 + 256 * 5
+    assert graph_costs(path) == (parameters, products)
 
 
 def measure(name: str, value: float, unit: Unit, task: str | None = None) -> Measure:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -325,6 +327,19 @@ def test_compare_prints_what_evaluation_found_and_draws_it(
     errors = model.reconstruct(images.images[:200]).error
     scaled = images.images[:200] / np.float32(255)
     assert errors.mean() < 0.9 * scaled.var(0).mean()
+
+
+def test_progress_is_shown_on_stderr_only(trained: dict[str, Path]) -> None:
+    """With a terminal as stderr, bars name the run; stdout has nothing but the table."""
+    leader, follower = pty.openpty()
+    command = [ZOO, "compare", trained["a"], "--measures", "knn,clustering", "--no-figures"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=follower, check=True)
+    os.close(follower)
+    shown = os.read(leader, 2**20).decode()
+    os.close(leader)
+    assert "comparing: 100%" in shown
+    assert f"{trained['a'].name}]" in shown
+    assert done.stdout.decode().startswith("mnist: ")
 
 
 def test_without_figures_there_is_no_folder(trained: dict[str, Path], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from repzoo.packages.package import Package
 from repzoo.runtime.golden import check_golden
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.export import export_run
+from repzoo_training.export.card import render_card
 from repzoo_training.export.pictures import draw_neighbours
 from repzoo_training.loop.trained import TrainedModel
 from repzoo_training.loop.trainer import train
@@ -395,6 +397,106 @@ def test_images_that_may_not_be_passed_on_stay_out(tmp_path: Path) -> None:
     assert "no test split" in card
     assert "Samples of the model itself" in card
     assert repzoo.load(tmp_path / "package").config.probes == ()
+
+
+def photos(count: int, labels: list[int] | None, classes: tuple[str, ...] = ()) -> ImageDataset:
+    images = np.random.default_rng(count).integers(0, 256, (count, 28, 28, 1), dtype=np.uint8)
+    return ImageDataset("photos", images, None if labels is None else np.array(labels), classes)
+
+
+@pytest.mark.parametrize(
+    ("splits", "measured"),
+    [
+        ((photos(1, None), None), None),
+        ((photos(1, None), photos(1, None)), set()),
+        ((photos(1, [0], ("a",)), photos(1, [0], ("a",))), set()),
+        ((photos(3, [0, 1, 0], ("a", "b")), photos(2, [0, 1], ("a", "b"))), {"knn", "gmm"}),
+        ((photos(2, [0, 1], ("a", "b", "c")), photos(2, [0, 2], ("a", "b", "c"))), {"knn"}),
+    ],
+    ids=["one image", "one image each", "one class", "fewer images than k", "than classes"],
+)
+@pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_run_of_few_images_is_exported(
+    splits: tuple[ImageDataset, ImageDataset | None], measured: set[str] | None, tmp_path: Path
+) -> None:
+    tiny = ("images_per_step=1", "views_per_image=2", "views=4", "network.widths=[16,8]")
+    recipe = override(find_recipe("simvae-mnist"), (*tiny, "precision=float32"))
+    run = train(recipe, splits[0], tmp_path / "run", progress=False)
+    out = tmp_path / "package"
+    export_run(run.path, out, *splits, name="mine", progress=False)
+    Package.open(out).verify()
+    assert check_golden(repzoo.load(out, provider="cpu"))
+    assert repzoo.load(out).generate(2, seed=0).images.shape == (2, 28, 28, 1)
+    report = json.loads((out / "metrics.json").read_text())["evaluation"]
+    if measured is None:
+        assert report is None
+        return
+    names = {m["name"].split("_")[0] for m in report["measures"]} & {"knn", "gmm"}
+    of_classes = {m["name"] for m in report["measures"] if m["task"] == "class"}
+    assert {name.split("_")[0] for name in of_classes} & {"knn", "gmm"} == measured, names
+    for measure in report["measures"]:
+        if measure["name"].startswith("knn_c"):
+            assert measure["protocol"]["k"] == len(splits[0])
+
+
+def test_the_snippet_on_the_card_runs_without_repzoo(
+    package: Path, mnist: tuple[ImageDataset, ImageDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = (package / "README.md").read_text()
+    _, plain = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert "repzoo" not in plain
+    monkeypatch.chdir(package)
+    Image.fromarray(mnist[1].images[0, ..., 0]).save(package / "image.png")
+    try:
+        values: dict[str, np.ndarray] = {}
+        exec(plain, values)
+    finally:
+        (package / "image.png").unlink()
+    expected = repzoo.load(package, provider="cpu").posterior(mnist[1].images[:1])
+    np.testing.assert_allclose(values["embedding"], expected.mean, atol=1e-5)
+    np.testing.assert_allclose(np.exp(values["log_variance"]), expected.variance, rtol=1e-4)
+
+
+def test_the_card_counts_parameters_and_flops(package: Path, run: Path) -> None:
+    model = TrainedModel(run)
+    assert model.decoder is not None
+    card = (package / "README.md").read_text()
+    parameters = {
+        name: sum(p.numel() for p in module.parameters())
+        for name, module in (("encoder", model.encoder), ("decoder", model.decoder))
+    }
+    products = {
+        "encoder": 784 * 256 + 256 * 64 + 64 * 20,
+        "decoder": 10 * 64 + 64 * 256 + 256 * 784,
+    }
+    assert (
+        f"| Parameters | encoder {parameters['encoder'] / 1e3:.3g} k, "
+        f"decoder {parameters['decoder'] / 1e3:.3g} k |"
+    ) in card
+    assert (
+        f"| Compute | encoder {2 * products['encoder'] / 1e3:.3g} kFLOP per image, "
+        f"decoder {2 * products['decoder'] / 1e3:.3g} kFLOP per image |"
+    ) in card
+    assert "uint8 `[N, 28, 28, 1]`, channels last, grey" in card
+    assert "scale to cover 28×28 and crop the centre; bilinear filter" in card
+
+
+def test_the_card_needs_the_package_alone(package: Path, tmp_path: Path) -> None:
+    """Rendering again changes nothing; a package of an older version has a card as well."""
+    card = (package / "README.md").read_text()
+    assert render_card(package) == card
+    older = shutil.copytree(package, tmp_path / "older")
+    metrics = json.loads((older / "metrics.json").read_text())
+    del metrics["training"]
+    (older / "metrics.json").write_text(json.dumps(metrics))
+    assert "| Method | SimVAE (generative) |" in render_card(older)
+    (older / "metrics.json").unlink()
+    assert "There was no test split" in render_card(older)
+    config = json.loads((older / "config.json").read_text())
+    imported = {**config, "schema_version": 2, "training": None, "source": "timm/resnet18"}
+    (older / "config.json").write_text(json.dumps(imported))
+    assert "| Source | timm/resnet18 |" in render_card(older)
 
 
 def test_an_export_appears_whole_or_not_at_all(

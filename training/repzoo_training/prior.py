@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from repzoo.packages.arrays import write_arrays
 from repzoo.runtime.prior import Prior
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from repzoo_training.objectives import find_method
@@ -71,7 +73,10 @@ def fit_mixture(mean: Floats, log_variance: Floats | None, seed: int) -> Prior:
         init_params="k-means++",
         max_iter=200,
         random_state=seed,
-    ).fit(sample)
+    )
+    with warnings.catch_warnings():  # samples need no exact optimum, and embeddings may coincide
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        mixture.fit(sample)
     return Prior(
         mixture.weights_.astype(np.float32),
         mixture.means_.astype(np.float32),

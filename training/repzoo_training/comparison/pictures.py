@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from repzoo.files import write_atomically
+from tqdm import tqdm
 
 from repzoo_training.comparison.figures import (
     Strip,
@@ -82,7 +83,7 @@ def _strips(board: Board, images: Images, decoders: bool, progress: bool) -> Seq
     """Return the first test images, and their reconstructions by the first run of every row."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     strips: list[Strip] = []
-    for row in board.rows:
+    for row in tqdm(board.rows, "drawing", unit="row", disable=None if progress else True):
         run = row.first
         train, test = images.of(run.path, run.record)
         shown = test.images[:COLUMNS]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.errors import DataError, RunError
 from repzoo_training.evaluation import EvaluationReport, Group, evaluate_run
@@ -117,14 +119,19 @@ def measure_runs(
             raise RunError(f"{path} has no checkpoint yet: run `zoo train` first")
         images.of(path, record)
         looked_at.append((run, record, checkpoint.step, checkpoint.wall_seconds))
-    return [
-        ComparedRun(
-            path=run.path,
-            record=record,
-            report=evaluate_run(run.path, images.of(run.path, record), measures, progress=progress),
-            steps=steps,
-            wall_seconds=wall_seconds,
-            collapse=last_observation(run),
+    compared = []
+    bar = tqdm(looked_at, "comparing", unit="run", disable=None if progress else True)
+    for run, record, steps, wall_seconds in bar:
+        bar.set_postfix_str(run.path.name)
+        splits = images.of(run.path, record)
+        compared.append(
+            ComparedRun(
+                path=run.path,
+                record=record,
+                report=evaluate_run(run.path, splits, measures, progress=progress),
+                steps=steps,
+                wall_seconds=wall_seconds,
+                collapse=last_observation(run),
+            )
         )
-        for run, record, steps, wall_seconds in looked_at
-    ]
+    return compared

@@ -15,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.mixture import GaussianMixture
 
+from repzoo_training.evaluation.inputs import standardise
 from repzoo_training.evaluation.report import Measure, Protocol
 
 __all__ = ["cluster", "match", "measure_clusters"]
@@ -92,10 +93,7 @@ def cluster(
     train_z: NDArray[np.floating], test_z: NDArray[np.floating], *, components: int, seed: int = 0
 ) -> tuple[Integers, Integers]:
     """Return the most likely component of each embedding, int64 ``[M]`` and ``[N]``."""
-    train_z, test_z = np.asarray(train_z, np.float64), np.asarray(test_z, np.float64)
-    mean, std = train_z.mean(0), train_z.std(0)
-    std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
-    train_z, test_z = (train_z - mean) / std, (test_z - mean) / std
+    train_z, test_z = standardise(train_z, test_z)
     rows = np.random.default_rng(seed).permutation(len(train_z))[:MOST_ROWS]
     mixture = GaussianMixture(
         components,

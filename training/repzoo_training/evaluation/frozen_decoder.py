@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from tqdm import trange
 
 from repzoo_training.data import ImageDataset
+from repzoo_training.evaluation.inputs import moments
 from repzoo_training.evaluation.representation import represent
 from repzoo_training.loop.trained import TrainedModel
 from repzoo_training.networks import LatentDecoder, NetworkSpec, build_decoder
@@ -38,9 +39,6 @@ STEPS = 1000
 BATCH = 256
 #: Adam's initial learning rate. It falls to 0 along a cosine.
 LEARNING_RATE = 1e-3
-
-#: A dimension whose standard deviation is below this share of its mean is constant up to rounding.
-_CONSTANT = 1e-6
 
 #: Version of this procedure. Decoders kept by another version are trained again.
 _VERSION = 1
@@ -117,9 +115,7 @@ def train_decoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, "initialisation").initial_seed())
         decoder = build_decoder(network, (channels, height, width), dim).to(device)
-    mean = embeddings.double().mean(0)
-    std = embeddings.double().std(0, correction=0)
-    std = torch.where(std > _CONSTANT * mean.abs(), std, 1.0)
+    mean, std = moments(embeddings)
 
     optimizer = torch.optim.Adam(decoder.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from repzoo.errors import InvalidInput
 from torch import Tensor
 
-__all__ = ["Embeddings", "Labels", "default_device", "on_device"]
+__all__ = ["Embeddings", "Labels", "default_device", "moments", "on_device", "standardise"]
+
+#: A dimension whose standard deviation is below this share of its mean is constant up to rounding.
+_CONSTANT = 1e-6
 
 #: float ``[N, D]``.
 Embeddings: TypeAlias = NDArray[np.floating] | Tensor
@@ -48,3 +51,18 @@ def on_device(
             f"labels are {y.dtype} {list(y.shape)}; expected integers [N] or bool [N, A]"
         )
     return z, y.to(device, torch.int64 if single else torch.bool)
+
+
+def moments(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation, float64 ``[D]``, with 1 for constant dimensions."""
+    mean = z.double().mean(dim=0)
+    std = (z.double() - mean).std(dim=0, correction=0)
+    return mean, torch.where(std > _CONSTANT * mean.abs(), std, 1.0)
+
+
+def standardise(
+    train_z: NDArray[np.floating], test_z: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return both sets of embeddings, standardised by the moments of the first."""
+    mean, std = (each.numpy() for each in moments(torch.from_numpy(np.asarray(train_z))))
+    return (train_z - mean) / std, (test_z - mean) / std

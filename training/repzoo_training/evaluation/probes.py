@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
-from repzoo_training.evaluation.inputs import Embeddings, Labels, default_device, on_device
+from repzoo_training.evaluation.inputs import (
+    Embeddings,
+    Labels,
+    default_device,
+    moments,
+    on_device,
+)
 
 __all__ = ["L2", "MLP_BATCH", "MLP_LEARNING_RATE", "MLP_STEPS", "Head", "linear_probe", "mlp_probe"]
 
@@ -34,9 +40,6 @@ MLP_LEARNING_RATE = 1e-2
 MLP_BATCH = 1024
 #: Steps of the MLP probe, whatever the number of embeddings.
 MLP_STEPS = 3000
-
-#: A dimension whose standard deviation is below this share of its mean is constant up to rounding.
-_CONSTANT = 1e-6
 
 #: From this number of dimensions on, the MLP probe gains from more than one CPU thread.
 _THREADED_DIM = 256
@@ -90,7 +93,7 @@ def linear_probe(
     """
     z, y = on_device(embeddings, labels, default_device(device))
     spec = _spec(y, task, "linear", classes)
-    mean, std = _moments(z)
+    mean, std = moments(z)
     x = (z.double() - mean) / std  # [N, D]
     weight = x.new_zeros(len(spec.classes), x.shape[1], requires_grad=True)
     bias = x.new_zeros(len(spec.classes), requires_grad=True)
@@ -150,7 +153,7 @@ def mlp_probe(
     place = default_device(device)
     z, y = on_device(embeddings, labels, place)
     spec = _spec(y, task, "mlp", classes)
-    mean, std = _moments(z)
+    mean, std = moments(z)
     x = ((z - mean) / std).float()  # [N, D]
 
     generator = torch.Generator().manual_seed(seed)
@@ -205,13 +208,6 @@ def _spec(y: Tensor, task: str, kind: str, classes: Sequence[str]) -> ProbeSpec:
         classes=names,
         activation="sigmoid" if multi_label else "softmax",
     )
-
-
-def _moments(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation, float64 ``[D]``, with 1 for constant dimensions."""
-    mean = z.double().mean(dim=0)
-    std = (z.double() - mean).std(dim=0, correction=0)
-    return mean, torch.where(std > _CONSTANT * mean.abs(), std, 1.0)
 
 
 def _loss(logits: Tensor, y: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from repzoo.errors import InvalidInput
+from tqdm import tqdm
 
 from repzoo_training.data import ImageDataset
 from repzoo_training.errors import DataError
@@ -307,7 +308,8 @@ def evaluate(
         The measures, and the fitted heads. The accuracies are ``majority`` (the most common
         training label, a baseline for all others), ``knn_cosine``, ``knn_euclidean``, ``linear``
         and ``mlp``. The accuracy of a multi-label task is the share of correct labels. Tasks with
-        one label per image also have ``gmm_accuracy``, ``gmm_nmi`` and ``gmm_ari``.
+        one label per image also have ``gmm_accuracy``, ``gmm_nmi`` and ``gmm_ari``, unless there
+        are fewer training images than classes.
 
     Raises:
         InvalidInput: If shapes, labels and classes do not match, or k is below 1.
@@ -358,15 +360,19 @@ def evaluate(
         found.append(score("mlp", head.predict(test_z), protocol))
         heads.append(head)
     if "clustering" in measures and train_y.ndim == 1:
-        found += measure_clusters(
-            np.asarray(train_z),
-            np.asarray(train_y),
-            np.asarray(test_z),
-            np.asarray(test_y),
-            classes=len(classes) or int(train_y.max()) + 1,
-            task=task,
-            seed=seed,
-        )
+        count = len(classes) or int(train_y.max()) + 1
+        if len(train_z) >= count:  # a mixture cannot have more components than images
+            with tqdm(total=1, desc="clustering", disable=None if progress else True) as bar:
+                found += measure_clusters(
+                    np.asarray(train_z),
+                    np.asarray(train_y),
+                    np.asarray(test_z),
+                    np.asarray(test_y),
+                    classes=count,
+                    task=task,
+                    seed=seed,
+                )
+                bar.update()
     return tuple(found), tuple(heads)
 
 

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repzoo_training.evaluation.inputs import default_device
+from repzoo_training.evaluation.inputs import default_device, standardise
 from repzoo_training.evaluation.knn import NEIGHBOURS, knn_predict, nearest
 from repzoo_training.evaluation.probes import L2, linear_probe
 from repzoo_training.evaluation.report import Measure, Protocol
@@ -182,10 +182,7 @@ def ridge(train_z: NDArray[np.floating], targets: Floats, test_z: NDArray[np.flo
     Returns:
         Predictions float64 ``[N, T]`` for ``test_z``.
     """
-    x, query = np.asarray(train_z, np.float64), np.asarray(test_z, np.float64)
-    mean, std = x.mean(0), x.std(0)
-    std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
-    x, query = (x - mean) / std, (query - mean) / std
+    x, query = standardise(train_z, test_z)
     centre = targets.mean(0)
     weight = np.linalg.solve(x.T @ x + L2 * np.eye(x.shape[1]), x.T @ (targets - centre))
     result: Floats = query @ weight + centre

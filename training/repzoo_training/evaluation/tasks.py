@@ -61,13 +61,15 @@ class Task:
 def tasks_of(train: ImageDataset, test: ImageDataset, label: str = "class") -> list[Task]:
     """Return every task for which both splits have answers.
 
+    Labels of a single class pose no task, because there is nothing to tell apart.
+
     Args:
         train: images with labels, attributes, both or neither.
         test: test images with the same classes and attribute names.
         label: name of the task that ``labels`` pose.
     """
     tasks = []
-    if train.labels is not None and test.labels is not None:
+    if train.labels is not None and test.labels is not None and _count(train) > 1:
         tasks.append(_all_rows(label, train.classes, train.labels, test.labels))
     names = train.attribute_names
     if train.attributes is None or test.attributes is None:
@@ -82,6 +84,12 @@ def tasks_of(train: ImageDataset, test: ImageDataset, label: str = "class") -> l
         of_all = (train.attributes, test.attributes)
     tasks.append(_all_rows("attributes", names, *of_all))
     return tasks
+
+
+def _count(dataset: ImageDataset) -> int:
+    """Return the number of classes that the labels can have."""
+    assert dataset.labels is not None
+    return len(dataset.classes) or int(dataset.labels.max()) + 1
 
 
 def _gender(names: tuple[str, ...], train: Flags, test: Flags) -> Task:

@@ -32,7 +32,7 @@ def graph_costs(path: Path) -> Costs:
     for value in model.graph.input:
         value.type.tensor_type.shape.dim[0].dim_value = 1
     for value in model.graph.output:
-        value.type.tensor_type.shape.Clear()
+        value.type.tensor_type.ClearField("shape")
     del model.graph.value_info[:]
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {

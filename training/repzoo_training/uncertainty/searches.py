@@ -186,8 +186,8 @@ def search(
     for queries, rows, asked in kinds:
         score = np.column_stack([each.scores["uncertainty"] for each in asked])  # [n, levels]
         wrong = np.column_stack([each.neighbours[:, 0] != rows for each in asked])
-        told = np.column_stack([best(each, rows) for each in asked])
-        made.append(_result(queries, "views", score, wrong, told, seed))
+        ideal = np.column_stack([best(each, rows) for each in asked])
+        made.append(_result(queries, "views", score, wrong, ideal, seed))
         if queries != "images":
             nearest = [neighbours(each.embedding, images, metric) for each in asked]
             wrong = np.column_stack([found != rows for found in nearest])
@@ -198,16 +198,16 @@ def search(
 def _result(
     queries: str, gallery: str, score: Floats, wrong: Flags, best: Floats | None, seed: int
 ) -> Search:
-    told = 0 < wrong.mean() < 1
+    both = 0 < wrong.mean() < 1  # right and wrong neighbours occur
     return Search(
         queries=queries,
         gallery=gallery,
         wrong=float(wrong.mean()),
         uncertainty=float(score.mean()),
         calibration_error=calibration_error(score.ravel(), wrong.ravel()),
-        r_auroc=bootstrap(_auroc, score, wrong, seed=seed) if told else None,
-        at_best=bootstrap(_auroc, best, wrong, seed=seed) if told and best is not None else None,
-        gain=bootstrap(_gain, score, ~wrong, seed=seed) if told else None,
+        r_auroc=bootstrap(_auroc, score, wrong, seed=seed) if both else None,
+        at_best=bootstrap(_auroc, best, wrong, seed=seed) if both and best is not None else None,
+        gain=bootstrap(_gain, score, ~wrong, seed=seed) if both else None,
     )
 
 
@@ -228,13 +228,13 @@ def other_answers(
         gallery = embeddings[task.train_rows]
         found = neighbours(clean.embedding[known], gallery, encoder.config.metric)
         wrong = task.train[found] != task.test[: len(found)]
-        told = 0 < wrong.mean() < 1
+        both = 0 < wrong.mean() < 1  # right and wrong neighbours occur
         score = clean.scores["uncertainty"][known]
         made.append(
             OtherAnswer(
                 task=task.name,
                 wrong=float(wrong.mean()),
-                r_auroc=bootstrap(auroc, score, wrong, seed=seed) if told else None,
+                r_auroc=bootstrap(auroc, score, wrong, seed=seed) if both else None,
             )
         )
     return tuple(made)

@@ -59,7 +59,7 @@ class Progress:
             rows += [self.views[:, j], again[:, j]]
         self._save("reconstructions", torch.stack(rows))
         means = objective.encoder(self.sample)[0]
-        latents = means.mean(0) + means.std(0) * self.noise
+        latents = means.mean(0) + means.std(0, correction=0) * self.noise
         samples = torch.sigmoid(objective.decoder(latents))
         self._save("samples", samples.unflatten(0, (4, COLUMNS)))
         objective.train()
