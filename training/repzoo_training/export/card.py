@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict
+from repzoo.errors import PackageError
 from repzoo.packages.config import InputSpec, ModelConfig, Precision, TrainingFacts
 
 from repzoo_training.errors import RecipeError
@@ -136,9 +137,9 @@ class _Contents:
         """Sentences that the recipe demands on the card."""
         if self.training is not None:
             return self.training.recipe.notes
-        try:  # a package of an older version
+        try:  # a package of an older version, or an imported one
             return find_recipe(self.config.facts.recipe).notes
-        except RecipeError:
+        except (PackageError, RecipeError):
             return ()
 
 
@@ -299,7 +300,7 @@ def _usage(config: ModelConfig) -> str:
 
 
 def _details(package: _Contents) -> str:
-    config, facts, training = package.config, package.config.facts, package.training
+    config, facts, training = package.config, package.config.training, package.training
     method = _title(config)
     if config.method in METHODS:
         method += f" ({METHODS[config.method].family})"
@@ -318,16 +319,19 @@ def _details(package: _Contents) -> str:
         **rows,
         **_costs(package),
         "Weights": f"{_WEIGHTS[config.precision]}; licence {config.licence}",
-        "Training data": f"{facts.dataset}, sha256 {(facts.dataset_sha256 or '')[:16]}…",
     }
+    if config.source is not None:
+        rows["Source"] = config.source
     if training is not None:
         rows["Training views"] = _views(training.recipe)
-    rows |= {
-        "Training budget": f"{facts.views:,} views, {facts.epochs:g} epochs"
-        + ("" if training is None else _unfinished(facts, training.recipe)),
-        "Training time": f"{_duration(facts.wall_seconds)} on {facts.device}",
-        "Code commit": _commit(facts.code_commit),
-    }
+    if facts is not None:
+        rows |= {
+            "Training data": f"{facts.dataset}, sha256 {(facts.dataset_sha256 or '')[:16]}…",
+            "Training budget": f"{facts.views:,} views, {facts.epochs:g} epochs"
+            + ("" if training is None else _unfinished(facts, training.recipe)),
+            "Training time": f"{_duration(facts.wall_seconds)} on {facts.device}",
+            "Code commit": _commit(facts.code_commit),
+        }
     if training is not None and training.embeddings is not None:
         rows["Embeddings"] = _embeddings(training.embeddings, config.latent_dim)
     if config.paper:
