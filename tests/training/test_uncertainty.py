@@ -290,7 +290,7 @@ def test_an_encoder_of_colour_without_a_posterior_can_have_one(
     package = make_package(tmp_path, posterior=False, decoder=False, input_spec=spec)
     views = find_recipe("simvae-cifar10-mlp").augmentation
     out = tmp_path / "out"
-    config, _ = calibrate_package(Package.open(package), out, data, None, views, progress=False)
+    config, *_ = calibrate_package(Package.open(package), out, data, None, views, progress=False)
     assert config.uncertainty is not None
     assert config.uncertainty.inputs == ("embedding", "images")
     uncertainty = repzoo.load(out, provider="cpu").uncertainty(data.images[:50])
@@ -324,7 +324,7 @@ def test_a_package_gets_one_and_keeps_the_rest(
     monkeypatch.setattr("repzoo_training.uncertainty.benchmark.CORRUPTED", 50)
     before = without_uncertainty(BUNDLED / "simvae-mnist", tmp_path / "before")
     out = tmp_path / "first"
-    config, report = calibrate_package(before, out, train, test, VIEWS, progress=False)
+    config, report, _ = calibrate_package(before, out, train, test, VIEWS, progress=False)
     after = Package.open(out)
     after.verify()
     changed = {"README.md", "config.json", "golden.npz", "metrics.json"}

@@ -172,7 +172,7 @@ def test_a_package_of_unlabelled_images_has_its_numbers_on_the_card(tmp_path: Pa
         "clothes", load(str(DATA / "fashion_mnist"), "test", progress=False).images
     )
     out = tmp_path / "out"
-    config, report = calibrate_package(
+    config, report, _ = calibrate_package(
         package, out, train, test, VIEWS, outside={"clothes": clothes}, progress=False
     )
     assert config.uncertainty is not None

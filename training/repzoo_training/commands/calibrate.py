@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from repzoo_training.commands.options import load_outside, load_train_and_test
+
+if TYPE_CHECKING:
+    from repzoo_training.degradations import Degradation
 
 __all__ = ["calibrate"]
 
@@ -31,11 +36,24 @@ __all__ = ["calibrate"]
     metavar="SOURCE",
     help="Out-of-distribution images; the card says how well they are detected. Can be repeated.",
 )
+@click.option(
+    "--degrade",
+    metavar="KINDS",
+    help="Also fit a content posterior, which undoes degradations: 'all', or some of "
+    "gaussian-blur, box-blur, noise, occlusion, crop, contrast, brightness, shift, small-rotation, "
+    "separated by commas.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def calibrate(
-    package: str, data: str, out: Path, recipe: str | None, outside: tuple[str, ...], seed: int
+    package: str,
+    data: str,
+    out: Path,
+    recipe: str | None,
+    outside: tuple[str, ...],
+    degrade: str | None,
+    seed: int,
 ) -> None:
-    """Write a copy of PACKAGE with a calibrated uncertainty to DIR.
+    """Write a copy of PACKAGE with a calibrated uncertainty to DIR, and its card and numbers.
 
     The uncertainty is the probability that the nearest neighbour in the gallery has another label.
     Without labels, the gallery holds views of images, and the uncertainty is the probability that
@@ -43,17 +61,39 @@ def calibrate(
     """
     from repzoo.loading import find
 
-    from repzoo_training.recipes.registry import find_recipe
     from repzoo_training.export.calibration import calibrate_package
+    from repzoo_training.recipes.registry import find_recipe
 
     found = find(package)
     config, size = found.config, found.config.input.shape
     views = find_recipe(recipe or config.facts.recipe).augmentation
     train_set, test_set = load_train_and_test(data, size)
-    _, report = calibrate_package(
-        found, out, train_set, test_set, views, outside=load_outside(outside, size), seed=seed
+    _, *reports = calibrate_package(
+        found,
+        out,
+        train_set,
+        test_set,
+        views,
+        outside=load_outside(outside, size),
+        degrade=_kinds(degrade),
+        seed=seed,
     )
-    if report is not None:
-        click.echo(report.table())
+    for report in reports:
+        if report is not None:
+            click.echo(report.table())
     click.echo(f"calibrated: {out} ({config.name})")
     click.echo(f"next: zoo verify {out}, zoo publish {out} --hub HUB")
+
+
+def _kinds(names: str | None) -> Mapping[str, Degradation] | None:
+    from repzoo_training.degradations import FIT
+
+    if names is None or names == "all":
+        return None if names is None else FIT
+    chosen = [name.strip() for name in names.split(",")]
+    unknown = [name for name in chosen if name not in FIT]
+    if unknown:
+        raise click.BadParameter(
+            f"unknown kind {unknown[0]!r}; known are {', '.join(FIT)}", param_hint="--degrade"
+        )
+    return {name: FIT[name] for name in chosen}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from repzoo.errors import InvalidInput
+from repzoo.packages.config import ContentSpec
 from repzoo.runtime.encoder import Encoder
 from scipy.stats import chi2, norm
 from torch import Tensor
@@ -42,10 +43,10 @@ _LEARNING_RATE = 2e-3
 
 @dataclass(frozen=True, eq=False)
 class FittedContent:
-    """A head in evaluation mode, and a sentence on what it was fitted to."""
+    """A head in evaluation mode, and what its Gaussian is a posterior of."""
 
     head: ContentHead
-    fitted_on: str
+    spec: ContentSpec
 
 
 def mild(views: ViewSpec) -> ViewSpec:
@@ -73,7 +74,7 @@ def fit_content(
     views: ViewSpec,
     *,
     kinds: Mapping[str, Degradation] = FIT,
-    copies: int = COPIES,
+    copies: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> FittedContent:
@@ -85,7 +86,8 @@ def fit_content(
             used.
         views: The recipe's views; only whether they are mirrored matters.
         kinds: What images are degraded by.
-        copies: How many degraded copies the head is fitted to, all rounds together.
+        copies: How many degraded copies the head is fitted to, all rounds together; by default
+            800,000, which take some minutes of one core.
         seed: Of everything that is drawn.
         progress: Show a bar, on a terminal only.
 
@@ -100,14 +102,17 @@ def fit_content(
     shuffled = random.permutation(len(train))[:MOST_IMAGES]
     held_out, rows = np.split(shuffled, [max(10, round(HELD_OUT * len(shuffled)))])
     config = encoder.config
-    head = ContentHead(
-        config.latent_dim,
-        config.input.shape,
-        has_posterior=config.has_posterior,
-        unit=config.metric == "cosine",
-    )
+    # Modules initialise from the global generator; forking leaves the caller's as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = ContentHead(
+            config.latent_dim,
+            config.input.shape,
+            has_posterior=config.has_posterior,
+            unit=config.metric == "cosine",
+        )
     _standardise(head, encoder.outputs(train.images[rows]))
-    rounds = max(1, math.ceil(copies / len(rows)))
+    rounds = max(1, math.ceil((copies or COPIES) / len(rows)))
     steps = rounds * math.ceil(len(rows) / _BATCH)
     optimizer = torch.optim.AdamW(head.parameters(), _LEARNING_RATE, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, steps, pct_start=0.1)
@@ -129,11 +134,20 @@ def fit_content(
             bar.set_postfix(loss=f"{loss.item():.3f}")
     head.eval().requires_grad_(False)
     recalibrate(head, *_round(encoder, train, held_out, views, head, kinds, draws, seed, rounds))
-    return FittedContent(
-        head,
-        f"{len(rows):,} training images of {train.name} and {rounds * len(rows):,} copies of them, "
-        f"degraded by {', '.join(kinds)}; recalibrated on {len(held_out):,} held-out images",
+    mirrored = ", mirrored or not" if views.horizontal_flip else ""
+    spec = ContentSpec(
+        target=(
+            "the embedding of a fresh view of the undegraded image: a crop of 75 % or more of its "
+            f"area{mirrored}"
+        ),
+        fitted_on=(
+            f"{rounds * len(rows):,} copies of {len(rows):,} training images of {train.name}, "
+            f"degraded by {', '.join(kinds)}; recalibrated on {len(held_out):,} held-out images"
+        ),
+        unit_length=head.unit,
+        inputs=("images", *config.outputs),
     )
+    return FittedContent(head, spec)
 
 
 def recalibrate(head: ContentHead, inputs: list[Tensor], target: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Add a calibrated uncertainty to a model package."""
+"""Fit what a package has beside its encoder: content posterior, uncertainty, numbers, card."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,12 @@ from repzoo.runtime.encoder import Encoder
 from repzoo.runtime.golden import GOLDEN, write_golden
 from torch import Tensor
 
+from repzoo_training.content.benchmark import has_task, measure_content
+from repzoo_training.content.figures import content_figure
+from repzoo_training.content.fitting import FittedContent, fit_content
+from repzoo_training.content.report import ContentReport
 from repzoo_training.data import ImageDataset
+from repzoo_training.degradations import Degradation
 from repzoo_training.export.card import write_card
 from repzoo_training.export.graphs import write_graph
 from repzoo_training.uncertainty.benchmark import UncertaintyReport, measure_uncertainty
@@ -29,12 +34,20 @@ from repzoo_training.uncertainty.figures import uncertainty_figure
 from repzoo_training.uncertainty.fitting import FittedUncertainty, fit_uncertainty
 from repzoo_training.views.views import ViewSpec
 
-__all__ = ["calibrate_package"]
+__all__ = ["Calibrated", "calibrate_package"]
 
 #: Largest difference of a probability between machines, by provider class.
 TOLERANCES = {"cpu": 2e-3, "cuda": 1e-2}
 #: The same for an int8 encoder, whose embeddings differ more.
 INT8_TOLERANCES = {"cpu": 2e-2, "cuda": 2e-2}
+
+
+class Calibrated(NamedTuple):
+    """What was written, and the numbers that were measured."""
+
+    config: ModelConfig
+    uncertainty: UncertaintyReport | None
+    content: ContentReport | None
 
 
 def calibrate_package(
@@ -45,12 +58,13 @@ def calibrate_package(
     views: ViewSpec,
     *,
     outside: Mapping[str, ImageDataset] | None = None,
+    degrade: Mapping[str, Degradation] | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> tuple[ModelConfig, UncertaintyReport | None]:
-    """Write a copy of a package with ``uncertainty.onnx``.
+) -> Calibrated:
+    """Write a copy of a package with ``uncertainty.onnx`` and, if asked for, ``content.onnx``.
 
-    Golden outputs, numbers and a picture are added, and the card is rendered again. All other files
+    Golden outputs, numbers and pictures are added, and the card is rendered again. All other files
     are copied unchanged.
 
     Args:
@@ -61,6 +75,8 @@ def calibrate_package(
             and they have none.
         views: the recipe's views.
         outside: out-of-distribution images for the card, by name.
+        degrade: the degradations that a content posterior is fitted to, see `fit_content`. Without
+            them, a content posterior that the package has stays as it is.
         seed: decides everything random.
         progress: show progress bars on a terminal.
 
@@ -72,6 +88,9 @@ def calibrate_package(
     if out.exists():
         raise PackageError(f"{out} exists already: remove it or choose another --out")
     encoder = Encoder(package.path, package.config, revision=package.revision)
+    content = None
+    if degrade is not None:
+        content = fit_content(encoder, train, views, kinds=degrade, seed=seed, progress=progress)
     fitted = fit_uncertainty(encoder, train, views, seed=seed, progress=progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(out.parent, f".{out.name}.") as folder:
@@ -81,28 +100,38 @@ def calibrate_package(
                 shutil.copyfile(package.path / file, folder / file)
         allowed = INT8_TOLERANCES if package.config.precision == "int8" else TOLERANCES
         tolerances = {**package.config.tolerances, "uncertainty": allowed}
+        changed = {"uncertainty": fitted.spec.model_dump()}
+        if content is not None:
+            changed["content"] = content.spec.model_dump()
+            tolerances |= _content_tolerances(content, package.config)
         config = ModelConfig.model_validate(
-            {
-                **package.config.model_dump(),
-                "uncertainty": fitted.spec.model_dump(),
-                "tolerances": tolerances,
-            }
+            {**package.config.model_dump(), **changed, "tolerances": tolerances}
         )
         config.write(folder / "config.json")
         _write_head(folder, fitted, config)
+        if content is not None:
+            _write_content(folder, content, config)
         encoder = Encoder(folder, config)
         _check_head(encoder, fitted, train)
-        report = None
+        report = content_report = None
         if test is not None and (train.labels is None or test.labels is not None):
             report = measure_uncertainty(
                 encoder, train, test, outside, views=views, seed=seed, progress=progress
             )
+        if content is not None:
+            _check_content(encoder, content, train)
+            if test is not None and has_task(train, test):
+                content_report = measure_content(
+                    encoder, train, test, views, seed=seed, progress=progress
+                )
         _write_numbers(folder, report)
+        if content is not None:
+            _write_content_numbers(folder, content_report)
         write_card(folder)
         _rewrite_golden(folder)
         write_manifest(folder)
         folder.rename(out)
-    return config, report
+    return Calibrated(config, report, content_report)
 
 
 def _write_head(folder: Path, fitted: FittedUncertainty, config: ModelConfig) -> None:
@@ -129,6 +158,58 @@ def _check_head(encoder: Encoder, fitted: FittedUncertainty, train: ImageDataset
     off = float(np.abs(encoder.uncertainty_of(outputs, pixels) - expected.numpy()).max())
     if not off <= TOLERANCES["cpu"]:
         raise PackageError(f"ONNX and torch differ by {off:.2g} in the uncertainty")
+
+
+def _write_content(folder: Path, content: FittedContent, config: ModelConfig) -> None:
+    examples: dict[str, Tensor] = {
+        name: torch.zeros(2, *config.input.shape, dtype=torch.uint8)
+        if name == "images"
+        else torch.zeros(2, config.latent_dim)
+        for name in content.spec.inputs
+    }
+    write_graph(
+        content.head,
+        folder / "content.onnx",
+        examples,
+        output_names=["content_mean", "content_variance"],
+        half=True,
+    )
+
+
+def _content_tolerances(content: FittedContent, config: ModelConfig) -> dict[str, dict[str, float]]:
+    """Differences between machines, as a share of the embeddings' and variances' own size."""
+    spread = float(content.head.spread[: config.latent_dim].max())
+    share = (
+        {"cpu": 2e-2, "cuda": 5e-2} if config.precision == "int8" else {"cpu": 2e-3, "cuda": 1e-2}
+    )
+    return {
+        "content_mean": {kind: value * spread for kind, value in share.items()},
+        "content_variance": {kind: 5 * value * spread**2 for kind, value in share.items()},
+    }
+
+
+def _check_content(encoder: Encoder, content: FittedContent, train: ImageDataset) -> None:
+    """Check that the graph, whose weights are halved, gives nearly the same as torch."""
+    pixels = train.images[:256]
+    outputs = encoder.outputs(pixels, content=True)
+    inputs: dict[str, NDArray[Any]] = {**outputs, "images": pixels}
+    mean, _ = content.head(*(torch.from_numpy(inputs[name]) for name in content.spec.inputs))
+    spread = content.head.spread[: mean.shape[1]].numpy()
+    off = float(np.abs((outputs["content_mean"] - mean.numpy()) / spread).max())
+    if not off <= 0.05:
+        raise PackageError(f"ONNX and torch differ by {off:.2g} standard deviations in the content")
+
+
+def _write_content_numbers(folder: Path, report: ContentReport | None) -> None:
+    path, figure = folder / "metrics.json", folder / "figures" / "content.png"
+    metrics = json.loads(path.read_bytes())
+    metrics.pop("content", None)
+    figure.unlink(missing_ok=True)
+    if report is not None:
+        metrics["content"] = report.model_dump(mode="json")
+        figure.parent.mkdir(exist_ok=True)
+        figure.write_bytes(content_figure(report))
+    path.write_text(json.dumps(metrics, indent=2) + "\n")
 
 
 def _write_numbers(folder: Path, report: UncertaintyReport | None) -> None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from repzoo.errors import PackageError
 from repzoo.packages.config import InputSpec, ModelConfig, Precision, TrainingFacts
 
+from repzoo_training.content.report import ContentReport
 from repzoo_training.errors import RecipeError
 from repzoo_training.evaluation.report import EvaluationReport, Measure
 from repzoo_training.export.costs import graph_costs
@@ -111,6 +112,7 @@ class _Contents:
     config: ModelConfig
     evaluation: EvaluationReport | None
     uncertainty: UncertaintyReport | None
+    content: ContentReport | None
     parity: dict[str, Any] | None
     training: TrainingRecord | None
 
@@ -128,6 +130,7 @@ class _Contents:
             ModelConfig.read(folder / "config.json"),
             of("evaluation", EvaluationReport),
             of("uncertainty", ViewsReport if has_searches else UncertaintyReport),
+            of("content", ContentReport),
             metrics.get("onnx_against_torch"),
             of("training", TrainingRecord),
         )
@@ -170,6 +173,7 @@ def render_card(folder: Path) -> str:
         "## Evaluation\n\n" + _evaluation(package),
         _pictures(package),
         _uncertainty(package),
+        _content(package),
         "## Out-of-scope use\n\n" + _limits(package),
         _citation(config.paper),
     ]
@@ -272,6 +276,8 @@ def _usage(config: ModelConfig) -> str:
         lines.append('encoder.posterior("image.png")  # mean and variance')
     if config.uncertainty is not None:
         lines.append('encoder.uncertainty("image.png")  # probability in [0, 1]')
+    if config.content is not None:
+        lines.append('encoder.embed("blurred.png", robust=True)  # of the undegraded image')
     if config.has_decoder:
         lines.append("encoder.generate(16, seed=0)  # images in [0, 1]")
     outputs = ", ".join(config.outputs)
@@ -322,11 +328,12 @@ def _details(package: _Contents) -> str:
     }
     if config.source is not None:
         rows["Source"] = config.source
+    if facts is not None:
+        rows["Training data"] = f"{facts.dataset}, sha256 {(facts.dataset_sha256 or '')[:16]}…"
     if training is not None:
         rows["Training views"] = _views(training.recipe)
     if facts is not None:
         rows |= {
-            "Training data": f"{facts.dataset}, sha256 {(facts.dataset_sha256 or '')[:16]}…",
             "Training budget": f"{facts.views:,} views, {facts.epochs:g} epochs"
             + ("" if training is None else _unfinished(facts, training.recipe)),
             "Training time": f"{_duration(facts.wall_seconds)} on {facts.device}",
@@ -553,6 +560,29 @@ def _uncertainty(package: _Contents) -> str:
     return (
         f"{text}\n![risk over coverage, calibration, corruptions](figures/uncertainty.png)\n\n"
         f"```text\n{report.table()}\n```\n"
+    )
+
+
+def _content(package: _Contents) -> str:
+    spec, report = package.config.content, package.content
+    if spec is None:
+        return ""
+    text = (
+        "## Degraded images\n\n"
+        f"The content posterior is a Gaussian over {spec.target}. Its mean, "
+        '`embed("image.png", robust=True)`, undoes what blur, noise, crops or bad light did to the '
+        "embedding; its variance says how far off the mean may be, per dimension. It replaces the "
+        "embedding wherever queries or documents may be degraded.\n\n"
+        f"Fitted on {spec.fitted_on}. Labels were not used.\n"
+    )
+    if report is None:
+        return f"{text}\nThere were no labelled test images to measure it on.\n"
+    return (
+        f"{text}\n![precision over severity, by kind of degradation](figures/content.png)\n\n"
+        f"```text\n{report.table()}\n```\n\n"
+        "`fit` are the kinds that the head was fitted to, `validation` those that choices were "
+        "made by, `test` those that took no part in anything. The variance is too small for "
+        "degradations that look like another content, such as a strongly rotated digit.\n"
     )
 
 

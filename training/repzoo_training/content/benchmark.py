@@ -1,0 +1,165 @@
+"""Measure the content posterior of a package, on queries degraded in every known way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from repzoo.errors import InvalidInput
+from repzoo.runtime.encoder import Encoder
+from scipy.stats import spearmanr
+from tqdm import tqdm
+
+from repzoo_training.content.fitting import as_target, mild
+from repzoo_training.content.measures import Located, Measured, measure, recovered
+from repzoo_training.content.report import ContentReport, ContentRow, Group, Share
+from repzoo_training.data import ImageDataset
+from repzoo_training.degradations import FIT, SEVERITIES, TEST, VALIDATION, Degradation, degrade
+from repzoo_training.evaluation.tasks import Task, tasks_of
+from repzoo_training.uncertainty.examples import make_views
+from repzoo_training.uncertainty.metrics import auroc
+from repzoo_training.views.views import ViewSpec
+
+__all__ = ["has_task", "locate", "measure_content"]
+
+#: Documents and queries, at most.
+MOST_DOCUMENTS, MOST_QUERIES = 20_000, 2_000
+LISTS: Mapping[Group, Mapping[str, Degradation]] = {
+    "fit": FIT,
+    "validation": VALIDATION,
+    "test": TEST,
+}
+
+
+def locate(encoder: Encoder, images: NDArray[np.uint8]) -> Located:
+    """Run the encoder and its content posterior on uint8 images ``[N, H, W, C]``."""
+    outputs = encoder.outputs(images, content=True)
+    spec = encoder.config.content
+    assert spec is not None
+    return Located(
+        as_target(outputs["embedding"], spec.unit_length),
+        outputs["content_mean"],
+        outputs["content_variance"],
+    )
+
+
+def measure_content(
+    encoder: Encoder,
+    train: ImageDataset,
+    test: ImageDataset,
+    views: ViewSpec,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+) -> ContentReport:
+    """Measure retrieval of degraded queries, coverage and errors on all three lists.
+
+    Documents are undegraded training images, queries test images. The target of a query is the
+    embedding of a fresh mild view of the undegraded image. CelebA is asked for the hair colour.
+
+    Args:
+        encoder: A package with a content posterior.
+        train: Labelled images, of which up to 20,000 are documents.
+        test: Labelled images, of which up to 2,000 are queries.
+        views: The recipe's views, see `repzoo_training.content.fitting.mild`.
+        seed: Of the choice of images, the degradations and the views.
+        progress: Show a bar, on a terminal only.
+
+    Raises:
+        InvalidInput: If the labels pose no task with one answer per image.
+    """
+    task = _task(train, test)
+    random = np.random.default_rng([seed, 7])
+    documents, gallery_labels = _choose(task.train, task.train_rows, MOST_DOCUMENTS, random)
+    queries, labels = _choose(task.test, task.test_rows, MOST_QUERIES, random)
+    unit = encoder.config.content is not None and encoder.config.content.unit_length
+    gallery = locate(encoder, train.images[documents])
+    spread = gallery.embedding.std(0).clip(1e-6)
+    fresh = make_views(test, queries, mild(views), seed, 9000)
+    target = as_target(encoder.embed(fresh), unit)
+
+    rows: list[ContentRow] = []
+    measured: dict[Group, list[Measured]] = {"clean": [], "fit": [], "validation": [], "test": []}
+    asked: list[tuple[Group, str, int]] = [("clean", "clean", 0)]
+    asked += [
+        (group, kind, severity)
+        for group, kinds in LISTS.items()
+        for kind in kinds
+        for severity in range(1, SEVERITIES + 1)
+    ]
+    for group, kind, severity in tqdm(
+        asked, desc="degraded queries", disable=None if progress else True
+    ):
+        images = test.images[queries]
+        if severity:
+            images = degrade(images, kind, severity, seed)
+        found = measure(locate(encoder, images), target, labels, gallery, gallery_labels, spread)
+        measured[group].append(found)
+        rows.append(_row(group, kind, severity, found))
+    degraded = [each for group, found in measured.items() if group != "clean" for each in found]
+    clean = measured["clean"][0].precision["euclidean"]
+    return ContentReport(
+        model=encoder.config.name,
+        dataset=test.name,
+        n_gallery=len(documents),
+        n_queries=len(queries),
+        labels=f"the {task.name} is the same",
+        rows=tuple(rows),
+        recovered={
+            group: Share(value=value, low=low, high=high)
+            for group, found in measured.items()
+            if group != "clean"
+            for value, low, high in [recovered(clean, found)]
+        },
+        error_correlation=float(
+            spearmanr([r.predicted_error for r in rows], [r.real_error for r in rows]).statistic
+        ),
+        wrong_auroc=auroc(
+            np.concatenate([each.trace for each in degraded]),
+            np.concatenate([each.wrong for each in degraded]),
+        ),
+    )
+
+
+def has_task(train: ImageDataset, test: ImageDataset) -> bool:
+    """Whether the labels pose a task with one answer per image."""
+    return any(task.train.ndim == 1 for task in tasks_of(train, test))
+
+
+def _row(group: Group, kind: str, severity: int, found: Measured) -> ContentRow:
+    return ContentRow(
+        group=group,
+        kind=kind,
+        severity=severity,
+        precision={name: 100 * float(each.mean()) for name, each in found.precision.items()},
+        coverage=found.coverage,
+        joint=found.joint,
+        nll=found.nll,
+        sharpness=found.sharpness,
+        predicted_error=found.predicted_error,
+        real_error=found.real_error,
+    )
+
+
+def _task(train: ImageDataset, test: ImageDataset) -> Task:
+    single = [task for task in tasks_of(train, test) if task.train.ndim == 1]
+    if not single:
+        raise InvalidInput(
+            f"{test.name} has no labels with one answer per image; degraded retrieval cannot be "
+            "measured without"
+        )
+    return single[-1]
+
+
+def _choose(
+    answers: NDArray[Any],
+    known: NDArray[np.bool_],
+    most: int,
+    random: np.random.Generator,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of some images that have an answer, and their answers."""
+    rows = np.flatnonzero(known)
+    chosen = np.sort(random.permutation(len(rows))[:most])
+    return rows[chosen], answers[chosen]
