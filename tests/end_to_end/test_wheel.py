@@ -52,7 +52,7 @@ def test_wheels_hold_code_and_one_model(wheels: Path) -> None:
     (wheel,) = wheels.glob("repzoo-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert top == {"repzoo", "repzoo_training", "repzoo_serving"}
+    assert top == {"repzoo", "repzoo_index", "repzoo_training", "repzoo_serving"}
     models = {name.split("/")[2] for name in names if name.startswith("repzoo/bundled/")}
     assert models == {"simvae-mnist"}
     (client,) = wheels.glob("repzoo_client-*.whl")
