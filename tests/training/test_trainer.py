@@ -198,6 +198,8 @@ def test_two_processes_cannot_train_one_run(
 def test_images_of_another_size_are_refused(small: Recipe, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expects \\(28, 28, 1\\)"):
         train(small, ImageDataset("x", np.zeros((4, 32, 32, 3), np.uint8)), tmp_path)
+    with pytest.raises(DataError, match="x has no images"):
+        train(small, ImageDataset("x", np.zeros((0, 28, 28, 1), np.uint8)), tmp_path)
     assert not (tmp_path / "run.json").exists()
 
 
@@ -376,6 +378,16 @@ def test_settings_that_do_not_fit_are_refused() -> None:
     for mistyped in ("options.prior=gaussian", "options.terms=closed-form"):
         with pytest.raises(RecipeError, match="must be"):
             build_objective(override(recipe, [mistyped]), images=100)
+    for colour in ("augmentation.jitter=[0.1,0.1,0.1,0.1]", "augmentation.greyscale=0.5"):
+        with pytest.raises(RecipeError, match="jitter and greyscale need colour images"):
+            override(recipe, [colour])
+    for impossible in ("latent_dim=1000000000000", "network.widths=[1000000000000]"):
+        with pytest.raises(RecipeError, match="recipe simvae-mnist: "):
+            build_objective(override(recipe, [impossible]), images=100)
+    with pytest.raises(RecipeError, match="widths of a head must be positive integers"):
+        build_objective(
+            override(find_recipe("simclr-mnist"), ["options.projection_dim=-3"]), images=100
+        )
     with pytest.raises(RecipeError, match="beta"):
         build_objective(override(recipe, ["options.beta=4"]), images=100)
     with pytest.raises(RecipeError, match="did you mean simvae-mnist or"):

@@ -10,8 +10,9 @@ import pytest
 import torch
 from matplotlib.colors import rgb_to_hsv
 from PIL import Image
+from pydantic import ValidationError
 from repzoo_training.data import load
-from repzoo_training.views import color
+from repzoo_training.views import color, views
 from repzoo_training.views.views import Views, ViewSpec, resize_matrix
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
@@ -182,3 +183,32 @@ def test_every_image_is_jittered_by_its_own_factors() -> None:
 def test_grey_images_cannot_be_jittered() -> None:
     with pytest.raises(ValueError, match="RGB"):
         color.color_jitter(torch.rand(2, 1, 8, 8), (0.8, 0.8, 0.8, 0.2), generator())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scale": (0.0, 1.0)},
+        {"scale": (-1.0, 0.5)},
+        {"scale": (0.5, 2.0)},
+        {"scale": (1.0, 0.5)},
+        {"ratio": (0.0, 1.0)},
+        {"ratio": (-1.0, 1.0)},
+        {"ratio": (1.0, float("inf"))},
+        {"jitter": (-0.1, 0.0, 0.0, 0.0)},
+    ],
+)
+def test_impossible_views_are_refused(settings: dict[str, tuple[float, ...]]) -> None:
+    with pytest.raises(ValidationError):
+        ViewSpec(**settings)  # type: ignore[arg-type]
+
+
+def test_large_images_need_no_table_of_all_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table for 224 × 224 pixels would take 10 GB."""
+    spec = ViewSpec(scale=(0.4, 1.0), ratio=(0.75, 1.3))
+    with_table = Views(spec, (32, 32))(cifar(3), 4, generator())
+    monkeypatch.setattr(views, "_TABLE_SIZE", 0)
+    assert torch.equal(Views(spec, (32, 32))(cifar(3), 4, generator()), with_table)
+    monkeypatch.undo()
+    large = torch.zeros(1, 3, 224, 224, dtype=torch.uint8)
+    assert Views(spec, (224, 224))(large, 2, generator()).shape == (1, 2, 3, 224, 224)

@@ -178,7 +178,7 @@ class Run:
         """Return the lines of ``metrics.jsonl``, without a last line cut off by a kill."""
         lines: list[dict[str, Any]] = []
         if self.metrics_file.exists():
-            for line in self.metrics_file.read_text().splitlines():
+            for line in self.metrics_file.read_text(errors="replace").splitlines():
                 try:
                     lines.append(json.loads(line))
                 except json.JSONDecodeError:

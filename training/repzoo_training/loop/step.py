@@ -46,7 +46,7 @@ def build_objective(recipe: Recipe, images: int) -> Objective:
             else:
                 parts = Parts(networks.build_encoder(recipe.network, shape, D), D, images)
             return objectives.build(recipe.method, recipe.options, parts)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # such as networks larger than the memory
             raise RecipeError(f"recipe {recipe.name}: {error}") from None
 
 

@@ -75,7 +75,7 @@ def train(
         progress: Show a progress bar on a terminal, and occasional lines of text elsewhere.
 
     Raises:
-        DataError: If the images do not have the recipe's input size.
+        DataError: If there are no images, or they do not have the recipe's input size.
         RecipeError: If the images of a step cannot be divided among the processes.
         RunError: If ``out`` is in use, or holds a run of another recipe or data set.
         Diverged: If the loss or a weight is no longer finite.
@@ -86,6 +86,8 @@ def train(
             f"{dataset.name} has images of {dataset.shape} (height, width, channels), but "
             f"recipe {recipe.name} expects {recipe.input}"
         )
+    if not len(dataset):
+        raise DataError(f"{dataset.name} has no images")
     run = Run(out)
     with processes(device), ExitStack() as held, deterministic(), Stop() as stop:
         check_shares(recipe)

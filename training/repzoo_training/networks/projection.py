@@ -17,11 +17,16 @@ class ProjectionHead(nn.Sequential):
         widths: The widths of input, hidden layers and output.
         norm: Batch normalisation before each hidden ReLU.
         last_norm: Batch normalisation of the output, without scale and shift.
+
+    Raises:
+        ValueError: If a width is not a positive integer.
     """
 
     def __init__(
         self, widths: Sequence[int], *, norm: bool = True, last_norm: bool = False
     ) -> None:
+        if not all(isinstance(width, int) and width > 0 for width in widths):
+            raise ValueError(f"the widths of a head must be positive integers, got {[*widths]}")
         layers: list[nn.Module] = []
         for number, (fan_in, fan_out) in enumerate(itertools.pairwise(widths), start=1):
             last = number == len(widths) - 1

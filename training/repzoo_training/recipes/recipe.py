@@ -79,6 +79,17 @@ class Recipe(BaseModel):
         default=(), description="sentences that must accompany the measurements on a card"
     )
 
+    @field_validator("augmentation")
+    @classmethod
+    def _colour_needs_rgb(cls, augmentation: ViewSpec, info: ValidationInfo) -> ViewSpec:
+        channels = info.data.get("input", (0, 0, 3))[2]
+        if channels != 3 and (augmentation.jitter is not None or augmentation.greyscale):
+            raise ValueError(
+                "jitter and greyscale need colour images, but input has 1 channel: set "
+                "augmentation.jitter=null and augmentation.greyscale=0"
+            )
+        return augmentation
+
     @field_validator("nesterov")
     @classmethod
     def _needs_momentum(cls, nesterov: bool, info: ValidationInfo) -> bool:

@@ -11,14 +11,27 @@ import math
 from typing import Annotated, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from repzoo_training.views.color import color_jitter
 
 __all__ = ["Drawn", "ViewSpec", "Views", "resize_matrix"]
 
+#: The largest image side with a table of resize matrices, which takes size⁴ numbers.
+_TABLE_SIZE = 64
+
+
+def _ascending(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] > values[1]:
+        raise ValueError(f"the range must be ascending, got {values}")
+    return values
+
+
 Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ViewSpec(BaseModel):
@@ -32,11 +45,11 @@ class ViewSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scale: tuple[float, float] = (1.0, 1.0)
-    ratio: tuple[float, float] = (1.0, 1.0)
+    scale: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = (1.0, 1.0)
+    ratio: Annotated[tuple[Positive, Positive], AfterValidator(_ascending)] = (1.0, 1.0)
     horizontal_flip: Probability = 0.0
     vertical_flip: Probability = 0.0
-    jitter: tuple[float, float, float, float] | None = None
+    jitter: tuple[Strength, Strength, Strength, Strength] | None = None
     jitter_probability: Probability = 0.8
     greyscale: Probability = 0.0
     binarize: Probability | None = None
@@ -73,9 +86,10 @@ class Views:
     ) -> None:
         self.spec = spec
         self.size = size
-        height, width = size
-        self._rows = _resize_table(height).to(device)  # [H, H, H, H]
-        self._columns = self._rows if width == height else _resize_table(width).to(device)
+        self.device = torch.device(device)
+        self._tables = {
+            side: _resize_table(side).to(device) for side in {*size} if side <= _TABLE_SIZE
+        }  # [side, side, side, side]
 
     def __call__(self, images: Tensor, views: int, generator: torch.Generator) -> Tensor:
         """Return views float32 ``[B, J, C, H, W]`` in [0, 1] of images uint8 ``[B, C, H, W]``."""
@@ -90,8 +104,8 @@ class Views:
         if spec.scale != (1.0, 1.0) or spec.ratio != (1.0, 1.0):
             box = self._boxes((B, J), generator)  # [B, J] each
             top, height, left, width = box
-            rows = self._rows[height - 1, top]  # [B, J, H, H]
-            columns = self._columns[width - 1, left]  # [B, J, W, W]
+            rows = self._matrices(top, height, H)  # [B, J, H, H]
+            columns = self._matrices(left, width, W)  # [B, J, W, W]
             x = rows.flatten(1, 2)[:, None] @ x  # [B, C, J*H, W]
             x = x.unflatten(2, (J, H)) @ columns[:, None].mT  # [B, C, J, H, W]
             x = x.transpose(1, 2)  # [B, J, C, H, W]
@@ -136,23 +150,36 @@ class Views:
         return top.long(), height.long(), left.long(), width.long()
 
     def _uniform(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        return torch.rand(shape, generator=generator, device=self._rows.device)
+        return torch.rand(shape, generator=generator, device=self.device)
+
+    def _matrices(self, offset: Tensor, length: Tensor, size: int) -> Tensor:
+        """Look up or compute resize matrices: int64 ``[B, J]`` twice -> ``[B, J, size, size]``."""
+        if size in self._tables:
+            return self._tables[size][length - 1, offset]
+        return resize_matrix(offset[..., None, None], length[..., None, None], size)
 
 
-def resize_matrix(offset: int, length: int, size: int) -> Tensor:
-    """Return the matrix that resizes pixels ``offset : offset + length`` to ``size``.
+def resize_matrix(offset: Tensor | int, length: Tensor | int, size: int) -> Tensor:
+    """Return the matrices that resize pixels ``offset : offset + length`` to ``size``.
 
     Bilinear as in Pillow: output pixel o has its centre at (o + ½) · length/size in the crop, and
     takes the triangle-weighted mean of the crop's pixels around it.
 
+    Args:
+        offset: The first pixel, a number or ``[..., 1, 1]``.
+        length: The number of pixels, a number or ``[..., 1, 1]``.
+        size: The size of the image and of the result.
+
     Returns:
-        float32 ``[size, size]``.
+        float32 ``[..., size, size]``.
     """
-    center = (torch.arange(size) + 0.5) * length / size  # [size] in crop coordinates
-    pixel = torch.arange(size) - offset + 0.5  # [size] centres of input pixels in the crop
-    weight = (1 - (pixel[None] - center[:, None]).abs()).clamp_min(0)  # [out, in]
-    weight[:, (pixel < 0) | (pixel > length)] = 0
-    return weight / weight.sum(1, keepdim=True)
+    device = offset.device if isinstance(offset, Tensor) else None
+    index = torch.arange(size, device=device)
+    center = (index[:, None] + 0.5) * length / size  # [..., out, 1], in crop coordinates
+    pixel = index[None] - offset + 0.5  # [..., 1, in], centres of input pixels in the crop
+    weight = (1 - (pixel - center).abs()).clamp_min(0)  # [..., out, in]
+    weight = weight.masked_fill((pixel < 0) | (pixel > length), 0)
+    return weight / weight.sum(-1, keepdim=True)
 
 
 def _resize_table(size: int) -> Tensor:
