@@ -23,6 +23,7 @@ from repzoo.packages.config import ModelConfig
 from repzoo.packages.package import Package
 from repzoo.runtime.golden import check_golden
 from repzoo_training.data import load
+from repzoo_training.export.card import render_card
 from repzoo_training.export.inputs import own_images
 from repzoo_training.export.package import EXAMPLES
 
@@ -69,6 +70,12 @@ def test_it_is_whole_small_and_gives_its_golden_outputs(path: Path) -> None:
     assert opened.config.name == path.name
     assert opened.size <= 12 * 2**20
     assert check_golden(repzoo.load(path, provider="cpu"))
+
+
+@pytest.mark.parametrize("path", BUNDLED, ids=named)
+def test_its_card_is_rendered_from_the_package(path: Path) -> None:
+    """Otherwise run ``python -m repzoo_training.export.rerender zoo/bundled/*``."""
+    assert (path / "README.md").read_text() == render_card(path)
 
 
 def test_all_of_them_together_stay_under_100_mib() -> None:
