@@ -1,6 +1,6 @@
-"""A hub on 127.0.0.1 that speaks the reading half of the Hub's API, and misbehaves on command.
+"""A hub on 127.0.0.1 with the reading half of the Hub's API, which misbehaves on command.
 
-Tests get `FaultyHub` as the fixture ``faulty_hub``. As a process of its own, for who kills it:
+Tests get `FaultyHub` as the fixture ``faulty_hub``. To run it as a process, which a test can kill:
 
     python tests/faulty_hub.py PACKAGE PORT [FILE STALL_AT]
 """
@@ -25,7 +25,7 @@ ORG = "org"
 
 @dataclass
 class Request:
-    """A request as the server saw it, and how many bytes of its body were sent."""
+    """A request as the server saw it, and the number of response bytes sent."""
 
     path: str
     start: int
@@ -33,22 +33,22 @@ class Request:
     sent: int = 0
 
 
-#: What to do instead of answering well: gets the handler, the file and the first byte asked for.
+#: What to do instead of responding well, given the handler, the file and the requested first byte.
 Fault = Callable[["Handler", bytes, int], None]
 
 
 @dataclass
 class FaultyHub:
-    """Serves every package that is published to it; `misbehave` says how not to."""
+    """Serves every package that is published to it, with the faults given to `misbehave`."""
 
     port: int = 0
     token: str | None = None
-    #: NAME to COMMIT to files.
+    #: Files by name and commit.
     repositories: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     faults: list[tuple[str, Fault, int]] = field(default_factory=list)
-    #: set when a stalled answer has come to its end; whoever stalls waits for `released`.
+    #: Set once a response has stalled; it resumes when `released` is set.
     stalled: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
     headers: dict[str, str] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class FaultyHub:
         return f"{self.endpoint}/{ORG}"
 
     def publish(self, package: Path, *, tag: str | None = None, name: str | None = None) -> str:
-        """Commit a package's files; gives the commit."""
+        """Commit a package's files and return the commit."""
         files = {
             path.relative_to(package).as_posix(): path.read_bytes()
             for path in package.rglob("*")
@@ -95,7 +95,7 @@ class FaultyHub:
         return [*self.repositories[name]][-1]
 
     def misbehave(self, where: str, fault: Fault, times: int = 1) -> None:
-        """Answer the next ``times`` requests whose path ends in ``where`` by a fault."""
+        """Respond with a fault to the next ``times`` requests whose path ends with ``where``."""
         self.faults.append((where, fault, times))
 
     def fault_for(self, path: str) -> Fault | None:
@@ -106,11 +106,11 @@ class FaultyHub:
         return None
 
     def sent(self, file: str) -> int:
-        """Bytes of a file that went out, over all requests."""
+        """Return the bytes of a file that were sent, over all requests."""
         return sum(each.sent for each in self.requests if each.path.endswith(f"/{file}"))
 
     def starts(self, file: str) -> list[int]:
-        """The first bytes that were asked for."""
+        """Return the first bytes that were requested."""
         return [each.start for each in self.requests if each.path.endswith(f"/{file}")]
 
 
@@ -120,7 +120,7 @@ class Server(ThreadingHTTPServer):
     allow_reuse_address = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # clients that hang up are what this is for
+        pass  # clients disconnect on purpose
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -198,7 +198,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[at : at + 2**16])
 
     def answer(self, content: bytes, start: int = 0) -> None:
-        """Answer well."""
+        """Respond correctly."""
         self.begin(content, start)
         self.send(content[start:])
 
@@ -235,7 +235,7 @@ def cut(at: int, *, reset: bool = False) -> Fault:
 
 
 def stall(at: int) -> Fault:
-    """Stop sending after the first ``at`` bytes; go on when it is released."""
+    """Stop sending after the first ``at`` bytes, and resume once it is released."""
 
     def fault(handler: Handler, content: bytes, start: int) -> None:
         handler.begin(content, start)
@@ -248,7 +248,7 @@ def stall(at: int) -> Fault:
 
 
 def instead(change: Callable[[bytes], bytes]) -> Fault:
-    """Serve another content, honestly."""
+    """Serve other content correctly."""
 
     def fault(handler: Handler, content: bytes, start: int) -> None:
         handler.answer(change(content), start)
@@ -265,8 +265,15 @@ def endless(handler: Handler, content: bytes, start: int) -> None:
         handler.send(b"10000\r\n" + bytes(2**16) + b"\r\n")
 
 
+def drip(handler: Handler, content: bytes, start: int) -> None:
+    """Send a byte now and then, without an end."""
+    handler.head(200, 10**6)
+    while not handler.hub.released.wait(0.05):
+        handler.send(b" ")
+
+
 def claim(size: int) -> Fault:
-    """Say that the file has another size than it has, and end when it has been sent."""
+    """Announce a wrong size, and close the connection after the real content."""
 
     def fault(handler: Handler, content: bytes, start: int) -> None:
         handler.head(200, size)
@@ -277,7 +284,7 @@ def claim(size: int) -> Fault:
 
 
 def status(code: int, error: str = "", said: str = "", **headers: str) -> Fault:
-    """Answer with an HTTP status and no body."""
+    """Respond with an HTTP status and no body."""
 
     def fault(handler: Handler, content: bytes, start: int) -> None:
         handler.fail(code, error, said, **headers)
@@ -286,12 +293,12 @@ def status(code: int, error: str = "", said: str = "", **headers: str) -> Fault:
 
 
 def redirect(url: str) -> Fault:
-    """Send the client to another address."""
+    """Redirect the client to another URL."""
     return status(302, Location=url)
 
 
 def without_ranges(handler: Handler, content: bytes, start: int) -> None:
-    """Send all of a file, whatever part of it was asked for."""
+    """Send the whole file, whatever part was requested."""
     handler.answer(content)
 
 
@@ -301,7 +308,7 @@ def serve(package: Path, port: int, file: str = "", stall_at: int = 0) -> None:
     hub.publish(package)
     if file:
         hub.misbehave(file, stall(stall_at))
-    with hub:  # whoever has waited for it asks at once
+    with hub:  # the process that waits for "ready" sends requests at once
         print("ready", flush=True)
         threading.Event().wait()
 

@@ -22,7 +22,7 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
 class HubServer:
-    """A running ``zoo hub serve`` at a port of its own; use it in a ``with``."""
+    """A running ``zoo hub serve`` on its own port, to be used in a ``with``."""
 
     def __init__(self, folder: Path, log: Path, *options: str | Path) -> None:
         self.folder = folder
@@ -38,7 +38,7 @@ class HubServer:
         line = self.process.stdout.readline()
         found = re.fullmatch(r"Serving at ((http://\S+):(\d+))/(\S+)\n", line)
         assert found is not None, (line, log.read_text())
-        #: what huggingface_hub calls an endpoint.
+        #: The endpoint in huggingface_hub's terms.
         self.url = found[1]
         self.port = found[3]
         self.rules = self.process.stdout.readline()
@@ -55,7 +55,7 @@ class HubServer:
         self.stop(signal.SIGKILL)
 
     def stop(self, signal_number: int = signal.SIGTERM) -> int:
-        """End it; gives its exit status."""
+        """Stop the server and return its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal_number)
         status = self.process.wait(30)
@@ -64,13 +64,13 @@ class HubServer:
         return status
 
     def http(self, token: str | None = None) -> httpx.Client:
-        """Bare HTTP, for what no client of the Hub does."""
+        """Return a plain HTTP client, for requests that no Hub client sends."""
         headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
         return httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False)
 
 
 class Tokens:
-    """A file of tokens with one of each kind."""
+    """A token file with one token of each role."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "tokens.json"
@@ -79,7 +79,7 @@ class Tokens:
 
 
 class Shared:
-    """The server that most tests use, each with repositories of its own names."""
+    """The server that most tests share. Each test uses different repository names."""
 
     def __init__(self, server: HubServer, tokens: Tokens) -> None:
         self.server = server
@@ -90,7 +90,7 @@ class Shared:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
-    """A store with tokens, public reading."""
+    """A store with tokens and public reading."""
     folder = tmp_path_factory.mktemp("shared")
     Store.create(folder / "store")
     tokens = Tokens(folder)
@@ -144,7 +144,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 @pytest.fixture
 def hf(tmp_path: Path) -> Callable[..., str]:
-    """``hf(URL, TOKEN, *WORDS)``: the command ``hf``; gives all that it printed."""
+    """``hf(URL, TOKEN, *WORDS)``: the command ``hf``; returns everything that it printed."""
 
     def run(
         url: str, token: str | None, *words: str | Path, status: int = 0, **environment: str
@@ -173,7 +173,7 @@ def hf(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def zoo_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """``zoo_here(*WORDS)``: the command ``zoo`` in this process; gives what it printed."""
+    """``zoo_here(*WORDS)``: the command ``zoo`` in this process; returns what it printed."""
     from repzoo.cli import main
 
     def run(*words: str | Path, status: int = 0) -> str:
@@ -190,7 +190,7 @@ def zoo_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="session")
 def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """30 MB that do not compress: too large for anything but LFS."""
+    """A file of 30 MB of noise, so large that only LFS can upload it."""
     path = tmp_path_factory.mktemp("large") / "large.bin"
     path.write_bytes(os.urandom(30_000_000))
     return path

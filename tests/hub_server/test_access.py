@@ -1,4 +1,4 @@
-"""Who may see and do what: tokens, private repositories, private and open hubs."""
+"""Access rules: tokens, private repositories, private and open hubs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def status_of(error: pytest.ExceptionInfo[HfHubHTTPError]) -> int:
     return status
 
 
-def test_what_is_not_there_is_the_right_exception(shared: Any, client: Callable[..., Any]) -> None:
+def test_missing_things_raise_the_right_exception(shared: Any, client: Callable[..., Any]) -> None:
     api = client(shared.url, shared.tokens.write)
     api.create_repo("zoo/absent")
     api.upload_file(repo_id="zoo/absent", path_or_fileobj=b"x", path_in_repo="x")
@@ -49,7 +49,7 @@ def test_what_is_not_there_is_the_right_exception(shared: Any, client: Callable[
         assert not reader.file_exists("zoo/absent", "y")
 
 
-def test_writing_needs_a_token_that_may(shared: Any, client: Callable[..., Any]) -> None:
+def test_writing_needs_a_token_with_the_role_write(shared: Any, client: Callable[..., Any]) -> None:
     api = client(shared.url, shared.tokens.write)
     api.create_repo("zoo/guarded")
     before = api.model_info("zoo/guarded").sha
@@ -73,7 +73,7 @@ def test_writing_needs_a_token_that_may(shared: Any, client: Callable[..., Any])
             with pytest.raises(HfHubHTTPError, match=reason) as caught:
                 attempt()
             assert status_of(caught) == status
-            # Not "repository not found", which the client makes of many a 401.
+            # Not RepositoryNotFoundError, which the client raises for many 401 responses.
             assert type(caught.value) is HfHubHTTPError
     with pytest.raises(HfHubHTTPError) as caught:
         client(shared.url, "zoo_wrong").whoami()
@@ -85,7 +85,7 @@ def test_writing_needs_a_token_that_may(shared: Any, client: Callable[..., Any])
     assert not api.repo_exists("zoo/guarded-too")
 
 
-def test_private_repositories_are_there_for_tokens_only(
+def test_private_repositories_need_a_token(
     shared: Any, client: Callable[..., Any], tmp_path: Path
 ) -> None:
     api = client(shared.url, shared.tokens.write)
@@ -99,7 +99,7 @@ def test_private_repositories_are_there_for_tokens_only(
     assert "zoo/hidden" in [each.id for each in reader.list_models()]
 
     assert "zoo/hidden" not in [each.id for each in anyone.list_models()]
-    # What is there answers word for word like what is not.
+    # A private repository and a missing one get exactly the same responses.
     with shared.server.http() as http:
         for path in (
             "/api/models/zoo/{}",
@@ -142,14 +142,14 @@ def test_a_private_hub_shows_nothing_without_a_token(
             response = http.get(path)
             assert response.status_code in (401, 404)
             assert "tiny" not in response.text.replace("/zoo/tiny", "")
-        # A browser asks for a password, which is the token.
+        # A browser asks for a password: the token.
         assert http.get("/").headers["www-authenticate"].startswith("Basic")
         assert "tiny" in http.get("/", auth=("me", tokens.read)).text
         assert http.get("/", auth=("me", "wrong")).status_code == 401
         assert http.get("/health").text == "ok\n"
 
 
-def test_a_token_is_worth_nothing_once_it_is_revoked(
+def test_a_revoked_token_is_refused_at_once(
     serve: Callable[..., Any], client: Callable[..., Any], store: Path, tokens: Any, zoo_here: Any
 ) -> None:
     server = serve(store, "--tokens", tokens.file)
@@ -173,7 +173,7 @@ def test_a_token_is_worth_nothing_once_it_is_revoked(
     assert "the secrets stay as they were" in server.log.read_text()
 
 
-def test_the_file_of_tokens(zoo_here: Any, tmp_path: Path) -> None:
+def test_the_token_command(zoo_here: Any, tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     secret = zoo_here("hub", "token", "add", "--write", "ci", file).strip()
     assert secret.startswith("zoo_")
@@ -193,7 +193,7 @@ def test_the_file_of_tokens(zoo_here: Any, tmp_path: Path) -> None:
     assert SecretFile(file).find(made["token"]) is not None
 
 
-def test_an_open_hub_is_for_this_machine_only(
+def test_an_open_hub_only_serves_this_machine(
     serve: Callable[..., Any], client: Callable[..., Any], store: Path
 ) -> None:
     server = serve(store, "--open")
@@ -203,7 +203,7 @@ def test_an_open_hub_is_for_this_machine_only(
     assert [each.id for each in client(server.url).list_models()] == ["zoo/mine"]
     create = {"name": "theirs"}
     with server.http() as http:
-        # Pages elsewhere, whatever their name leads to.
+        # Pages of other sites, even if their domain resolves to this machine.
         stranger = http.post("/api/repos/create", json=create, headers={"Origin": "http://x.org"})
         assert stranger.status_code == 403
         assert http.get("/", headers={"Host": "rebound.example.org"}).status_code == 403
@@ -216,7 +216,7 @@ def test_by_default_nobody_may_write(
     Store(store).publish(Package.open(tiny_package))
     server = serve(store, "--org", "acme")
     assert "writing needs --tokens" in server.rules
-    # A token of huggingface.co from the environment is no hindrance to reading.
+    # A huggingface.co token in the environment does not prevent reading.
     api = client(server.url, "hf_for_another_hub")
     assert api.model_info("acme/tiny").sha
     with pytest.raises(HfHubHTTPError, match="--tokens or --open") as caught:
@@ -226,7 +226,9 @@ def test_by_default_nobody_may_write(
         api.model_info("zoo/tiny")
 
 
-def test_rules_that_make_no_sense(zoo_here: Any, store: Path, tokens: Any, tmp_path: Path) -> None:
+def test_contradictory_options_are_refused(
+    zoo_here: Any, store: Path, tokens: Any, tmp_path: Path
+) -> None:
     def fails(*options: str | Path) -> str:
         message: str = zoo_here("hub", "serve", store, "--port", "0", *options, status=1)
         return message
@@ -244,8 +246,8 @@ def test_rules_that_make_no_sense(zoo_here: Any, store: Path, tokens: Any, tmp_p
         assert f"cannot listen on 127.0.0.1:{port}" in message
 
 
-def test_basic_authentication_is_no_way_to_write(shared: Any) -> None:
-    """A browser sends it by itself, for whatever page makes it."""
+def test_basic_authentication_cannot_write(shared: Any) -> None:
+    """A browser would send it by itself for any page."""
     secret = base64.b64encode(f"me:{shared.tokens.write}".encode()).decode()
     with shared.server.http() as http:
         response = http.post(

@@ -1,4 +1,4 @@
-"""The unmodified huggingface_hub client does against the server what it does against the Hub."""
+"""The unmodified huggingface_hub client works with the server as with the Hub."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 from repzoo.hubs.opening import open_hub
 from repzoo.packages.package import Package
 
-# What huggingface_hub does itself when it sends an LFS file.
+# huggingface_hub itself causes this warning when it sends an LFS file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
@@ -58,7 +58,7 @@ def test_a_package_from_creation_to_download(
     assert api.list_repo_refs("zoo/tiny").branches[0].target_commit == second.oid
     commits = api.list_repo_commits("zoo/tiny")
     assert [commit.title for commit in commits] == ["Two", "One", "initial commit"]
-    # The commit that a repository is made with is none of the package's revisions.
+    # A repository's empty first commit is not a revision of the package.
     info = json.loads(zoo_here("info", "tiny", "--hub", f"{shared.url}/zoo", "--json"))
     assert info["revisions"] == [second.oid, first.oid]
     assert commits[0].message == "Large"
@@ -93,7 +93,7 @@ def test_a_package_from_creation_to_download(
     assert Path(file).read_bytes() == (tiny_package / "config.json").read_bytes()
     assert api.verify_repo_checksums("zoo/tiny", local_dir=str(folder)).mismatches == []
 
-    # What went in by HTTP is a package to zoo, which finds it by the manifest too.
+    # A package that was uploaded over HTTP can also be found by its manifest's SHA-256.
     hub = open_hub(shared.store)
     assert "tiny" in hub.names()
     assert hub.resolve("tiny", Package.open(tiny_package).revision) == second.oid
@@ -180,7 +180,7 @@ def test_every_kind_of_change(
     first = api.create_commit(
         "zoo/changes", operations, commit_message="1", parent_commit=start[:7]
     )
-    # What the hub has is neither sent nor committed again.
+    # Files that the hub has are neither sent nor committed again.
     again = [CommitOperationAdd("x", b""), CommitOperationAdd("old/note.txt", b"a note")]
     assert api.create_commit("zoo/changes", again, commit_message="2").oid == first.oid
     moves = [
@@ -212,7 +212,7 @@ def test_every_kind_of_change(
     assert api.model_info("zoo/changes").sha == second.oid
 
 
-def test_what_the_hub_does_not_do_is_refused_with_a_reason(
+def test_unsupported_operations_are_refused_with_a_reason(
     shared: Any, client: Callable[..., Any]
 ) -> None:
     api = client(shared.url, shared.tokens.write)
@@ -256,7 +256,7 @@ def test_tags_do_not_move(shared: Any, client: Callable[..., Any]) -> None:
     assert api.model_info("zoo/tags", revision="v1").sha == first
 
 
-def test_an_interrupted_download_goes_on_where_it_was(
+def test_an_interrupted_download_is_resumed(
     shared: Any, client: Callable[..., Any], large_file: Path, tmp_path: Path
 ) -> None:
     from huggingface_hub.file_download import http_get

@@ -1,4 +1,4 @@
-"""The command ``hf`` against the server."""
+"""The ``hf`` command with the server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_hf(
     url, token = shared.url, shared.tokens.write
     assert "writer" in hf(url, token, "auth", "whoami")
     hf(url, token, "repos", "create", "zoo/by-command")
-    # Small files do not go through Xet, even where it is not turned off.
+    # Small files are not sent through Xet, even if it is not disabled.
     hf(url, token, "upload", "zoo/by-command", tiny_package, ".")
     hf(url, token, "repos", "tag", "create", "zoo/by-command", "v1")
     no_xet = {"HF_HUB_DISABLE_XET": "1"}
@@ -33,14 +33,14 @@ def test_hf(
 def test_a_large_file_through_xet_is_refused_at_once(
     shared: Any, hf: Callable[..., str], large_file: Path
 ) -> None:
-    """The client decides that alone, and all that it shows of the answer is where it asked."""
+    """The client alone decides to use Xet, and only shows the URL that failed."""
     url, token = shared.url, shared.tokens.write
     hf(url, token, "repos", "create", "zoo/by-xet")
     printed = hf(url, token, "upload", "zoo/by-xet", large_file, "large.bin", status=1)
     assert "HF_HUB_DISABLE_XET=1" in printed
 
 
-def test_hf_without_the_right_to(shared: Any, hf: Callable[..., str]) -> None:
+def test_hf_without_permission(shared: Any, hf: Callable[..., str]) -> None:
     url = shared.url
     hf(url, shared.tokens.write, "repos", "create", "zoo/not-yours")
     assert "may only read" in hf(

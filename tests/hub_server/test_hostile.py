@@ -1,16 +1,25 @@
-"""Requests that no well-meant client sends: refused with a reason, and nothing of them stays."""
+"""Hostile requests are refused with a reason and leave nothing behind."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import os
 import socket
+import subprocess
+import sys
+import sysconfig
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from repzoo.hub_server import protocol
+from starlette.requests import Request
 
 PATHS = [
     "../x",
@@ -32,7 +41,7 @@ PATHS = [
 
 @pytest.fixture
 def http(shared: Any) -> Iterator[httpx.Client]:
-    """Bare HTTP with a token that may write, and the repository hostile."""
+    """A plain HTTP client with a token that may write, and the repository hostile."""
     with shared.server.http(shared.tokens.write) as client:
         assert client.post("/api/repos/create", json={"name": "hostile"}).status_code in (200, 409)
         yield client
@@ -40,7 +49,7 @@ def http(shared: Any) -> Iterator[httpx.Client]:
 
 @pytest.fixture(autouse=True)
 def _nothing_stays(shared: Any) -> Iterator[None]:
-    """Whatever happens, no file is left half, and nothing appears outside the store."""
+    """No file is left incomplete, and nothing appears outside the store."""
     before = sorted(shared.store.parent.iterdir())
     yield
     assert not any((shared.store / "incoming").iterdir())
@@ -77,7 +86,7 @@ def _authorization(shared: Any) -> str:
 
 
 def raw(shared: Any, target: str, headers: str = "", method: str = "GET") -> bytes:
-    """A request line as it is, which no library would send."""
+    """Send a raw request line, which no library would send."""
     with socket.create_connection(("127.0.0.1", int(shared.server.port)), 30) as connection:
         request = f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n"
         connection.sendall(request.encode())
@@ -115,7 +124,7 @@ def test_hostile_addresses(shared: Any, http: httpx.Client, target: str) -> None
     assert http.get("/health").text == "ok\n"
 
 
-def test_bodies_that_are_none(http: httpx.Client) -> None:
+def test_invalid_bodies(http: httpx.Client) -> None:
     address = "/api/models/zoo/hostile/commit/main"
     header = b'{"key": "header", "value": {"summary": "x"}}'
     for body in (
@@ -139,7 +148,7 @@ def test_bodies_that_are_none(http: httpx.Client) -> None:
         response = http.post(address, content=body)
         assert response.status_code == 400, (body[:80], response.text)
         assert response.json()["error"]
-    # The content of this one never came.
+    # The content of this file was never uploaded.
     absent = {"path": "x", "algo": "sha256", "oid": "0" * 64, "size": 5}
     assert commit(http, {"key": "lfsFile", "value": absent}).status_code == 400
     for path in (
@@ -173,7 +182,7 @@ def test_bodies_that_are_too_large_are_cut_while_they_arrive(
         response = http.post(path, content=endless(piece))
         assert response.status_code == 413, path
         assert sent < 300 * 2**20, "all of it was taken"
-    # What is announced is not even begun: this sends nothing.
+    # An announced length is refused before the body: this sends no body.
     announced = f"Content-Length: {2**40}\r\n{_authorization(shared)}"
     assert raw(shared, "/api/repos/create", announced, "POST").split()[1] == b"413"
     assert commit(http, header={"summary": "x" * 501}).status_code == 400
@@ -196,7 +205,7 @@ def test_an_upload_is_what_was_announced_or_nothing(shared: Any, http: httpx.Cli
     content = b"announced" * 100_000
     address = upload_address(http, content)
     blob = shared.store / "blobs" / "sha256" / hashlib.sha256(content).hexdigest()
-    with shared.server.http() as anyone:  # the client sends no token along
+    with shared.server.http() as anyone:  # the client sends no token here
         for wrong, status in (
             (b"", 400),
             (content[:-1], 400),
@@ -219,13 +228,13 @@ def test_an_upload_is_what_was_announced_or_nothing(shared: Any, http: httpx.Cli
             assert anyone.put(changed, content=content).status_code == 403
         assert anyone.put(address, content=content).status_code == 200
     assert blob.read_bytes() == content
-    # What is there need not come again.
+    # Existing content is not uploaded again.
     batch = {"operation": "upload", "objects": [{"oid": blob.name, "size": len(content)}]}
     answer = http.post("/zoo/hostile.git/info/lfs/objects/batch", json=batch).json()
     assert "actions" not in answer["objects"][0]
 
 
-def test_announcements_that_are_none(http: httpx.Client) -> None:
+def test_invalid_announcements(http: httpx.Client) -> None:
     for batch in (
         {},
         {"operation": "download", "objects": []},
@@ -294,14 +303,14 @@ def test_metadata_that_would_take_all_memory(http: httpx.Client) -> None:
     for metadata in (laughs, deep):
         card = f"---\n{metadata}\n---\n# Hello\n"
         assert http.post("/api/validate-yaml", json={"content": card}).status_code == 400
-        # Whoever does not ask first gets a card without metadata.
+        # A card that was not validated first is shown without metadata.
         assert commit(http, added("README.md", card.encode())).status_code == 200
         assert http.get("/api/models/zoo/hostile").json()["cardData"] == {}
         assert "Hello" in http.get("/zoo/hostile").text
     assert http.get("/api/models?search=hostile").json()[0]["id"] == "zoo/hostile"
 
 
-def test_what_is_not_http(shared: Any, http: httpx.Client) -> None:
+def test_invalid_http(shared: Any, http: httpx.Client) -> None:
     for garbage in (
         b"\x16\x03\x01" * 100,
         b"GET\r\n\r\n",
@@ -319,10 +328,92 @@ def test_what_is_not_http(shared: Any, http: httpx.Client) -> None:
     assert nothing.startswith("this hub does not support GET '/api/nothing/here': it has models")
 
 
-def test_no_line_of_the_log_is_somebody_elses(shared: Any, http: httpx.Client) -> None:
+def test_log_lines_cannot_be_forged(shared: Any, http: httpx.Client) -> None:
     raw(shared, "/zoo/x%0a10:00:00%20%20200%20forged?token=secret")
     log = shared.server.log.read_text()
     assert "\n10:00:00  200 forged" not in log
     assert "secret" not in log
     assert "signature" not in log
     assert shared.tokens.write not in log
+
+
+def test_a_client_may_close_its_half_of_the_connection(shared: Any) -> None:
+    body = b'{"content":""}'
+    head = b"POST /api/validate-yaml HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    # Java's HttpClient also asks every plain HTTP server for an upgrade.
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    for request in (head + body, head.replace(b"Host", upgrade + b"Host") + body):
+        with socket.create_connection(("127.0.0.1", int(shared.server.port)), 10) as connection:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_log_that_is_not_read_does_not_stop_the_server(store: Path) -> None:
+    reader, writer = os.pipe()
+    zoo = Path(sysconfig.get_path("scripts")) / "zoo"
+    command = [zoo, "hub", "serve", store, "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=writer, text=True)
+    os.close(writer)
+    assert process.stdout is not None
+    url = process.stdout.readline().split()[2].removesuffix("/zoo")
+    with httpx.Client(base_url=url, trust_env=False, timeout=10) as http:
+        for _ in range(400):  # more than the pipe holds
+            assert http.get(f"/api/models/zoo/{'x' * 200}").status_code == 404
+    process.terminate()
+    assert process.wait(20) == 0
+    process.stdout.close()
+    os.close(reader)
+
+
+def test_lines_that_nobody_reads_are_dropped_and_counted() -> None:
+    code = """
+import os
+from repzoo.hub_server.access_log import LogWriter
+writer = LogWriter()
+for number in range(50_000):
+    writer.write(f"{number} {'x' * 100}\\n")
+print("done", flush=True)
+input()
+writer.write("the last\\n")
+writer.close(60)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "done\n"
+    _, log = process.communicate("\n", timeout=60)
+    assert "lines were dropped: the log is not read)" in log
+    assert log.startswith("0 x")
+
+
+def test_a_client_that_does_not_read_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_CHECK_SECONDS", 0.2)
+    disconnected = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not await request.is_disconnected():
+            await send({"type": "http.response.body", "body": bytes(2**20), "more_body": True})
+        disconnected.set()
+
+    config = uvicorn.Config(
+        app, http=protocol.ImpatientProtocol, lifespan="off", ws="none", log_level="critical"
+    )
+    server = uvicorn.Server(config)
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        with socket.create_connection(listener.getsockname()) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert disconnected.wait(20)
+    finally:
+        server.should_exit = True
+        thread.join(20)

@@ -1,4 +1,4 @@
-"""Connections that are cut, servers that are killed, and several writers at once."""
+"""Cut connections, killed servers and concurrent writers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from repzoo.store.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
-# Uploads a folder as a client without Xet does, which one may kill.
+# Uploads a folder without Xet, in a process that tests can kill.
 UPLOAD = """
 import sys
 from huggingface_hub import HfApi, constants
@@ -36,7 +36,7 @@ HfApi(endpoint=url, token=token or False).upload_folder(repo_id=repository, fold
 
 
 def batch_address(url: str, token: str, repository: str, content: bytes) -> str:
-    """Where the bytes of an LFS file go, without the host."""
+    """Return the path of the upload URL of an LFS file."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
     wanted = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content)}
     connection.request(
@@ -67,7 +67,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 
 def incoming(store: Path) -> int:
-    """Bytes of what is on its way in."""
+    """Return the bytes of all incomplete uploads."""
     size = 0
     for path in (store / "incoming").iterdir():
         try:
@@ -79,7 +79,7 @@ def incoming(store: Path) -> int:
 
 @pytest.fixture
 def published(store: Path, tiny_package: Path) -> str:
-    """The commit of a package that is there before anything happens to the store."""
+    """Publish a package first, and return its commit."""
     return Store(store).publish(Package.open(tiny_package)).commit
 
 
@@ -104,7 +104,7 @@ def test_an_upload_that_is_cut_leaves_nothing(
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
         connection.close()
         wait_for(lambda: not any((store / "incoming").iterdir()), "a half file stays")
-    # So is a commit.
+    # The same holds for a commit.
     connection = socket.create_connection(("127.0.0.1", int(server.port)), 30)
     head = "POST /api/models/zoo/tiny/commit/main HTTP/1.1\r\nHost: localhost\r\n"
     connection.sendall(f"{head}Content-Length: 100000\r\n\r\n".encode())
@@ -138,7 +138,7 @@ def test_a_server_that_is_killed_loses_nothing_that_it_acknowledged(
         connection.close()
         assert any((store / "incoming").iterdir())
         assert_as_it_was(store, commit)
-    # The next one clears what the killed ones left, and the upload goes in.
+    # The next server removes leftovers of the killed ones, and the upload succeeds.
     server = serve(store, "--open")
     assert not any((store / "incoming").iterdir())
     api = client(server.url)
@@ -147,7 +147,7 @@ def test_a_server_that_is_killed_loses_nothing_that_it_acknowledged(
     assert check(Store(store)).faults == []
 
 
-def test_a_server_that_starts_beside_another_leaves_its_uploads_alone(
+def test_a_second_server_leaves_the_uploads_of_the_first_alone(
     serve: Callable[..., Any], store: Path, published: str
 ) -> None:
     server = serve(store, "--open")
@@ -181,7 +181,7 @@ def test_a_client_that_is_killed_leaves_the_previous_revision(
     assert_as_it_was(store, published)
 
 
-def test_several_writers_at_once_all_get_their_changes_in(
+def test_the_changes_of_concurrent_writers_are_all_kept(
     shared: Any, client: Callable[..., Any]
 ) -> None:
     api = client(shared.url, shared.tokens.write)
@@ -204,7 +204,7 @@ def test_several_writers_at_once_all_get_their_changes_in(
     assert len(api.list_repo_files("zoo/rivals")) == 80
 
 
-def test_of_writers_that_build_on_the_same_revision_one_wins(
+def test_only_one_of_several_commits_on_the_same_parent_succeeds(
     shared: Any, client: Callable[..., Any]
 ) -> None:
     api = client(shared.url, shared.tokens.write)
@@ -225,7 +225,7 @@ def test_of_writers_that_build_on_the_same_revision_one_wins(
     assert len(api.list_repo_commits("zoo/race")) == 2
 
 
-def test_a_server_that_is_told_to_end_lets_downloads_come_to_an_end(
+def test_a_stopping_server_finishes_its_downloads(
     serve: Callable[..., Any], store: Path, published: str
 ) -> None:
     with Store(store).blobs.receive(2**27) as upload:

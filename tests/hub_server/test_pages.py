@@ -1,4 +1,4 @@
-"""The pages for people: what they show, and that a card cannot make them do anything."""
+"""The web pages: what they show, and that cards cannot inject anything into them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_pages(shared: Any, client: Callable[..., Any], tiny_package: Any) -
         assert first.oid[:12] in text
         assert "<small>v1</small>" in text
         assert "encoder.onnx" in text
-        # Nothing of the card's own HTML, scripts or images from elsewhere is left.
+        # HTML, scripts and external images of the card are removed.
         assert "&lt;script&gt;alert(1)" in text
         assert not re.search(
             r"<script|<img[^>]*onerror|<b>1|href=.?(javascript|data):|a\.org/t", text
@@ -81,7 +81,7 @@ def test_the_pages(shared: Any, client: Callable[..., Any], tiny_package: Any) -
             f"/zoo/pages/resolve/{commit}/figures/one.png"
         ]
         assert '<a href="https://a.org" rel="nofollow noopener">out</a>' in text
-        assert "elsewhere gone" in text  # what the images are of
+        assert "elsewhere gone" in text  # the images' alternative texts
 
         figure = http.get(f"/zoo/pages/resolve/{commit}/figures/one.png")
         assert figure.content == PNG
@@ -109,9 +109,7 @@ def test_the_pages(shared: Any, client: Callable[..., Any], tiny_package: Any) -
         assert (signed.status_code, signed.headers["location"]) == (303, "/")
 
 
-def test_a_repository_that_is_no_package_has_a_page_too(
-    shared: Any, client: Callable[..., Any]
-) -> None:
+def test_a_repository_without_a_package_has_a_page(shared: Any, client: Callable[..., Any]) -> None:
     api = client(shared.url, shared.tokens.write)
     api.create_repo("zoo/bare")
     with shared.server.http() as http:
@@ -132,7 +130,7 @@ def test_a_repository_that_is_no_package_has_a_page_too(
         assert "/zoo/bare" in http.get("/").text
 
 
-def test_markdown_that_is_not_meant_to_be_read() -> None:
+def test_hostile_markdown() -> None:
     def nowhere(_: str) -> None:
         return None
 

@@ -1,4 +1,4 @@
-"""kill -9 at random moments, many times: nothing acknowledged is lost, nothing half-done seen."""
+"""kill -9 at many random moments: nothing acknowledged is lost, nothing incomplete is visible."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 
 def killed_after(seconds: float, *words: object) -> bool:
-    """Run a command and kill it after a while; whether it had ended by itself by then."""
+    """Run a command, kill it after a while, and return whether it had succeeded by then."""
     process = subprocess.Popen(
         [str(word) for word in words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -71,13 +71,13 @@ def test_training_killed_at_random_moments(tmp_path: Path) -> None:
 
 
 def make_versions(make_package: Callable[..., Path], folder: Path, number: int) -> list[Path]:
-    """Revisions of "tiny" with a file that takes a while to send, and too large for one request."""
+    """Revisions of "tiny" with a file that takes a while to send and needs several requests."""
     versions = []
     for seed in range(number):
         version = make_package(folder / f"v{seed}", "tiny", seed=seed)
         (version / "figures").mkdir()
         noise = random.Random(seed).randbytes(11 * 2**20)
-        picture = b"\xff\xd8\xff" + noise + b"\xff\xd9"  # as far as anyone looks
+        picture = b"\xff\xd8\xff" + noise + b"\xff\xd9"  # enough to look like a JPEG file
         (version / "figures" / "noise.jpg").write_bytes(picture)
         write_manifest(version)
         versions.append(version)
@@ -85,7 +85,7 @@ def make_versions(make_package: Callable[..., Path], folder: Path, number: int) 
 
 
 class Server:
-    """``zoo hub serve --open`` on a store, which one may kill and start again."""
+    """``zoo hub serve --open`` on a store, which tests can kill and restart."""
 
     def __init__(self, store: Path) -> None:
         self._store = store
@@ -125,7 +125,7 @@ class Server:
 def test_publish_killed_at_random_moments(
     way: str, make_package: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """The hub has the previous revision or the new one, whole; what was acknowledged, it has."""
+    """Check that the hub has the previous or the new revision, and all acknowledged ones."""
     store = Path(Store.create(tmp_path / "store").spec)
     versions = make_versions(make_package, tmp_path, 5)
     with Server(store) if way == "http" else nullcontext() as server:
@@ -166,7 +166,7 @@ def interrupt_publish(way: str, store: Path, versions: list[Path], server: Serve
         if server is not None and server.exited:
             server.start()
         if clock.random() < 0.3:
-            # What was sent is not sent again, unless it is pruned.
+            # Content that arrived is not sent again, unless it was pruned.
             assert check(Store(store), prune=True, grace=0).faults == []
         before = newest()
     print(f"{way}: 100 interruptions, {ended} ended before theirs, {servers} of the server")
@@ -180,7 +180,7 @@ def interrupt_publish(way: str, store: Path, versions: list[Path], server: Serve
 
 
 def test_pull_killed_at_random_moments(make_package: Callable[..., Path], tmp_path: Path) -> None:
-    """A pull after any kill gets a package that verifies."""
+    """After any kill, a pull gets a package that verifies."""
     store = Store.create(tmp_path / "store")
     versions = make_versions(make_package, tmp_path, 4)
     clock = random.Random(0)
@@ -194,4 +194,4 @@ def test_pull_killed_at_random_moments(make_package: Callable[..., Path], tmp_pa
     print(f"of 100 pulls, ended before their kill: {finished}")
     assert 0 < finished < 100
     shutil.rmtree(store.path)
-    zoo("verify", "tiny")  # the cache stands on its own
+    zoo("verify", "tiny")  # without the hub

@@ -94,10 +94,10 @@ def test_a_damaged_file_is_named_quarantined_and_replaced(
     repzoo.load("tiny")
 
 
-def test_a_changed_manifest_is_found_out(flat_hub: Path) -> None:
+def test_a_changed_manifest_is_detected(flat_hub: Path) -> None:
     package = Cache().pull(TINY).package
     path = package.path / "manifest.json"
-    # Valid in itself: only the name of the folder says that it is another.
+    # The package is valid, but not the revision that its folder names.
     (package.path / "README.md").write_text("Buy more!\n")
     write_manifest(package.path)
     with pytest.raises(repzoo.IntegrityError, match=r"manifest\.json does not have the SHA-256 of"):
@@ -132,13 +132,13 @@ def test_a_bad_file_of_the_hub_never_becomes_visible(
     assert "is not in the cache" in zoo_here("path", "tiny", status=1)
     with pytest.raises(repzoo.IntegrityError):
         repzoo.load("tiny")
-    # However often it is tried, the same bytes are kept once.
+    # The same bytes are kept only once, no matter how often it is tried.
     assert len(list((cache / "quarantine" / "tiny").iterdir())) == 1
 
     (flat_hub / "tiny" / "encoder.onnx").write_bytes(good)
     pulled = Cache().pull(TINY)
     pulled.package.verify()
-    assert "README.md" not in pulled.fetched  # was there already, and right
+    assert "README.md" not in pulled.fetched  # was already there and right
 
 
 def test_a_bad_hub_does_not_undo_a_repair_of_the_rest(flat_hub: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_bad_hub_does_not_undo_a_repair_of_the_rest(flat_hub: Path) -> None:
     with pytest.raises(repzoo.IntegrityError, match=r"encoder\.onnx"):
         repzoo.load("tiny")
     with pytest.raises(repzoo.ModelNotFound):
-        Cache().find(TINY)  # a package that is not whole is out of sight
+        Cache().find(TINY)  # an incomplete package is not visible
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_links_in_a_hub_are_not_followed(flat_hub: Path, tmp_path: Path) -> None
         Cache().pull(TINY)
 
 
-def test_a_package_must_go_by_its_own_name(flat_hub: Path, cache: Path) -> None:
+def test_a_package_must_have_its_own_name(flat_hub: Path, cache: Path) -> None:
     (flat_hub / "tiny").rename(flat_hub / "famous")
     with pytest.raises(repzoo.PackageError, match="calls itself tiny"):
         Cache().pull(Reference("famous"))
@@ -194,7 +194,7 @@ def test_revisions_of_a_store(
     assert Cache().revisions("tiny") == sorted([first, second])
     assert Cache().find(TINY).revision == second
 
-    # Without a revision the cache means what was pulled last.
+    # Without a revision, the last pull is meant.
     assert Cache().pull(Reference.parse(f"tiny@{first[:8]}"), hub).package.revision == first
     assert Cache().find(TINY).revision == first
     assert Cache().find(Reference("tiny", second[:8])).revision == second
@@ -210,7 +210,7 @@ def test_revisions_of_a_store(
     assert not (cache / "quarantine" / "tiny").exists()
 
 
-def test_a_digest_that_is_there_needs_no_hub(flat_hub: Path) -> None:
+def test_a_cached_digest_needs_no_hub(flat_hub: Path) -> None:
     revision = Cache().pull(TINY).package.revision
     shutil.rmtree(flat_hub)
     pulled = Cache().pull(Reference.parse(f"tiny@sha256:{revision}"))
@@ -239,7 +239,7 @@ def test_without_its_hub_the_cached_revision_is_loaded(
         repzoo.load("plain")
     with pytest.raises(repzoo.HubError):
         repzoo.load("tiny", hub=f"{flat_hub}-other")
-    # Pulling means asking the hub.
+    # A pull always asks the hub.
     assert "no such folder" in zoo_here("pull", "tiny", status=1)
     assert revision[:12] in zoo_here("info", "tiny")
     assert revision[:12] in zoo_here("verify", "tiny")
@@ -249,7 +249,7 @@ def test_without_its_hub_the_cached_revision_is_loaded(
         repzoo.load("tiny")
 
 
-def test_what_was_pulled_from_another_hub_is_found_by_its_name(
+def test_a_package_from_another_hub_is_found_by_its_name(
     flat_hub: Path, store: Path, heavy_package: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     Store(store).publish(Package.open(heavy_package))
@@ -263,7 +263,7 @@ def test_what_was_pulled_from_another_hub_is_found_by_its_name(
         repzoo.load("heavy", hub=str(flat_hub))
 
 
-def test_a_killed_pull_leaves_nothing_in_sight_and_is_gone_on_with(
+def test_a_killed_pull_shows_nothing_and_is_resumed(
     zoo: Any, store: Path, heavy_package: Path, cache: Path
 ) -> None:
     Store(store).publish(Package.open(heavy_package))
@@ -281,7 +281,7 @@ def test_a_killed_pull_leaves_nothing_in_sight_and_is_gone_on_with(
         for part in (cache / "staging").rglob("*.part"):
             part.unlink()
 
-    # Of the large file there was only a part.
+    # Only a part of the large file was there.
     pulled = zoo.json("pull", "heavy", "--hub", store)
     assert "figures/noise.png" in pulled["fetched"]
     Cache().find(Reference("heavy")).verify()
@@ -296,7 +296,7 @@ def part_size(cache: Path) -> int:
     return size
 
 
-def test_a_killed_repair_is_gone_on_with(
+def test_a_killed_repair_is_resumed(
     zoo: Any, store: Path, heavy_package: Path, cache: Path
 ) -> None:
     Store(store).publish(Package.open(heavy_package))
@@ -308,12 +308,12 @@ def test_a_killed_repair_is_gone_on_with(
     process.kill()
     process.communicate()
     assert not package.path.exists()
-    # What was right is kept, and not fetched again.
+    # Files that are right are kept and not fetched again.
     assert zoo.json("pull", "heavy", "--hub", store)["fetched"] == ["figures/noise.png"]
     Cache().find(Reference("heavy")).verify()
 
 
-def test_processes_that_pull_at_once_fetch_once(
+def test_concurrent_pulls_fetch_once(
     zoo: Any, store: Path, heavy_package: Path, cache: Path
 ) -> None:
     Store(store).publish(Package.open(heavy_package))
@@ -328,6 +328,16 @@ def test_processes_that_pull_at_once_fetch_once(
     assert Cache().names() == ["heavy"]
     Cache().find(Reference("heavy")).verify()
     assert files_below(cache / "staging") == set()
+
+
+def test_a_killed_removal_is_no_obstacle(flat_hub: Path, cache: Path) -> None:
+    revision = Cache().pull(TINY).package.revision
+    left = cache / "staging" / "tiny" / f"{revision}.old" / "encoder.onnx"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"?")
+    assert Cache().remove(TINY) == [revision]
+    assert not left.exists()
+    Cache().pull(TINY).package.verify()
 
 
 def test_a_damaged_memory_is_an_empty_one(
@@ -362,7 +372,7 @@ def test_a_read_only_cache_serves_what_is_in_it(
     Cache().find(TINY).verify()
 
 
-def test_a_cache_that_cannot_be_made(
+def test_a_cache_that_cannot_be_created(
     zoo_here: Any, flat_hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -372,7 +382,7 @@ def test_a_cache_that_cannot_be_made(
     assert "Not a directory; set REPZOO_CACHE" in message
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("REPZOO_CACHE", str(tmp_path))
     assert default_cache() == tmp_path
     monkeypatch.delenv("REPZOO_CACHE")
@@ -408,7 +418,7 @@ def test_copies_are_real_and_verified(
     assert files_below(out) == {f"tiny/{file}" for file in files_below(other_tiny)}
 
 
-def test_copies_do_not_overwrite_what_is_not_theirs(flat_hub: Path, tmp_path: Path) -> None:
+def test_copies_do_not_overwrite_other_files(flat_hub: Path, tmp_path: Path) -> None:
     package = Cache().pull(TINY).package
     (tmp_path / "out" / "tiny").mkdir(parents=True)
     (tmp_path / "out" / "tiny" / "thesis.txt").write_text("years of work")
@@ -423,7 +433,9 @@ def test_copies_do_not_overwrite_what_is_not_theirs(flat_hub: Path, tmp_path: Pa
     assert (copy.path / "notes.txt").read_text() == "mine"
 
 
-def test_a_copy_of_what_changed_meanwhile_is_refused(flat_hub: Path, tmp_path: Path) -> None:
+def test_a_package_that_changes_while_it_is_copied_is_refused(
+    flat_hub: Path, tmp_path: Path
+) -> None:
     package = Cache().pull(TINY).package
     damage_flip(package.path / "encoder.onnx")
     with pytest.raises(repzoo.IntegrityError, match=r"encoder\.onnx"):
@@ -448,12 +460,12 @@ def test_references(text: str, expected: Reference) -> None:
     "text",
     ["", "@", "a@", "A", "../a", "a/b", "a b", "a\n", "-a", "a-", "a@../x", "a@b@c", "a@x y", "é"],
 )
-def test_what_is_no_reference(text: str) -> None:
+def test_invalid_references(text: str) -> None:
     with pytest.raises(repzoo.InvalidInput):
         Reference.parse(text)
 
 
-def test_one_revision_is_enough(tiny_package: Path) -> None:
+def test_two_different_revisions_are_refused(tiny_package: Path) -> None:
     with pytest.raises(repzoo.InvalidInput, match="two different revisions"):
         repzoo.load("a@0123abc", revision="main")
     with pytest.raises(repzoo.InvalidInput, match="is a path"):

@@ -1,4 +1,4 @@
-"""Hubs: flat folders, and stores under killed, rival and refused writers."""
+"""Hubs: flat folders, and stores with killed, concurrent and refused writers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def digest(path: Path) -> str:
 
 
 def check_store(store: Path) -> list[str]:
-    """Every revision that a reader finds is complete and right; returns the names."""
+    """Check that every visible revision is complete and right, and return the names."""
     assert check(Store(store)).faults == []
     hub = open_hub(store)
     for name in hub.names():
@@ -74,7 +74,7 @@ def test_a_store(store: Path, tiny_package: Path, other_tiny: Path, plain_packag
     message = hub.repository("tiny").commit(second.commit).message
     assert message == "Other weights"
 
-    # Publishing what is the newest already changes nothing; what is older becomes the newest.
+    # Publishing the newest revision again changes nothing; an older one becomes the newest.
     assert hub.publish(Package.open(other_tiny)) == (*second[:3], False)
     again = hub.publish(Package.open(tiny_package))
     assert again.new
@@ -112,7 +112,7 @@ def test_tags_do_not_move(store: Path, tiny_package: Path, other_tiny: Path) -> 
     assert check_store(store) == ["tiny"]
 
 
-def test_what_is_not_of_the_package_stays_and_what_it_lost_goes(
+def test_publishing_deletes_old_package_files_and_keeps_other_files(
     store: Path, tiny_package: Path, tmp_path: Path
 ) -> None:
     hub = Store(store)
@@ -132,7 +132,7 @@ def test_what_is_not_of_the_package_stays_and_what_it_lost_goes(
     others = {".gitattributes", "notes/why.txt", "manifest.json", "manifest.json.sig"}
     assert set(files) == {*smaller_package.manifest.files, *others}
     assert hub.signature("tiny", published.commit) == b"signed"
-    # The signature of the smaller one is not one of this.
+    # The signature of the smaller package is removed.
     assert hub.signature("tiny", hub.publish(package).commit) is None
 
 
@@ -141,7 +141,7 @@ def test_changes_build_on_the_revision_that_their_writer_saw(store: Path) -> Non
     repository = hub.new_repository("notes")
     assert repository.create()
     assert not repository.create()
-    assert hub.names() == []  # it is no package
+    assert hub.names() == []  # not a package
     start = repository.head()
     with hub.blobs.receive(100) as upload:
         upload.write(b"text")
@@ -155,7 +155,7 @@ def test_changes_build_on_the_revision_that_their_writer_saw(store: Path) -> Non
         repzoo.InvalidInput: [
             [Add("../up", entry)],
             [Add("a", entry)],  # is a folder
-            [Add("a/b.txt/c", entry)],  # lies in a file
+            [Add("a/b.txt/c", entry)],  # is inside a file
             [Add("c.txt", FileEntry(size=4, sha256="0" * 64))],
             [Add("c.txt", FileEntry(size=5, sha256=entry.sha256))],
         ],
@@ -196,19 +196,19 @@ def test_changes_build_on_the_revision_that_their_writer_saw(store: Path) -> Non
         "ab/" * 200,
     ],
 )
-def test_paths_that_no_repository_holds(path: str) -> None:
+def test_invalid_paths(path: str) -> None:
     with pytest.raises(repzoo.InvalidInput) as caught:
         check_path(path)
     assert str(caught.value).isprintable()
     assert str(caught.value).isascii()
 
 
-def test_paths_that_a_repository_may_hold() -> None:
+def test_valid_paths() -> None:
     for path in (".gitattributes", "figures/a b.png", "überblick.md", "a/b/c..d", "...", "c:"[:1]):
         assert check_path(path) == path
 
 
-def test_what_revisions_share_is_stored_once(
+def test_files_shared_by_revisions_are_stored_once(
     store: Path, tiny_package: Path, tmp_path: Path
 ) -> None:
     hub = Store(store)
@@ -224,7 +224,7 @@ def test_what_revisions_share_is_stored_once(
 
 
 @pytest.mark.parametrize("kind", ["flat", "store"])
-def test_what_a_hub_does_not_have(
+def test_missing_packages_and_revisions(
     kind: str, flat_hub: Path, store: Path, tiny_package: Path
 ) -> None:
     Store(store).publish(Package.open(tiny_package))
@@ -245,7 +245,7 @@ def test_what_a_hub_does_not_have(
         hub.open("tiny", revision, "../../../etc/passwd")
 
 
-def test_what_is_no_hub(tmp_path: Path, tiny_package: Path) -> None:
+def test_invalid_hubs(tmp_path: Path, tiny_package: Path) -> None:
     wrong = {
         tmp_path / "nowhere": "no such folder",
         tiny_package: "is a package",
@@ -267,7 +267,7 @@ def test_the_default_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
             default_hub()
 
 
-def test_a_store_needs_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_a_store_needs_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("dear")
     with pytest.raises(repzoo.HubError, match="not empty"):
         Store.create(tmp_path)
@@ -275,8 +275,8 @@ def test_a_store_needs_a_folder_of_its_own(tmp_path: Path) -> None:
         Store.create(tmp_path / "letters.txt" / "store")
     store = tmp_path / "a" / "b"
     Store.create(store)
-    Store.create(store)  # is one already
-    # Cut short before the marker was written:
+    Store.create(store)  # an existing store stays as it is
+    # Creating it was interrupted before the marker was written:
     (store / "repzoo-store.json").unlink()
     Store.create(store)
     for other in (1, 9):
@@ -296,7 +296,7 @@ def test_a_damaged_package_is_not_published(
     assert not any((store / "blobs" / "sha256").iterdir())
 
 
-def test_publishing_again_mends_a_blob_that_went_bad(
+def test_publishing_again_repairs_a_bad_blob(
     store: Path, tiny_package: Path, flip: Callable[..., None]
 ) -> None:
     hub = Store(store)
@@ -323,7 +323,7 @@ def test_publishing_again_mends_a_blob_that_went_bad(
         ("repzoo-store.json", "{}"),
     ],
 )
-def test_a_damaged_store_is_an_error_of_ours(
+def test_a_damaged_store_raises_a_hub_error(
     store: Path, tiny_package: Path, path: str, content: str | bytes
 ) -> None:
     published = Store(store).publish(Package.open(tiny_package))
@@ -335,7 +335,7 @@ def test_a_damaged_store_is_an_error_of_ours(
         assert open_hub(store).names() == ["tiny"]
         faults = check(Store(store), prune=True, grace=0).faults
         assert any(path.format(commit=published.commit) in fault for fault in faults)
-        # What only seems to dangle is not pruned.
+        # Content that only seems to be unreferenced is not pruned.
         assert len(list((store / "blobs" / "sha256").iterdir())) >= 8
 
 
@@ -356,7 +356,7 @@ def test_a_killed_publish_leaves_the_store_as_it_was(
         assert process.returncode == -signal.SIGKILL, "it was not interrupted"
         assert check_store(store) == ["tiny"]
         assert open_hub(store).resolve("tiny") == published.commit
-        # Its lock is gone with it, and its leftovers go when they are asked to.
+        # Its lock is released, and its leftovers are removed on request.
         left = json.loads(zoo("hub", "fsck", store, "--prune", "--grace", "0", "--json"))
         assert left["removed"]
         assert size_of(store) == before
@@ -364,7 +364,7 @@ def test_a_killed_publish_leaves_the_store_as_it_was(
     assert check_store(store) == ["heavy", "tiny"]
 
 
-def test_a_writer_clears_what_dead_ones_left_but_not_what_live_ones_write(store: Path) -> None:
+def test_a_writer_removes_leftovers_of_dead_writers_only(store: Path) -> None:
     blobs = Store(store).blobs
     (blobs.incoming / "dead").write_bytes(b"half")
     (blobs.incoming / "older").mkdir()
@@ -378,7 +378,7 @@ def test_a_writer_clears_what_dead_ones_left_but_not_what_live_ones_write(store:
     assert not any(blobs.incoming.iterdir())
 
 
-def test_what_does_not_arrive_as_announced_is_not_kept(store: Path) -> None:
+def test_an_upload_that_differs_from_its_announcement_is_not_kept(store: Path) -> None:
     blobs = Store(store).blobs
     expected = FileEntry(size=4, sha256=hashlib.sha256(b"text").hexdigest())
     for content in (b"tex", b"test"):
@@ -418,21 +418,21 @@ def test_fsck_names_every_fault(
     assert printed.splitlines()[-1] == f"zoo: {store} has 5 faults"
 
 
-def test_fsck_prunes_what_nothing_needs(
+def test_fsck_prunes_unreferenced_content(
     zoo_here: Any, store: Path, tiny_package: Path, plain_package: Path
 ) -> None:
     hub = Store(store)
     hub.publish(Package.open(tiny_package))
     whole = size_of(store)
     hub.publish(Package.open(plain_package))
-    # As if it had been killed before its ref was written.
+    # As if the writer had been killed before writing the ref.
     (store / "repos" / "plain" / "refs" / "heads" / "main").unlink()
     (store / "repos" / "tiny" / "refs" / "heads" / f".main.{'0' * 16}").write_text("half")
     found = zoo_here.json("hub", "fsck", store)
     assert len(found["dangling"]) >= 4
     assert len(found["leftovers"]) == 2
     assert found["removed"] == []
-    # What dangles is young, and so may be needed yet.
+    # Unreferenced content is recent, so an upload may still need it.
     assert zoo_here.json("hub", "fsck", store, "--prune")["removed"] == found["leftovers"]
     assert "(removed)" in zoo_here("hub", "fsck", store, "--prune", "--grace", "0")
     assert size_of(store) == whole
@@ -440,7 +440,7 @@ def test_fsck_prunes_what_nothing_needs(
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the files below a folder in which files come and go."""
+    """Return the bytes of all files in a folder while files appear and disappear."""
     size = 0
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):
@@ -448,7 +448,7 @@ def size_of(folder: Path) -> int:
     return size
 
 
-def test_rival_publishers_both_get_their_revision_in(
+def test_concurrent_publishers_both_succeed(
     zoo: Any, store: Path, tiny_package: Path, other_tiny: Path, plain_package: Path
 ) -> None:
     packages = [tiny_package, other_tiny, plain_package, tiny_package]
@@ -465,7 +465,7 @@ def test_rival_publishers_both_get_their_revision_in(
     }
 
 
-def test_a_read_only_store_can_be_read_and_says_why_not_written(
+def test_a_read_only_store_can_be_read_but_not_written(
     zoo_as_anyone: Any,
     store: Path,
     tiny_package: Path,

@@ -1,4 +1,4 @@
-"""Hubs over HTTP: what they answer, to whom tokens go, and publishing to a real `zoo hub serve`."""
+"""Hubs over HTTP: responses, tokens, and publishing to a real `zoo hub serve`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from repzoo.hub import WritableHub
 from repzoo.hubs.huggingface import HuggingFaceHub
 from repzoo.hubs.opening import hub_spec, open_hub
 from repzoo.hubs.transport import Transport
+from repzoo.hubs.uploads import RemoteFile
 from repzoo.packages.package import SIGNATURE, Package, write_manifest
 from repzoo.packages.reference import Reference
 from repzoo.store.store import Store
@@ -39,7 +40,7 @@ def revision_of(path: Path) -> str:
     return hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
 
 
-def test_what_is_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = open_hub("hf://some-org")
     assert isinstance(hub, HuggingFaceHub)
     assert isinstance(hub, WritableHub)
@@ -64,12 +65,12 @@ def test_what_is_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(repzoo.HubError, match="is not a hub"):
             open_hub(wrong)
-    # What hf:// means then is another server, and must not be taken for huggingface.co's.
+    # hf:// then means another server, which must not be confused with huggingface.co.
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:8000/")
     assert hub_spec("hf://org") == "http://127.0.0.1:8000/org"
 
 
-def test_names_are_those_of_packages(faulty_hub: Any, tiny_package: Path) -> None:
+def test_only_packages_are_listed(faulty_hub: Any, tiny_package: Path) -> None:
     faulty_hub.publish(tiny_package)
     faulty_hub.commit("a-language-model", {"config.json": b"{}", "model.safetensors": b""})
     faulty_hub.commit("NotAName", {"manifest.json": b"", "config.json": b"", "encoder.onnx": b""})
@@ -78,7 +79,7 @@ def test_names_are_those_of_packages(faulty_hub: Any, tiny_package: Path) -> Non
     assert len(faulty_hub.requests) == asked + 1
 
 
-def test_pages_are_followed_on_the_same_host_only(faulty_hub: Any, faults: ModuleType) -> None:
+def test_pages_on_another_host_are_not_followed(faulty_hub: Any, faults: ModuleType) -> None:
     def page(link: str) -> Callable[..., None]:
         files = [{"rfilename": f} for f in ("manifest.json", "config.json", "encoder.onnx")]
         models = json.dumps([{"id": f"org/model-{len(link)}", "siblings": files}]).encode()
@@ -96,8 +97,8 @@ def test_pages_are_followed_on_the_same_host_only(faulty_hub: Any, faults: Modul
         open_hub(faulty_hub.spec).names()
 
 
-def test_every_way_to_say_a_revision(faulty_hub: Any, tiny_package: Path, other_tiny: Path) -> None:
-    # Repositories begin with commits that hold no package, and are no revisions of one.
+def test_every_form_of_a_revision(faulty_hub: Any, tiny_package: Path, other_tiny: Path) -> None:
+    # The first commits of a repository, which hold no package, are not revisions.
     empty = faulty_hub.commit("tiny", {})
     faulty_hub.commit("tiny", {"README.md": b"soon"})
     first = faulty_hub.publish(tiny_package, tag="v1")
@@ -136,7 +137,7 @@ def test_every_way_to_say_a_revision(faulty_hub: Any, tiny_package: Path, other_
     assert pulled.package.revision == revision_of(tiny_package)
 
 
-def test_bytes_from_any_place_on(faulty_hub: Any, tiny_package: Path) -> None:
+def test_reading_from_any_offset(faulty_hub: Any, tiny_package: Path) -> None:
     commit = faulty_hub.publish(tiny_package)
     content = (tiny_package / "encoder.onnx").read_bytes()
     hub = open_hub(faulty_hub.spec)
@@ -153,7 +154,7 @@ def test_signatures_are_kept_beside_the_manifest(
     faulty_hub.publish(tiny_package)
     package = Cache().pull(TINY, faulty_hub.spec).package
     assert not (package.path / SIGNATURE).exists()
-    # Signed later: another commit of the same manifest.
+    # Signed later: same manifest, another commit.
     signed = shutil.copytree(tiny_package, tmp_path / "tiny")
     (signed / SIGNATURE).write_bytes(b'{"signed": true}')
     faulty_hub.publish(signed)
@@ -167,7 +168,7 @@ def test_signatures_are_kept_beside_the_manifest(
 
 
 @pytest.mark.parametrize("where", ["tag", "commit"])
-def test_what_changes_under_a_tag_or_commit_is_refused(
+def test_a_changed_tag_or_commit_is_refused(
     where: str,
     zoo_here: Any,
     faulty_hub: Any,
@@ -180,7 +181,7 @@ def test_what_changes_under_a_tag_or_commit_is_refused(
     commit = faulty_hub.publish(tiny_package, tag="v1")
     reference = f"tiny@{'v1' if where == 'tag' else commit}"
     zoo_here("pull", reference, "--hub", hub)
-    zoo_here("rm", "tiny")  # what was seen once is remembered for good
+    zoo_here("rm", "tiny")  # the memory of the pull stays
     if where == "tag":
         faulty_hub.publish(other_tiny, tag="v1")
     else:
@@ -205,14 +206,14 @@ def test_what_changes_under_a_tag_or_commit_is_refused(
     assert Cache().find(Reference.parse(reference)).revision == revision_of(other_tiny)
 
 
-def test_a_pin_holds_whatever_the_hub_says(
+def test_a_pinned_digest_is_always_checked(
     faulty_hub: Any, faults: ModuleType, tiny_package: Path, other_tiny: Path
 ) -> None:
     commit = faulty_hub.publish(other_tiny)
     pin = Reference.parse(f"tiny@sha256:{revision_of(tiny_package)}")
     with pytest.raises(repzoo.ModelNotFound):
         Cache().pull(pin, faulty_hub.spec)
-    # A tag of that name is no way around it.
+    # A tag with that name cannot circumvent it.
     faulty_hub.tags["tiny"] = {pin.revision: commit}
     with pytest.raises(repzoo.IntegrityError, match="does not have the SHA-256"):
         Cache().pull(pin, faulty_hub.spec)
@@ -228,7 +229,7 @@ def test_a_dry_run_writes_nothing(
     plan = zoo_here.json("pull", "tiny", "--hub", faulty_hub.spec, "--dry-run")
     assert (plan["size"], plan["to_fetch"], plan["there"]) == (size, size, {})
     assert [*cache.rglob("*")] == before
-    # A part that an earlier pull left counts.
+    # The part that an earlier pull left is taken into account.
     part = cache / "staging" / "tiny" / plan["revision"] / "encoder.onnx.part"
     part.parent.mkdir(parents=True)
     part.write_bytes((tiny_package / "encoder.onnx").read_bytes()[:100])
@@ -241,7 +242,7 @@ def test_a_dry_run_writes_nothing(
 
 
 @pytest.mark.parametrize("how", ["--offline", "REPZOO_OFFLINE", "HF_HUB_OFFLINE"])
-def test_offline_the_cache_answers(
+def test_offline_the_cache_is_used(
     how: str,
     zoo_here: Any,
     faulty_hub: Any,
@@ -264,7 +265,7 @@ def test_offline_the_cache_answers(
         pulled = zoo_here.json("pull", f"{hub}/{name}", *options)
         assert pulled["revision"] == revision_of(expected)
         assert pulled["hub"] is None
-    # From another hub it is not what was asked for.
+    # The same name from another hub may be another model.
     assert "tiny" in zoo_here("pull", "hf://another/tiny", *options, status=1)
     message = zoo_here("pull", f"{hub}/tiny@v2", *options, status=1)
     assert "offline" in message or "in the cache" in message
@@ -277,7 +278,7 @@ def test_offline_the_cache_answers(
     assert len(faulty_hub.requests) == asked
 
 
-def test_several_at_once(
+def test_pulling_several_packages(
     zoo_here: Any, faulty_hub: Any, tiny_package: Path, plain_package: Path
 ) -> None:
     faulty_hub.publish(tiny_package)
@@ -290,7 +291,7 @@ def test_several_at_once(
     assert Cache().names() == ["plain", "tiny"]
 
 
-def test_a_hub_that_is_gone_leaves_the_cached_revision(
+def test_without_the_hub_the_cached_revision_is_loaded(
     faulty_hub: Any, faults: ModuleType, tiny_package: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     faulty_hub.publish(tiny_package)
@@ -299,7 +300,7 @@ def test_a_hub_that_is_gone_leaves_the_cached_revision(
     faulty_hub.misbehave("revision/main", faults.status(503), times=9)
     assert repzoo.load(name).revision == revision
     assert "using the cached revision" in caplog.text
-    # What was pulled elsewhere is looked for there, not among the packages of everybody.
+    # A package that was pulled from a hub is looked up there, not in the public organisation.
     faulty_hub.faults.clear()
     encoder = Cache().find(TINY).path / "encoder.onnx"
     encoder.write_bytes(b"damaged")
@@ -331,7 +332,7 @@ def test_an_edited_or_missing_card_breaks_nothing(
     assert Cache().pull(TINY, faulty_hub.spec).skipped == ("README.md",)
 
 
-def test_what_another_revision_has_is_not_fetched(
+def test_files_of_another_revision_are_not_fetched_again(
     faulty_hub: Any, tiny_package: Path, tmp_path: Path
 ) -> None:
     faulty_hub.publish(tiny_package)
@@ -348,7 +349,7 @@ def test_what_another_revision_has_is_not_fetched(
 
 
 class TestTokens:
-    def test_it_goes_to_the_hub_and_nowhere_else(
+    def test_it_is_sent_to_the_hub_only(
         self,
         faulty_hub: Any,
         faults: ModuleType,
@@ -392,7 +393,7 @@ class TestTokens:
         with pytest.raises(repzoo.HubError):
             Cache().pull(TINY, faulty_hub.spec)
 
-    def test_redirects_without_end_are_refused(
+    def test_endless_redirects_are_refused(
         self, faulty_hub: Any, faults: ModuleType, tiny_package: Path
     ) -> None:
         faulty_hub.publish(tiny_package)
@@ -400,14 +401,14 @@ class TestTokens:
         with pytest.raises(repzoo.HubError, match="redirects"):
             Cache().pull(TINY, faulty_hub.spec)
 
-    def test_whose_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_which_token_each_hub_gets(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def token(endpoint: str) -> str | None:
             return Transport(endpoint).token()
 
         monkeypatch.setenv("HF_TOKEN", "hf_mine")
         assert token("https://huggingface.co") == token("http://127.0.0.1:1") == "hf_mine"
         assert token("http://localhost:1") == token("http://[::1]:1") == "hf_mine"
-        # Who names a hub in a reference must not get the token of another.
+        # A hub that is named in a reference must not receive another hub's token.
         for other in (
             "https://hub.example",
             "http://huggingface.co",
@@ -517,7 +518,7 @@ class TestCache:
         assert done.returncode == 0
         assert len(Cache().revisions("tiny")) == 1
 
-    def test_what_is_being_pulled_stays(
+    def test_a_package_that_is_being_pulled_is_kept(
         self,
         zoo: Any,
         zoo_here: Any,
@@ -599,7 +600,7 @@ def test_published_over_http_and_pulled(
     assert repzoo.load(pin).revision == first.revision
     assert Store(store).resolve("tiny") == second.commit
 
-    # A package that lost a file takes it away, and leaves what is no package's.
+    # Publishing a package with fewer files deletes the others, but no unrelated files.
     smaller = shutil.copytree(tiny_package, tmp_path / "tiny")
     (smaller / "metrics.json").unlink()
     (smaller / SIGNATURE).write_bytes(b"{}")
@@ -610,10 +611,38 @@ def test_published_over_http_and_pulled(
     with pytest.raises(repzoo.HubError, match="no such file"):
         hub.open("tiny", third.commit, "metrics.json").__enter__()
 
-    # Nothing of this showed, and nothing of the process was changed.
+    # Nothing was printed or logged, and the environment did not change.
     assert capfd.readouterr() == ("", "")
     assert caplog.text == ""
     assert dict(os.environ) == environment
+
+
+def test_small_files_may_only_have_a_git_id(
+    served: Any,
+    store: Path,
+    tiny_package: Path,
+    other_tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """huggingface.co keeps small files in Git itself without a SHA-256."""
+    hub = open_hub(served.spec)
+    assert isinstance(hub, WritableHub)
+    first = hub.publish(Package.open(tiny_package))
+    files = HuggingFaceHub.files
+
+    def with_git_ids(self: HuggingFaceHub, name: str, commit: str) -> dict[str, RemoteFile]:
+        found = {}
+        for file, entry in files(self, name, commit).items():
+            with Store(store).open(name, commit, file) as stream:
+                content = stream.read()
+            blob = b"blob %d\0" % len(content) + content
+            found[file] = RemoteFile(entry.size, None, hashlib.sha1(blob).hexdigest())
+        return found
+
+    monkeypatch.setattr(HuggingFaceHub, "files", with_git_ids)
+    assert hub.publish(Package.open(tiny_package), tag="v1") == first._replace(new=False)
+    assert hub.resolve("tiny", first.revision) == first.commit
+    assert hub.publish(Package.open(other_tiny)).new
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # huggingface_hub's
@@ -628,11 +657,12 @@ def test_large_files_go_through_lfs(
     assert (store / "blobs" / "sha256" / noise.sha256).stat().st_size == noise.size
 
 
-def test_rival_publishers_over_http(
+def test_concurrent_publishers_over_http(
     served: Any, store: Path, tiny_package: Path, other_tiny: Path
 ) -> None:
     code = (
-        "import sys; from repzoo.hubs.opening import open_hub; from repzoo.packages.package import Package; "
+        "import sys; from repzoo.hubs.opening import open_hub; "
+        "from repzoo.packages.package import Package; "
         "print(open_hub(sys.argv[1]).publish(Package.open(sys.argv[2])).commit)"
     )
     commands = [
@@ -678,7 +708,7 @@ def test_a_private_package_needs_a_token(
         Cache().pull(TINY, server.spec).package.verify()
 
 
-def test_a_public_package_does_not_become_private_unsaid(served: Any, tiny_package: Path) -> None:
+def test_a_public_package_does_not_become_private_silently(served: Any, tiny_package: Path) -> None:
     hub = open_hub(served.spec)
     assert isinstance(hub, WritableHub)
     hub.publish(Package.open(tiny_package))

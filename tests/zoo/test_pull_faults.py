@@ -1,6 +1,6 @@
-"""Pulling over HTTP from a hub that is killed, cuts, stalls, lies, or fills the disk.
+"""Pulls over HTTP from a hub that is killed, disconnects, stalls, lies or fills the disk.
 
-After each of these the cache holds either nothing or a verified package.
+After each fault, the cache holds either nothing or a verified package.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from typing import Any
 import pytest
 import repzoo
 from repzoo.cache.cache import Cache
+from repzoo.hubs import transport
 from repzoo.packages.package import Package
 from repzoo.packages.reference import Reference
+from repzoo.retries import Patience
 
 TINY = Reference("tiny")
 MEBIBYTE = 2**20
@@ -37,7 +39,7 @@ def _quick(impatient: None) -> None:
 def large_package(
     make_package: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The package "large", of which 4 MiB are figures/noise.png."""
+    """The package "large", which has 4 MiB in figures/noise.png."""
     import os
     import struct
 
@@ -83,7 +85,7 @@ def test_a_package_is_pulled_over_http(
     assert set(pulled.fetched) == set(pulled.package.manifest.files)
     asked = len(faulty_hub.requests)
     assert Cache().pull(TINY, faulty_hub.spec).fetched == ()
-    # What a commit holds is known by then: only which commit main is had to be asked.
+    # The content of the commit is known already: only main had to be resolved.
     assert len(faulty_hub.requests) == asked + 1
     assert (
         repzoo.load(f"{faulty_hub.spec}/tiny", provider="cpu").revision == pulled.package.revision
@@ -91,7 +93,7 @@ def test_a_package_is_pulled_over_http(
     assert "already in the cache" in zoo_here("pull", f"{faulty_hub.spec}/tiny@main")
 
 
-def test_a_killed_client_goes_on_where_it_was(
+def test_a_killed_client_resumes(
     zoo: Any, faulty_hub: Any, faults: ModuleType, cache: Path, large_package: Path
 ) -> None:
     faulty_hub.publish(large_package)
@@ -115,7 +117,7 @@ def test_a_killed_client_goes_on_where_it_was(
     assert faulty_hub.sent(NOISE) == size
 
 
-def test_a_part_that_went_bad_is_found_out(
+def test_a_damaged_part_is_detected(
     faulty_hub: Any, faults: ModuleType, cache: Path, large_package: Path
 ) -> None:
     faulty_hub.publish(large_package)
@@ -126,7 +128,7 @@ def test_a_part_that_went_bad_is_found_out(
     assert faulty_hub.starts(NOISE) == [MEBIBYTE, 0]
 
 
-def test_ctrl_c_keeps_what_came(
+def test_ctrl_c_keeps_what_was_fetched(
     zoo: Any, faulty_hub: Any, faults: ModuleType, cache: Path, large_package: Path
 ) -> None:
     faulty_hub.publish(large_package)
@@ -136,7 +138,7 @@ def test_ctrl_c_keeps_what_came(
     part = part_of(cache, large_package, NOISE)
     wait_for_part(part, MEBIBYTE, lambda: process.poll() is None)
     process.send_signal(signal.SIGINT)
-    # It does not wait for the hub, which says nothing for as long as this test runs.
+    # It does not wait for the hub, which is silent during the whole test.
     _, err = process.communicate(timeout=10)
     assert process.returncode == 130
     assert err.strip() == "zoo: interrupted"
@@ -186,7 +188,7 @@ def test_a_killed_server_is_waited_for(
 
 
 @pytest.mark.parametrize("kind", ["cut", "reset", "stall", "claim", "several"])
-def test_a_cut_connection_is_gone_on_with(
+def test_a_cut_connection_is_resumed(
     kind: str,
     faulty_hub: Any,
     faults: ModuleType,
@@ -207,7 +209,7 @@ def test_a_cut_connection_is_gone_on_with(
         "stall": [faults.stall(MEBIBYTE)],
         # The file is shorter than its header says.
         "claim": [faults.claim(size + 1)],
-        # More of them than there are attempts: each time some came, they begin anew.
+        # More faults than attempts: whenever some bytes arrive, the attempts start again.
         "several": [faults.cut(step * MEBIBYTE // 4) for step in range(1, 12)],
     }[kind]
     for fault in whole:
@@ -219,7 +221,7 @@ def test_a_cut_connection_is_gone_on_with(
     starts = faulty_hub.starts(NOISE)
     assert starts[0] == 0
     assert len(starts) == len(whole) + (kind != "claim")
-    if kind != "reset":  # what is on its way is lost in a reset
+    if kind != "reset":  # a reset loses bytes in transit
         assert starts == sorted(starts)
         assert faulty_hub.sent(NOISE) <= size
     assert_nothing_or_verified(cache)
@@ -237,7 +239,7 @@ def test_a_server_without_ranges_starts_over(
 
 @pytest.mark.parametrize("code", [429, 500, 503])
 @pytest.mark.parametrize("where", ["revision/main", "manifest.json", "encoder.onnx"])
-def test_a_busy_hub_is_waited_for_as_long_as_it_asks(
+def test_retry_after_is_respected(
     code: int,
     where: str,
     faulty_hub: Any,
@@ -253,7 +255,7 @@ def test_a_busy_hub_is_waited_for_as_long_as_it_asks(
     assert all(f"HTTP {code} from {faulty_hub.endpoint}" in each for each in waits)
 
 
-def test_how_long_is_waited() -> None:
+def test_delays() -> None:
     from datetime import UTC, datetime, timedelta
     from email.utils import format_datetime
 
@@ -349,13 +351,13 @@ def test_a_file_that_stays_bad_is_refused(
     assert "encoder.onnx of tiny" in message
     assert Cache().names() == []
     assert sum(each.stat().st_size for each in cache.rglob("quarantine/**/*")) < 100_000
-    # The rest is kept: only the bad one is asked for when the hub is well again.
+    # The rest is kept: only the bad file is requested once the hub works again.
     pulled = Cache().pull(TINY, faulty_hub.spec)
     assert pulled.fetched == ("encoder.onnx",)
     pulled.package.verify()
 
 
-def test_an_answer_without_end_is_cut(
+def test_an_endless_response_is_cut(
     faulty_hub: Any, faults: ModuleType, tiny_package: Path
 ) -> None:
     faulty_hub.publish(tiny_package)
@@ -365,7 +367,22 @@ def test_an_answer_without_end_is_cut(
             Cache().pull(Reference("tiny", "v1" if where == "refs" else None), faulty_hub.spec)
 
 
-def test_a_branch_that_moves_meanwhile_mixes_nothing(
+@pytest.mark.parametrize("where", ["revision/main", "manifest.json"])
+def test_a_short_response_that_drips_is_given_up(
+    where: str,
+    faulty_hub: Any,
+    faults: ModuleType,
+    tiny_package: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transport, "_SHORT_SECONDS", 0.3)
+    faulty_hub.publish(tiny_package)
+    faulty_hub.misbehave(where, faults.drip, times=100)
+    with pytest.raises(repzoo.HubUnavailable, match="no complete response in"):
+        Cache().pull(TINY, faulty_hub.spec, asking=Patience(attempts=1))
+
+
+def test_a_branch_that_moves_during_a_pull_mixes_nothing(
     faulty_hub: Any, faults: ModuleType, cache: Path, tiny_package: Path, other_tiny: Path
 ) -> None:
     first = faulty_hub.publish(tiny_package)
@@ -385,7 +402,7 @@ def test_a_branch_that_moves_meanwhile_mixes_nothing(
 
 
 @pytest.mark.parametrize("commit", ["../../../../tmp/evil-repzoo", "", "main", "A" * 40, "0" * 64])
-def test_a_hostile_commit_goes_nowhere(
+def test_a_hostile_commit_is_refused(
     commit: str, faulty_hub: Any, faults: ModuleType, tmp_path: Path, tiny_package: Path
 ) -> None:
     faulty_hub.publish(tiny_package)
@@ -418,7 +435,7 @@ def test_hostile_headers_name_no_files(
 
 
 @pytest.mark.parametrize("answer", [b"", b"[", b"{}", b"null", b'"', b"[" * 100_000, b"\xff\xfe"])
-def test_garbage_is_an_error_of_ours(
+def test_garbage_raises_a_hub_error(
     answer: bytes, faulty_hub: Any, faults: ModuleType, tiny_package: Path
 ) -> None:
     faulty_hub.publish(tiny_package)
@@ -460,7 +477,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def test_a_disk_that_is_too_small_is_said_before(
+def test_a_disk_that_is_too_small_is_reported_before_downloading(
     zoo_here: Any,
     faulty_hub: Any,
     large_package: Path,
@@ -474,11 +491,11 @@ def test_a_disk_that_is_too_small_is_said_before(
     assert faulty_hub.sent(NOISE) == 0
 
 
-def test_a_disk_that_fills_up_keeps_what_came(
+def test_a_disk_that_fills_up_keeps_what_was_fetched(
     faulty_hub: Any, large_package: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faulty_hub.publish(large_package)
-    # As if others had filled it after the look at it.
+    # As if other processes had filled the disk after the check.
     plenty = shutil._ntuple_diskusage(2**40, 0, 2**40)
     monkeypatch.setattr("repzoo.cache.installation.shutil.disk_usage", lambda path: plenty)
     with pytest.raises(repzoo.NoSpace, match="No space left on device"):
@@ -492,7 +509,7 @@ def test_a_disk_that_fills_up_keeps_what_came(
     assert kept in faulty_hub.starts(NOISE)
 
 
-def test_a_limit_of_file_sizes_is_said(
+def test_a_file_size_limit_is_reported(
     zoo: Any, faulty_hub: Any, cache: Path, large_package: Path
 ) -> None:
     faulty_hub.publish(large_package)

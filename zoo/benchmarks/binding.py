@@ -1,10 +1,9 @@
-"""What IO binding gains: images/s with tensors that stay on the GPU between graphs, and without.
+"""Measure the gain of IO binding: images per second with and without tensors that stay on the GPU.
 
     python zoo/benchmarks/binding.py --model simvae-celeba --batch 256 --seconds 2 --rounds 5
 
-Both ways in turn, medians of the rounds, for operations that run several graphs on a batch. On a
-machine without a GPU nothing can be gained: bindings to the CPU's memory stand in, to show their
-cost alone.
+Measures both ways in turn, for operations that run several graphs on a batch, and reports medians.
+Without a GPU it binds to CPU memory instead, which shows only the cost of binding.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="simvae-celeba")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=2, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=2, help="per measurement")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
 

@@ -1,16 +1,15 @@
-"""How fast ``zoo embed`` is, beside its two halves: decoding alone, and the engine alone.
+"""Measure the speed of ``zoo embed`` and of its two halves, decoding and the engine.
 
     python zoo/benchmarks/embed.py [--images 20000] [--repeats 3] [--memory]
 
-A folder of PNG files is made of the MNIST test images in ``tests/data``. In turn, each time anew:
-``zoo embed`` of the folder, in this process but for those that decode (reading, decoding, running,
-writing); its decoders alone, with nobody to take what they make; and ONNX Runtime alone, on arrays
-that are decoded already, 256 at a time. Medians of images/s, and what of each half ``zoo embed``
-reaches: a pipeline cannot be faster than its slowest stage, and where all share the same cores not
-faster than 1 / (1/decode + 1/engine).
+Writes the MNIST test images in ``tests/data`` to a folder of PNG files. Then it measures in turn:
+``zoo embed`` of the folder, with the engine in this process; its decoders alone; and ONNX Runtime
+alone, on decoded arrays in batches of 256. It reports medians in images per second, and the share
+that ``zoo embed`` reaches of each half. A pipeline cannot be faster than its slowest stage. If all
+stages share the same cores, it cannot be faster than 1 / (1/decode + 1/engine).
 
-With ``--memory`` instead: the most memory that the command's processes take together (sampled
-resident sizes, shared pages counted once for each), for 5,000 and 50,000 images.
+With ``--memory`` it measures the peak memory of all processes of the command for 5,000 and 50,000
+images: sampled resident sizes, with shared pages counted once per process.
 """
 
 from __future__ import annotations
@@ -49,13 +48,13 @@ def main() -> None:
         if arguments.memory:
             for count in (5_000, 50_000):
                 folder = make_folder(Path(scratch) / str(count), count)
-                print(f"{count:6,} images: {peak_memory(folder) / 2**20:,.0f} MiB at most")
+                print(f"{count:6,} images: {peak_memory(folder) / 2**20:,.0f} MiB peak")
         else:
             speed(make_folder(Path(scratch) / "in", arguments.images), arguments.repeats)
 
 
 def make_folder(folder: Path, count: int) -> Path:
-    """Write so many files, a thousand in a subfolder."""
+    """Write image files, a thousand per subfolder."""
     images = pq.read_table(DATA / "test-00000-of-00001.parquet")["image"].to_pylist()
     for number in range(count):
         path = folder / f"{number // 1000:03d}" / f"{number:06d}.png"
@@ -88,7 +87,7 @@ def speed(folder: Path, repeats: int) -> None:
     ratio = medians["zoo embed"] / both
     print(f"{'decode and engine in turn':28} {both:10,.0f} images/s {ratio:6.2f}")
     slower = min(("decode", "engine"), key=lambda name: medians[name])
-    print(f"the bottleneck is the {'decoding' if slower == 'decode' else 'engine'}")
+    print(f"the bottleneck is {'decoding' if slower == 'decode' else 'the engine'}")
 
 
 def whole(folder: Path) -> None:
@@ -110,7 +109,7 @@ def engine_only(encoder: repzoo.Encoder, pixels: np.ndarray) -> None:
 
 
 def peak_memory(folder: Path) -> int:
-    """Bytes that the processes of a run take together at most."""
+    """Return the peak memory of all processes of a run in bytes."""
     with tempfile.TemporaryDirectory() as scratch:
         zoo = str(Path(sys.executable).with_name("zoo"))
         command = [zoo, "embed", str(folder), "--model", MODEL, "--out", f"{scratch}/out.parquet"]

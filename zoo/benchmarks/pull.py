@@ -1,12 +1,12 @@
-"""How fast a package is pulled over loopback, beside curl of its largest file and sha256sum.
+"""Measure a pull over loopback against curl and sha256sum of the largest file.
 
     python zoo/benchmarks/pull.py [--mebibytes 200] [--repeats 5]
 
-A package of that size is made from a bundled one and served by ``zoo hub serve``. In turn, each
-time from nothing: curl fetches ``encoder.onnx`` and sha256sum reads it; a process that runs already
-pulls the package: asks what it is, fetches every file, hashes it, checks what the graphs hold, and
-puts it on the disk (fsync, which curl does not do); and ``zoo pull`` does the same, the start of
-Python included. Medians, and what of curl's speed that is.
+Makes a package of that size from a bundled one and serves it with ``zoo hub serve``. Then it
+measures in turn, each time without a cache: curl and sha256sum of ``encoder.onnx``; a pull in a
+running process, which fetches and hashes every file, checks the graphs, and flushes everything to
+disk, unlike curl; and the ``zoo pull`` command, including the start of Python. It reports medians
+and the share of curl's speed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
             url = f"{hub}/{NAME}/resolve/main/encoder.onnx"
             file, cache = folder / "encoder.onnx", folder / "cache"
             times: dict[str, list[float]] = {"curl": [], "pull": [], "zoo pull": []}
-            # The first round warms up what is read and written.
+            # The first round warms up the file cache.
             for _ in range(arguments.repeats + 1):
                 times["curl"].append(curl(url, file))
                 times["pull"].append(pull(hub, cache))
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def make_package(hub: Path, mebibytes: int) -> Path:
-    """Write a package whose encoder carries weights that nothing uses; gives the encoder."""
+    """Write a package whose encoder has unused weights, and return the encoder's path."""
     package = shutil.copytree(BUNDLED / NAME, hub / NAME)
     encoder = package / "encoder.onnx"
     model = onnx.load(encoder)
@@ -82,7 +82,7 @@ def make_package(hub: Path, mebibytes: int) -> Path:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """Serve a folder of packages; gives the hub's spec."""
+    """Serve a folder of packages and yield the hub's spec."""
     arguments = [ZOO, "hub", "serve", str(folder), "--port", "0"]
     server = subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -100,7 +100,7 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 def curl(url: str, file: Path) -> float:
-    """Seconds that curl and sha256sum take."""
+    """Return the seconds that curl and sha256sum take."""
     file.unlink(missing_ok=True)
     start = time.perf_counter()
     subprocess.run(["curl", "-sfL", "-o", str(file), url], check=True)
@@ -109,7 +109,7 @@ def curl(url: str, file: Path) -> float:
 
 
 def pull(hub: str, cache: Path) -> float:
-    """Seconds that a pull into an empty cache takes."""
+    """Return the seconds that a pull into an empty cache takes."""
     shutil.rmtree(cache, ignore_errors=True)
     start = time.perf_counter()
     Cache(cache).pull(Reference(NAME), hub)
@@ -117,7 +117,7 @@ def pull(hub: str, cache: Path) -> float:
 
 
 def command(hub: str, cache: Path) -> float:
-    """Seconds that the command takes for the same."""
+    """Return the seconds that the ``zoo pull`` command takes for the same."""
     shutil.rmtree(cache, ignore_errors=True)
     start = time.perf_counter()
     environment = {"REPZOO_CACHE": str(cache), "PATH": "/usr/bin:/bin"}

@@ -1,9 +1,9 @@
-"""How long ``zoo --help`` takes, against importing pydantic.
+"""Measure ``zoo --help`` against importing pydantic.
 
     python zoo/benchmarks/startup.py [ROUNDS]
 
-Prints the medians of both, in turn so that a busy machine slows both alike, and their ratio. Exit
-status 1 if it is more than 2.5.
+Runs both in turn, so that a busy machine slows both alike, and prints the medians and their ratio.
+The exit status is 1 if the ratio is more than 2.5.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COMMANDS = {
 
 
 def measure(rounds: int) -> dict[str, float]:
-    """The median seconds of each command, after one run that fills the file cache."""
+    """Return the median seconds of each command, after one run to warm the file cache."""
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for number in range(rounds + 1):
         for name, command in COMMANDS.items():

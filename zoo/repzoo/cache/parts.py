@@ -10,8 +10,6 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from repzoo.errors import NoSpace
-from repzoo.files import is_no_space
 from repzoo.retries import Interrupted
 
 __all__ = ["CHUNK", "Part"]
@@ -66,25 +64,13 @@ class Part:
         os.close(self._descriptor)
 
     def write(self, piece: bytes) -> None:
-        """Append to the part.
-
-        Raises:
-            NoSpace: If the disk is full. What was written before stays.
-        """
+        """Append to the part. If the disk is full, what was written before stays."""
         self._sha256.update(piece)
         left = memoryview(piece)
-        try:
-            while left:
-                written = os.write(self._descriptor, left)
-                self.length += written
-                left = left[written:]
-        except OSError as error:
-            if is_no_space(error):
-                raise NoSpace(
-                    f"{self.path}: {error.strerror}; free some space (zoo cache prune) or set "
-                    "REPZOO_CACHE, then pull again: what was fetched is kept"
-                ) from error
-            raise
+        while left:
+            written = os.write(self._descriptor, left)
+            self.length += written
+            left = left[written:]
 
     def sha256(self) -> str:
         """Return the SHA-256 of the part, in hex."""

@@ -22,8 +22,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from repzoo.cache.downloads import PART
-from repzoo.errors import PackageError
-from repzoo.files import locked
+from repzoo.errors import NoSpace, PackageError
+from repzoo.files import is_no_space, locked
 from repzoo.packages.package import MANIFEST, MAX_MANIFEST_BYTES, Package, is_package
 from repzoo.packages.reference import is_digest, is_name
 
@@ -150,12 +150,24 @@ def admission_lock(revision: str) -> Path:
 
 @contextmanager
 def writing_to(cache: Path) -> Iterator[None]:
-    """Add the name of ``REPZOO_CACHE`` to the error of a cache that cannot be written."""
+    """Add advice to the errors of a cache that is full or cannot be written.
+
+    Raises:
+        NoSpace: If the disk is full.
+        OSError: If the cache cannot be written for another reason.
+    """
     try:
         yield
+    except NoSpace:
+        raise
     except OSError as error:
+        place = os.fsdecode(error.filename or cache)
+        if is_no_space(error):
+            raise NoSpace(
+                f"{place}: {error.strerror}; free some space (zoo cache prune) or set "
+                "REPZOO_CACHE, then pull again: what was fetched is kept"
+            ) from error
         if error.errno in _NOT_WRITABLE:
-            place = os.fsdecode(error.filename or cache)
             reason = f"{error.strerror}; set REPZOO_CACHE to a folder that you may write to"
             raise OSError(error.errno, reason, place) from error
         raise

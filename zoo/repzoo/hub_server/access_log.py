@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import queue
 import secrets
-import sys
+import threading
 import time
 from collections import Counter
 
@@ -15,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from repzoo.report import format_bytes
 
-__all__ = ["GONE", "AccessLog", "configure_log"]
+__all__ = ["GONE", "AccessLog", "LogWriter", "configure_log"]
 
 #: The status of a request whose sender has disconnected.
 GONE = 499
@@ -23,13 +25,56 @@ GONE = 499
 _log = logging.getLogger("repzoo.hub_server")
 
 
-def configure_log() -> None:
-    """Log to stderr, with the time of day."""
-    handler = logging.StreamHandler(sys.stderr)
+class LogWriter:
+    """Writes to stderr in a thread, so that a reader that stalls does not stop the server.
+
+    Lines that do not fit into the queue are dropped and counted.
+    """
+
+    def __init__(self) -> None:
+        self._lines: queue.Queue[bytes] = queue.Queue(10_000)
+        self._dropped = 0
+        # A daemon, because a stalled write must not keep the process alive.
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def write(self, text: str) -> None:
+        """Add text to the queue."""
+        try:
+            self._lines.put_nowait(text.encode(errors="backslashreplace"))
+        except queue.Full:
+            self._dropped += 1
+
+    def flush(self) -> None:
+        """Do nothing: the thread writes everything at once."""
+
+    def close(self, seconds: float) -> None:
+        """Wait for the queue to be written, but not longer than that."""
+        end = time.monotonic() + seconds
+        while self._lines.unfinished_tasks and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def _run(self) -> None:
+        while True:
+            line = self._lines.get()
+            dropped, self._dropped = self._dropped, 0
+            if dropped:
+                line = b"(%d lines were dropped: the log is not read)\n%b" % (dropped, line)
+            try:
+                while line:
+                    line = line[os.write(2, line) :]
+            except OSError:
+                pass  # the reader is gone
+            self._lines.task_done()
+
+
+def configure_log(writer: LogWriter) -> None:
+    """Log requests, and warnings of this package and uvicorn, with the time of day."""
+    handler = logging.StreamHandler(writer)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-    _log.handlers = [handler]
+    for logger in (_log, logging.getLogger("repzoo"), logging.getLogger("uvicorn")):
+        logger.handlers = [handler]
+        logger.propagate = False
     _log.setLevel(logging.INFO)
-    _log.propagate = False
 
 
 class AccessLog:

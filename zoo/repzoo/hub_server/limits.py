@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "CARD_BYTES",
     "COMMIT_BYTES",
+    "BYTES_PER_SECOND",
     "FILE_BYTES",
     "IDLE_SECONDS",
     "JSON_BYTES",
@@ -34,6 +35,9 @@ FILE_BYTES = 64 * 1024 * MIB
 
 #: How long a body may stall.
 IDLE_SECONDS = 60.0
+
+#: After this time, a body must have arrived at this rate on average.
+BYTES_PER_SECOND = 1024
 
 #: How long an upload URL is valid: the upload must begin in this time.
 UPLOAD_SECONDS = 3600

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol with a timeout for requests that do not arrive.
+"""uvicorn's HTTP protocol with timeouts for clients that do not send, or do not read.
 
-uvicorn waits forever for the rest of a request's headers, so a client that opens many connections
-and sends nothing could lock out everybody else.
+uvicorn waits forever for both, so a client that opens many connections could lock out everybody
+else.
 """
 
 from __future__ import annotations
@@ -14,14 +14,23 @@ __all__ = ["ImpatientProtocol"]
 
 #: Seconds in which the head of the first request must arrive, and after each response the next.
 _HEADER_SECONDS = 20.0
+#: A client that reads nothing for this many checks in a row is disconnected.
+_CHECKS = 3
+_CHECK_SECONDS = 20.0
 
 
 class ImpatientProtocol(H11Protocol):
-    """Closes a connection if no request head arrives in time. Bodies have their own limit."""
+    """Closes connections whose client is idle or stalled. Request bodies have their own limit."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait_for_request()
+        self._check_reading(0, 0)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        # A client may close its half of the connection after a complete request.
+        cycle = self.cycle
+        return cycle is not None and not cycle.more_body and not cycle.response_complete
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -35,3 +44,12 @@ class ImpatientProtocol(H11Protocol):
         waiting = self.cycle is last and (last is None or last.response_complete)
         if waiting and not self.transport.is_closing():
             self.transport.close()
+
+    def _check_reading(self, before: int, stalled: int) -> None:
+        """Disconnect a client that does not read its response."""
+        size = self.transport.get_write_buffer_size()
+        stalled = stalled + 1 if size and size == before else 0
+        if stalled == _CHECKS:
+            self.transport.abort()
+        elif self in self.connections:
+            self.loop.call_later(_CHECK_SECONDS, self._check_reading, size, stalled)

@@ -12,7 +12,7 @@ import uvicorn
 
 from repzoo.errors import HubError, InvalidInput
 from repzoo.hub_server.access import Access
-from repzoo.hub_server.access_log import AccessLog, configure_log
+from repzoo.hub_server.access_log import AccessLog, LogWriter, configure_log
 from repzoo.hub_server.app import OTHER_KINDS, create_app
 from repzoo.hub_server.context import ORG, Server
 from repzoo.hub_server.library import open_library
@@ -73,10 +73,12 @@ def serve(
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     click.echo(f"Serving at {url}/{org}")
     click.echo(f"{_rules(server)} Press Ctrl-C to stop.")
-    configure_log()
+    writer = LogWriter()
+    configure_log(writer)
     config = uvicorn.Config(
         log,
         http=ImpatientProtocol,
+        log_config=None,
         ws="none",
         lifespan="off",
         log_level="warning",
@@ -89,7 +91,8 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
     uvicorn.Server(config).run(sockets=[listener])
-    click.echo(log.summary, err=True)
+    writer.write(f"{log.summary}\n")
+    writer.close(1.0)
 
 
 def _listen(host: str, port: int) -> socket.socket:

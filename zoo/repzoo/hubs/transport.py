@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HUGGINGFACE",
+    "INVALID_CREDENTIALS",
     "Answer",
     "FileMissing",
     "Transport",
@@ -39,13 +41,15 @@ __all__ = [
 HUGGINGFACE = "https://huggingface.co"
 
 _CONNECT_SECONDS = 10.0
+#: Seconds for a whole short response. Without a limit, a server could send it byte by byte.
+_SHORT_SECONDS = 120.0
 _MAX_REDIRECTS = 5
 #: Characters of a server's message that are shown.
 _MAX_SAID = 200
 #: No requests remain; the group is the number of seconds until there are some.
 _RATE_LIMIT = re.compile(r";\s*r=0\s*;\s*t=([0-9]{1,9})")
 #: The Hub's client does not take a 401 with these words for a missing repository.
-_INVALID_CREDENTIALS = "Invalid credentials in Authorization header"
+INVALID_CREDENTIALS = "Invalid credentials in Authorization header"
 _TRUE = {"1", "on", "yes", "true"}
 
 
@@ -95,10 +99,17 @@ class Transport:
         """
         with self._respond(path, {}, params) as response:
             body = _Body(response)
-            content = body.read(limit + 1)
-            if len(content) > limit:
-                raise HubError(f"{self.endpoint}{path}: the response has more than {limit} bytes")
-            return Answer(content, self._next_page(response))
+            content = bytearray()
+            end = time.monotonic() + _SHORT_SECONDS
+            while piece := body.read1():
+                content += piece
+                if len(content) > limit:
+                    raise HubError(f"{self.endpoint}{path}: the response exceeds {limit} bytes")
+                if time.monotonic() > end:
+                    raise HubUnavailable(
+                        f"{self.endpoint}{path}: no complete response in {_SHORT_SECONDS:.0f} s"
+                    )
+            return Answer(bytes(content), self._next_page(response))
 
     @contextmanager
     def stream(self, path: str, start: int = 0) -> Iterator[io.BufferedIOBase]:
@@ -194,7 +205,7 @@ class Transport:
         code = response.headers.get("X-Error-Code", "")
         said = printable(response.headers.get("X-Error-Message", ""))
         where = f"{self.endpoint}{path}"
-        about = f": {said}" if said not in ("", _INVALID_CREDENTIALS) else ""
+        about = f": {said}" if said not in ("", INVALID_CREDENTIALS) else ""
         answer = f"HTTP {status} from {where}{about}"
         if status == 416:
             raise _PastTheEnd(answer)
@@ -235,7 +246,7 @@ class Transport:
 
     def _hides(self, said: str, with_token: bool) -> bool:
         # Without a token huggingface.co also answers 401 for repositories that do not exist.
-        return self.endpoint == HUGGINGFACE and not with_token and said != _INVALID_CREDENTIALS
+        return self.endpoint == HUGGINGFACE and not with_token and said != INVALID_CREDENTIALS
 
     def _next_page(self, response: httpx2.Response) -> str | None:
         url = response.links.get("next", {}).get("url")

@@ -21,7 +21,13 @@ from repzoo.errors import (
 from repzoo.files import open_regular
 from repzoo.hub import Hub, Published
 from repzoo.hubs.proxies import client_without_proxies
-from repzoo.hubs.transport import HUGGINGFACE, is_offline, network_errors, printable
+from repzoo.hubs.transport import (
+    HUGGINGFACE,
+    INVALID_CREDENTIALS,
+    is_offline,
+    network_errors,
+    printable,
+)
 from repzoo.packages.package import (
     ADVISORY,
     MANIFEST,
@@ -38,9 +44,6 @@ __all__ = ["RemoteFile", "RemoteHub", "upload"]
 
 #: Attempts if somebody else commits between our look at the repository and our commit.
 _ATTEMPTS = 5
-
-#: What servers say so that the Hub's client does not take a 401 for a missing repository.
-_INVALID_CREDENTIALS = "Invalid credentials in Authorization header"
 
 
 class RemoteFile(NamedTuple):
@@ -278,7 +281,7 @@ def _as_repzoo_errors(hub: RemoteHub, name: str) -> Iterator[None]:
         status = error.response.status_code
         # The server's header and its body, one line each.
         lines = (error.server_message or str(error)).splitlines()
-        message = "; ".join(line for line in lines if line != _INVALID_CREDENTIALS)
+        message = "; ".join(line for line in lines if line != INVALID_CREDENTIALS)
         said = f"{where}: HTTP {status}: {printable(message)}"
         if status == 401 and hub.token() is None:
             raise AccessDenied(f"{where}: publishing needs {hub.token_hint()}") from error

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.requests import Request
 
-from repzoo.hub_server.limits import IDLE_SECONDS, JSON_BYTES
+from repzoo.hub_server.limits import BYTES_PER_SECOND, IDLE_SECONDS, JSON_BYTES
 from repzoo.hub_server.problems import Problem
 
 __all__ = ["lines", "pieces", "read_form", "read_json"]
@@ -20,7 +21,8 @@ async def pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
     """Yield a body as it arrives.
 
     Raises:
-        Problem: 413 if the body, or its announced length, exceeds the limit; 408 if it stalls.
+        Problem: 413 if the body, or its announced length, exceeds the limit; 408 if it stalls or
+            is very slow.
     """
     # A response before the end has to close the connection; see `problem_response`.
     request.state.unread = True
@@ -28,6 +30,7 @@ async def pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
     if announced.isdecimal() and int(announced[:20]) > limit:
         raise _too_large(limit)
     stream = request.stream()
+    start = time.monotonic()
     size = 0
     while True:
         try:
@@ -41,6 +44,9 @@ async def pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
         size += len(piece)
         if size > limit:
             raise _too_large(limit)
+        seconds = time.monotonic() - start
+        if seconds > IDLE_SECONDS and size < seconds * BYTES_PER_SECOND:
+            raise Problem(408, f"the body arrives at less than {BYTES_PER_SECOND} bytes per second")
         if piece:
             yield piece
 
