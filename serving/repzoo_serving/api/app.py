@@ -219,14 +219,25 @@ class App:
         v1, name = models.groups()
         if v1:
             document = (
-                openai_api.list_models(self.models.names)
+                openai_api.list_models(each for m in self.models for each in m.openai_names)
                 if name is None
-                else openai_api.model_object(self.models.get(name).name)
+                else openai_api.model_object(self._openai_name(name))
             )
         else:
             choose_media_type(exchange.header(b"accept"), tensors_too=False)
             document = self.models.describe(name)
         return Response(200, JSON_TYPE, json.dumps(document).encode())
+
+    def _openai_name(self, name: str) -> str:
+        """Return a name that ``/v1/models`` lists.
+
+        Raises:
+            Problem: 404 if no model has this name.
+        """
+        model = self.models.get(name.removesuffix(openai_api.ROBUST))
+        if name not in model.openai_names:
+            raise Problem("unknown-model", f"{model.name} has no content posterior")
+        return name
 
     async def _monitor(self, path: str) -> Response:
         if path == METRICS_PATH:

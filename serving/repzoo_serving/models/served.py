@@ -19,11 +19,13 @@ from repzoo_serving.models.decoding import Decoder
 from repzoo_serving.models.runner import Runner
 from repzoo_serving.settings import Limits
 from repzoo_serving.telemetry.metrics import Metrics
+from repzoo_serving.wire import openai_api
 from repzoo_serving.wire.request_bodies import (
-    OPERATIONS,
+    CAPABILITIES,
     EmbedOptions,
     GenerateOptions,
     Options,
+    PosteriorOptions,
     ProbeOptions,
     Request,
 )
@@ -66,7 +68,7 @@ class ServedModel:
         self._decode = decode
         self._metrics = metrics
         blank = np.zeros((1, *encoder.config.input.shape), np.uint8)
-        self.runner = Runner(self.name, partial(_embed, encoder, False, blank), hang_seconds)
+        self.runner = Runner(self.name, partial(_embed, encoder, False, False, blank), hang_seconds)
         self._batchers: dict[tuple[str, ...], Batcher] = {}
 
     @property
@@ -74,11 +76,18 @@ class ServedModel:
         """Facts about the model in every result."""
         return {"model": self.name, "revision": self.encoder.revision}
 
+    @property
+    def openai_names(self) -> list[str]:
+        """Names under which ``/v1/embeddings`` serves the model."""
+        robust = self.encoder.config.content is not None
+        return [self.name, *([self.name + openai_api.ROBUST] if robust else [])]
+
     def describe(self) -> dict[str, Any]:
         """Return the model's entry in ``/models``."""
         config = self.encoder.config
         has = {
             "posterior": config.has_posterior,
+            "content": config.content is not None,
             "reconstruct": config.has_decoder,
             "generate": config.has_decoder,
             "probe": bool(config.probes),
@@ -88,7 +97,7 @@ class ServedModel:
             "revision": self.encoder.revision,
             "provider": self.encoder.provider,
             "memory_bytes": self.memory_bytes,
-            "capabilities": [name for name in OPERATIONS if has.get(name, True)],
+            "capabilities": [name for name in CAPABILITIES if has.get(name, True)],
             "limits": self._limits.model_dump(),
             "config": config.record(),
         }
@@ -97,7 +106,7 @@ class ServedModel:
         """Run every graph once, so that the first request is not slow."""
         encoder = self.encoder
         pixels = np.zeros((1, *encoder.config.input.shape), np.uint8)
-        _embed(encoder, False, pixels)
+        _embed(encoder, False, encoder.config.content is not None, pixels)
         if encoder.config.has_decoder:
             encoder.reconstruct(pixels)
         for probe in encoder.config.probes:
@@ -115,14 +124,22 @@ class ServedModel:
             raise Problem(
                 "malformed-request", f"dimensions: must be {self.latent_dim} for {self.name}"
             )
+        normalize, robust = request.options.normalize, request.options.robust
+        if robust and self.encoder.config.content is None:
+            raise UnsupportedOperation(f"{self.name} has no content posterior; leave out robust")
         pixels = await self._pixels(request, timing)
-        normalize = request.options.normalize
-        run = partial(_embed, self.encoder, normalize)
-        return Result(self.facts, await self._batch(run, pixels, timing, "embed", str(normalize)))
+        run = partial(_embed, self.encoder, normalize, robust)
+        key = ("embed", str(normalize), str(robust))
+        return Result(self.facts, await self._batch(run, pixels, timing, *key))
 
-    async def posterior(self, request: Request[Options], timing: Timing) -> Result:
-        if not self.encoder.config.has_posterior:
+    async def posterior(self, request: Request[PosteriorOptions], timing: Timing) -> Result:
+        config = self.encoder.config
+        if not config.has_posterior and config.content is None:
             raise UnsupportedOperation(f"{self.name} has no posterior; use /embed")
+        if not config.has_posterior and not request.options.content:
+            raise UnsupportedOperation(
+                f"{self.name} has only a content posterior; send content: true to get it"
+            )
         pixels = await self._pixels(request, timing)
         run = partial(_posterior, self.encoder)
         return Result(self.facts, await self._batch(run, pixels, timing, "posterior"))
@@ -223,9 +240,9 @@ class ServedModel:
 # What a batcher runs: rows in, named outputs out.
 
 
-def _embed(encoder: Encoder, normalize: bool, pixels: NDArray[Any]) -> Outputs:
-    outputs = encoder.outputs(pixels, uncertainty=True, batch_size=len(pixels))
-    embedding = outputs["embedding"]
+def _embed(encoder: Encoder, normalize: bool, robust: bool, pixels: NDArray[Any]) -> Outputs:
+    outputs = encoder.outputs(pixels, uncertainty=True, content=robust, batch_size=len(pixels))
+    embedding = outputs["content_mean" if robust else "embedding"]
     made = {"embeddings": unit_length(embedding) if normalize else embedding}
     return made | {name: outputs[name] for name in ("uncertainty",) if name in outputs}
 

@@ -20,7 +20,8 @@ be the model's own, and ``user`` is ignored.
 
 Embeddings have length 1, as those of OpenAI, infinity and vLLM have, unless ``"normalize": false``
 is sent; ``/embed`` only normalizes on request. If the model estimates uncertainty, every item has
-``uncertainty``, a field that OpenAI's API does not have.
+``uncertainty``, a field that OpenAI's API does not have. ``"model": "NAME:robust"`` returns the
+content mean instead, if the model has a content posterior.
 
 An error is a problem document with OpenAI's ``error`` object as an additional member.
 """
@@ -47,7 +48,18 @@ from repzoo_serving.wire.request_bodies import (
 )
 from repzoo_serving.wire.response_bodies import Result, json_vectors
 
-__all__ = ["EmbeddingsRequest", "encode", "error_member", "list_models", "model_object", "parse"]
+__all__ = [
+    "ROBUST",
+    "EmbeddingsRequest",
+    "encode",
+    "error_member",
+    "list_models",
+    "model_object",
+    "parse",
+]
+
+#: The end of a model's name that asks for the content mean. Names of models have no colon.
+ROBUST = ":robust"
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -155,9 +167,11 @@ def parse(body: bytes, content_type: bytes, *, bounds: Bounds) -> Request[EmbedO
         raise Problem("malformed-request", describe(error)) from None
     except ValueError as error:
         raise Problem("malformed-request", str(error)) from None
+    name, robust = given.model.removesuffix(ROBUST), given.model.endswith(ROBUST)
     return Request(
         EmbedOptions(
-            model=given.model,
+            model=name,
+            robust=robust,
             normalize=given.normalize,
             encoding_format=given.encoding_format,
             dimensions=given.dimensions,

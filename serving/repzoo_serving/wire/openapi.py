@@ -15,6 +15,7 @@ from repzoo_serving.wire.request_bodies import (
     EmbedOptions,
     GenerateOptions,
     Options,
+    PosteriorOptions,
     ProbeOptions,
 )
 from repzoo_serving.wire.schemas import (
@@ -136,7 +137,14 @@ def _operations(limits: Limits) -> dict[str, Any]:
         }
         return {f"/{name}": {"post": operation}}
 
-    uncertainty = {"uncertainty": {"type": "array", "items": UNCERTAINTY}}
+    uncertainty = {
+        "uncertainty": {
+            "type": "array",
+            "items": UNCERTAINTY,
+            "description": "The probability that the nearest neighbour of the plain embedding is "
+            "wrong, also beside robust embeddings.",
+        }
+    }
     pngs = {"type": "array", "items": ref("Png")}
     return {
         **post(
@@ -145,13 +153,20 @@ def _operations(limits: Limits) -> dict[str, Any]:
             EmbedOptions,
             {"embeddings": vectors(), **uncertainty},
             optional=("uncertainty",),
+            more=(409,),
         ),
         **post(
             "posterior",
-            "Return the posterior over the latents of each image",
-            Options,
-            {"mean": vectors(), "variance": vectors(), **uncertainty},
-            optional=("uncertainty",),
+            "Return the posterior over the latents of each image, and its content posterior",
+            PosteriorOptions,
+            {
+                "mean": vectors(),
+                "variance": vectors(),
+                "content_mean": vectors(),
+                "content_variance": vectors(),
+                **uncertainty,
+            },
+            optional=("variance", "content_mean", "content_variance", "uncertainty"),
             more=(409,),
         ),
         **post(

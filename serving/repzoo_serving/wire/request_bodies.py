@@ -33,12 +33,14 @@ from repzoo_serving.http.problems import Problem
 from repzoo_serving.wire import multipart, tensors
 
 __all__ = [
+    "CAPABILITIES",
     "OPERATIONS",
     "MEDIA_TYPES",
     "Bounds",
     "EmbedOptions",
     "GenerateOptions",
     "Options",
+    "PosteriorOptions",
     "ProbeOptions",
     "Request",
     "describe",
@@ -63,8 +65,22 @@ class Options(BaseModel):
 class EmbedOptions(Options):
     """Options of ``/embed``. ``dimensions``, if given, must be the model's own."""
 
+    robust: bool = Field(
+        False,
+        description="Return the content mean: the expected embedding of an undegraded picture of "
+        "the same content.",
+    )
     normalize: bool = Field(False, description="Scale every embedding to length 1.")
     dimensions: int | None = Field(None, ge=1)
+
+
+class PosteriorOptions(Options):
+    """Options of ``/posterior``."""
+
+    content: bool = Field(
+        False,
+        description="Accept a content posterior alone, if the model has no other posterior.",
+    )
 
 
 class GenerateOptions(Options):
@@ -86,11 +102,15 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 #: Options of each operation. The operation's name is also its path.
 OPERATIONS: Mapping[str, type[Options]] = {
     "embed": EmbedOptions,
-    "posterior": Options,
+    "posterior": PosteriorOptions,
     "reconstruct": Options,
     "generate": GenerateOptions,
     "probe": ProbeOptions,
 }
+
+
+#: Values of ``capabilities`` in ``/models``: the operations, and ``content`` for `robust`.
+CAPABILITIES = (*OPERATIONS, "content")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from repzoo.packages.config import ModelConfig
 
 from repzoo_serving.settings import Limits
 from repzoo_serving.wire.openai_api import EmbeddingsRequest
-from repzoo_serving.wire.request_bodies import OPERATIONS
+from repzoo_serving.wire.request_bodies import CAPABILITIES
 
 __all__ = [
     "SAFETENSORS",
@@ -65,7 +65,7 @@ def schemas() -> dict[str, Any]:
         [
             (EmbeddingsRequest, "validation"),
             (Limits, "serialization"),
-            (ModelConfig, "serialization"),
+            (ModelConfig, "validation"),
         ],
         ref_template="#/components/schemas/{model}",
     )
@@ -75,7 +75,7 @@ def schemas() -> dict[str, Any]:
         "revision": ref("Revision"),
         "provider": {"type": "string"},
         "memory_bytes": {"type": "integer", "minimum": 0},
-        "capabilities": {**strings, "items": {"enum": list(OPERATIONS)}},
+        "capabilities": {**strings, "items": {"enum": list(CAPABILITIES)}},
         "limits": ref("Limits"),
         "config": ref("ModelConfig"),
     }
