@@ -1,4 +1,4 @@
-"""The client against a real server: every call, every error, and answers from strangers."""
+"""The client with a real server: every call, every error; and with other servers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_it_imports_little() -> None:
 
 
 class TestCalls:
-    """Every call gives what the local runtime gives."""
+    """Every call returns what the local runtime returns."""
 
     def test_embed(self, client: Client, encoder: repzoo.Encoder, pixels: Any) -> None:
         embeddings = client.embed(pixels, model="tiny")
@@ -114,7 +114,7 @@ class TestCalls:
 
 
 class TestJsonAnswers:
-    """The same numbers and pixels, by another way."""
+    """JSON answers contain the same numbers and pixels."""
 
     def test_every_call(self, client: Client, server_url: str, pixels: Any) -> None:
         with Client(server_url, answers="json", batch_size=2) as other:
@@ -148,7 +148,7 @@ class TestJsonAnswers:
 
 
 class TestImages:
-    """What counts as images, and how it travels."""
+    """The kinds of images, and how they are sent."""
 
     def test_files(self, client: Client, encoder: repzoo.Encoder, tmp_path: Path) -> None:
         path = tmp_path / "image of a thing.png"
@@ -156,6 +156,16 @@ class TestImages:
         expected = encoder.embed(png())
         for images in (path, str(path), png(), [path], [png()], (p for p in [path])):
             np.testing.assert_allclose(client.embed(images, model="tiny"), expected, atol=1e-6)
+
+    def test_errors_name_the_file(self, client: Client, pixels: Any, tmp_path: Path) -> None:
+        path = tmp_path / "bad.png"
+        path.write_bytes(b"no image")
+        collected: dict[int, Exception] = {}
+        client.embed([png(), path], model="tiny", on_error="collect", errors=collected)
+        assert str(collected[1]).startswith(f"image 1 ({path}): not an image")
+        path.write_bytes(bytes(2_000_000))
+        with pytest.raises(errors.RequestTooLarge, match=re.escape(f"image 1 ({path}) has 2,000,")):
+            client.embed([png(), str(path)], model="tiny")
 
     def test_arrays(self, client: Client, encoder: repzoo.Encoder, pixels: Any) -> None:
         expected = encoder.embed(pixels)
@@ -175,7 +185,7 @@ class TestImages:
             )
             predictions = client.probe(files, "digit", model="tiny")
             assert predictions.labels == encoder.probe(files, "digit").labels
-            # The index is that in the call, not that in the third request.
+            # The index counts within the call, not within the third request.
             files[6] = b"no image"
             with pytest.raises(errors.InvalidImage, match=r"^image 6: ") as caught:
                 client.embed(files, model="tiny")
@@ -190,7 +200,7 @@ class TestImages:
             (
                 [np.zeros((8, 8), np.uint8), np.zeros((9, 8), np.uint8)],
                 ValueError,
-                "[1, 9, 8, 1] were sent",
+                "got [1, 9, 8, 1]",
             ),
             (np.zeros((8, 8, 2), np.uint8), ValueError, "[8, 8, 2]"),
             (np.zeros(8, np.uint8), ValueError, "[8]"),
@@ -207,7 +217,7 @@ class TestImages:
 
 
 class TestErrors:
-    """Problems become exceptions that `except` by builtin names catches as well."""
+    """Problems become typed exceptions that inherit builtin ones."""
 
     def check(
         self, call: Callable[[], Any], kind: type[errors.APIError], builtin: type, status: int

@@ -118,6 +118,17 @@ class TestEventLoops:
         with pytest.raises(errors.ClientClosed):
             asyncio.run(client.models())
 
+    def test_many_calls_at_once_share_the_connections(self, server_url: str) -> None:
+        async def main() -> None:
+            async with AsyncClient(server_url) as client:
+                calls = [client.embed(PIXELS, model="tiny") for _ in range(8)]
+                assert {len(rows) for rows in await asyncio.gather(*calls)} == {6}
+                assert len(client._core._connections) == 1
+
+        for _ in range(3):
+            asyncio.run(main())
+            gc.collect()
+
     def test_closing_during_a_call(self, ask: Any, rogue: Callable[..., Any]) -> None:
         with rogue("silence") as (url, seen), Client(url, retries=0) as client:
 
@@ -212,7 +223,7 @@ class TestProxies:
     ) -> None:
         answer = (200, {"Content-Type": "application/json"}, b'{"models": []}')
         with stranger(*answer) as (url, seen):
-            # Without a scheme, as curl takes it too.
+            # Without a scheme, which curl accepts too.
             set_proxies(monkeypatch, {"HTTP_PROXY": url.removeprefix("http://")})
             with Client("http://models.example") as client:
                 assert client.models() == []

@@ -45,7 +45,7 @@ def test_generation_is_repeated_too(ask: Callable[..., Any], rogue: Callable[...
 def test_retry_after_is_granted(
     ask: Callable[..., Any], rogue: Callable[..., Any], dated: bool
 ) -> None:
-    # A date has whole seconds: two of them are more than one from now.
+    # A date has whole seconds, so two seconds from now are more than one.
     later = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
     with rogue(429, retry_after=format_datetime(later, usegmt=True) if dated else "1") as (
         url,
@@ -112,7 +112,7 @@ class TestDeadlines:
             with pytest.raises(errors.RequestTimedOut, match="deadline") as caught:
                 embed(ask, url, **options)
             assert isinstance(caught.value, TimeoutError)
-            # The connections are closed, not left to themselves.
+            # The connections are closed, not abandoned.
             assert seen.left.wait(10)
 
     def test_it_is_for_all_tries_together(
@@ -143,7 +143,7 @@ def test_a_failed_call_drops_its_other_requests(
     wrong = [np.zeros((9, 9), np.uint8), *np.full((2, 8, 8, 1), 255, np.uint8)]
     with rogue() as (url, seen):
         seen.marked = b"\xff" * 128
-        with pytest.raises(errors.InvalidRequest, match="tiny takes"):
+        with pytest.raises(errors.InvalidRequest, match="for tiny, got"):
             ask(url, "embed", wrong, model="tiny", client={"retries": 0})
         assert seen.left.wait(10)
 
@@ -157,7 +157,7 @@ def test_a_cancelled_call_frees_everything(rogue: Callable[..., Any]) -> None:
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
-            # No task is left, and the server sees the connections closed while the client lives.
+            # No task is left, and the connections are closed although the client is open.
             assert asyncio.all_tasks() == {asyncio.current_task()}
             assert await asyncio.to_thread(seen.left.wait, 10)
             assert (await client.embed(PIXELS, model="tiny")).shape == (6, 4)

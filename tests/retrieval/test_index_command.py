@@ -155,7 +155,7 @@ def test_search_shows_hits_and_draws_them(
     assert len(lines) == 2 + 4 + 1
     with Image.open(tmp_path / "hits.png") as sheet:
         assert (sheet.format, sheet.mode) == ("PNG", "RGB")
-        # The query lies at the left, twice as large as the hits, and the first hit is the query.
+        # The query is on the left, twice as large as the hits, and the first hit is the query.
         pixels = np.asarray(sheet)
         with Image.open(query) as digit:
             drawn = np.asarray(digit.resize((224, 224), Image.Resampling.NEAREST))
@@ -208,7 +208,7 @@ def test_what_does_not_fit_is_said(
     bad = zoo_index("search", tmp_path / "text.png", "--index", index_place, status=1)
     assert "not an image in a known format" in bad.stderr
     query = ("search", folder / "part 0" / "0000.png", "--index", index_place)
-    # In a process of its own, where Milvus' own log goes to stderr too.
+    # In a new process, where Milvus logs to stderr, too.
     misspelt = run_as_anyone(*query, "--filter", "uncertainty ===", status=1)
     assert misspelt.stderr.startswith("zoo: Milvus does not understand the filter: ")
     assert misspelt.stderr.count("\n") == 1

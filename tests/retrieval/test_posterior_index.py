@@ -211,7 +211,7 @@ def killed(code: str, *arguments: object) -> None:
 
 
 def test_what_a_killed_process_left_is_mended(index_place: Path) -> None:
-    # Before there was a collection, before it had its indexes, and while these were written.
+    # Killed before the collection existed, before it had indexes, and while they were written.
     (index_place / "milvus.db" / "collections" / "repzoo" / "partitions").mkdir(parents=True)
     (index_place / ".open").touch()
     killed(
@@ -254,7 +254,7 @@ def test_posteriors_of_another_model_are_refused(index: PosteriorIndex, folder: 
     index.close()
     with pytest.raises(ModelMismatch, match="model m, not of other"):
         PosteriorIndex.open(folder, model="other")
-    PosteriorIndex.open(folder, model="m").close()  # a refusal lets go of the folder
+    PosteriorIndex.open(folder, model="m").close()  # a refusal closes the folder
 
 
 @pytest.mark.parametrize(

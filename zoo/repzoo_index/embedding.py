@@ -76,6 +76,8 @@ def _embed(encoder: Encoder, files: Sequence[bytes]) -> Embedded:
             pixels.append(encoder.preprocess(data))
         except InvalidImage as error:
             bad[place] = error.detail
+        except MemoryError:
+            bad[place] = "not enough memory to decode it"
     images = np.concatenate(pixels)
     outputs = encoder.outputs(images)
     variance = np.exp(outputs["log_variance"]) if encoder.config.has_posterior else None

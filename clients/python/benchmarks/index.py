@@ -1,10 +1,11 @@
-"""100,000 posteriors in an index: loading, searching, and recall beside brute force in numpy.
+"""100,000 posteriors in an index: loading, searching and recall, compared with NumPy brute force.
 
     python clients/python/benchmarks/index.py --source mnist=FOLDER --source fashion-mnist=FOLDER
 
-The posteriors are `simvae-mnist`'s of real images, MNIST and FashionMNIST, of which 256 others are
-the queries. Brute force is a matrix product and a partial sort over the same vectors, in one thread
-as everything here; recall is of its ten nearest documents. Set OMP_NUM_THREADS=1.
+The documents are posteriors of MNIST and FashionMNIST images by `simvae-mnist`; 256 other images
+are the queries. Brute force is a matrix product and a partial sort over the same vectors. Recall is
+the share of its ten nearest documents that the index finds. Everything runs in one thread; set
+OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Floats = NDArray[np.float64]
 
 
 def posteriors(sources: dict[str, str]) -> Posterior:
-    """Of all images of both data sets, in random order."""
+    """Return the posteriors of all images of both data sets, in random order."""
     encoder = repzoo.load("simvae-mnist", threads=1)
     parts = [
         encoder.posterior(load(sources.get(name, name), split, progress=False).images)
@@ -45,7 +46,7 @@ def posteriors(sources: dict[str, str]) -> Posterior:
 
 
 class BruteForce:
-    """The ten nearest of one query after the other, in numpy."""
+    """Finds the ten nearest documents of one query at a time, with NumPy."""
 
     def __init__(self, documents: Posterior, scatter: float) -> None:
         self.documents, self.scatter = documents, scatter
@@ -95,7 +96,7 @@ def rows(posterior: Posterior, part: slice) -> Posterior:
 def measure(
     index_type: IndexType, documents: Posterior, queries: Posterior, folder: Path
 ) -> list[str]:
-    """Lines of the table."""
+    """Return the lines of the table for one index type."""
     ids = [f"{number:06d}" for number in range(len(documents.mean))]
     index = PosteriorIndex.create(folder, model="simvae-mnist", dim=10, index_type=index_type)
     load_seconds = timed(lambda: index.add(ids, *documents))
@@ -147,7 +148,7 @@ def main() -> None:
         documents = rows(everything, slice(0, DOCUMENTS))
         queries = rows(everything, slice(DOCUMENTS, DOCUMENTS + QUERIES))
         print(
-            "| index | load + flush | first search | metric | ms, one query | ms a query, "
+            "| index | load + flush | first search | metric | ms, one query | ms per query, "
             f"{QUERIES:,} at once | numpy | ratio | recall@{K} |"
         )
         print("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |")

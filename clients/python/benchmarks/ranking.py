@@ -1,16 +1,16 @@
-"""Does a ranking that knows uncertainty find better neighbours? precision@10 on corrupted queries.
+"""precision@10 of rankings with and without uncertainty, on clean and corrupted queries.
 
     python clients/python/benchmarks/ranking.py --source mnist=FOLDER --source fashion-mnist=FOLDER
 
-The gallery is all training images, queries are test images: clean, and corrupted in four ways and
-five levels (those of `zoo evaluate --uncertainty`). A hit is right if it has the query's label.
-Constants are chosen on training images, as queries of which the gallery does not hold their own
-image, and one view of each by the recipe; test images have no part in that. A second gallery is
-4/5 of the test images, which neither the encoder nor its uncertainty has seen, with the others as
-queries and the same constants.
+The gallery consists of all training images. Queries are test images: clean, and corrupted in four
+ways at five levels, as in `zoo evaluate --uncertainty`. A hit is right if it has the query's label.
+Constants are chosen on training images and one view of each by the recipe, as queries whose own
+image is removed from the gallery. Test images are not used for that. A second gallery consists of
+4/5 of the test images, which neither the encoder nor its uncertainty has seen; the others are
+queries, with the same constants.
 
-Every ranking orders the 200 nearest by mean. Intervals are paired 95 % bootstrap intervals over
-the query images, each with all its corruptions.
+Every ranking orders the 200 documents nearest by mean. Intervals are paired 95 % bootstrap
+intervals over the query images, each with all of its corruptions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Floats: TypeAlias = NDArray[np.float64]
 
 
 class Pairs(NamedTuple):
-    """n queries and the documents near them: ``[n, 1, D]`` and ``[n, 200, D]``, ``[n, 200]``."""
+    """n queries ``[n, 1, D]``, and the documents near them ``[n, 200, D]`` and ``[n, 200]``."""
 
     mean: NDArray[np.float32]
     variance: NDArray[np.float32]
@@ -51,7 +51,7 @@ class Pairs(NamedTuple):
     doubt: NDArray[np.float32]
 
 
-#: (pairs, constants) -> scores [n, 200], small is near.
+#: (pairs, constants) -> scores [n, 200]; smaller is nearer.
 Ranking: TypeAlias = Callable[..., Floats]
 
 
@@ -72,7 +72,7 @@ def by_raw_likelihood(p: Pairs) -> Floats:
 
 
 def by_content(p: Pairs, scatter: float = 0.15, inflate: float = 1) -> Floats:
-    """Variances may be inflated first: the posterior's own are far too small."""
+    """Inflate the variances first: the posterior's own are far too small."""
     ours = distances.content_posterior(p.mean, inflate * p.variance, scatter)
     theirs = distances.content_posterior(p.other_mean, inflate * p.other_variance, scatter)
     return -distances.mutual_log_likelihood(*ours, *theirs)
@@ -95,7 +95,7 @@ def by_clean_gallery(p: Pairs, limit: float) -> Floats:
 
 
 WEIGHTS = (0.5, 1, 2, 4, 8, 16, 32)
-#: name -> (ranking, constants to choose from); None: nothing to choose.
+#: name -> (ranking, constants to choose from).
 RANKINGS: Mapping[str, tuple[Ranking, tuple[dict[str, float], ...]]] = {
     "mean": (by_mean, ({},)),
     "w2": (by_w2, ({},)),
@@ -114,7 +114,7 @@ RANKINGS: Mapping[str, tuple[Ranking, tuple[dict[str, float], ...]]] = {
 
 
 class Gallery:
-    """Embedded images with labels, to look for neighbours in."""
+    """Embedded images with labels."""
 
     def __init__(self, posterior: Posterior, labels: NDArray[np.int64]) -> None:
         assert posterior.uncertainty is not None
@@ -123,7 +123,7 @@ class Gallery:
     def pairs(
         self, queries: Posterior, own: NDArray[np.int64] | None = None
     ) -> Iterator[tuple[slice, Pairs, NDArray[np.int64]]]:
-        """Chunks of queries with the 200 nearest of the gallery, and which these are."""
+        """Yield chunks of queries with the 200 nearest documents, and the rows of these."""
         mean, variance, doubt = self.posterior
         chunks = nearest(
             torch.from_numpy(mean),
@@ -137,7 +137,7 @@ class Gallery:
             near = chunk.numpy()
             rows = slice(start, start + len(near))
             start += len(near)
-            if own is not None:  # the query's own image is none of its neighbours
+            if own is not None:  # leave out the query's own image
                 is_own = near == own[rows, None]
                 is_own[~is_own.any(1), -1] = True
                 near = near[~is_own].reshape(len(near), CANDIDATES)
@@ -157,7 +157,7 @@ class Gallery:
         tried: Mapping[str, tuple[Ranking, dict[str, float]]],
         own: NDArray[np.int64] | None = None,
     ) -> dict[str, Floats]:
-        """precision@10 of every query under every ranking, ``[N]`` each."""
+        """Return precision@10 of every query under every ranking, ``[N]`` each."""
         found = {name: np.empty(len(labels)) for name in tried}
         for rows, pairs, near in self.pairs(queries, own):
             right = self.labels[near] == labels[rows, None]
@@ -176,7 +176,7 @@ def taken(posterior: Posterior, rows: NDArray[np.int64]) -> Posterior:
 
 
 def choose(gallery: Gallery, encoder: Encoder, train: ImageDataset) -> dict[str, dict[str, float]]:
-    """The constants of each ranking that are best on training images and views of them."""
+    """Choose the best constants of each ranking, on training images and views of them."""
     rows = np.sort(np.random.default_rng(7).permutation(len(train))[:CHOOSE])
     spec = find_recipe(encoder.config.facts.recipe).augmentation
     views = encoder.posterior(make_views(train, rows, spec, 0, 100))
@@ -210,7 +210,7 @@ def table(
     labels: NDArray[np.int64],
     chosen: Mapping[str, dict[str, float]],
 ) -> None:
-    """Print precision@10 of every ranking, and its difference to the mean's."""
+    """Print precision@10 of every ranking, and its difference to that of `mean`."""
     tried = {name: (ranking, chosen[name]) for name, (ranking, _) in RANKINGS.items()}
     times = len(corrupted)
     on_clean = gallery.precision(clean, labels, tried)
@@ -236,7 +236,7 @@ def table(
 
 
 def difference(gained: Floats, draws: NDArray[np.int64]) -> str:
-    """Mean over the images, in points, with its bootstrap interval."""
+    """Format the mean over the images, in points, with its bootstrap interval."""
     if not gained.any():
         return ""
     low, high = np.percentile(100 * gained[draws].mean(1), [2.5, 97.5])
@@ -244,7 +244,7 @@ def difference(gained: Floats, draws: NDArray[np.int64]) -> str:
 
 
 def calibration(gallery: Gallery, sets: Mapping[str, tuple[Posterior, NDArray[np.int64]]]) -> None:
-    """Print how often hits are right beside what the queries' uncertainty says."""
+    """Print how often hits are right, and how often they should be by the uncertainty."""
     for name, (queries, labels) in sets.items():
         chunks = gallery.pairs(queries)
         right = [gallery.labels[near[:, :K]] == labels[rows, None] for rows, _, near in chunks]

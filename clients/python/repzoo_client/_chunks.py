@@ -53,6 +53,8 @@ class Chunk:
     #: Files, or uint8 ``[H, W, C]`` of one shape, or one array ``[n, H, W, C]``.
     items: list[bytes] | list[NDArray[np.uint8]] | NDArray[np.uint8] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
+    #: The paths of images that are files, by position in the call.
+    paths: dict[int, str] = field(default_factory=dict)
     errors: dict[int, Exception] = field(default_factory=dict)
 
     def pick(self, numbers: Sequence[int]) -> Chunk:
@@ -62,7 +64,12 @@ class Chunk:
             if isinstance(self.items, np.ndarray)
             else [self.items[number] for number in numbers]
         )
-        return Chunk(self.first, self.size, items, [self.places[number] for number in numbers])
+        places = [self.places[number] for number in numbers]
+        return Chunk(self.first, self.size, items, places, self.paths)
+
+    def label(self, place: int) -> str:
+        """Return what messages call an image: "image 3 (photos/cat.jpg)"."""
+        return _label(place, self.paths.get(place))
 
 
 class Chunker:
@@ -89,8 +96,9 @@ class Chunker:
             OSError: If a file cannot be read.
         """
         place = self._chunk.first + self._chunk.size
+        path = os.fsdecode(item) if isinstance(item, (str, os.PathLike)) else None
         try:
-            image = self._load(item, place)
+            image = self._load(item, place, _label(place, path))
         except (TypeError, ValueError, OSError) as error:
             if not self._collect:
                 raise
@@ -105,6 +113,8 @@ class Chunker:
         items: list[Any] = self._chunk.items  # type: ignore[assignment]
         items.append(image)
         self._chunk.places.append(place)
+        if path is not None:
+            self._chunk.paths[place] = path
         self._chunk.size += 1
         self._kind = kind
         self._bytes += size
@@ -121,22 +131,22 @@ class Chunker:
     def _room(self) -> int:
         return self._limits.bytes - _BYTES_OF_REQUEST
 
-    def _load(self, item: Any, place: int) -> bytes | NDArray[np.uint8]:
+    def _load(self, item: Any, place: int, label: str) -> bytes | NDArray[np.uint8]:
         """Return an image as it is sent: a file's bytes, or uint8 ``[H, W, C]``."""
         if isinstance(item, (str, os.PathLike)):
             item = Path(item).read_bytes()
         if isinstance(item, np.ndarray):
-            item = _pixels(item, f"image {place}")
+            item = _pixels(item, label)
             if self._limits.shape not in (None, item.shape):
                 raise ValueError(
-                    f"image {place} has shape {list(item.shape)}: the model takes arrays of shape "
+                    f"{label} has shape {list(item.shape)}: the model takes arrays of shape "
                     f"{list(self._limits.shape or ())}, and files of any size"
                 )
         elif isinstance(item, (bytes, bytearray, memoryview)):
             item = bytes(item)
         else:
             raise TypeError(
-                f"image {place}: {type(item).__name__} is not an image: expected a path, the bytes "
+                f"{label}: {type(item).__name__} is not an image: expected a path, the bytes "
                 f"of a file, or a NumPy array"
             )
         size = _size(item)
@@ -144,7 +154,7 @@ class Chunker:
             raise RequestTooLarge(
                 413,
                 "urn:repzoo:problem:too-many-bytes",
-                f"image {place} has {size:,} bytes: more than a request to this server may carry "
+                f"{label} has {size:,} bytes: more than a request to this server may carry "
                 f"({self._limits.bytes:,})",
                 index=place,
             )
@@ -195,6 +205,10 @@ def _slices(images: NDArray[Any], limits: Limits, *, collect: bool) -> Iterator[
     for start in range(0, len(images), step):
         rows = images[start : start + step]
         yield Chunk(start, len(rows), rows, list(range(start, start + len(rows))))
+
+
+def _label(place: int, path: str | None) -> str:
+    return f"image {place}" if path is None else f"image {place} ({path})"
 
 
 def _is_one(images: Any) -> bool:

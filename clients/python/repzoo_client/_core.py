@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -100,8 +100,7 @@ class Core:
         self._models: dict[str, Model] = {}
         self._closed = False
         self._connections: dict[
-            asyncio.AbstractEventLoop,
-            tuple[httpx.AsyncClient, AsyncGenerator[httpx.AsyncClient, None]],
+            asyncio.AbstractEventLoop, tuple[httpx.AsyncClient, AsyncGenerator[None, None]]
         ] = {}
 
     async def close(self) -> None:
@@ -173,7 +172,7 @@ class Core:
         method: str,
         path: str,
         ends: float | None,
-        places: Sequence[int] = (),
+        chunk: Chunk | None = None,
         **request: Any,
     ) -> _wire.Answer:
         """Send a request, and retry it as the policy says.
@@ -182,7 +181,7 @@ class Core:
             method: The HTTP method.
             path: The path below the server's URL.
             ends: When to give up, in the loop's time.
-            places: The positions of the request's images in the call, for error messages.
+            chunk: The images of the request, for errors that name one.
             request: Other arguments for httpx.
         """
         failures = 0
@@ -192,7 +191,7 @@ class Core:
             async with asyncio.timeout_at(ends) as timeout:
                 while True:
                     try:
-                        return await self._try(http, method, path, places, request)
+                        return await self._try(http, method, path, chunk, request)
                     except ClientError as error:
                         last, failures = error, failures + 1
                         delay = self._retry_policy.delay(error, failures)
@@ -212,7 +211,7 @@ class Core:
         http: httpx.AsyncClient,
         method: str,
         path: str,
-        places: Sequence[int],
+        chunk: Chunk | None,
         request: dict[str, Any],
     ) -> _wire.Answer:
         url, proxy = self._endpoint.url, self._endpoint.proxy
@@ -237,7 +236,7 @@ class Core:
                 raise
             what = str(error) or type(error).__name__
             raise ServerUnreachable(f"the connection to {url}{through} broke: {what}") from error
-        return _wire.read(response, places, through)
+        return _wire.read(response, chunk, through)
 
     async def _connection(self) -> httpx.AsyncClient:
         """Return the HTTP client of this event loop."""
@@ -248,18 +247,10 @@ class Core:
             ended = [other for other in self._connections if other.is_closed()]
             for other in ended:
                 del self._connections[other]
-            lifetime = self._lifetime()
-            self._connections[loop] = await anext(lifetime), lifetime
+            http = self._endpoint.connect(self._timeout)
+            self._connections[loop] = http, _until_loop_ends(http)
+            await anext(self._connections[loop][1])
         return self._connections[loop][0]
-
-    async def _lifetime(self) -> AsyncGenerator[httpx.AsyncClient, None]:
-        """Yield an HTTP client once, and close it when the generator is closed.
-
-        An event loop closes its open asynchronous generators when it ends, for example at the end
-        of ``asyncio.run``.
-        """
-        async with self._endpoint.connect(self._timeout) as http:
-            yield http
 
     async def _described(self, name: str, ends: float | None) -> Model:
         """Return the description of a model, which is fetched once."""
@@ -278,7 +269,7 @@ class Core:
             part, has_failed = waiting.pop()
             request = _wire.images_request(part.items, call.options, self._answers)
             try:
-                answer = await self.send("POST", call.operation, ends, part.places, **request)
+                answer = await self.send("POST", call.operation, ends, part, **request)
             except InvalidRequest as error:
                 if isinstance(error, RequestTooLarge):
                     self._models.pop(call.model, None)  # the server's limits have changed
@@ -292,6 +283,18 @@ class Core:
             else:
                 _require_rows(answer, len(part.places))
                 yield part, answer
+
+
+async def _until_loop_ends(http: httpx.AsyncClient) -> AsyncGenerator[None, None]:
+    """Yield once, and close the HTTP client when the generator is closed.
+
+    An event loop closes its open asynchronous generators when it ends, for example at the end of
+    ``asyncio.run``.
+    """
+    try:
+        yield
+    finally:
+        await http.aclose()
 
 
 def _require_rows(answer: _wire.Answer, count: int) -> None:

@@ -22,6 +22,7 @@ import safetensors.numpy
 from numpy.typing import ArrayLike, NDArray
 
 from repzoo_client import errors
+from repzoo_client._chunks import Chunk
 
 __all__ = ["Answer", "AnswerFormat", "generation", "images_request", "read"]
 
@@ -92,12 +93,12 @@ class Answer:
             raise errors.UnexpectedAnswer(f"the answer lacks {name!r}") from None
 
 
-def read(response: httpx.Response, places: Sequence[int] = (), through: str = "") -> Answer:
+def read(response: httpx.Response, chunk: Chunk | None = None, through: str = "") -> Answer:
     """Read a complete response.
 
     Args:
         response: The response; JSON or safetensors if it is successful.
-        places: The positions of this request's images in the call.
+        chunk: The images of the request, for errors that name one.
         through: " through the proxy ...", for errors that a proxy may have caused.
 
     Raises:
@@ -105,7 +106,7 @@ def read(response: httpx.Response, places: Sequence[int] = (), through: str = ""
         UnexpectedAnswer: If the response does not follow the API.
     """
     if response.is_error:
-        raise _error(response, places, through)
+        raise _error(response, chunk, through)
     media_type = response.headers.get("content-type", "").split(";")[0]
     try:
         if media_type == "application/json":
@@ -180,7 +181,7 @@ def _problem(response: httpx.Response) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _error(response: httpx.Response, places: Sequence[int], through: str) -> errors.APIError:
+def _error(response: httpx.Response, chunk: Chunk | None, through: str) -> errors.APIError:
     status = response.status_code
     problem = _problem(response)
     kind = str(problem.get("type", "about:blank"))
@@ -188,10 +189,11 @@ def _error(response: httpx.Response, places: Sequence[int], through: str) -> err
     detail = str(problem.get("detail") or f"{response.url}: {response.reason_phrase}{through}")
     if not isinstance(index, int):
         index = None
-    elif 0 <= index < len(places):
+    elif chunk is not None and 0 <= index < len(chunk.places):
         # The server counts within one request, the caller within the whole call.
-        detail = detail.replace(f"image {index}:", f"image {places[index]}:", 1)
-        index = places[index]
+        place = chunk.places[index]
+        detail = detail.replace(f"image {index}:", f"{chunk.label(place)}:", 1)
+        index = place
     default = errors.ServerError if status >= 500 else errors.InvalidRequest
     return _BY_TYPE.get(kind, _BY_STATUS.get(status, default))(
         status,
