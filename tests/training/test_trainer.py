@@ -233,7 +233,7 @@ def test_a_run_says_what_it_trains_on_and_skips_bad_images(tmp_path: Path) -> No
     done = finish(words)
     assert done.returncode == 0, done.stderr
     assert "skipped 1 of 3 images:" in done.stderr
-    summary = "photos: 2 images of 28×28×1; splits: train 3, test 2; 2 classes: cat 1, dog 1\n"
+    summary = "photos: 2 images, 28×28×1; splits: train 3, test 2; 2 classes: cat 1, dog 1\n"
     assert summary in done.stderr
     assert done.stderr.index(summary) < done.stderr.index("views, loss")
     assert "cut.png: " in (tmp_path / "run" / "skipped.txt").read_text()
@@ -281,6 +281,15 @@ def test_a_damaged_checkpoint_is_named(small: Recipe, mnist: ImageDataset, tmp_p
     run.checkpoint_file.write_bytes(content[: len(content) // 2])
     with pytest.raises(RunError, match=r"checkpoint\.pt is damaged"):
         train(small, mnist, tmp_path, progress=False)
+
+
+def test_a_damaged_record_is_named_in_one_line(
+    small: Recipe, mnist: ImageDataset, tmp_path: Path
+) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(RunError, match=r"run\.json is damaged: recipe: Field required; ") as caught:
+        train(small, mnist, tmp_path, progress=False)
+    assert "\n" not in str(caught.value)
 
 
 def test_divergence_keeps_the_checkpoint_and_names_the_way_out(

@@ -9,9 +9,10 @@ RepzooError
 
 from __future__ import annotations
 
+from pydantic import ValidationError
 from repzoo.errors import RepzooError
 
-__all__ = ["DataError", "Diverged", "RecipeError", "RunError"]
+__all__ = ["DataError", "Diverged", "RecipeError", "RunError", "problems"]
 
 
 class DataError(RepzooError, ValueError):
@@ -28,3 +29,8 @@ class RunError(RepzooError, RuntimeError):
 
 class Diverged(RepzooError, RuntimeError):
     """The loss or a weight is no longer finite; the last checkpoint is still valid."""
+
+
+def problems(error: ValidationError) -> str:
+    """Return the settings that are not valid, and why, in one line."""
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 from repzoo.files import write_atomically
 
-from repzoo_training.errors import RunError
+from repzoo_training.errors import RunError, problems
 from repzoo_training.objectives import Objective
 from repzoo_training.recipes.recipe import Recipe
 
@@ -100,7 +100,7 @@ class Run:
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            raise RunError(f"{self.record_file} is damaged: {error}") from None
+            raise RunError(f"{self.record_file} is damaged: {problems(error)}") from None
 
     def start(self, record: RunRecord, skipped: Sequence[str] = ()) -> None:
         """Write the record of a new run, and the list of images that could not be read."""

@@ -60,7 +60,8 @@ class ImageDataset:
     def summary(self) -> str:
         """Describe what was found in one line: images, splits, classes and attributes."""
         height, width, channels = self.shape
-        text = f"{self.name}: {len(self):,} images of {height}×{width}×{channels}"
+        images = "1 image" if len(self) == 1 else f"{len(self):,} images"
+        text = f"{self.name}: {images}, {height}×{width}×{channels}"
         if self.splits:
             order = ("train", "test", "validation", *self.splits)
             text += f"; splits: {_counts({k: self.splits[k] for k in order if k in self.splits})}"

@@ -64,6 +64,8 @@ def load(
         raise DataError(f"unknown split {split!r}: expected 'train' or 'test'")
     if (name := str(source).removeprefix(_PREFIX)) in PUBLIC_DATASETS:
         return load_public(name, split, size=size, progress=progress)
+    if not str(source):
+        raise DataError("the source of images is empty: give a folder or the name of a data set")
     folder = Path(source).expanduser()
     if folder.is_file():
         raise DataError(f"{source} is a file: use the folder that contains it")

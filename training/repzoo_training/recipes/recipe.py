@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from repzoo_training.errors import RecipeError
+from repzoo_training.errors import RecipeError, problems
 from repzoo_training.networks import NetworkSpec
 from repzoo_training.objectives import LikelihoodSpec, Options
 from repzoo_training.views.views import ViewSpec
@@ -145,5 +145,4 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     try:
         return Recipe.model_validate(record)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise RecipeError(f"recipe {recipe.name}: {problems}") from None
+        raise RecipeError(f"recipe {recipe.name}: {problems(error)}") from None
