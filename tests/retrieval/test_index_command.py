@@ -74,7 +74,7 @@ def test_an_index_follows_its_folder(zoo_index: Run, digits: Make, index_place: 
     Image.open(folder / "part 0" / "0003.png").resize((90, 90)).save(deep / "large ü.JPG")
     words = (folder, "--model", "simvae-mnist", "--out", index_place)
     first = zoo_index("build", *words, status=3)
-    assert "1 files skipped that are not images" in first.stdout
+    assert "files skipped because they are not images: 1" in first.stdout
     assert first.stdout.startswith(f"{index_place}: 61 images of simvae-mnist")
     assert "61 added" in first.stdout
     assert "not indexed: bad.png: not an image in a known format" in first.stderr

@@ -171,6 +171,26 @@ def test_values_of_a_filter_are_only_values(empty: PosteriorIndex, value: str) -
     assert empty.count({value: 1}) == 1
 
 
+def test_ids_are_only_values(empty: PosteriorIndex) -> None:
+    ids = [
+        "a\nb",
+        "it's",
+        'a"b',
+        "back\\slash",
+        "x'] or id != ['",
+        '"] or id != ["',
+        "tab\t",
+        "ü漢😀",
+        "end\\",
+    ]
+    empty.add([*ids, "other"], MEAN[: len(ids) + 1])
+    for name in ids:
+        assert empty.get([name]).ids == [name]
+    assert sorted(empty.get(ids).ids) == sorted(ids)
+    assert empty.delete([*ids, "nowhere\n"]) == len(ids)
+    assert [*empty.metadata()] == ["other"]
+
+
 def test_adding_again_replaces(empty: PosteriorIndex) -> None:
     steps: list[int] = []
     for _ in range(3):

@@ -169,7 +169,7 @@ def index_build(
         f"{len(report.unread):,} unread)"
     )
     if report.ignored:
-        text += f"\n{report.ignored:,} files skipped that are not images"
+        text += f"\nfiles skipped because they are not images: {report.ignored:,}"
     data = {"index": place, "count": count, "model": name, "revision": revision, **vars(report)}
     return Report(data, text, SOME_FAILED if report.bad or report.unread else 0)
 

@@ -86,7 +86,7 @@ def embed(source: str, model: str, out: str, hub_spec: str | None, **options: An
         how = "already done"
     lines = [f"{summary.out}: {job.images:,} images by {job.model} {job.revision[:12]}, {how}"]
     if summary.skipped:
-        lines.append(f"{summary.skipped:,} files skipped that are not images")
+        lines.append(f"files skipped because they are not images: {summary.skipped:,}")
     if summary.failed:
         lines.append(f"{summary.failed:,} images have an error instead of an embedding:")
         lines += [f"  {name}: {error}" for name, error in summary.examples]

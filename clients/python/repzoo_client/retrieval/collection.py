@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repzoo_client.retrieval.filters import literal
 from repzoo_client.retrieval.layout import IndexInfo, prepare, read_info, search_params
 from repzoo_client.retrieval.milvus import Connection, milvus_errors
 
@@ -77,17 +78,18 @@ class Collection:
     def get(self, ids: Sequence[str], fields: Sequence[str] = ALL_FIELDS) -> list[Row]:
         """Return the rows with these IDs, as far as they exist."""
         rows: list[Row] = []
-        for start in range(0, len(ids), _REQUEST_ROWS):
-            part = [*ids[start : start + _REQUEST_ROWS]]
+        for expression in _having(ids):
             with milvus_errors(self.location):
-                rows += self._client.get(self._name, ids=part, output_fields=[*fields])
+                rows += self._client.query(
+                    self._name, filter=expression, output_fields=[*fields], limit=_REQUEST_ROWS
+                )
         return rows
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete the rows with these IDs."""
-        for start in range(0, len(ids), _REQUEST_ROWS):
+        for expression in _having(ids):
             with milvus_errors(self.location):
-                self._client.delete(self._name, ids=[*ids[start : start + _REQUEST_ROWS]])
+                self._client.delete(self._name, filter=expression)
 
     def count(self, expression: str) -> int:
         """Return the number of rows that match an expression."""
@@ -117,3 +119,9 @@ class Collection:
         """Write rows in memory to disk, and build their indexes."""
         with milvus_errors(self.location):
             self._client.flush(self._name)
+
+
+def _having(ids: Sequence[str]) -> Iterator[str]:
+    """Yield filters for some of the IDs each. pymilvus itself does not quote them."""
+    for start in range(0, len(ids), _REQUEST_ROWS):
+        yield f"id in [{', '.join(map(literal, ids[start : start + _REQUEST_ROWS]))}]"

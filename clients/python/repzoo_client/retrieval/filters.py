@@ -15,7 +15,7 @@ import numpy as np
 
 from repzoo_client.retrieval.errors import InvalidFilter
 
-__all__ = ["Filter", "filter_expression"]
+__all__ = ["Filter", "filter_expression", "literal"]
 
 #: Keys of the metadata with the values that they must all have, or a Milvus expression.
 Filter: TypeAlias = Mapping[str, str | int | float | bool] | str
@@ -33,14 +33,19 @@ def filter_expression(given: Filter | None, max_uncertainty: float | None = None
     if isinstance(given, str):
         parts += [f"({given})"] if given.strip() else []
     elif given is not None:
-        parts += [f"metadata[{_literal(key)}] == {_literal(value)}" for key, value in given.items()]
+        parts += [f"metadata[{literal(key)}] == {literal(value)}" for key, value in given.items()]
     if max_uncertainty is not None:
         # Uncertainties are stored as float32, so the limit is rounded too: 0.1 must include 0.1.
         parts.append(f"uncertainty <= {float(np.float32(max_uncertainty))!r}")
     return " and ".join(parts)
 
 
-def _literal(value: object) -> str:
+def literal(value: object) -> str:
+    """Return a value as Milvus writes it in an expression.
+
+    Raises:
+        InvalidFilter: If the value has no literal, for example None or NaN.
+    """
     if isinstance(value, str):
         if not value.isascii() and not _is_text(value):
             raise InvalidFilter(f"{value!r} is not valid Unicode, so no document can contain it")
