@@ -376,6 +376,31 @@ class TestProxies:
         message = zoo("list", "--hub", "http://hub.example/zoo", status=1, HTTP_PROXY=self.DEAD)
         assert "(through the proxy in HTTP_PROXY)" in message
 
+    @pytest.mark.parametrize(
+        ("variable", "value", "said"),
+        [
+            ("SSL_CERT_FILE", "/nope", "check SSL_CERT_FILE"),
+            ("SSL_CERT_FILE", "/etc/passwd", "check SSL_CERT_FILE"),
+            ("HF_HUB_DOWNLOAD_TIMEOUT", "soon", "HF_HUB_DOWNLOAD_TIMEOUT is not valid"),
+            ("HF_ENDPOINT", "http://[", "HF_ENDPOINT"),
+            ("HF_TOKEN", "h\u00fc", "characters that a token cannot have"),
+        ],
+    )
+    def test_other_variables_that_cannot_be_used_are_named(
+        self,
+        variable: str,
+        value: str,
+        said: str,
+        shared: Any,
+        tiny_package: Path,
+        zoo: Callable[..., str],
+    ) -> None:
+        hub = f"{shared.url}/zoo"
+        for words in (("list",), ("pull", "tiny"), ("publish", tiny_package, "--files-only")):
+            (line,) = zoo(*words, "--hub", hub, status=1, **{variable: value}).splitlines()
+            assert said in line
+            assert "h\u00fc" not in line
+
     def test_a_host_in_no_proxy_is_asked_directly(self, zoo: Callable[..., str]) -> None:
         message = zoo(
             "list",

@@ -139,7 +139,7 @@ def test_ctrl_c_keeps_what_was_fetched(
     wait_for_part(part, MEBIBYTE, lambda: process.poll() is None)
     process.send_signal(signal.SIGINT)
     # It does not wait for the hub, which is silent during the whole test.
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err.strip() == "zoo: interrupted"
     assert part.stat().st_size == MEBIBYTE

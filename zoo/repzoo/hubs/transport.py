@@ -22,7 +22,7 @@ from urllib.parse import urljoin, urlsplit
 
 import repzoo
 from repzoo.errors import AccessDenied, HubError, HubUnavailable, ModelNotFound, Offline
-from repzoo.hubs.proxies import client_for, is_this_machine, proxy_of
+from repzoo.hubs.environment import check_variables, client_for, is_this_machine, proxy_of
 
 if TYPE_CHECKING:
     import httpx2
@@ -142,17 +142,17 @@ class Transport:
         this machine. Any other host gets ``REPZOO_HUB_TOKEN`` or nothing, because a hub that
         somebody names in a command must not receive another hub's token.
         """
-        own = os.environ.get("REPZOO_HUB_TOKEN", "").strip()  # files end in a newline
-        if not (own.isascii() and own.isprintable()) or " " in own:
-            raise AccessDenied("REPZOO_HUB_TOKEN contains characters that a token cannot have")
-        if not self._is_home():
-            if own:
-                return own
-            if not self._is_here():
-                return None
+        check_variables()
         from huggingface_hub import constants, get_token
 
-        return None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+        name, token = "REPZOO_HUB_TOKEN", os.environ.get("REPZOO_HUB_TOKEN", "").strip()
+        if self._is_home() or (not token and self._is_here()):
+            name, token = "the Hugging Face token", ""
+            if not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+                token = get_token() or ""
+        if not (token.isascii() and token.isprintable()) or " " in token:
+            raise AccessDenied(f"{name} contains characters that a token cannot have")
+        return token or None
 
     @contextmanager
     def _respond(
@@ -161,11 +161,11 @@ class Transport:
         """Give the successful response to a GET, after redirects."""
         if is_offline():
             raise Offline(f"{self.endpoint}: not asked, because this process is offline")
+        token = self.token()
         import httpx2
         from huggingface_hub import constants
         from huggingface_hub.errors import OfflineModeIsEnabled
 
-        token = self.token()
         headers = {
             "User-Agent": f"repzoo/{repzoo.__version__}",
             **({"Authorization": f"Bearer {token}"} if token else {}),

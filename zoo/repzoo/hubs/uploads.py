@@ -20,7 +20,7 @@ from repzoo.errors import (
 )
 from repzoo.files import open_regular
 from repzoo.hub import Hub, Published
-from repzoo.hubs.proxies import client_without_proxies
+from repzoo.hubs.environment import check_variables, client_without_proxies
 from repzoo.hubs.transport import (
     HUGGINGFACE,
     INVALID_CREDENTIALS,
@@ -76,10 +76,11 @@ def upload(
     hub: RemoteHub, package: Package, *, message: str | None, tag: str | None, private: bool
 ) -> Published:
     """Publish a package as `repzoo.hub.WritableHub.publish` specifies."""
-    from huggingface_hub import HfApi
-
     if is_offline():
         raise Offline(f"{hub.spec}: not asked, because this process is offline")
+    check_variables()
+    from huggingface_hub import HfApi
+
     package.verify()
     name = package.config.name
     api = HfApi(hub.endpoint, token=hub.token() or False, library_name="repzoo")

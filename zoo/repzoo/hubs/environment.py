@@ -1,4 +1,4 @@
-"""HTTP clients that work whatever the proxy variables of the environment say.
+"""HTTP clients that work, or fail with a clear error, whatever the environment variables say.
 
 Requests go through `huggingface_hub`'s shared client, which uses ``HTTP_PROXY``, ``HTTPS_PROXY``,
 ``ALL_PROXY`` and ``NO_PROXY``. That client cannot even be created if one of them is not usable, and
@@ -21,26 +21,52 @@ from repzoo.errors import HubError
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["client_for", "client_without_proxies", "is_this_machine", "proxy_of"]
+__all__ = ["check_variables", "client_for", "client_without_proxies", "is_this_machine", "proxy_of"]
+
+_TLS_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 
 
 def client_for(url: str) -> httpx2.Client:
     """Return the client to request a URL with.
 
     Raises:
-        HubError: If a proxy variable is not usable; the message names it.
+        HubError: If a variable is not usable; the message names it.
     """
-    if getproxies() and is_this_machine(urlsplit(url).hostname or ""):
-        return _direct_client()
+    check_variables()
     from httpx2 import InvalidURL
     from huggingface_hub import get_session
 
     try:
-        return get_session()
-    except (ImportError, InvalidURL, ValueError) as error:
-        if proxy_of(url) is None:
+        if getproxies() and is_this_machine(urlsplit(url).hostname or ""):
             return _direct_client()
-        raise _proxy_error(url) or error from None
+        try:
+            return get_session()
+        except (ImportError, InvalidURL, ValueError) as error:
+            if proxy_of(url) is None:
+                return _direct_client()
+            raise _proxy_error(url) or error from None
+    except HubError:
+        raise
+    except OSError as error:  # includes ssl.SSLError
+        names = [name for name in _TLS_VARIABLES if os.environ.get(name)]
+        raise HubError(
+            f"cannot set up TLS: {error.strerror}; check {' and '.join(names)}"
+        ) from error
+
+
+def check_variables() -> None:
+    """Check the variables that `huggingface_hub` reads when it is imported.
+
+    Raises:
+        HubError: If one of them is not valid; the message names it.
+    """
+    try:
+        from huggingface_hub import constants  # noqa: F401
+    except ValueError as error:
+        texts = {name: value for name, value in os.environ.items() if name.startswith("HF_")}
+        named = [name for name, value in texts.items() if repr(value) in str(error)]
+        where = " or ".join(named or texts) or "a variable that begins with HF_"
+        raise HubError(f"{where} is not valid: {error}") from None
 
 
 @contextmanager
