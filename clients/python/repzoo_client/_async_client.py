@@ -55,22 +55,44 @@ class AsyncClient(ClientBase):
         await self._core.close()
 
     async def embed(
-        self, images: AnyImages, *, model: str, normalize: bool = False, **options: Unpack[Options]
+        self,
+        images: AnyImages,
+        *,
+        model: str,
+        normalize: bool = False,
+        robust: bool = False,
+        **options: Unpack[Options],
     ) -> NDArray[np.float32]:
         """See `Client.embed`."""
-        return await self._run(_calls.embed(model, normalize=normalize), images, options)
+        return await self._run(
+            _calls.embed(model, normalize=normalize, robust=robust), images, options
+        )
 
     def embed_iter(
-        self, images: AnyImages, *, model: str, normalize: bool = False, **options: Unpack[Options]
+        self,
+        images: AnyImages,
+        *,
+        model: str,
+        normalize: bool = False,
+        robust: bool = False,
+        **options: Unpack[Options],
     ) -> AsyncIterator[NDArray[np.float32]]:
         """See `Client.embed_iter`."""
-        return self._iterate(_calls.embed(model, normalize=normalize), images, options)
+        return self._iterate(
+            _calls.embed(model, normalize=normalize, robust=robust), images, options
+        )
 
     async def embed_with_uncertainty(
-        self, images: AnyImages, *, model: str, normalize: bool = False, **options: Unpack[Options]
+        self,
+        images: AnyImages,
+        *,
+        model: str,
+        normalize: bool = False,
+        robust: bool = False,
+        **options: Unpack[Options],
     ) -> Embedding:
         """See `Client.embed_with_uncertainty`."""
-        call = _calls.embed_with_uncertainty(model, normalize=normalize)
+        call = _calls.embed_with_uncertainty(model, normalize=normalize, robust=robust)
         return await self._run(call, images, options)
 
     async def uncertainty(
@@ -80,16 +102,16 @@ class AsyncClient(ClientBase):
         return await self._run(_calls.uncertainty(model), images, options)
 
     async def posterior(
-        self, images: AnyImages, *, model: str, **options: Unpack[Options]
+        self, images: AnyImages, *, model: str, content: bool = False, **options: Unpack[Options]
     ) -> Posterior:
         """See `Client.posterior`."""
-        return await self._run(_calls.posterior(model), images, options)
+        return await self._run(_calls.posterior(model, content=content), images, options)
 
     def posterior_iter(
-        self, images: AnyImages, *, model: str, **options: Unpack[Options]
+        self, images: AnyImages, *, model: str, content: bool = False, **options: Unpack[Options]
     ) -> AsyncIterator[Posterior]:
         """See `Client.posterior_iter`."""
-        return self._iterate(_calls.posterior(model), images, options)
+        return self._iterate(_calls.posterior(model, content=content), images, options)
 
     async def reconstruct(
         self, images: AnyImages, *, model: str, **options: Unpack[Options]

@@ -66,37 +66,50 @@ class Call(Generic[T]):
         return Answer(tensors, {**blank.facts, "labels": labels})
 
 
-def embed(model: str, *, normalize: bool) -> Call[NDArray[np.float32]]:
+def embed(model: str, *, normalize: bool, robust: bool) -> Call[NDArray[np.float32]]:
     """Return the call whose result is ``[N, D]``."""
-    return _embed(model, normalize, lambda answers: _join(answers, "embeddings"))
+    return _embed(model, normalize, robust, lambda answers: _join(answers, "embeddings"))
 
 
-def embed_with_uncertainty(model: str, *, normalize: bool) -> Call[Embedding]:
+def embed_with_uncertainty(model: str, *, normalize: bool, robust: bool) -> Call[Embedding]:
     """Return the call for embeddings and uncertainties."""
     return _embed(
         model,
         normalize,
+        robust,
         lambda answers: Embedding(_join(answers, "embeddings"), _calibrated(answers)),
     )
 
 
 def uncertainty(model: str) -> Call[NDArray[np.float32] | None]:
     """Return the call whose result is ``[N]``, or None."""
-    return _embed(model, False, _calibrated)
+    return _embed(model, False, False, _calibrated)
 
 
-def posterior(model: str) -> Call[Posterior]:
-    """Return the call for means, variances and uncertainties."""
+def posterior(model: str, *, content: bool) -> Call[Posterior]:
+    """Return the call for the moments of both posteriors, and uncertainties."""
 
     def join(answers: Sequence[Answer]) -> Posterior:
-        return Posterior(_join(answers, "mean"), _join(answers, "variance"), _calibrated(answers))
+        return Posterior(
+            _join(answers, "mean"),
+            _optional(answers, "variance"),
+            _calibrated(answers),
+            _optional(answers, "content_mean"),
+            _optional(answers, "content_variance"),
+        )
 
     def blank(model: Model) -> Answer:
         rows = dict(_blank_embedding(model).tensors)
-        rows["mean"] = rows["variance"] = rows.pop("embeddings")
+        rows["mean"] = rows.pop("embeddings")
+        if "posterior" in model.capabilities:
+            rows["variance"] = rows["mean"]
+        if "content" in model.capabilities:
+            rows["content_mean"] = rows["content_variance"] = rows["mean"]
         return Answer(rows, {})
 
-    return Call("posterior", {"model": model}, join, blank)
+    # Servers before version 0.2 refuse options that they do not know.
+    options = {"model": model} | ({"content": True} if content else {})
+    return Call("posterior", options, join, blank)
 
 
 def reconstruct(model: str) -> Call[Reconstruction]:
@@ -159,8 +172,12 @@ def read_model(entry: Any) -> Model:
         raise UnexpectedAnswer(f"the answer is not the description of a model: {error!r}") from None
 
 
-def _embed(model: str, normalize: bool, join: Callable[[Sequence[Answer]], T]) -> Call[T]:
+def _embed(
+    model: str, normalize: bool, robust: bool, join: Callable[[Sequence[Answer]], T]
+) -> Call[T]:
     options = {"model": model, "normalize": bool(normalize)}
+    if robust:  # servers before version 0.2 refuse options that they do not know
+        options["robust"] = True
     return Call("embed", options, join, _blank_embedding)
 
 
@@ -177,7 +194,11 @@ def _nan(*shape: int) -> NDArray[Any]:
 
 def _calibrated(answers: Sequence[Answer]) -> NDArray[np.float32] | None:
     """Return the float32 ``[N]`` of all answers, or None if the model has no uncertainty."""
-    return _join(answers, "uncertainty") if "uncertainty" in answers[0].tensors else None
+    return _optional(answers, "uncertainty")
+
+
+def _optional(answers: Sequence[Answer], name: str) -> NDArray[Any] | None:
+    return _join(answers, name) if name in answers[0].tensors else None
 
 
 def _join(answers: Sequence[Answer], name: str) -> NDArray[Any]:

@@ -101,7 +101,13 @@ class Client(ClientBase):
         self._finalizer()
 
     def embed(
-        self, images: Images, *, model: str, normalize: bool = False, **options: Unpack[Options]
+        self,
+        images: Images,
+        *,
+        model: str,
+        normalize: bool = False,
+        robust: bool = False,
+        **options: Unpack[Options],
     ) -> NDArray[np.float32]:
         """Embed images.
 
@@ -109,15 +115,26 @@ class Client(ClientBase):
             images: One image or many.
             model: The name of a model that the server serves.
             normalize: Divide each embedding by its Euclidean length.
+            robust: Return the content mean instead: the expected embedding of an undegraded picture
+                of the same content.
             options: See `repzoo_client.Options`.
 
         Returns:
             float32 ``[N, D]``; the mean of the posterior if the model has one.
+
+        Raises:
+            UnsupportedOperation: If ``robust`` is set and the model has no content posterior.
         """
-        return self._run(_calls.embed(model, normalize=normalize), images, options)
+        return self._run(_calls.embed(model, normalize=normalize, robust=robust), images, options)
 
     def embed_iter(
-        self, images: Images, *, model: str, normalize: bool = False, **options: Unpack[Options]
+        self,
+        images: Images,
+        *,
+        model: str,
+        normalize: bool = False,
+        robust: bool = False,
+        **options: Unpack[Options],
     ) -> Iterator[NDArray[np.float32]]:
         """Embed any number of images in constant memory: yield embeddings as they arrive, in order.
 
@@ -126,13 +143,25 @@ class Client(ClientBase):
         Yields:
             float32 ``[n, D]`` of the next n images.
         """
-        return self._iterate(_calls.embed(model, normalize=normalize), images, options)
+        return self._iterate(
+            _calls.embed(model, normalize=normalize, robust=robust), images, options
+        )
 
     def embed_with_uncertainty(
-        self, images: Images, *, model: str, normalize: bool = False, **options: Unpack[Options]
+        self,
+        images: Images,
+        *,
+        model: str,
+        normalize: bool = False,
+        robust: bool = False,
+        **options: Unpack[Options],
     ) -> Embedding:
         """Return what `embed` and `uncertainty` return, with half the work of calling both."""
-        return self._run(_calls.embed_with_uncertainty(model, normalize=normalize), images, options)
+        return self._run(
+            _calls.embed_with_uncertainty(model, normalize=normalize, robust=robust),
+            images,
+            options,
+        )
 
     def uncertainty(
         self, images: Images, *, model: str, **options: Unpack[Options]
@@ -146,23 +175,31 @@ class Client(ClientBase):
         """
         return self._run(_calls.uncertainty(model), images, options)
 
-    def posterior(self, images: Images, *, model: str, **options: Unpack[Options]) -> Posterior:
-        """Return the posterior over the latents of each image.
+    def posterior(
+        self, images: Images, *, model: str, content: bool = False, **options: Unpack[Options]
+    ) -> Posterior:
+        """Return the posterior over the latents of each image, and its content posterior.
+
+        Args:
+            images: One image or many.
+            model: The name of a model that the server serves.
+            content: Accept a content posterior alone, if the model has no other.
+            options: See `repzoo_client.Options`.
 
         Raises:
             UnsupportedOperation: If the model has no posterior.
         """
-        return self._run(_calls.posterior(model), images, options)
+        return self._run(_calls.posterior(model, content=content), images, options)
 
     def posterior_iter(
-        self, images: Images, *, model: str, **options: Unpack[Options]
+        self, images: Images, *, model: str, content: bool = False, **options: Unpack[Options]
     ) -> Iterator[Posterior]:
         """Yield what `posterior` returns in pieces, like `embed_iter`.
 
         Raises:
             UnsupportedOperation: If the model has no posterior.
         """
-        return self._iterate(_calls.posterior(model), images, options)
+        return self._iterate(_calls.posterior(model, content=content), images, options)
 
     def reconstruct(
         self, images: Images, *, model: str, **options: Unpack[Options]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,15 +21,31 @@ class Embedding(NamedTuple):
     uncertainty: NDArray[np.float32] | None
 
 
-class Posterior(NamedTuple):
-    """The posterior ``q(z|x) = N(mean, diag(variance))`` of each image."""
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """The encoder's posterior and the content posterior of each image.
 
-    #: float32 ``[N, D]``.
+    It unpacks to ``mean, variance, uncertainty``.
+
+    Attributes:
+        mean: float32 ``[N, D]``.
+        variance: float32 ``[N, D]``, in the units of ``mean`` squared: ``q(z|x) = N(mean,
+            diag(variance))``. None if the model has only a content posterior.
+        uncertainty: float32 ``[N]`` in [0, 1], a calibrated probability; None if the model has
+            none.
+        content_mean: float32 ``[N, D]``: where the embedding of an undegraded picture of the same
+            content lies. None if the model has no content posterior.
+        content_variance: float32 ``[N, D]``: how far off ``content_mean`` may be.
+    """
+
     mean: NDArray[np.float32]
-    #: float32 ``[N, D]``, in the units of ``mean`` squared.
-    variance: NDArray[np.float32]
-    #: float32 ``[N]`` in [0, 1], a calibrated probability; None if the model has none.
-    uncertainty: NDArray[np.float32] | None
+    variance: NDArray[np.float32] | None
+    uncertainty: NDArray[np.float32] | None = None
+    content_mean: NDArray[np.float32] | None = None
+    content_variance: NDArray[np.float32] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.mean, self.variance, self.uncertainty))
 
 
 class Reconstruction(NamedTuple):
@@ -71,7 +87,8 @@ class Model:
     revision: str
     #: The ONNX Runtime execution provider that runs the model on the server.
     provider: str
-    #: The operations that the model supports: embed, posterior, reconstruct, generate, probe.
+    #: What the model supports: embed, posterior, reconstruct, generate, probe, and ``content`` for
+    #: robust embeddings.
     capabilities: tuple[str, ...]
     #: Limits of one request: ``max_bytes``, ``max_images``, ``max_pixels``, ...
     limits: Mapping[str, float]
