@@ -189,6 +189,15 @@ def test_ids_are_only_values(empty: PosteriorIndex) -> None:
     assert sorted(empty.get(ids).ids) == sorted(ids)
     assert empty.delete([*ids, "nowhere\n"]) == len(ids)
     assert [*empty.metadata()] == ["other"]
+    assert empty.get("other").ids == ["other"]
+    assert (empty.delete("o"), empty.delete("other")) == (0, 1)
+
+
+def test_numbers_of_numpy(empty: PosteriorIndex) -> None:
+    metadata = [{"n": np.int64(3), "x": np.float32(0.5), "name": np.str_("é")}]
+    empty.add("one", MEAN[:1], metadata=metadata)
+    assert empty.count({"n": np.int64(3), "x": np.float64(0.5), "name": np.str_("é")}) == 1
+    assert empty.count({"n": np.int8(4)}) == 0
 
 
 def test_adding_again_replaces(empty: PosteriorIndex) -> None:
@@ -293,6 +302,11 @@ def test_posteriors_of_another_model_are_refused(index: PosteriorIndex, folder: 
         ({"ids": ["a", "\udc80"]}, "1 to 1,024 bytes"),
         ({"ids": ["a", "ü" * 513]}, "1 to 1,024 bytes"),
         ({"metadata": [{}]}, "1 metadata objects for 2 IDs"),
+        ({"metadata": [{}, {"x": b"bytes"}]}, "not a JSON object"),
+        ({"metadata": [{}, {3: "x"}]}, "not a JSON object"),
+        ({"metadata": [{}, {"x": "\ud800"}]}, "not a JSON object"),
+        ({"metadata": [{}, {"x": 2**70}]}, "not a JSON object"),
+        ({"metadata": ["ab", "text"]}, "not a JSON object"),
     ],
 )
 def test_what_cannot_be_added(empty: PosteriorIndex, change: dict[str, Any], message: str) -> None:

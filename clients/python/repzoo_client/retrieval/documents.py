@@ -22,7 +22,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from repzoo_client.retrieval.errors import InvalidQuery
 
-__all__ = ["MAX_ID_BYTES", "Documents", "Metadata", "as_documents", "as_posteriors", "vectors"]
+__all__ = [
+    "MAX_ID_BYTES",
+    "Documents",
+    "Metadata",
+    "as_documents",
+    "as_ids",
+    "as_posteriors",
+    "vectors",
+]
 
 Floats: TypeAlias = NDArray[np.float32]
 Metadata: TypeAlias = Mapping[str, Any]
@@ -104,10 +112,10 @@ def as_documents(
     """Check the arguments of `PosteriorIndex.add`.
 
     Raises:
-        InvalidQuery: If shapes do not match, values are not finite, or the IDs are not N different
-            strings of at most 1,024 bytes.
+        InvalidQuery: If shapes do not match, values are not finite, the IDs are not N different
+            strings of at most 1,024 bytes, or metadata are not JSON objects.
     """
-    ids = [ids] if isinstance(ids, str) else list(ids)
+    ids = as_ids(ids)
     mean, variance, doubt = as_posteriors(mean, variance, uncertainty, dim)
     if len(ids) != len(mean):
         raise InvalidQuery(f"there are {len(ids)} IDs for {len(mean)} posteriors")
@@ -117,10 +125,15 @@ def as_documents(
     if len({*ids}) != len(ids):
         twice = next(name for i, name in enumerate(ids) if name in ids[:i])
         raise InvalidQuery(f"ID {twice!r} occurs twice in one call")
-    facts = [dict(fact or {}) for fact in metadata] if metadata is not None else [{} for _ in ids]
+    facts = [_as_json(fact) for fact in (metadata if metadata is not None else [None] * len(ids))]
     if len(facts) != len(ids):
         raise InvalidQuery(f"there are {len(facts)} metadata objects for {len(ids)} IDs")
     return Documents(ids, mean, variance, doubt, facts)
+
+
+def as_ids(ids: str | Sequence[str]) -> list[str]:
+    """Return IDs as a list; a string is one ID, not a sequence of characters."""
+    return [ids] if isinstance(ids, str) else list(ids)
 
 
 def as_posteriors(
@@ -157,6 +170,17 @@ def as_posteriors(
         if ((doubt < 0) | (doubt > 1)).any():
             raise InvalidQuery("uncertainty must lie in [0, 1]")
     return means, variances, doubt
+
+
+def _as_json(fact: Metadata | None) -> dict[str, Any]:
+    import orjson  # what pymilvus encodes metadata with
+
+    try:
+        found = dict(fact or {})
+        orjson.dumps(found, option=orjson.OPT_SERIALIZE_NUMPY)
+    except (TypeError, ValueError) as error:
+        raise InvalidQuery(f"metadata {fact!r} is not a JSON object: {error}") from None
+    return found
 
 
 def _floats(values: ArrayLike, name: str) -> Floats:

@@ -46,6 +46,8 @@ def literal(value: object) -> str:
     Raises:
         InvalidFilter: If the value has no literal, for example None or NaN.
     """
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, str):
         if not value.isascii() and not _is_text(value):
             raise InvalidFilter(f"{value!r} is not valid Unicode, so no document can contain it")

@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from repzoo_client.retrieval.collection import Collection
-from repzoo_client.retrieval.documents import Documents, Metadata, as_documents, as_posteriors
+from repzoo_client.retrieval.documents import (
+    Documents,
+    Metadata,
+    as_documents,
+    as_ids,
+    as_posteriors,
+)
 from repzoo_client.retrieval.documents import vectors as vectors_of
 from repzoo_client.retrieval.errors import IndexExists, InvalidQuery, ModelMismatch
 from repzoo_client.retrieval.export import write_documents
@@ -268,11 +274,11 @@ class PosteriorIndex:
 
     def get(self, ids: Sequence[str]) -> Documents:
         """Return the documents with these IDs, as far as they exist, in any order."""
-        return Documents.from_rows(self._collection.get(ids), self.info.dim)
+        return Documents.from_rows(self._collection.get(as_ids(ids)), self.info.dim)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete documents, as far as they exist; return the number of deleted ones."""
-        there = [row["id"] for row in self._collection.get(ids, ("id",))]
+        there = [row["id"] for row in self._collection.get(as_ids(ids), ("id",))]
         self._collection.delete(there)
         return len(there)
 
