@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import repzoo
+from PIL import Image
 from repzoo.bulk.run import Summary, embed_all
 from repzoo.errors import Conflict, InvalidInput, MissingExtra, UnsupportedOperation
 
@@ -509,3 +510,25 @@ def test_ray_is_not_imported(embed: Callable[..., Summary], photos: Path) -> Non
         "assert 'ray' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_robust_embeddings_are_content_means(
+    make_package: Callable[..., Path], tmp_path: Path
+) -> None:
+    package = make_package(tmp_path, content=True)
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    for number, pixels in enumerate(images):
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    out = str(tmp_path / "robust.parquet")
+    embed_all(str(tmp_path / "images"), out, str(package), robust=True, posterior=True, workers=0)
+    table = pq.read_table(out).to_pydict()
+    expected = repzoo.load(package, provider="cpu").posterior(images[..., None])
+    np.testing.assert_allclose(table["embedding"], expected.content_mean, rtol=1e-5)
+    np.testing.assert_allclose(table["variance"], expected.content_variance, rtol=1e-5)
+    # A file of plain embeddings is another one.
+    with pytest.raises(Conflict, match="robust True, not False"):
+        embed_all(str(tmp_path / "images"), out, str(package), posterior=True, workers=0)
+    plain = make_package(tmp_path, "plain")
+    with pytest.raises(repzoo.UnsupportedOperation, match="has no content posterior"):
+        embed_all(str(tmp_path / "images"), out, str(plain), robust=True)

@@ -45,6 +45,8 @@ class Job:
     uncertainty: bool
     provider: str
     part_size: int
+    #: Whether embeddings are content means; runs of version 0.1 do not say.
+    robust: bool = False
     version: int = 1
 
     @property
@@ -77,7 +79,7 @@ class Job:
         Raises:
             Conflict: If the job that was found is another one; the message says in what it differs.
         """
-        mine = asdict(self)
+        mine, found = asdict(self), {"robust": False, **found}
         if "source_digest" in found and found.get("source") == self.source:
             differing = [key for key in mine if found.get(key) != mine[key]]
             if set(differing) <= {"source_digest", "images"} and differing:
@@ -108,7 +110,7 @@ class Job:
         return found if isinstance(found, dict) else None
 
     @classmethod
-    def make(cls, encoder: Encoder, *, posterior: bool, normalize: bool, **rest: Any) -> Job:
+    def make(cls, encoder: Encoder, **rest: Any) -> Job:
         """Return the job of an encoder, with the other fields given."""
         return cls(
             model=encoder.config.name,
@@ -116,8 +118,6 @@ class Job:
             dim=encoder.config.latent_dim,
             uncertainty=encoder.config.uncertainty is not None,
             provider=encoder.provider,
-            posterior=posterior,
-            normalize=normalize,
             **rest,
         )
 

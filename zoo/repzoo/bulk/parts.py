@@ -102,14 +102,18 @@ class _Rows:
         pixels = np.concatenate([batch.pixels for batch in batches])
         if not len(pixels):
             return
-        wanted = self._job.uncertainty
-        outputs = encoder.outputs(pixels, uncertainty=wanted, batch_size=len(pixels))
-        if wanted:
+        job = self._job
+        outputs = encoder.outputs(
+            pixels, uncertainty=job.uncertainty, content=job.robust, batch_size=len(pixels)
+        )
+        if job.uncertainty:
             self._keep("uncertainty", outputs["uncertainty"])
-        if self._job.posterior:
+        if job.posterior and job.robust:
+            self._keep("variance", outputs["content_variance"])
+        elif job.posterior:
             self._keep("variance", np.exp(outputs["log_variance"]))
-        embedding = outputs["embedding"]
-        self._keep("embedding", unit_length(embedding) if self._job.normalize else embedding)
+        embedding = outputs["content_mean" if job.robust else "embedding"]
+        self._keep("embedding", unit_length(embedding) if job.normalize else embedding)
 
     def parquet(self) -> bytes:
         """Return the content of the part's file."""

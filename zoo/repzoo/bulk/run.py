@@ -61,6 +61,7 @@ def embed_all(
     *,
     hub: str | None = None,
     posterior: bool = False,
+    robust: bool = False,
     normalize: bool = False,
     provider: Provider | None = None,
     engine: Engine = "local",
@@ -82,6 +83,7 @@ def embed_all(
         model: The argument of `repzoo.load`.
         hub: The hub of a model that is given by name.
         posterior: Add the column ``variance``.
+        robust: Embed by the content mean, and add the content variance with ``posterior``.
         normalize: Divide each embedding by its Euclidean length.
         provider: "cpu" or "cuda"; the default is CUDA if it works.
         engine: "local", or "ray" for the cluster at ``RAY_ADDRESS`` or one that is started here.
@@ -93,7 +95,8 @@ def embed_all(
     Raises:
         Conflict: If the output or its parts belong to another run.
         InvalidInput: If the source holds no images, or an argument is invalid.
-        UnsupportedOperation: If ``posterior`` is set and the model has none.
+        UnsupportedOperation: If the model has no posterior, or no content posterior, that is asked
+            for.
         MissingExtra: If a required library is not installed.
         HubError, OSError: If something cannot be read or written.
     """
@@ -101,7 +104,9 @@ def embed_all(
         raise InvalidInput(f"--out {out}: expected a name that ends in .parquet")
     start = time.monotonic()
     encoder = load(model, hub=hub, provider=provider)
-    if posterior and not encoder.config.has_posterior:
+    if robust and encoder.config.content is None:
+        raise UnsupportedOperation(f"{encoder.config.name} has no content posterior")
+    if posterior and not robust and not encoder.config.has_posterior:
         raise UnsupportedOperation(f"{encoder.config.name} has no posterior")
     target = Place.of(out)
     folder = target.at(f"{target.path}.parts")
@@ -110,6 +115,7 @@ def embed_all(
     job = Job.make(
         encoder,
         posterior=posterior,
+        robust=robust,
         normalize=normalize,
         source=str(found),
         source_digest=listing.digest,

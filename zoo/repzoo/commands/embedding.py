@@ -20,6 +20,12 @@ __all__ = ["embed"]
 )
 @hub_option
 @click.option("--posterior", is_flag=True, help="Add the variance of the posterior.")
+@click.option(
+    "--robust",
+    is_flag=True,
+    help="Embed by the content mean, which undoes blur, noise and other degradations. The variance "
+    "is then the content variance.",
+)
 @click.option("--normalize", is_flag=True, help="Scale each embedding to length 1.")
 @click.option(
     "--provider",
