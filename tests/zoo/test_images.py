@@ -235,6 +235,30 @@ def test_xmp_orientation_of_a_png_is_applied(compressed: bool) -> None:
     assert np.asarray(decode(data)).tolist() == [[7, 5]]
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_damaged_exif_tags_cost_nothing_and_keep_the_orientation(kind: str) -> None:
+    # Pillow would warn about each of these tags.
+    tags = [(0x0112, 3, 1, 3), *((1000 + i, 7, 10**6, 8) for i in range(4000))]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+    levels = np.repeat(np.array([[50, 200]], np.uint8), 8, axis=0).repeat(4, axis=1)
+    data = encode(Image.fromarray(levels), kind, exif=exif, quality=100)
+    difference = np.asarray(decode(data).convert("L")).astype(int) - levels[:, ::-1]
+    assert np.abs(difference).max() <= 3
+
+
+def test_orientation_of_xmp_and_raw_profiles() -> None:
+    xmp = b'http://ns.adobe.com/xap/1.0/\0<rdf:Description tiff:Orientation="3"/>'
+    segment = b"\xff\xe1" + struct.pack(">H", len(xmp) + 2) + xmp
+    plain = np.asarray(decode(JPEG))
+    assert np.array_equal(np.asarray(decode(JPEG[:2] + segment + JPEG[2:])), plain[::-1, ::-1])
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    profile = b"\nexif\n  20\n" + exif.tobytes().hex().encode()
+    text = chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile))
+    assert np.asarray(decode(png(2, 1, 8, 0, b"\0\5\7", text))).tolist() == [[7, 5]]
+
+
 ISSUE_9281 = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABEAAAAABq7kcWAAAAAnRSTlMAAHaTzTgAAAALSURBVHicY2BgAAAAAwABuK06Y"
     "wAAAABJRU5ErkJggg=="
@@ -372,6 +396,19 @@ NOT_IMAGES: dict[str, tuple[bytes, str]] = {
     "a bomb of 3.6 gigapixels in 100 bytes": (png(60000, 60000, 8, 2, b""), "exceeds|limit"),
     "a bomb of 100 megapixels": (png(10000, 10000, 1, 0, bytes(1251 * 10000)), "exceeds|limit"),
     "68 megapixels": (png(8200, 8300, 1, 0, bytes(1026 * 8300)), "8200 x 8300 pixels"),
+    "a PNG with 100,000 chunks": (
+        png(1, 1, 8, 0, b"\0\0", chunk(b"IDAT", b"") * 100_000),
+        "more than 65536 chunks",
+    ),
+    "a JPEG with 100,000 segments": (
+        JPEG[:2] + b"\xff\xe1\0\2" * 100_000 + JPEG[2:],
+        "more than 65536 segments",
+    ),
+    "a JPEG with a megabyte of padding": (
+        JPEG[:2] + b"\xff" * 2**20 + JPEG[2:],
+        "more than 65536 segments",
+    ),
+    "a large PPM in plain text": (b"P1 100 100\n" + b"#\n" * 2**18 + b"1" * 10000, "plain text"),
     "floats beyond [0, 1]": (encode(Image.fromarray(REAL * 300), "TIFF"), "lie in"),
     "not a number": (encode(Image.fromarray(REAL * np.float32(np.nan)), "TIFF"), "lie in"),
     "integers beyond 16 bits": (

@@ -110,7 +110,7 @@ def parse_size(text: str) -> int:
         InvalidInput: If the text is not a size.
     """
     match = _SIZE.fullmatch(text)
-    if match is None or (match[3] and not match[2]):
+    if match is None or (match[3] and not match[2]) or len(match[1]) > 30:
         raise InvalidInput(f"{text!r} is not a size such as 50MB or 1.5GiB")
     number, prefix, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** " kmg".index(prefix.lower() or " "))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from repzoo.errors import ImageTooLarge, InvalidImage, InvalidInput, MissingExtra
 from repzoo.packages.config import InputSpec, ResizePolicy
-from repzoo.runtime.png_chunks import without_metadata
+from repzoo.runtime.image_metadata import strip_metadata
 
 try:
     from PIL import ExifTags, Image, UnidentifiedImageError
@@ -59,6 +59,9 @@ MAX_PIXELS = 2**26
 #: The supported formats, by Pillow's names. Pillow's other formats run programs (EPS), are
 #: containers, or have decoders that are rarely exercised.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
+# Pillow decodes PPM files in plain text in Python, and takes quadratic time for comments.
+_MAX_PLAIN = 2**18
 
 # EXIF orientation -> the transposition that makes the image upright. 1 is already upright.
 _TURNS = {
@@ -116,9 +119,12 @@ def decode(
     """
     if len(data) == 0:
         raise InvalidImage("the file is empty")
+    if len(data) > _MAX_PLAIN and bytes(data[:2]) in (b"P1", b"P2", b"P3"):
+        raise InvalidImage(f"PPM files in plain text are limited to {_MAX_PLAIN} bytes")
+    data, orientation = strip_metadata(data)
     with (
         _as_invalid_image(formats),
-        Image.open(io.BytesIO(without_metadata(data)), formats=_readable(formats)) as image,
+        Image.open(io.BytesIO(data), formats=_readable(formats)) as image,
     ):
         if image.width * image.height > max_pixels:
             raise ImageTooLarge(
@@ -128,7 +134,7 @@ def decode(
             # The orientation is applied later, so either side may become the width.
             side = 2 * max(spec.width, spec.height)
             image.draft(None, (side, side))
-        return _canonical(image)
+        return _canonical(image, orientation)
 
 
 def preprocess(image: Image.Image, spec: InputSpec) -> Pixels:
@@ -314,30 +320,36 @@ def _kept(source: int, target: int, scale: float, policy: ResizePolicy) -> tuple
     return start * source / scaled, (start + target) * source / scaled
 
 
-def _canonical(image: Image.Image) -> Image.Image:
-    """Return the image upright, in mode L or RGB, and without metadata."""
+def _canonical(image: Image.Image, orientation: int | None = None) -> Image.Image:
+    """Return the image upright, in mode L or RGB, and without metadata.
+
+    Args:
+        image: A Pillow image.
+        orientation: The EXIF orientation. By default it is read from the image.
+    """
     clear = _clear_pixels(image)
     image.load()
-    turn = _turn(image)  # conversions may drop the EXIF data
+    if orientation is None:
+        orientation = _orientation(image)  # conversions may drop the EXIF data
     image = _grey_or_rgb(image)
     if clear is not None:
         pixels = np.array(image)
         pixels[clear] = 255
         image = Image.fromarray(pixels)
-    if turn is not None:
-        image = image.transpose(turn)
+    if orientation in _TURNS:
+        image = image.transpose(_TURNS[orientation])
     if image.info:
         image = image.copy()
         image.info = {}
     return image
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
+def _orientation(image: Image.Image) -> int:
     try:
-        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
         # Pillow raises many kinds of errors for damaged EXIF data, which does not affect pixels.
-        return None
+        return 1
 
 
 def _clear_pixels(image: Image.Image) -> NDArray[np.bool_] | None:
