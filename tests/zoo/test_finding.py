@@ -245,12 +245,25 @@ def test_metrics_of_any_shape_are_read(content: Any) -> None:
     assert measures(content) == {}
 
 
-def test_a_card_cannot_take_over_the_terminal(zoo_here: Any, remake: Callable[..., Path]) -> None:
+def test_a_card_cannot_take_over_the_terminal(
+    zoo_here: Any, remake: Callable[..., Path], flat_hub: Path
+) -> None:
     remake("tiny", summary="\x1b[2J\x1b]0;pwned\x07\nFake line")
     for command in (["info", "tiny"], ["diff", "tiny", "plain"]):
         text = zoo_here(*command)
         assert "\x1b" not in text
         assert "\nFake line" not in text
+    (flat_hub / "tiny" / "\x1b[2J").touch()
+    message = zoo_here("verify", flat_hub / "tiny", status=1)
+    assert "\x1b" not in message
+    assert "[2J is not in the manifest" in message
+
+
+def test_what_json_prints_is_json(zoo_here: Any, flat_hub: Path) -> None:
+    (flat_hub / "tiny" / "metrics.json").write_text('{"a": NaN, "b": [Infinity, 1]}')
+    write_manifest(flat_hub / "tiny")
+    for path in ("tiny", flat_hub / "tiny"):
+        assert zoo_here.json("info", path)["metrics"] == {"a": None, "b": [None, 1]}
 
 
 def test_a_hub_cannot_fill_memory_with_a_card(zoo_here: Any, flat_hub: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -226,7 +228,7 @@ def test_hostile_names_are_refused(package: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 3}, "format 3, but this version of repzoo reads 1 to 2: upgrade repzoo"),
+        ({"format_version": 3}, "format 3, but this version of repzoo reads 1 to 2: upgrade"),
         ({"files": {}}, "must be listed"),
         ({"more": 1}, "more"),
         ({"files": None}, "files"),
@@ -330,7 +332,34 @@ def test_golden_vectors_must_be_complete(package: Path, array: str) -> None:
         check_golden(repzoo.load(package, provider="cpu"))
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-30], lambda _: b"", lambda _: b"PK\3\4no"])
+def archive(content: bytes, method: int = zipfile.ZIP_STORED, encrypted: bool = False) -> bytes:
+    """An ``.npz`` file with one array."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as file:
+        file.writestr("inputs.npy", content)
+    data = bytearray(buffer.getvalue())
+    if encrypted:
+        data[6] |= 1
+        data[data.index(b"PK\1\2") + 8] |= 1
+    return bytes(data)
+
+
+def array_header(shape: str) -> bytes:
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}".ljust(117) + "\n"
+    return b"\x93NUMPY\1\0\x76\0" + header.encode()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-30],
+        lambda _: b"",
+        lambda _: b"PK\3\4no",
+        lambda _: archive(array_header("(4,)") + bytes(4), encrypted=True),
+        lambda _: archive(array_header("(1152921504606846976,)")),
+        lambda _: archive(array_header("(1,)") + bytes(9), zipfile.ZIP_LZMA)[:-70] + bytes(70),
+    ],
+)
 def test_golden_vectors_that_cannot_be_read(
     package: Path, damage: Callable[[bytes], bytes]
 ) -> None:

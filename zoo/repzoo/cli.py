@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import click
 
 from repzoo.errors import MissingExtra, RepzooError
+from repzoo.report import printable
 
 __all__ = ["main", "zoo"]
 
@@ -135,7 +136,8 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> int:
-    click.echo("zoo: " + " ".join(message.split()), err=True)
+    text = " ".join(message.split()).encode(errors="backslashreplace").decode()
+    click.echo(f"zoo: {printable(text)}", err=True)
     return status
 
 

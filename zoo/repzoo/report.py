@@ -11,7 +11,7 @@ import click
 
 from repzoo.errors import IntegrityError, RepzooError
 
-__all__ = ["SOME_FAILED", "Report", "format_bytes", "format_table", "reporting"]
+__all__ = ["SOME_FAILED", "Report", "format_bytes", "format_table", "printable", "reporting"]
 
 #: Exit status of a command that is done, but had to skip some of its input.
 SOME_FAILED: Final = 3
@@ -59,7 +59,7 @@ def format_table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = N
         rows: Rows of equal length.
         header: The names of the columns.
     """
-    lines = [[*map(_printable, row)] for row in rows]
+    lines = [[*map(printable, row)] for row in rows]
     if header is not None:
         lines.insert(0, [*header])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -69,9 +69,9 @@ def format_table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = N
     )
 
 
-def _printable(cell: str) -> str:
+def printable(text: str) -> str:
     """Replace characters that would move the cursor or break lines: cards come from anyone."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell)
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def format_bytes(size: float) -> str:

@@ -205,6 +205,7 @@ def card_of_package(package: Package) -> Card:
 
 def _json(data: bytes | None, where: str) -> Any:
     try:
-        return None if data is None else json.loads(data)
+        # NaN is not JSON, and other programs could not read what --json prints.
+        return None if data is None else json.loads(data, parse_constant=lambda _: None)
     except (ValueError, RecursionError) as error:
         raise PackageError(f"{where}: metrics.json is not JSON: {error}") from None

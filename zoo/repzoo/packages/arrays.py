@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,10 +34,13 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             raise PackageError(f"{path} unpacks to {unpacked} bytes; the limit is {MAX_BYTES}")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
+    except PackageError:
+        raise
     except FileNotFoundError:
         raise PackageError(f"{path} does not exist") from None
-    except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as e:
-        raise PackageError(f"{path} cannot be read: {e}") from e
+    except Exception as error:
+        # zipfile, its decompressors and NumPy raise nearly every builtin error for damaged files.
+        raise PackageError(f"{path} cannot be read: {error}") from error
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
