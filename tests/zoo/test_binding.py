@@ -58,8 +58,8 @@ def everything(encoder: Encoder, images: np.ndarray, batch_size: int) -> dict[st
         predictions = encoder.probe(images, probe.task, probe.kind, batch_size=batch_size)
         found[f"probe: {probe.file}"] = predictions.probabilities
     if encoder.config.has_posterior:
-        posterior = encoder.posterior(images, batch_size=batch_size)._asdict()
-        found |= {f"posterior: {key}": value for key, value in posterior.items()}
+        posterior = vars(encoder.posterior(images, batch_size=batch_size))
+        found |= {f"posterior: {key}": each for key, each in posterior.items() if each is not None}
     if encoder.config.has_decoder:
         found["reconstruct"], found["error"] = encoder.reconstruct(images, batch_size=batch_size)
         latents = outputs["embedding"]

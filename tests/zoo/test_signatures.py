@@ -46,7 +46,7 @@ def write_keys(folder: Path, name: str, key: Any = None, password: str = "") -> 
 
 
 def sign(folder: Path, key: Path) -> bytes:
-    """Sign the package in a folder there."""
+    """Sign the package in a folder, and write the signature there."""
     signature = sign_package(Package.open(folder), key)
     (folder / SIGNATURE).write_bytes(signature)
     return signature

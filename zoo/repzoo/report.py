@@ -13,7 +13,7 @@ from repzoo.errors import IntegrityError, RepzooError
 
 __all__ = ["SOME_FAILED", "Report", "format_bytes", "format_table", "printable", "reporting"]
 
-#: Exit status of a command that is done, but had to skip some of its input.
+#: Exit status of a command that finished, but had to skip some of its input.
 SOME_FAILED: Final = 3
 
 
