@@ -365,3 +365,34 @@ def test_searches_at_once_wait_for_each_other(
         assert json.loads(stdout)["hits"][0]["id"] == "part 0/0000.png"
         waiting = f"zoo: waiting for another process that uses {index_place}\n"
         assert stderr in ("", waiting)
+
+
+def test_an_index_of_content_posteriors(
+    zoo_index: Run,
+    digits: Make,
+    index_place: Path,
+    make_package: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    folder = digits(30)
+    package = make_package(tmp_path, content=True, uncertainty=True)
+    query = sorted(folder.rglob("*.png"))[0]
+    words = [folder, "--model", package, "--out", index_place]
+    assert built(zoo_index, *words, "--robust")["count"] == 30
+    info = json.loads(zoo_index("info", "--index", index_place, "--json").stdout)
+    assert info["posterior"] == "content"
+    searched = ["search", query, "--index", index_place, "--model", package, "--json"]
+    found = json.loads(zoo_index(*searched, "--metric", "robust", "-k", 30).stdout)
+    encoder = repzoo.load(package, provider="cpu")
+    posterior = encoder.posterior(query)
+    assert len(found["hits"]) == 30
+    with PosteriorIndex.open(index_place) as index:
+        (kept,) = (d for d in index.documents() if query.name in str(d.ids))
+        row = next(i for i, name in enumerate(kept.ids) if name.endswith(query.name))
+        np.testing.assert_allclose(kept.mean[row], posterior.content_mean[0], rtol=1e-5)
+        np.testing.assert_allclose(kept.variance[row], posterior.content_variance[0], rtol=1e-4)
+    # An index holds one kind of posterior.
+    assert "add --robust" in zoo_index("build", *words, status=1).stderr
+    plain = make_package(tmp_path, "plain")
+    refused = [folder, "--model", plain, "--out", tmp_path / "other", "--robust"]
+    assert "plain has no content posterior" in zoo_index("build", *refused, status=1).stderr

@@ -81,18 +81,20 @@ def brute_force(metric: Metric, query: int, k: int) -> list[tuple[str, float]]:
         distance = distances.closed_form_sampled(mean, variance, MEAN, VARIANCE)
     elif metric == "content":
         distance = -distances.mutual_log_likelihood(mean, variance + 0.3, MEAN, VARIANCE + 0.3)
+    elif metric == "robust":
+        distance = -distances.mutual_log_likelihood(mean, variance, MEAN, VARIANCE)
     elif metric == "trusted":
         distance = near * (1 + TRUST_WEIGHT * UNCERTAINTY.astype(np.float64))
     else:
         distance = near
     rows = np.arange(N)
-    if metric in ("content", "trusted"):
+    if metric in ("content", "trusted", "robust"):
         rows = np.argsort(near)[: CANDIDATES * k]
     order = sorted(rows, key=lambda i: distance[i])[:k]
     return [(IDS[i], float(distance[i])) for i in order]
 
 
-@pytest.mark.parametrize("metric", get_args(Metric))
+@pytest.mark.parametrize("metric", [m for m in get_args(Metric) if m != "robust"])
 def test_hits_are_those_of_brute_force(index: PosteriorIndex, metric: Metric) -> None:
     answers = index.search(**queries(), k=7, metric=metric)
     assert len(answers) == QUERIES
@@ -101,6 +103,32 @@ def test_hits_are_those_of_brute_force(index: PosteriorIndex, metric: Metric) ->
         assert [hit.id for hit in answer.hits] == [name for name, _ in expected]
         found = [hit.distance for hit in answer.hits]
         assert found == pytest.approx([distance for _, distance in expected], rel=1e-5)
+
+
+@pytest.mark.parametrize("recommended", ["euclidean", "cosine"])
+def test_an_index_of_content_posteriors(
+    index_place: Path, recommended: Literal["euclidean", "cosine"]
+) -> None:
+    created = PosteriorIndex.create(
+        index_place, model="m", dim=D, metric=recommended, posterior="content"
+    )
+    fill(created).close()
+    with PosteriorIndex.open(index_place) as index:
+        assert index.info.posterior == "content"
+        # Content means are not scaled, whatever the model recommends.
+        for metric in ("robust", "mean", "trusted"):
+            answers = index.search(**queries(), k=7, metric=metric)
+            for number, answer in enumerate(answers):
+                expected = brute_force(metric, number, 7)
+                assert [hit.id for hit in answer.hits] == [name for name, _ in expected]
+        with pytest.raises(InvalidQuery, match=r"metric is .content., but .* content posteriors"):
+            index.search(**queries(), metric="content")
+
+
+def test_robust_needs_an_index_of_content_posteriors(index: PosteriorIndex) -> None:
+    assert index.info.posterior == "encoder"
+    with pytest.raises(InvalidQuery, match=r"metric is .robust., but .* posterior=content"):
+        index.search(**queries(), metric="robust")
 
 
 @pytest.mark.parametrize("index_type", ["FLAT", "HNSW", "AUTOINDEX"])

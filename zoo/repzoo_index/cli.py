@@ -19,12 +19,13 @@ from repzoo.report import SOME_FAILED, Report, format_table, reporting
 
 if TYPE_CHECKING:
     from repzoo_client.retrieval import PosteriorIndex
+    from repzoo_client.retrieval.searching import Metric
 
 __all__ = ["index"]
 
 P = ParamSpec("P")
 
-_METRICS = ("mean", "trusted", "w2", "csd", "content", "euclidean", "cosine")
+_METRICS = ("mean", "trusted", "w2", "csd", "content", "robust", "euclidean", "cosine")
 
 #: How long to wait for another process that has the index open, in seconds.
 _PATIENCE = 60
@@ -87,6 +88,11 @@ def index() -> None:
 @click.option("--out", "place", metavar="INDEX", required=True, help="Folder or Milvus URI.")
 @hub_option
 @server_option
+@click.option(
+    "--robust",
+    is_flag=True,
+    help="Index content posteriors, which undo blur, noise and so on; for a new index.",
+)
 @click.option("--keep", is_flag=True, help="Keep images that are no longer in DIR.")
 @click.option("--checksums", is_flag=True, help="Compare contents, not size and time.")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
@@ -105,6 +111,7 @@ def index_build(
     place: str,
     hub_spec: str | None,
     server: str | None,
+    robust: bool,
     keep: bool,
     checksums: bool,
     batch_size: int,
@@ -125,7 +132,15 @@ def index_build(
 
     def open_or_create() -> PosteriorIndex:
         try:
-            return PosteriorIndex.open(place, model=name, revision=revision, token=_token())
+            found = PosteriorIndex.open(place, model=name, revision=revision, token=_token())
+            if robust != (found.info.posterior == "content"):
+                held = found.info.posterior
+                found.close()
+                raise InvalidInput(
+                    f"{place} holds {held} posteriors; build another index, or "
+                    + ("leave out --robust" if robust else "add --robust")
+                )
+            return found
         except IndexNotFound:
             require_images(folder)
             return PosteriorIndex.create(
@@ -134,11 +149,18 @@ def index_build(
                 revision=revision,
                 dim=dim,
                 metric=metric,
+                posterior="content" if robust else "encoder",
                 scatter=scatter,
                 token=_token(),
             )
 
-    with open_model(model, hub_spec, server) as (embed, name, revision, dim, metric):
+    with open_model(model, hub_spec, server, robust=robust) as (
+        embed,
+        name,
+        revision,
+        dim,
+        metric,
+    ):
         opened = _when_free(place, open_or_create)
         # disable=None: only on a terminal.
         with opened, tqdm(unit=" images", leave=False, disable=None) as bar:
@@ -215,7 +237,7 @@ def index_search(
     image: Path,
     place: str,
     k: int,
-    metric: Literal["mean", "trusted", "w2", "csd", "content", "euclidean", "cosine"],
+    metric: Metric | Literal["euclidean", "cosine"],
     max_uncertainty: float | None,
     abstain: float | None,
     where: tuple[str, ...],
@@ -233,7 +255,8 @@ def index_search(
     with _open(place) as opened:
         info = opened.info
         wanted = model or (info.model if server else f"{info.model}@sha256:{info.revision}")
-        with open_model(wanted, hub_spec, server) as (embed, name, revision, _, _):
+        robust = info.posterior == "content"
+        with open_model(wanted, hub_spec, server, robust=robust) as (embed, name, revision, _, _):
             opened.require(model=name, revision=revision)
             found = embed([image.read_bytes()])
         if found.bad:

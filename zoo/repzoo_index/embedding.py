@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from repzoo.errors import InvalidImage, InvalidInput
+from repzoo.errors import InvalidImage, InvalidInput, UnsupportedOperation
 
 from repzoo_index.folder import Embedded, Embedder
 
@@ -32,19 +32,26 @@ class Model(NamedTuple):
 
 
 @contextmanager
-def open_model(name_or_path: str, hub: str | None, server: str | None) -> Iterator[Model]:
+def open_model(
+    name_or_path: str, hub: str | None, server: str | None, *, robust: bool = False
+) -> Iterator[Model]:
     """Load a model on this machine, or connect to one on a server.
+
+    With ``robust``, it gives content posteriors instead of the encoder's.
 
     Raises:
         InvalidInput: If ``server`` is not the URL of a server.
+        UnsupportedOperation: If ``robust`` is set and the model has no content posterior.
     """
     if server is None:
         from repzoo.loading import load
 
         encoder = load(name_or_path, hub=hub)
         config = encoder.config
+        if robust and config.content is None:
+            raise UnsupportedOperation(f"{config.name} has no content posterior")
         yield Model(
-            functools.partial(_embed, encoder),
+            functools.partial(_embed, encoder, robust),
             config.name,
             encoder.revision,
             config.latent_dim,
@@ -60,8 +67,12 @@ def open_model(name_or_path: str, hub: str | None, server: str | None) -> Iterat
     with client:
         served = client.model(name_or_path)
         record = served.config
+        if robust and "content" not in served.capabilities:
+            raise UnsupportedOperation(f"{served.name} on {server} has no content posterior")
         yield Model(
-            functools.partial(_embed_remotely, client, served.name, record["has_posterior"]),
+            functools.partial(
+                _embed_remotely, client, served.name, robust, record["has_posterior"]
+            ),
             record["name"],
             served.revision,
             record["latent_dim"],
@@ -69,7 +80,7 @@ def open_model(name_or_path: str, hub: str | None, server: str | None) -> Iterat
         )
 
 
-def _embed(encoder: Encoder, files: Sequence[bytes]) -> Embedded:
+def _embed(encoder: Encoder, robust: bool, files: Sequence[bytes]) -> Embedded:
     pixels, bad = [np.empty((0, *encoder.config.input.shape), np.uint8)], {}
     for place, data in enumerate(files):
         try:
@@ -79,9 +90,12 @@ def _embed(encoder: Encoder, files: Sequence[bytes]) -> Embedded:
         except MemoryError:
             bad[place] = "not enough memory to decode it"
     images = np.concatenate(pixels)
-    outputs = encoder.outputs(images)
+    outputs = encoder.outputs(images, content=robust)
+    uncertainty = _uncertainties(encoder, outputs, images)
+    if robust:
+        return Embedded(outputs["content_mean"], outputs["content_variance"], uncertainty, bad)
     variance = np.exp(outputs["log_variance"]) if encoder.config.has_posterior else None
-    return Embedded(outputs["embedding"], variance, _uncertainties(encoder, outputs, images), bad)
+    return Embedded(outputs["embedding"], variance, uncertainty, bad)
 
 
 def _uncertainties(
@@ -102,10 +116,17 @@ def _uncertainties(
 
 
 def _embed_remotely(
-    client: Client, model: str, has_posterior: bool, files: Sequence[bytes]
+    client: Client, model: str, robust: bool, has_posterior: bool, files: Sequence[bytes]
 ) -> Embedded:
     errors: dict[int, Exception] = {}
-    if has_posterior:
+    variance: NDArray[np.float32] | None
+    if robust:
+        found = client.posterior(
+            files, model=model, content=True, on_error="collect", errors=errors
+        )
+        assert found.content_mean is not None
+        mean, variance, uncertainty = found.content_mean, found.content_variance, found.uncertainty
+    elif has_posterior:
         mean, variance, uncertainty = client.posterior(
             files, model=model, on_error="collect", errors=errors
         )

@@ -24,7 +24,7 @@ from repzoo_client.retrieval.documents import vectors as vectors_of
 from repzoo_client.retrieval.errors import IndexExists, InvalidQuery, ModelMismatch
 from repzoo_client.retrieval.export import write_documents
 from repzoo_client.retrieval.filters import Filter, filter_expression
-from repzoo_client.retrieval.layout import IndexInfo, IndexType, create_collection
+from repzoo_client.retrieval.layout import Held, IndexInfo, IndexType, create_collection
 from repzoo_client.retrieval.milvus import connect, milvus_errors
 from repzoo_client.retrieval.searching import (
     TRUST_WEIGHT,
@@ -74,6 +74,7 @@ class PosteriorIndex:
         dim: int,
         scatter: float = 0.15,
         metric: Literal["euclidean", "cosine"] = "euclidean",
+        posterior: Held = "encoder",
         index_type: IndexType = "IVF_FLAT",
         collection: str = "repzoo",
         token: str | None = None,
@@ -87,6 +88,8 @@ class PosteriorIndex:
             dim: D.
             scatter: s² of the metric "content": SimVAE's σ_y².
             metric: The distance that the model recommends, see `IndexInfo`.
+            posterior: Which posteriors the index will hold. For the metric "robust", add and search
+                content posteriors: ``content`` means and variances.
             index_type: How Milvus finds neighbours. "IVF_FLAT" (with all lists searched) and "FLAT"
                 are exact. "HNSW" and "AUTOINDEX" are not; they pay off for millions of documents.
             collection: The name of the collection in Milvus.
@@ -99,7 +102,7 @@ class PosteriorIndex:
         """
         if dim < 1 or not scatter > 0:
             raise InvalidQuery(f"dim is {dim} and scatter {scatter}; expected more than 0 for both")
-        info = IndexInfo(model, revision, dim, scatter, metric, index_type)
+        info = IndexInfo(model, revision, dim, scatter, metric, index_type, posterior)
         connection = connect(os.fspath(location), token=token, create=True)
         try:
             with milvus_errors(os.fspath(location)):
@@ -229,11 +232,17 @@ class PosteriorIndex:
         ``csd``       ‖μ₁ − μ₂‖² + Σσ₁² + Σσ₂²                                  all
         ``content``   −log likelihood that both show the same content           20 k by ``mean``
         ``trusted``   ‖μ₁ − μ₂‖² (1 + w u₂), u₂ the document's uncertainty      20 k by ``mean``
+        ``robust``    −log likelihood that both show the same content           20 k by ``mean``
         ============  ========================================================  =================
 
         Distances are recomputed in float64, and ties are ordered by ID, so an exact index returns
         what brute force returns. The module `distances` has the equations. In an index whose
         ``info.metric`` is "cosine" all vectors have length 1, and ``mean`` is 2 − 2 cos.
+
+        ``content`` derives the likelihood from the encoder's posteriors and one scatter s² for all
+        images. ``robust`` needs an index of content posteriors, which know how much each image
+        says: its likelihood is that of `distances.mutual_log_likelihood`, with the logarithm, so
+        that documents that could show anything are near to nothing.
 
         Args:
             mean: ``[N, D]`` or ``[D]``.
@@ -262,6 +271,12 @@ class PosteriorIndex:
                     f"distances, as its model recommends"
                 )
             metric = "mean"
+        if metric in ("robust", "content") and (metric == "robust") != self._holds_content:
+            held = "content posteriors" if self._holds_content else "the encoder's posteriors"
+            raise InvalidQuery(
+                f"metric is {metric!r}, but {self.location} holds {held}; build another index, "
+                f"with posterior={'content' if metric == 'robust' else 'encoder'}"
+            )
         search = Search(
             k=k,
             metric=metric,
@@ -312,8 +327,12 @@ class PosteriorIndex:
         """Write documents in memory to disk, and build their vector indexes."""
         self._collection.flush()
 
+    @property
+    def _holds_content(self) -> bool:
+        return self.info.posterior == "content"
+
     def _scaled(self, mean: Any, variance: Any) -> tuple[Any, Any]:
-        if self.info.metric == "euclidean":
+        if self.info.metric == "euclidean" or self._holds_content:
             return mean, variance
         length = np.sqrt(np.square(mean).sum(1, keepdims=True))
         length[length == 0] = 1

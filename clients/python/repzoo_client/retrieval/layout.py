@@ -9,8 +9,18 @@ from typing import Any, Literal
 from repzoo_client.retrieval.documents import MAX_ID_BYTES
 from repzoo_client.retrieval.errors import IndexNotFound
 
-__all__ = ["IndexInfo", "IndexType", "create_collection", "prepare", "read_info", "search_params"]
+__all__ = [
+    "Held",
+    "IndexInfo",
+    "IndexType",
+    "create_collection",
+    "prepare",
+    "read_info",
+    "search_params",
+]
 
+#: Which posteriors an index holds: the encoder's, or content posteriors.
+Held = Literal["encoder", "content"]
 IndexType = Literal["FLAT", "IVF_FLAT", "HNSW", "AUTOINDEX"]
 
 _PROPERTY = "repzoo.index"
@@ -33,6 +43,8 @@ class IndexInfo:
             (and variances accordingly) when they are added and searched, so that ‖μ₁ − μ₂‖² is
             2 − 2 cos.
         index_type: How Milvus finds neighbours.
+        posterior: Whose posteriors the index holds: the ``encoder``'s, or ``content`` posteriors,
+            which are never scaled.
     """
 
     model: str
@@ -41,6 +53,14 @@ class IndexInfo:
     scatter: float
     metric: Literal["euclidean", "cosine"]
     index_type: IndexType
+    posterior: Held = "encoder"
+
+    def to_json(self) -> str:
+        """Return the description as JSON, readable by the versions that know its fields."""
+        fields = asdict(self)
+        if self.posterior == "encoder":  # version 0.1 does not know the field
+            del fields["posterior"]
+        return json.dumps(fields)
 
 
 def create_collection(client: Any, name: str, info: IndexInfo) -> None:
@@ -57,7 +77,7 @@ def create_collection(client: Any, name: str, info: IndexInfo) -> None:
         name,
         schema=schema,
         consistency_level="Strong",  # a search finds everything that was added before
-        properties={_PROPERTY: json.dumps(asdict(info))},
+        properties={_PROPERTY: info.to_json()},
     )
 
 

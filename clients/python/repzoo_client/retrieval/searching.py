@@ -27,7 +27,7 @@ __all__ = [
 
 Floats: TypeAlias = NDArray[np.float64]
 
-Metric = Literal["mean", "w2", "csd", "content", "trusted"]
+Metric = Literal["mean", "w2", "csd", "content", "trusted", "robust"]
 
 #: 20 times this number stays below the 16,384 hits that Milvus returns per query.
 MAX_K = 800
@@ -47,6 +47,7 @@ _FIELDS = {
     "csd": "radius",
     "content": "mean",
     "trusted": "mean",
+    "robust": "mean",
 }
 
 
@@ -141,7 +142,7 @@ def search_all(ask: Ask, queries: Queries, search: Search) -> list[Answer]:
     silent = [search.abstain is not None and u is not None and u > search.abstain for u in known]
     answers = [Answer((), u, abstained=s) for u, s in zip(known, silent, strict=True)]
     rows = np.flatnonzero(~np.array(silent, bool))
-    reranked = search.metric in ("content", "trusted")
+    reranked = search.metric in ("content", "trusted", "robust")
     limit = search.k * CANDIDATES if reranked else search.k + _SPARE
     step = max(1, min(_REQUEST_QUERIES, _REQUEST_HITS // limit))
     for start in range(0, len(rows), step):
@@ -179,6 +180,8 @@ def _distance(query: Queries, found: Documents, search: Search) -> Floats:
         return distances.wasserstein(*ours, *theirs)
     if search.metric == "csd":
         return distances.closed_form_sampled(*ours, *theirs)
+    if search.metric == "robust":
+        return -distances.mutual_log_likelihood(*ours, *theirs)
     if search.metric == "content":
         contents = (distances.content_posterior(*each, search.scatter) for each in (ours, theirs))
         return -distances.mutual_log_likelihood(*next(contents), *next(contents))
