@@ -135,3 +135,29 @@ def server_url(
     models = f"{tiny_package},{plain_package}"
     with server_process("--models", models, "--port", "0", log=log, env=limits) as server:
         yield server.wait_until_ready()
+
+
+@pytest.fixture(scope="session")
+def content_packages(
+    make_package: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Models with both posteriors, with a content posterior alone, and without one."""
+    folder = tmp_path_factory.mktemp("packages")
+    return {
+        "robust": make_package(folder, "robust", content=True, uncertainty=True),
+        "point": make_package(folder, "point", content=True, posterior=False, decoder=False),
+        "plain": make_package(folder, "plain"),
+    }
+
+
+@pytest.fixture(scope="module")
+def content_url(
+    content_packages: dict[str, Path],
+    server_process: type,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    """The URL of a server of `content_packages`."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    models = ",".join(map(str, content_packages.values()))
+    with server_process("--models", models, "--port", "0", log=log) as server:
+        yield server.wait_until_ready()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +16,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def packages(
-    make_package: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("packages")
-    return {
-        "robust": make_package(folder, "robust", content=True, uncertainty=True),
-        "point": make_package(folder, "point", content=True, posterior=False, decoder=False),
-        "plain": make_package(folder, "plain"),
-    }
-
-
-@pytest.fixture(scope="module")
-def http(
-    packages: dict[str, Path], server_process: type, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[httpx.Client]:
-    log = tmp_path_factory.mktemp("server") / "log"
-    models = ",".join(map(str, packages.values()))
-    with (
-        server_process("--models", models, "--port", "0", log=log) as server,
-        httpx.Client(base_url=server.wait_until_ready(), timeout=30) as client,
-    ):
+def http(content_url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=content_url, timeout=30) as client:
         yield client
 
 
@@ -56,9 +37,9 @@ def post(http: httpx.Client, path: str, model: str, **options: Any) -> httpx.Res
 
 
 def test_robust_embeddings_are_the_content_means(
-    http: httpx.Client, packages: dict[str, Path]
+    http: httpx.Client, content_packages: dict[str, Path]
 ) -> None:
-    encoder = repzoo.load(packages["robust"], provider="cpu")
+    encoder = repzoo.load(content_packages["robust"], provider="cpu")
     plain, robust = (post(http, "/embed", "robust", robust=r).json() for r in (False, True))
     np.testing.assert_allclose(robust["embeddings"], encoder.embed(IMAGES, robust=True), rtol=1e-5)
     np.testing.assert_allclose(plain["embeddings"], encoder.embed(IMAGES), rtol=1e-5)
@@ -68,8 +49,10 @@ def test_robust_embeddings_are_the_content_means(
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-5)
 
 
-def test_posteriors_have_both_variances(http: httpx.Client, packages: dict[str, Path]) -> None:
-    expected = repzoo.load(packages["robust"], provider="cpu").posterior(IMAGES)
+def test_posteriors_have_both_variances(
+    http: httpx.Client, content_packages: dict[str, Path]
+) -> None:
+    expected = repzoo.load(content_packages["robust"], provider="cpu").posterior(IMAGES)
     answer = post(http, "/posterior", "robust").json()
     for name in ("mean", "variance", "content_mean", "content_variance", "uncertainty"):
         np.testing.assert_allclose(answer[name], getattr(expected, name), rtol=1e-4)
