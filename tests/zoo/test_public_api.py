@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import repzoo
 
@@ -35,3 +37,16 @@ def test_every_error_is_also_a_builtin() -> None:
     for name, builtin in builtins.items():
         assert issubclass(getattr(repzoo, name), (repzoo.RepzooError,)), name
         assert issubclass(getattr(repzoo, name), builtin), name
+
+
+def test_errors_survive_pickling() -> None:
+    for error in (
+        repzoo.InvalidImage("damaged", 3),
+        repzoo.ImageTooLarge("too large", 1),
+        repzoo.MissingExtra("zoo serve", "serving", ImportError("no", name="bentoml")),
+        repzoo.ModelNotFound("no such model"),
+    ):
+        copy = pickle.loads(pickle.dumps(error))
+        assert type(copy) is type(error)
+        assert str(copy) == str(error)
+        assert vars(copy) == vars(error)

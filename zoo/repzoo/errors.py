@@ -28,6 +28,7 @@ Each also inherits the matching builtin, so ordinary clauses such as ``except Va
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 __all__ = [
     "AccessDenied",
@@ -69,6 +70,9 @@ class InvalidImage(InvalidInput):
         super().__init__(f"image {index}: {message}")
         self.index = index
         self.detail = message
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.detail, self.index)
 
 
 class ImageTooLarge(InvalidImage):
@@ -163,3 +167,13 @@ class MissingExtra(RepzooError, ImportError):
             f"{what} needs the {extra!r} extra{missing}: pip install 'repzoo[{extra}]'"
         )
         self.extra = extra
+
+    def __reduce__(self) -> Any:
+        # An error that cannot be unpickled would leave a multiprocessing.Pool waiting forever.
+        return _missing_extra, (str(self), self.extra)
+
+
+def _missing_extra(message: str, extra: str) -> MissingExtra:
+    error = MissingExtra.__new__(MissingExtra, message)
+    error.msg, error.args, error.extra = message, (message,), extra
+    return error

@@ -176,6 +176,8 @@ def revoke_secret(path: Path, name: str) -> None:
 def _editing(path: Path, *, new: bool = False) -> Iterator[list[str]]:
     """Give the lines of a file to change, and replace the file by them."""
     path = path.resolve()
+    if path.is_dir() or not (new or path.exists()):
+        raise InvalidInput(f"{path} is a folder" if path.is_dir() else f"{path} does not exist")
     try:
         with locked(path.with_name(f".{path.name}.lock"), f"it changes {path}"):
             before = path.stat() if path.exists() or not new else None
