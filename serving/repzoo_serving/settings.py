@@ -10,7 +10,7 @@ variables:
     REPZOO_SERVE_MODELS            (none)      comma-separated names, NAME@REVISION or folders
     REPZOO_SERVE_WATCH             (none)      file that lists models instead, one per line; it is
                                                reloaded when it changes
-    REPZOO_SERVE_HUB               (none)      where names are looked up, as ``--hub``
+    REPZOO_SERVE_HUB               (none)      the hub in which names are looked up
     REPZOO_SERVE_PROVIDER          (best)      cpu or cuda
     REPZOO_SERVE_THREADS           (cores)     threads per run, and for decoding; set it if the CPUs
                                                of a container are limited

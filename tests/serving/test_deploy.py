@@ -153,7 +153,7 @@ def test_a_bento_is_built_and_serves(
         "BENTOML_HOME": str(home),
         "BENTOML_DO_NOT_TRACK": "True",
         "OMP_NUM_THREADS": "1",
-        "PIP_NO_BUILD_ISOLATION": "0",  # which means that there is none
+        "PIP_NO_BUILD_ISOLATION": "0",  # "0" disables build isolation
     }
     built = subprocess.run(
         [sys.executable, DEPLOY / "bento.py", "--no-lock", "--models", tiny_package],

@@ -38,7 +38,7 @@ class Browser:
             "args": [
                 "--headless=new",
                 "--no-sandbox",
-                "--disable-gpu",  # there is none, and finding out takes long
+                "--disable-gpu",  # there is no GPU, and detecting that takes long
                 "--disable-background-networking",
                 f"--user-data-dir={profile}",
             ],

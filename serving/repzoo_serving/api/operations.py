@@ -80,6 +80,7 @@ class Operations:
         self._pool = pool
         self._metrics = metrics
         self._hangups = Hangups()
+        self._bounds = Bounds(limits.max_images)
 
     async def handle(self, operation: Operation, exchange: Exchange) -> Response:
         """Return the response to a request.
@@ -118,11 +119,13 @@ class Operations:
 
     async def _run(self, operation: Operation, exchange: Exchange, body: bytes) -> Result:
         start = time.perf_counter()
+        if self._bounds.max_row != self._models.max_latent_dim:
+            self._bounds = Bounds(self._limits.max_images, self._models.max_latent_dim)
         parse = partial(
             operation.parse,
             body,
             exchange.headers.get(b"content-type", b""),
-            bounds=Bounds(self._limits.max_images, self._models.max_latent_dim),
+            bounds=self._bounds,
         )
         request = parse() if len(body) <= _LARGE_BODY else await self._in_pool(parse)
         exchange.timing.decode = time.perf_counter() - start

@@ -64,7 +64,6 @@ class Connection(HttpToolsProtocol):
         #: Bytes received since the parser last completed a head or delivered a part of a body.
         self._pending_bytes = 0
         self._heads = 0
-        self._upgrade = False
         #: The cycle that is being answered; `cycle` is the last one received.
         self._running: Any = None
         self._half_closed = False
@@ -96,37 +95,28 @@ class Connection(HttpToolsProtocol):
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > self.max_head_bytes:
                 raise self._head_too_large()
-        if self.parser.should_upgrade():
-            if self.parser.get_method() == b"CONNECT":
-                raise Problem("method-not-allowed", "CONNECT: this server is not a proxy")
-            self._upgrade = True  # the parser raises HttpParserUpgrade when it returns
-            return
         self._pending_bytes = 0
         self._heads += 1
         super().on_headers_complete()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        # The trailers of a chunked body come here, too, when the head is already in use.
-        if self.cycle is None or self.cycle.scope is not self.scope:
-            super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
         self._pending_bytes = 0
         super().on_body(body)
 
-    def on_message_complete(self) -> None:
-        if not self._upgrade:
-            self._pending_bytes = 0
-            super().on_message_complete()
+    def _should_upgrade(self) -> bool:
+        return True  # so uvicorn leaves the request to `_ignore_upgrade`
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Parse a request again, without its ``Upgrade`` header."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(Problem("method-not-allowed", "CONNECT: this server is not a proxy"))
+            return
         version = self.parser.get_http_version().encode()
-        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", version, b"\r\n"]
+        head = [method, b" ", self.url, b" HTTP/", version, b"\r\n"]
         for name, value in self.headers:
             if name != b"upgrade":
                 head += [name, b": ", value, b"\r\n"]
-        self._upgrade = False
         self._pending_bytes = 0
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)

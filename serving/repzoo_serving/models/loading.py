@@ -31,7 +31,7 @@ def read_references(path: Path) -> tuple[list[str], bool]:
         InvalidInput: If the file cannot be read.
     """
     try:
-        # Bytes that are not UTF-8 spoil their line only.
+        # Bytes that are not UTF-8 only affect their own line.
         text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
         raise InvalidInput(f"{path}: {error.strerror or error}") from None

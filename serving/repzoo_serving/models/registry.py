@@ -23,6 +23,7 @@ class Models:
 
     Attributes:
         failed: Models that could not be loaded: the kind of error by reference.
+        max_latent_dim: The largest dimension of a served model's latents.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,7 @@ class Models:
         self._users: dict[ServedModel, int] = {}
         self._retired: set[ServedModel] = set()
         self.failed: dict[str, str] = {}
+        self.max_latent_dim = 0
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(list(self._served.values()))
@@ -45,10 +47,6 @@ class Models:
     @property
     def names(self) -> list[str]:
         return list(self._served)
-
-    @property
-    def max_latent_dim(self) -> int:
-        return max((model.latent_dim for model in self._served.values()), default=0)
 
     def get(self, name: str) -> ServedModel:
         """Return a model by name.
@@ -87,6 +85,7 @@ class Models:
                 raise InvalidInput(f"two of the models are named {model.name}")
             served[model.name] = model
         before, self._served = self._served, served
+        self.max_latent_dim = max((model.latent_dim for model in served.values()), default=0)
         for model in before.values():
             if served.get(model.name) is not model:
                 self._retired.add(model)

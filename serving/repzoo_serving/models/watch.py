@@ -69,7 +69,7 @@ class Watcher:
             since += self._every
 
     async def converge(self) -> None:
-        """Load the listed models and serve them; served models go on meanwhile."""
+        """Load the listed models and serve them; models already served keep responding."""
         # Changes from now on are seen by the next check.
         self._seen = self._stamp()
         served = list(self._models)

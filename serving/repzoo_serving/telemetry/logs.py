@@ -5,10 +5,10 @@
      "path": "/embed", "status": 200, "model": "simvae-mnist", "images": 1,
      "seconds": 0.0021, "queue_seconds": 0.0, "run_seconds": 0.0008}
 
-``problem`` is present if the response was one, ``trace_id`` and ``span_id`` if spans are recorded.
-Images and keys are never logged.
+``problem`` is present if the response was a problem, ``trace_id`` and ``span_id`` if spans are
+recorded. Images and keys are never logged.
 
-Lines are written by a thread of their own. If their reader stalls, requests go on: lines that find
+Lines are written by a separate thread. If their reader stalls, requests go on: lines that find
 the queue full are dropped, and counted in ``repzoo_log_lines_dropped_total``.
 """
 
@@ -35,7 +35,7 @@ _END = ("", 0)
 
 
 class LogWriter:
-    """Writes lines from a thread of its own. Use it from any thread.
+    """Writes lines in a separate thread. It may be used from any thread.
 
     Args:
         as_json: Write JSON to stdout; otherwise write text to stderr.
@@ -107,7 +107,7 @@ class LogWriter:
 
 
 class RequestLog:
-    """Writes a line per request; those that end in one turn of the event loop in one write."""
+    """Writes a line per request. Lines of one turn of the event loop share a write."""
 
     def __init__(self, writer: LogWriter) -> None:
         self._writer = writer

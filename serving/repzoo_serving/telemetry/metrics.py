@@ -76,7 +76,7 @@ class Histogram:
         self.sum += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Return the cumulative counts by upper bound, as Prometheus has them."""
+        """Return the cumulative counts by upper bound, as Prometheus expects them."""
         bounds = (*(f"{bound:g}" for bound in self._bounds), "+Inf")
         total = 0
         return [(bound, total := total + n) for bound, n in zip(bounds, self._counts, strict=True)]

@@ -18,7 +18,7 @@ URLs with other schemes are refused, because this server fetches nothing. So are
 ``encoding_format`` is ``float`` or ``base64`` (the default of OpenAI's client), ``dimensions`` must
 be the model's own, and ``user`` is ignored.
 
-Embeddings have length 1, as those of OpenAI, infinity and vLLM have, unless ``"normalize": false``
+Embeddings have length 1, like those of OpenAI, infinity and vLLM, unless ``"normalize": false``
 is sent; ``/embed`` only normalizes on request. If the model estimates uncertainty, every item has
 ``uncertainty``, a field that OpenAI's API does not have. ``"model": "NAME:robust"`` returns the
 content mean instead, if the model has a content posterior.
@@ -58,7 +58,7 @@ __all__ = [
     "parse",
 ]
 
-#: The end of a model's name that asks for the content mean. Names of models have no colon.
+#: The suffix of a model's name that requests the content mean. Names of models have no colon.
 ROBUST = ":robust"
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -120,7 +121,7 @@ class Bounds:
     max_items: int
     max_row: int = 0
 
-    @property
+    @cached_property
     def max_values(self) -> int:
         """Values in a JSON text: some per item (an image may be nested objects), and some more."""
         return self.max_items * max(8, self.max_row) + 1024
