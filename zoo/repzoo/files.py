@@ -1,4 +1,4 @@
-"""Read and write files safely: links lead nowhere else, and no crash leaves half a file."""
+"""Read and write files safely: links cannot redirect access, and a crash leaves no partial file."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def create(path: Path, mode: int = 0o666) -> BufferedWriter:
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
-    """Replace a file's content, so that even after a crash it is the whole old or new one."""
+    """Replace a file's content atomically: a crash leaves either the old or the new content."""
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
     with no_space_at(path):
         try:

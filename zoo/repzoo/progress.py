@@ -20,8 +20,8 @@ def progress_bar(what: str, total: int, done: int = 0) -> Iterator[Callable[[int
 
     Args:
         what: A label.
-        total: All bytes.
-        done: Bytes that are done already.
+        total: The total number of bytes.
+        done: The number of bytes that are already done.
 
     Yields:
         A function that advances the bar by a number of bytes, which may be negative. Any thread

@@ -51,7 +51,7 @@ class Secret:
     role: Role | None = None
     #: Requests per second.
     rate: float | None = None
-    #: Requests at once.
+    #: Requests that may arrive at once.
     burst: float | None = None
     created: datetime | None = None
 
@@ -73,7 +73,7 @@ class SecretFile:
 
     Args:
         path: The file.
-        check_seconds: Look for changes at most once in this many seconds; 0 looks on every call.
+        check_seconds: Minimum time between two checks for changes; 0 checks on every call.
 
     Raises:
         InvalidInput: If the file cannot be used; the message names the line.
@@ -133,11 +133,11 @@ def add_secret(
 
     Args:
         path: The file.
-        name: Whose secret it is, or what it is for; unique in the file.
+        name: The owner or purpose of the secret; unique in the file.
         prefix: What the secret begins with, such as ``zoo_``.
         role: What its owner may do on a hub.
         rate: Requests per second that a server grants its owner.
-        burst: Requests at once that a server grants its owner.
+        burst: Requests that its owner may send at once.
 
     Returns:
         The secret. It is not stored anywhere.
@@ -174,7 +174,7 @@ def revoke_secret(path: Path, name: str) -> None:
 
 @contextmanager
 def _editing(path: Path, *, new: bool = False) -> Iterator[list[str]]:
-    """Give the lines of a file to change, and replace the file by them."""
+    """Yield the lines of a file for editing, then replace the file with them."""
     path = path.resolve()
     if path.is_dir() or not (new or path.exists()):
         raise InvalidInput(f"{path} is a folder" if path.is_dir() else f"{path} does not exist")
@@ -193,7 +193,7 @@ def _editing(path: Path, *, new: bool = False) -> Iterator[list[str]]:
 
 
 def _read_lines(path: Path) -> list[str]:
-    """The lines of a file, in today's form if they are JSON."""
+    """Return the lines of a file; JSON is converted to lines."""
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_BYTES + 1).decode("utf-8-sig")

@@ -207,7 +207,7 @@ def index_build(
     type=click.Choice(_METRICS),
     default="mean",
     show_default=True,
-    help="mean is the index's own distance, euclidean or cosine, and has that name too.",
+    help="mean is the index's own distance, euclidean or cosine; either name works too.",
 )
 @click.option(
     "--max-uncertainty", type=click.FloatRange(0, 1), help="Skip images that are more uncertain."
@@ -369,7 +369,7 @@ def _filter(where: tuple[str, ...], expression: str | None) -> str | None:
 
 
 def _literal(text: str) -> list[bool | float]:
-    """Return the number or truth value that a text stands for, or nothing."""
+    """Return the number or truth value that a text stands for; empty if it is neither."""
     try:
         value = json.loads(text)
     except ValueError:

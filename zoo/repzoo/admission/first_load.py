@@ -2,8 +2,8 @@
 
 Every load checks the graphs without running them (`repzoo.checks.content`). A package that is new
 to this cache is then run once in `repzoo.admission.trial`, a restricted process on the CPU, which
-runs all graphs against the golden vectors. Graphs that crash the runtime, never end or exhaust the
-memory do so in that process. The cache remembers a success by revision and by the versions of
+runs all graphs against the golden vectors. A graph that crashes the runtime, never ends or exhausts
+memory does so in that process. The cache remembers a success by revision and by the versions of
 repzoo and ONNX Runtime. Bundled packages are trusted like the code that they ship with.
 
     admitted/REVISION.REPZOO-RUNTIME    an empty file for each admitted package

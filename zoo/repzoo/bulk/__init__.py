@@ -1,6 +1,6 @@
 """Embedding any number of images into one Parquet file: ``zoo embed``.
 
-    source ──sources──> a listing ──> parts of some thousand images, in the listing's order
+    source ──sources──> a listing ──> parts of a few thousand images, in the listing's order
     part   ──decoding (in processes, ahead)──> pixels ──encoder──> part-000000.parquet
     parts  ──run──> the output, which appears when it is complete
 
@@ -12,7 +12,7 @@ and ends with the same bytes.
     folders     walking a local folder
     places      files on this machine and in object stores, through fsspec
     sources     the files of a source, and the images of each part
-    job         the description of a run, which its output depends on
+    job         the description of a run, which determines its output
     decoding    image files -> pixels, in processes
     parts       the rows of a part, for every engine
     run         from a source to an output, resumable

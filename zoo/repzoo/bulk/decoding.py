@@ -44,8 +44,8 @@ class Decoded(NamedTuple):
 class Decoders:
     """A pool of processes that decode images.
 
-    If a process dies while it decodes an image, because of missing memory or a bug in a decoder,
-    that image gets an error like any other.
+    If a process dies while it decodes an image, because memory runs out or because of a bug in a
+    decoder, that image gets an error like any other.
 
     Args:
         spec: The encoder's input.
@@ -106,7 +106,7 @@ class Decoders:
             return failed
 
     def _alone(self, batch: Batch) -> Decoded:
-        """Decode a batch in its own process; if that dies too, decode each of its images so."""
+        """Decode a batch in its own process; if that dies too, use one process per image."""
         try:
             with self._start(1) as pool:
                 return pool.submit(_decode, batch, self._spec).result()

@@ -1,4 +1,4 @@
-"""The description of a run, which its output depends on."""
+"""The description of a run, which determines its output."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Job:
     uncertainty: bool
     provider: str
     part_size: int
-    #: Whether embeddings are content means; runs of version 0.1 do not say.
+    #: Whether embeddings are content means. Runs of version 0.1 do not record it.
     robust: bool = False
     version: int = 1
 
@@ -60,7 +60,7 @@ class Job:
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns of the output. All but ``id`` are null, or else ``error`` is."""
+        """The columns of the output. In each row, all but ``id`` are null, or only ``error`` is."""
         vector = pa.list_(pa.float32(), self.dim)
         fields = [pa.field("id", pa.string(), nullable=False), pa.field("embedding", vector)]
         if self.posterior:
@@ -77,7 +77,7 @@ class Job:
         """Refuse to mix two jobs.
 
         Raises:
-            Conflict: If the job that was found is another one; the message says in what it differs.
+            Conflict: If the job that was found is another one; the message says how they differ.
         """
         mine, found = asdict(self), {"robust": False, **found}
         if "source_digest" in found and found.get("source") == self.source:

@@ -149,7 +149,7 @@ def _column(kind: pa.DataType, chunks: list[np.ndarray], bad: np.ndarray) -> pa.
 
 
 def _ahead(items: Iterable[T], count: int = 4) -> Iterator[T]:
-    """Yield the items, which a thread makes a few at a time ahead."""
+    """Yield the items. A thread computes a few of them in advance."""
     made: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(count)
     left = threading.Event()
 

@@ -144,7 +144,7 @@ class Place:
         """Return the contents of files below the place, or the errors of reading them, by path."""
         whole = [(self / path).path for path in paths]
         with self._naming_errors():
-            # Not fs.cat: it takes keys that contain * or [ for patterns.
+            # Not fs.cat: it treats keys that contain * or [ as patterns.
             found = self.fs.cat_ranges(whole, None, None, on_error="return")
             return dict(zip(paths, found, strict=True))
 
@@ -158,7 +158,7 @@ class Place:
             self.fs.pipe_file(self.path, data)  # an object appears when it is complete
 
     def take(self, made: Path) -> None:
-        """Move a finished file of this machine here, atomically."""
+        """Move a finished local file here, atomically."""
         if self.is_local:
             with made.open("rb") as file:
                 os.fsync(file.fileno())
@@ -174,7 +174,7 @@ class Place:
             self.local.unlink(missing_ok=True)
         elif self.is_file():
             with self._naming_errors():
-                self.fs.rm_file(self.path)  # not fs.rm, which takes the path for a pattern
+                self.fs.rm_file(self.path)  # not fs.rm, which treats the path as a pattern
 
     @contextmanager
     def _naming_errors(self) -> Iterator[None]:
@@ -188,7 +188,7 @@ class Place:
 
 
 def require_utf8(path: str) -> None:
-    """Raise InvalidInput if a path is not UTF-8, as all texts in Parquet files are."""
+    """Raise InvalidInput if a path is not UTF-8, because text in Parquet files must be."""
     try:
         path.encode()
     except UnicodeEncodeError:

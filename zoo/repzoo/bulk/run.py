@@ -45,7 +45,7 @@ class Summary:
     job: Job
     #: Number of images that have an error instead of an embedding.
     failed: int
-    #: IDs and errors of the first few of them.
+    #: IDs and errors of the first few such images.
     examples: tuple[tuple[str, str], ...]
     #: Number of files of the source that are neither images nor Parquet files.
     skipped: int
@@ -95,8 +95,7 @@ def embed_all(
     Raises:
         Conflict: If the output or its parts belong to another run.
         InvalidInput: If the source holds no images, or an argument is invalid.
-        UnsupportedOperation: If the model has no posterior, or no content posterior, that is asked
-            for.
+        UnsupportedOperation: If a requested posterior or content posterior does not exist.
         MissingExtra: If a required library is not installed.
         HubError, OSError: If something cannot be read or written.
     """

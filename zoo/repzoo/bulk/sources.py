@@ -1,7 +1,7 @@
 """The files of a source, listed once, and the images of each part.
 
-The listing is a Parquet file in the folder of the parts. With it, a source of any length needs no
-memory, every worker sees the same order, and changes of the source are noticed.
+The listing is a Parquet file in the folder of the parts. With it, memory does not grow with the
+source, every worker sees the same order, and changes to the source are detected.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ class Source:
         for info in self._root.at(folder).entries():
             name = info["name"].rstrip("/")
             if name == folder or is_hidden(posixpath.basename(name)):
-                continue  # object stores list some folders in themselves
+                continue  # object stores list some folders as their own entries
             if info["type"] == "file":
                 yield self._remote_file(info)
             elif info["type"] == "directory":

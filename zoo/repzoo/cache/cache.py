@@ -73,13 +73,13 @@ class Cache:
     ) -> Pulled:
         """Bring a package from a hub into the cache if it is not there yet, and verify it.
 
-        No hub is asked for a cached revision that is given by its full SHA-256.
+        A cached revision that is given by its full SHA-256 is returned without asking a hub.
 
         Args:
             reference: The package.
             hub: The hub, unless the reference names one; None for the default hub.
             accept_change: Accept a tag or commit that changed since it was first pulled.
-            asking: The patience for questions about the revision; downloads always wait longer.
+            asking: The retries of requests that resolve the revision; downloads always wait longer.
             key: A public key that must have signed the package; see `repzoo.packages.signatures`.
 
         Raises:
@@ -147,8 +147,7 @@ class Cache:
     def find(self, reference: Reference, hub: str | None = None) -> Package:
         """Return a cached package without asking a hub and without verifying its files.
 
-        A tag, a commit or ``main`` means what it meant when it was pulled last; so does a reference
-        without a revision.
+        A tag, a commit, ``main`` or no revision means what it meant at the last pull.
 
         Args:
             reference: The package.

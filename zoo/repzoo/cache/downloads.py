@@ -32,7 +32,7 @@ _SECONDS_TO_STOP = 1.0
 
 
 def part_of(path: Path) -> Path:
-    """Return where the part of a file lies."""
+    """Return the path of a file's part."""
     return path.with_name(path.name + PART)
 
 
@@ -63,7 +63,7 @@ class Download:
             The advisory files that the hub does not have in a usable form.
 
         Raises:
-            IntegrityError: If a file is bad every time; what came is moved to the quarantine.
+            IntegrityError: If a file is bad every time; its content is moved to the quarantine.
             NoSpace: If the disk is full.
             HubError: If the hub does not deliver a file.
             OSError: If the folder cannot be written.

@@ -40,7 +40,7 @@ _NOT_WRITABLE = {errno.EACCES, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
 
 class Places:
-    """Where one package lies in a cache.
+    """The locations of one package in a cache.
 
     Args:
         cache: The cache's folder.
@@ -134,7 +134,7 @@ def names_in(cache: Path, area: str = "packages") -> list[str]:
 
 
 def admission_marker(revision: str, versions: str) -> Path:
-    """Return the file that says that a revision passed its trial run.
+    """Return the path of the file that marks a revision as having passed its trial run.
 
     Args:
         revision: The SHA-256 of the package's manifest.

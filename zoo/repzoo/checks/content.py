@@ -40,7 +40,7 @@ def _check_figure(path: Path) -> None:
         case ".jpg":
             valid = data.startswith(b"\xff\xd8\xff") and data.rstrip(b"\0").endswith(b"\xff\xd9")
         case _:
-            # Text, so not an archive or a program. Pages that show it decide about its scripts.
+            # Text, so not an archive or a program. Pages that show it control its scripts.
             valid = b"<svg" in data[:4096] and b"\0" not in data and data.rstrip().endswith(b">")
     if not valid:
         raise PackageError(f"{path} is not a valid {path.suffix.removeprefix('.').upper()} image")

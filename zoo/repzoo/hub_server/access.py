@@ -22,7 +22,7 @@ from repzoo.secrets_file import Role, SecretFile
 
 __all__ = ["Access", "Visitor"]
 
-# With these words the client does not take a 401 for a missing repository.
+# With these words the client does not report a 401 as a missing repository.
 _INVALID = {"X-Error-Message": "Invalid credentials in Authorization header"}
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -32,7 +32,7 @@ class Visitor(NamedTuple):
 
     #: The token's name, or None without a token.
     name: str | None
-    #: What the token allows; None allows to see what everyone may see.
+    #: What the token allows; None allows only what everyone may see.
     role: Role | None
 
 
@@ -78,7 +78,7 @@ class Access:
         Raises:
             Problem: If they may not.
         """
-        # A page elsewhere could make a browser send the password that it stores for this hub.
+        # A page of another site could make a browser send the password that it stores for this hub.
         if "origin" in request.headers:
             raise Problem(403, "web pages cannot write to this hub")
         if visitor.role == "write":

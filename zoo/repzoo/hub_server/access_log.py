@@ -48,7 +48,7 @@ class LogWriter:
         """Do nothing: the thread writes everything at once."""
 
     def close(self, seconds: float) -> None:
-        """Wait for the queue to be written, but not longer than that."""
+        """Wait until the queue is written, but no longer than ``seconds``."""
         end = time.monotonic() + seconds
         while self._lines.unfinished_tasks and time.monotonic() < end:
             time.sleep(0.01)

@@ -1,6 +1,6 @@
 """The model card and package config of a repository.
 
-Both come from anyone who may write, so nothing here fails because of them: content that cannot be
+Anyone who may write can change both, so bad content causes no error here: content that cannot be
 read counts as missing.
 """
 
@@ -57,7 +57,7 @@ class Card(NamedTuple):
 
 
 class _Loader(yaml.SafeLoader):
-    """A YAML loader without aliases, a few lines of which can expand beyond all memory."""
+    """A YAML loader without aliases: a few lines of them can expand to more than all memory."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

@@ -125,7 +125,7 @@ def requested_repository(request: Request) -> RequestedRepository:
     """Return the repository in a request's path if its sender may see it.
 
     Raises:
-        Problem: If it does not exist. The same is said of a private one.
+        Problem: If it does not exist. A private one gives the same error.
     """
     server, visitor = server_of(request), visitor_of(request)
     org, name = request.path_params["org"], request.path_params["name"]
@@ -134,7 +134,7 @@ def requested_repository(request: Request) -> RequestedRepository:
         if server.is_visible(visitor, name):
             return RequestedRepository(server, visitor, name)
     message = f"there is no repository {f'{org}/{name}'[:160]!a} on this hub"
-    # As on the Hub, 401 because only a token may be missing.
+    # 401, as on the Hub: the repository may be visible with a token.
     anonymous = visitor.role is None and server.access.tokens is not None
     raise Problem(401 if anonymous else 404, message, "RepoNotFound")
 

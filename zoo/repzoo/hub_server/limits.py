@@ -45,5 +45,5 @@ UPLOAD_SECONDS = 3600
 #: Entries of a listing in one response; a link leads to the next ones.
 PAGE_ITEMS = 1000
 
-#: A card or config that is read in order to show it.
+#: Bytes of a card or config that is read to be shown.
 CARD_BYTES = MIB

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 __all__ = ["ImpatientProtocol"]
 
-#: Seconds in which the head of the first request must arrive, and after each response the next.
+#: Seconds for the head of the first request to arrive, and for the next one after each response.
 _HEADER_SECONDS = 20.0
 #: A client that reads nothing for this many checks in a row is disconnected.
 _CHECKS = 3

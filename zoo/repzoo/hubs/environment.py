@@ -115,7 +115,7 @@ def _variable(scheme: str) -> str:
 
 
 def _proxy_error(url: str) -> HubError | None:
-    """The error for the proxy that cannot be used, or None if all can."""
+    """The error for the proxy that cannot be used, or None if all are usable."""
     import httpx2
 
     for scheme in ("http", "https", "all"):
@@ -150,5 +150,5 @@ os.register_at_fork(after_in_child=_direct_client.cache_clear)
 def _new_direct_client() -> httpx2.Client:
     import httpx2
 
-    # With a transport of its own it does not look at proxy variables, but still at SSL_CERT_FILE.
+    # With its own transport, it ignores proxy variables, but still uses SSL_CERT_FILE.
     return httpx2.Client(transport=httpx2.HTTPTransport(), follow_redirects=True, timeout=None)

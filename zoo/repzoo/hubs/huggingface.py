@@ -34,9 +34,9 @@ _ORG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _MAX_ANSWER_BYTES = 2**25
-#: Pages of 50 commits, or of 1000 packages or files, that are read.
+#: Maximum number of pages to read: of 50 commits, or of 1000 packages or files.
 _MAX_PAGES = 40
-#: The number of newest commits in which a manifest's SHA-256 is searched.
+#: The number of newest commits that are searched for a manifest's SHA-256.
 _RECENT = 50
 
 
@@ -234,7 +234,7 @@ class HuggingFaceHub:
         return True
 
     def _is_whole(self, name: str, commit: str) -> bool:
-        """Whether a commit has the files of its manifest, as far as its list of files tells."""
+        """Whether a commit has the files of its manifest, judging by its list of files."""
         manifest = Manifest.parse(self.manifest(name, commit), f"{name} in {self.spec}")
         try:
             there = self.files(name, commit)

@@ -46,9 +46,9 @@ _SHORT_SECONDS = 120.0
 _MAX_REDIRECTS = 5
 #: Characters of a server's message that are shown.
 _MAX_SAID = 200
-#: No requests remain; the group is the number of seconds until there are some.
+#: No requests remain; the group is the number of seconds until requests are allowed again.
 _RATE_LIMIT = re.compile(r";\s*r=0\s*;\s*t=([0-9]{1,9})")
-#: The Hub's client does not take a 401 with these words for a missing repository.
+#: The Hub's client does not report a 401 with these words as a missing repository.
 INVALID_CREDENTIALS = "Invalid credentials in Authorization header"
 _TRUE = {"1", "on", "yes", "true"}
 
@@ -278,7 +278,7 @@ class _Body(io.BufferedIOBase):
         return True
 
     def read1(self, size: int = -1) -> bytes:
-        """Return up to ``size`` bytes that have arrived, and nothing only at the end."""
+        """Return up to ``size`` bytes that have arrived; the result is empty only at the end."""
         if not self._rest:
             try:
                 self._rest = next(self._pieces, b"")

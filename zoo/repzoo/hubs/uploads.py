@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteFile", "RemoteHub", "upload"]
 
-#: Attempts if somebody else commits between our look at the repository and our commit.
+#: Attempts to commit, because others may commit after the repository was read.
 _ATTEMPTS = 5
 
 
@@ -153,7 +153,7 @@ def _files(package: Package) -> dict[str, str]:
     """Return the SHA-256 of every file to publish, by name."""
     files = {file: entry.sha256 for file, entry in package.manifest.files.items()}
     files[MANIFEST] = package.revision
-    # The manifest does not decide about the content of these.
+    # The manifest does not determine the content of these.
     for file in (*ADVISORY, SIGNATURE):
         files.pop(file, None)
         if (package.path / file).exists():
@@ -165,7 +165,7 @@ def _files(package: Package) -> dict[str, str]:
 def _different(
     package: Package, files: Mapping[str, str], there: Mapping[str, RemoteFile]
 ) -> dict[str, str]:
-    """Return those of the files that a commit does not have with the same content."""
+    """Return the files that are missing from a commit or have other content there."""
     return {
         file: sha256
         for file, sha256 in files.items()
@@ -212,8 +212,8 @@ def _additions(
         yield [CommitOperationAdd(file, package.path / file) for file in files]
         return
     with ExitStack() as stack:
-        # The client always sends paths through Xet, which other servers do not speak. It sends open
-        # files through LFS, with a warning.
+        # The client always sends paths through Xet, which other servers do not support. It sends
+        # open files through LFS, with a warning.
         stack.enter_context(_unlogged("huggingface_hub._commit_api", "binary IO buffer"))
         # A warning from `zoo hub serve` for clients that do use Xet.
         stack.enter_context(_unlogged("huggingface_hub.utils._http", "not through Xet"))
@@ -270,7 +270,7 @@ def _as_repzoo_errors(hub: RemoteHub, name: str) -> Iterator[None]:
             try:
                 yield
             except RuntimeError as error:
-                # A thread that uploads a file hides what went wrong behind this.
+                # An upload thread wraps the actual error in this one.
                 if error.__cause__ is None or isinstance(error, RepzooError):
                     raise
                 raise error.__cause__ from error

@@ -134,7 +134,7 @@ class ContentSpec(_Record):
     view of the undegraded image lies. With ``unit_length``, that embedding has length 1.
     """
 
-    target: str = Field(description="what the Gaussian is a posterior of, as a sentence")
+    target: str = Field(description="what the Gaussian describes, as a sentence")
     fitted_on: str
     unit_length: bool
     inputs: tuple[Literal["embedding", "log_variance", "images"], ...] = Field(min_length=1)
@@ -241,7 +241,7 @@ class ModelConfig(_Record):
         """The training facts.
 
         Raises:
-            PackageError: If the model was imported, so that there are none.
+            PackageError: If the model was imported, and so has no training facts.
         """
         if self.training is None:
             raise PackageError(

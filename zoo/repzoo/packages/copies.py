@@ -56,7 +56,7 @@ def copy_out(package: Package, directory: Path) -> Package:
                 fault = copy_checked(source, copy / file, entry.size, entry.sha256)
             if fault is not None:
                 raise IntegrityError(f"{package.path / file} {fault}", (file,))
-        # The manifest has no sha256 of these; its own sha256 is the revision.
+        # The manifest does not list a sha256 for these; its own sha256 is the revision.
         for file in (*ADVISORY, SIGNATURE, MANIFEST):
             with suppress(FileNotFoundError), open_regular(package.path / file) as source:
                 write_atomically(copy / file, source.read(MAX_ADVISORY_BYTES))

@@ -324,7 +324,7 @@ class Encoder:
         return Generation(_concatenate(decoded, self.config.input.shape), drawn)
 
     def sample(self, n: int = 1, *, seed: int | None = None) -> Floats:
-        """Draw from the model's prior the latents that `generate` decodes.
+        """Draw latents from the model's prior, as `generate` does before it decodes them.
 
         Args:
             n: The number of latents to draw.

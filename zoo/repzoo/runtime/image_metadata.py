@@ -27,7 +27,7 @@ _XMP_IN_PNG = b"XML:com.adobe.xmp"
 _EXIF_IN_PNG = b"Raw profile type exif"
 _XMP_IN_JPEG = b"http://ns.adobe.com/xap/1.0/\0"
 _EXIF = b"Exif\0\0"
-#: JPEG segments that matter for decoding, although they are for applications: JFIF and Adobe.
+#: The only JPEG application segments that affect decoding: JFIF and Adobe.
 _APP0, _APP14 = 0xE0, 0xEE
 _COMMENT, _START_OF_SCAN, _END_OF_IMAGE = 0xFE, 0xDA, 0xD9
 
@@ -119,7 +119,7 @@ def _read_png_text(kind: bytes, content: memoryview, found: _Metadata) -> None:
 
 
 def _jpeg_metadata(view: memoryview, found: _Metadata) -> Iterator[tuple[int, int]]:
-    """Yield the segments to drop: comments, and those of applications except JFIF and Adobe."""
+    """Yield the segments to drop: comments, and application segments except JFIF and Adobe."""
     at = 2
     for _ in range(_MAX_PARTS):
         if at + 4 > len(view):

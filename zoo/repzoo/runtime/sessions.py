@@ -39,7 +39,7 @@ __all__ = [
 
 Floats: TypeAlias = NDArray[np.float32]
 
-#: The providers that can be requested. None in their place means the best one available.
+#: The providers that can be requested. None means the best one available.
 Provider: TypeAlias = Literal["cpu", "cuda"]
 
 

@@ -52,12 +52,12 @@ def check(
     grace: float = 24 * 3600,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Findings:
-    """Check every blob, commit, ref and package of a store, which may be in use meanwhile.
+    """Check every blob, commit, ref and package of a store. The store may be in use.
 
     Args:
         store: The store.
-        prune: Remove leftovers, and also unreferenced content unless a ref or commit is bad: what
-            a bad one needs only seems to be unreferenced.
+        prune: Remove leftovers. Also remove unreferenced content, unless a ref or commit is bad:
+            content that only a bad one needs looks unreferenced.
         grace: Seconds for which unreferenced content is spared, because an upload may be about to
             need it.
         progress: Called with the number of bytes of each piece that was read.
@@ -183,7 +183,7 @@ def _check_repository(
 def _check_packages(store: Store, findings: Findings) -> None:
     """Check that the commits that refs name hold every file of their manifests."""
     for repository in store.repositories():
-        # What makes these fail was reported before.
+        # The causes of these failures have already been reported.
         with suppress(HubError, ModelNotFound):
             for ref, name in {MAIN: repository.head(), **repository.tags()}.items():
                 findings.faults += [

@@ -1,6 +1,6 @@
 """A store: a folder that packages are published to, with every revision of them.
 
-    repzoo-store.json       marks the folder as a store and says its format version
+    repzoo-store.json       marks the folder as a store and states its format version
     blobs/, incoming/       the contents of all files, see `repzoo.store.blobs`
     repos/NAME/             the revisions of one package, see `repzoo.store.repository`
 
@@ -215,7 +215,7 @@ class Store:
         for file, entry in entries.items():
             if file not in ADVISORY:
                 self._add_blob(package.path / file, file, entry)
-        # The manifest does not decide about the content of these.
+        # The manifest does not determine the content of these.
         for file in (*ADVISORY, SIGNATURE):
             entries.pop(file, None)
             if (package.path / file).exists():

@@ -50,8 +50,8 @@ async def create_repository(request: Request) -> JSONResponse:
     server = server_of(request)
     wanted = await read_json(request)
     org, name = wanted.get("organization") or server.org, wanted.get("name")
-    # Before the token, because another token would not help. Not 404, which the client explains
-    # by a missing token.
+    # Checked before the token, because another token would not help. Not 404, which the client
+    # would attribute to a missing token.
     if wanted.get("type") not in (None, "model"):
         raise Problem(400, "this hub only holds models, not datasets or spaces")
     if org != server.org:
@@ -142,7 +142,7 @@ async def preupload(request: Request) -> JSONResponse:
         check_path(path)
         answer: dict[str, Any] = {"path": path, "shouldIgnore": False}
         answer["uploadMode"] = "regular" if size <= REGULAR_BYTES else "lfs"
-        # The present file's hash, so that the client does not send an unchanged file.
+        # The current file's hash, so that the client does not send an unchanged file.
         entry = there.get(path)
         if entry is not None and entry.size == size:
             answer["oid"] = await run_in_threadpool(_oid, requested, commit, path, entry)

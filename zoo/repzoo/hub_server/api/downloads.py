@@ -109,7 +109,7 @@ class _FileResponse(Response):
 def _part(headers: Mapping[str, str], etag: str, size: int) -> tuple[int, int] | None:
     """Return the requested bytes as start and stop, or None for all.
 
-    Several ranges and invalid ones mean all, which HTTP allows.
+    Multiple or invalid ranges are ignored, as HTTP allows.
 
     Raises:
         Problem: If the file does not have the requested bytes.
