@@ -1,4 +1,4 @@
-"""The prior that a model draws latents from: which one it gets, how it is fitted, how it is kept.
+"""The prior that a model draws latents from: how it is chosen, fitted and stored.
 
 `repzoo.runtime.prior` reads ``prior.npz`` and samples from it.
 """

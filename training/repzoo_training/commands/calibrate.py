@@ -23,7 +23,7 @@ __all__ = ["calibrate"]
     metavar="SOURCE",
     required=True,
     help="The gallery: the encoder's training data, or your own images. If it has a test split, "
-    "the card's measurements are taken on that.",
+    "the card's measurements use it.",
 )
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), required=True)
 @click.option(
@@ -53,7 +53,7 @@ def calibrate(
     degrade: str | None,
     seed: int,
 ) -> None:
-    """Write a copy of PACKAGE with a calibrated uncertainty to DIR, and its card and numbers.
+    """Write a copy of PACKAGE with a calibrated uncertainty, measurements and a new card to DIR.
 
     The uncertainty is the probability that the nearest neighbour in the gallery has another label.
     Without labels, the gallery holds views of images, and the uncertainty is the probability that

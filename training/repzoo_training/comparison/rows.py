@@ -33,7 +33,7 @@ class Estimate:
     Attributes:
         value: the number, or the mean over several seeds.
         error: standard error. For several seeds it is that of their mean (their standard deviation
-            divided by √seeds), for one seed that due to the size of the test set.
+            divided by √seeds), for one seed it reflects the size of the test set.
         seeds: number of seeds.
         unit: unit of value and error.
     """

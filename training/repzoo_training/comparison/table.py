@@ -227,7 +227,7 @@ def _notes(board: Board) -> list[str]:
 
 
 def _meanings(board: Board) -> list[str]:
-    """Explain the columns whose heads are not clear on their own."""
+    """Explain the columns whose headings are not clear on their own."""
     there = {name for row in board.rows for name in row.estimates}
     meanings = (
         ("gmm_accuracy", "GMM and NMI measure clusters found without labels"),

@@ -24,7 +24,7 @@ from repzoo_training.views.views import ViewSpec
 
 __all__ = ["has_task", "locate", "measure_content"]
 
-#: Documents and queries, at most.
+#: Maximum numbers of documents and queries.
 MOST_DOCUMENTS, MOST_QUERIES = 20_000, 2_000
 LISTS: Mapping[Group, Mapping[str, Degradation]] = {
     "fit": FIT,
@@ -57,14 +57,15 @@ def measure_content(
     """Measure retrieval of degraded queries, coverage and errors on all three lists.
 
     Documents are undegraded training images, queries test images. The target of a query is the
-    embedding of a fresh mild view of the undegraded image. CelebA is asked for the hair colour.
+    embedding of a fresh mild view of the undegraded image. For CelebA, the label is the hair
+    colour.
 
     Args:
         encoder: A package with a content posterior.
         train: Labelled images, of which up to 20,000 are documents.
         test: Labelled images, of which up to 2,000 are queries.
         views: The recipe's views, see `repzoo_training.content.fitting.mild`.
-        seed: Of the choice of images, the degradations and the views.
+        seed: Decides the choice of images, the degradations and the views.
         progress: Show a bar, on a terminal only.
 
     Raises:
@@ -159,7 +160,7 @@ def _choose(
     most: int,
     random: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of some images that have an answer, and their answers."""
+    """Return the rows and answers of a random choice of images that have an answer."""
     rows = np.flatnonzero(known)
     chosen = np.sort(random.permutation(len(rows))[:most])
     return rows[chosen], answers[chosen]

@@ -1,4 +1,4 @@
-"""Plot a content posterior: what degradations cost, and what it gives back."""
+"""Plot a content posterior: the precision lost to degradations, and how much of it is recovered."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ __all__ = ["FittedContent", "as_target", "fit_content", "mild"]
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
-#: Images that a head is fitted to, at most.
+#: Maximum number of images that a head is fitted to.
 MOST_IMAGES = 20_000
 #: Degraded copies that a head is fitted to: rounds over the images, each with new degradations
 #: and new views, so that no copy is seen twice.
@@ -43,7 +43,7 @@ _LEARNING_RATE = 2e-3
 
 @dataclass(frozen=True, eq=False)
 class FittedContent:
-    """A head in evaluation mode, and what its Gaussian is a posterior of."""
+    """A head in evaluation mode, and the description of its outputs."""
 
     head: ContentHead
     spec: ContentSpec
@@ -55,7 +55,7 @@ def mild(views: ViewSpec) -> ViewSpec:
 
 
 def as_target(embedding: Floats, unit: bool) -> Floats:
-    """The space that the content posterior lives in: unit length for a cosine metric.
+    """Return embeddings in the space of the content posterior: of length 1 for a cosine metric.
 
     Args:
         embedding: float32 ``[N, D]``.
@@ -82,17 +82,16 @@ def fit_content(
 
     Args:
         encoder: The encoder, as its package runs it.
-        train: The images that it was trained on, or those that it will be used on; labels are not
-            used.
+        train: The images that it was trained on, or that it will be used on; labels are not used.
         views: The recipe's views; only whether they are mirrored matters.
-        kinds: What images are degraded by.
-        copies: How many degraded copies the head is fitted to, all rounds together; by default
-            800,000, which take some minutes of one core.
-        seed: Of everything that is drawn.
+        kinds: The kinds of degradation.
+        copies: The number of degraded copies that the head is fitted to, over all rounds; by
+            default 800,000, which takes a few minutes on one core.
+        seed: Decides everything random.
         progress: Show a bar, on a terminal only.
 
     Raises:
-        InvalidInput: For fewer than 100 images.
+        InvalidInput: If there are fewer than 100 images.
     """
     if len(train) < 100:
         raise InvalidInput(
@@ -153,10 +152,10 @@ def fit_content(
 def recalibrate(head: ContentHead, inputs: list[Tensor], target: Tensor) -> None:
     """Scale the variances so that 90 % regions hold 90 % of held-out targets.
 
-    With z the residuals in predicted standard deviations ``[N, D]``, the factor on v is the
-    geometric mean of the one that is right per dimension, (q₉₀(|z|) / 1.645)², and the one that is
-    right jointly, q₉₀(Σ_d z²) / χ²_D(0.9). The two differ because residuals of one image are
-    dependent.
+    With z the residuals in predicted standard deviations ``[N, D]``, v is multiplied by the
+    geometric mean of two factors: the one that is right per dimension, (q₉₀(|z|) / 1.645)², and the
+    one that is right jointly, q₉₀(Σ_d z²) / χ²_D(0.9). The two differ because residuals of one
+    image are dependent.
     """
     mean, log_variance = head.standardised(*inputs)
     z2 = (target - mean).square() * torch.exp(-log_variance)  # [N, D]
@@ -183,7 +182,7 @@ def _round(
     seed: int,
     number: int,
 ) -> tuple[list[Tensor], Tensor]:
-    """What the head takes for one copy of each image, and the standardised target ``[N, D]``."""
+    """Return the head's inputs for one copy of each image, and the standardised target."""
     images = train.images[rows]
     degraded = draw_degraded(images, draws, kinds)
     clean = torch.rand(len(rows), generator=draws).numpy() < CLEAN_SHARE

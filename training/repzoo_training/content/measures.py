@@ -16,7 +16,7 @@ __all__ = ["Located", "Measured", "mutual_likelihood", "recovered"]
 
 Floats = NDArray[np.float32]
 
-#: Neighbours that precision is measured on.
+#: Number of neighbours, k of precision@k.
 K = 10
 #: Candidates by the content mean that the likelihood re-ranks.
 CANDIDATES = 100
@@ -26,7 +26,7 @@ REGIONS = (0.5, 0.9, 0.99)
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """Where N images lie: by the encoder alone, and by the content posterior.
+    """The positions of N images: from the encoder alone, and from the content posterior.
 
     Attributes:
         embedding: float32 ``[N, D]``, unit length if the metric is cosine.
@@ -41,7 +41,7 @@ class Located:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One kind of degradation at one severity, per image where precision is concerned.
+    """The results for one kind of degradation at one severity; precision is per image.
 
     Attributes:
         precision: precision@10 ``[N]`` of each ranking: ``euclidean``, ``mean``, ``robust``.
@@ -80,7 +80,7 @@ def measure(
         query: Degraded images.
         target: Embeddings of fresh mild views of the undegraded images, float32 ``[N, D]``.
         labels: int64 ``[N]``.
-        gallery: Where the documents lie.
+        gallery: The positions of the documents.
         gallery_labels: int64 ``[M]``.
         spread: Standard deviations of the gallery's embeddings ``[D]``, the unit of all errors.
     """
@@ -145,8 +145,8 @@ def recovered(
     Args:
         clean: precision@10 of the undegraded queries by Euclid, ``[N]``.
         degraded: The same N images at several kinds and severities.
-        ranking: Whose precision is compared with Euclid's.
-        resamples: Of the images, for the interval.
+        ranking: The ranking whose precision is compared with Euclid's.
+        resamples: The number of resamples of the images, for the interval.
 
     Returns:
         R and its 95 % bootstrap interval over images.

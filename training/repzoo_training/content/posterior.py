@@ -5,7 +5,7 @@ Let x be the undegraded picture and t the embedding of *a fresh mild view* of x,
 
     t = μ(view(x)),      for models whose metric is cosine t = μ / ‖μ‖.
 
-The content posterior is the Gaussian that predicts t from the one image that there is:
+The content posterior is the Gaussian that predicts t from the single available image:
 
     p(t | x̃) ≈ N(t; m(x̃), diag v(x̃)).
 
@@ -40,9 +40,9 @@ __all__ = ["ContentHead", "negative_log_likelihood"]
 
 #: Units of the hidden layers.
 _WIDTH = 128
-#: Pixels on a side after the first layer, about.
+#: Approximate number of pixels on a side after the first layer.
 _SIDE = 16
-#: Standardised inputs farther out than this are as far out as the network can tell.
+#: Standardised inputs are clamped to this magnitude.
 _FAR = 8.0
 #: Standardised variances lie between e⁻⁸ and e³.
 _LOG_VARIANCE = (-8.0, 3.0)

@@ -22,11 +22,11 @@ class ContentRow(Record):
     """One kind of degradation at one severity.
 
     Attributes:
-        group: The list that the kind is from; ``clean`` for undegraded queries.
+        group: The list that the kind belongs to; ``clean`` for undegraded queries.
         kind: Name of the degradation, or ``clean``.
         severity: 0 to 5.
         precision: precision@10 in per cent, by ranking: ``euclidean`` by the embedding, ``mean`` by
-            the content mean, ``robust`` by the likelihood that both show one content.
+            the content mean, ``robust`` by the likelihood that both show the same content.
         coverage: Share of the targets inside the 50, 90 and 99 % intervals, per dimension.
         joint: The same for the regions of all dimensions together.
         nll: Negative log-likelihood per dimension of the standardised target, in nats.
@@ -66,7 +66,7 @@ class ContentReport(Record):
         dataset: Name of the query images.
         n_gallery: Number of documents, all undegraded training images.
         n_queries: Number of queries.
-        labels: What makes a neighbour right.
+        labels: What counts as a right neighbour.
         rows: One per kind and severity.
         recovered: The share of the lost precision that ``robust`` recovers, by group.
         error_correlation: Spearman correlation of predicted and real squared error over all rows.

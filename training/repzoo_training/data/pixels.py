@@ -24,7 +24,7 @@ Size = tuple[int, int, int]
 #: The share of images that may be skipped because they cannot be read. One image always may.
 MAX_SKIPPED = 0.05
 
-#: The size, in pixels, from which on images are decoded in a pool of threads. For smaller images,
+#: Images of at least this many pixels are decoded in a pool of threads. For smaller images,
 #: decoding is mostly Python code, and threads that compete for the interpreter lock take 1.8 times
 #: as long as one thread (28 x 28 PNG, two cores). At 109 x 89 (JPEG), threads begin to help.
 _THREADED_PIXELS = 64 * 64

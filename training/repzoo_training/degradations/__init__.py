@@ -1,7 +1,7 @@
-"""Degradations of images, in three disjoint lists: to fit on, to choose by, to report.
+"""Degradations of images, in three disjoint lists: for fitting, for choosing, and for reporting.
 
 Real queries are blurred, cropped, noisy, badly lit. A content posterior is fitted to the kinds of
-`FIT`; everything about it (road, head, metric, recalibration) is chosen by the kinds of
+`FIT`; everything about it (approach, head, metric, recalibration) is chosen by the kinds of
 `VALIDATION`; and the kinds of `TEST` are for the numbers that are reported, once.
 """
 

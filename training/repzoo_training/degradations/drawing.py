@@ -1,4 +1,4 @@
-"""Degrade many images: at one severity of one kind, or as drawn for fitting."""
+"""Degrade many images: at one severity of one kind, or at random for fitting."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def draw_degraded(
 
     Args:
         images: uint8 ``[N, H, W, C]``.
-        generator: On the CPU.
-        kinds: What to draw from.
+        generator: A generator on the CPU.
+        kinds: The kinds to draw from.
 
     Returns:
         uint8 ``[N, H, W, C]``.

@@ -2,11 +2,11 @@
 
 Every kind takes float images x ``[N, C, H, W]`` in [0, 1], a strength s ``[N]`` in [0, 1] for each
 image, and a CPU generator; it returns images of the same shape, not yet clipped to [0, 1]. At s = 0
-nothing changes; at s = 1 a person can still guess, but no longer be sure. The families are those
-of ImageNet-C (Hendrycks and Dietterich 2019, arXiv 1903.12261) and MNIST-C (Mu and Gilmer 2019,
-arXiv 1906.02337) where these have them, scaled to the side of the image.
+nothing changes; at s = 1 a person can still guess the content, but is no longer sure. The families
+follow ImageNet-C (Hendrycks and Dietterich 2019, arXiv 1903.12261) and MNIST-C (Mu and Gilmer 2019,
+arXiv 1906.02337) where possible, scaled to the side of the image.
 
-Changes of position fill what they uncover with the nearest pixel of the image, so that digits stay
+Changes of position fill uncovered areas with the nearest pixel of the image, so that digits stay
 on black and photographs get no black frame.
 """
 
@@ -63,7 +63,7 @@ def occlusion(x: Tensor, s: Tensor, generator: Generator) -> Tensor:
 
 
 def crop(x: Tensor, s: Tensor, generator: Generator) -> Tensor:
-    """A square down to four tenths of the side, enlarged again."""
+    """A square of at least four tenths of the side, enlarged to the whole image."""
     share = 1 - 0.6 * s
     scale = share[:, None] * torch.ones(2)  # [N, 2]
     offset = (1 - scale) * (2 * torch.rand(len(x), 2, generator=generator) - 1)
@@ -102,7 +102,7 @@ def pixelation(x: Tensor, s: Tensor, _: Generator) -> Tensor:
     H, W = x.shape[2:]  # noqa: N806
 
     def cells(size: int) -> Tensor:
-        # From two pixels a square to a seventh of the side.
+        # From two pixels per square to a seventh of the side.
         count = torch.where(s > 0, size / 2 * (2 / 7) ** s, torch.tensor(float(size)))
         pixel = torch.arange(size)
         cell = (pixel[None] * count.round()[:, None] / size).floor()  # [N, size]
@@ -145,7 +145,7 @@ def stripes(x: Tensor, s: Tensor, generator: Generator) -> Tensor:
 
 
 def fog(x: Tensor, s: Tensor, generator: Generator) -> Tensor:
-    """Bright clouds of all sizes (1/f noise), over up to seven tenths of the light."""
+    """Bright clouds of all sizes (1/f noise), which replace up to seven tenths of the light."""
     clouds = _clouds(x, generator)
     light = 0.7 * _per_image(s)
     return (1 - light) * x + light * (0.5 + 0.5 * clouds)

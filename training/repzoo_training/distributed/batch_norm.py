@@ -18,9 +18,9 @@ __all__ = ["SyncBatchNorm", "synchronize"]
 def synchronize(module: nn.Module, device: torch.device) -> None:
     """Replace all batch normalisation layers of ``module`` by synchronised ones.
 
-    On a GPU, these are torch's own; on a CPU, for which torch has none, :class:`SyncBatchNorm`.
-    They keep the same parameter and buffer objects, under the same names. With one process nothing
-    changes.
+    On a GPU, these are torch's own. On a CPU, where torch's own do not work, they are
+    :class:`SyncBatchNorm`. They keep the same parameter and buffer objects, under the same names.
+    With one process nothing changes.
     """
     if world_size() == 1:
         return

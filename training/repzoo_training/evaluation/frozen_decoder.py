@@ -1,7 +1,7 @@
 """Train a decoder on a frozen representation, to see what its embeddings keep of the images.
 
-Discriminative methods have no decoder. A decoder of the shape that a generative method's recipe has
-is fitted afterwards to pairs of embedding and image, while the encoder stays frozen. Over a fixed
+Discriminative methods have no decoder. A decoder with the architecture of a generative recipe is
+fitted afterwards to pairs of embedding and image, while the encoder stays frozen. Over a fixed
 number of steps, with batches decided by a seed, it minimises
 
     −Σ_pixels [x log m + (1 − x) log(1 − m)],    m = sigmoid(decoder(z)),  x in [0, 1]

@@ -41,7 +41,7 @@ MLP_BATCH = 1024
 #: Steps of the MLP probe, whatever the number of embeddings.
 MLP_STEPS = 3000
 
-#: From this number of dimensions on, the MLP probe gains from more than one CPU thread.
+#: With at least this many dimensions, the MLP probe gains from more than one CPU thread.
 _THREADED_DIM = 256
 
 

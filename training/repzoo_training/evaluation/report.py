@@ -79,9 +79,9 @@ class EvaluationReport(_Record):
     """All numbers of one representation on one data set.
 
     ``groups`` lists the groups that were measured, including those for which the representation has
-    nothing to measure (no decoder, no labels). The fields from ``method`` on describe a training
-    run: the names of its method and recipe, its seed, the views and steps behind its weights, and
-    the sha256 of its checkpoint. ``seeds`` is set if the report pools several runs.
+    nothing to measure (no decoder, no labels). ``method`` and the fields after it describe a
+    training run: the names of its method and recipe, its seed, the views and steps behind its
+    weights, and the sha256 of its checkpoint. ``seeds`` is set if the report pools several runs.
     """
 
     dataset: str

@@ -61,7 +61,7 @@ class Task:
 def tasks_of(train: ImageDataset, test: ImageDataset, label: str = "class") -> list[Task]:
     """Return every task for which both splits have answers.
 
-    Labels of a single class pose no task, because there is nothing to tell apart.
+    Labels of a single class pose no task, because there is nothing to distinguish.
 
     Args:
         train: images with labels, attributes, both or neither.

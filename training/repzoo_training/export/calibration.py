@@ -1,4 +1,4 @@
-"""Fit what a package has beside its encoder: content posterior, uncertainty, numbers, card."""
+"""Add to a package: a content posterior, a calibrated uncertainty, measurements, a new card."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _write_head(folder: Path, fitted: FittedUncertainty, config: ModelConfig) ->
 
 
 def _check_head(encoder: Encoder, fitted: FittedUncertainty, train: ImageDataset) -> None:
-    """Check that the graph gives the same as torch on images and on noise."""
+    """Check that the graph gives the same results as torch on images and on noise."""
     images = train.images[:256]
     noise = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
     pixels = np.concatenate([images, noise])
@@ -177,7 +177,7 @@ def _write_content(folder: Path, content: FittedContent, config: ModelConfig) ->
 
 
 def _content_tolerances(content: FittedContent, config: ModelConfig) -> dict[str, dict[str, float]]:
-    """Differences between machines, as a share of the embeddings' and variances' own size."""
+    """Return tolerances between machines, relative to the scale of embeddings and variances."""
     spread = float(content.head.spread[: config.latent_dim].max())
     share = (
         {"cpu": 2e-2, "cuda": 5e-2} if config.precision == "int8" else {"cpu": 2e-3, "cuda": 1e-2}
@@ -189,7 +189,7 @@ def _content_tolerances(content: FittedContent, config: ModelConfig) -> dict[str
 
 
 def _check_content(encoder: Encoder, content: FittedContent, train: ImageDataset) -> None:
-    """Check that the graph, whose weights are halved, gives nearly the same as torch."""
+    """Check that the graph, whose weights are halved, gives nearly the same results as torch."""
     pixels = train.images[:256]
     outputs = encoder.outputs(pixels, content=True)
     inputs: dict[str, NDArray[Any]] = {**outputs, "images": pixels}

@@ -137,7 +137,7 @@ class _Contents:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences that the recipe demands on the card."""
+        """Sentences that the recipe requires on the card."""
         if self.training is not None:
             return self.training.recipe.notes
         try:  # a package of an older version, or an imported one
@@ -246,7 +246,7 @@ def _results(report: EvaluationReport) -> list[dict[str, Any]]:
                 {
                     "type": _HUB_METRICS[measure.unit],
                     "name": measure.name,
-                    # In per cent, as the Hub's tables have it.
+                    # In per cent, as in the Hub's tables.
                     "value": round(100 * measure.value, 2)
                     if measure.unit == "accuracy"
                     else round(measure.value, 6),
@@ -509,7 +509,7 @@ def _row(m: Measure) -> str:
 
 
 def _pictures(package: _Contents) -> str:
-    """Return the section of all pictures that exist, or nothing without any."""
+    """Return the section with all existing pictures, or nothing if none exist."""
     shown = [
         f"{caption}\n\n![{name}](figures/{name}.png)\n"
         for name, caption in (

@@ -1,4 +1,4 @@
-"""Write the model package of a run, measured on the very graphs that ship."""
+"""Write the model package of a run, measured on the exact graphs that are shipped."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ class Pulse:
         now = time.monotonic()
         pace = int(self.SECONDS * self._steps / max(now - self._time, 1e-6))
         first = rank() == 0
-        # Double at most: a single fast step is weak evidence.
+        # At most double: a single fast step is weak evidence.
         steps = max(1, min(2 * self._steps, pace)) if first else 0
         message = torch.tensor([signal, save and first, steps])
         dist.all_reduce(message, dist.ReduceOp.MAX)

@@ -19,9 +19,9 @@ each component is only pushed away from the components before it, and the compon
 eigenfunctions themselves, not an arbitrary rotation. The quadratic form φᵀ tril(Σ) φ only depends
 on the symmetric part of the triangle, which is why the triangle must be inside the stop-gradient.
 
-What is our own: the text of the paper was not available when this was written. The loss is derived
-from its abstract and from descriptions of it, and the whole α-divergence family for α ≠ 2 is our
-own derivation. For f(r) = 2 (r^α − αr + α − 1)/(α(α − 1)), which is (r − 1)² at α = 2,
+What we derived ourselves: the text of the paper was not available when this was written. The loss
+is derived from its abstract and from descriptions of it, and the whole α-divergence family for α ≠
+2 is our own derivation. For f(r) = 2 (r^α − αr + α − 1)/(α(α − 1)), which is (r − 1)² at α = 2,
 
     D_f(p(x, x⁺) ‖ p(x)p(x′)) = sup_r E_p[f′(r)] − E_p×p[r f′(r) − f(r)]
 

@@ -12,8 +12,8 @@ With J > 2 views, the loss is averaged over all pairs, as in the authors' code.
 
 A sub-batch of fewer than about 2·P rows makes Σ⁻¹ large and noisy, and is refused. Whitening uses
 float32 or better, because Σ has no Cholesky factor in bfloat16. If some direction hardly varies,
-which the loss does not prevent, Σ has none in float32 either. Unlike in the paper, recipes
-therefore add a small ridge to Σ.
+which the loss does not prevent, Σ has no such factor in float32 either. Unlike in the paper,
+recipes therefore add a small ridge to Σ.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _DATA = Path(__file__).with_name("data") / "reached.csv"
 def rows() -> Sequence[Mapping[str, str]]:
     """Return the rows of `reached.csv`, one per recipe and measure.
 
-    k-NN is by the distance that suits the method: ``knn_cosine`` or ``knn_euclidean``.
+    k-NN uses the distance that suits the method: ``knn_cosine`` or ``knn_euclidean``.
     """
     with _DATA.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

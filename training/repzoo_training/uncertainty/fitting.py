@@ -20,7 +20,7 @@ from repzoo_training.views.views import ViewSpec
 
 __all__ = ["ANOTHER_IMAGE", "MOST_IMAGES", "FittedUncertainty", "fit_uncertainty"]
 
-#: Ends of `UncertaintySpec.probability_of`, with labels and without.
+#: Endings of `UncertaintySpec.probability_of`, with labels and without.
 ANOTHER_LABEL, ANOTHER_IMAGE = "has another label", "shows another image"
 #: Largest number of training images in the gallery. Queries come from the same images.
 MOST_IMAGES = 60_000
@@ -35,7 +35,7 @@ HELD_OUT = 0.1
 
 @dataclass(frozen=True, eq=False)
 class FittedUncertainty:
-    """A head in evaluation mode, and the record that says what its number means."""
+    """A head in evaluation mode, and the record that defines what its number means."""
 
     head: UncertaintyHead
     spec: UncertaintySpec

@@ -19,12 +19,12 @@ fitted to training images and their views. The neighbour is wrong if the two lab
 network that only learns right or wrong learns less from the same images. Without labels it is the
 only choice, and ε is its output. a and b calibrate ε on held-out images (Platt 1999).
 
-Training has no images from outside the distribution. So o only assumes what the training images
-say about how rare an embedding or a miss is: ℓ is the quantile with 5 % of them beyond, and β
-their mean excess. That makes t the largest excess in units of an exponential tail (peaks over
-threshold: Pickands 1975). e⁻³ of the 5 %, one image in 400, lie beyond κ = 3. c = ½, because the
-neighbour of an out-of-distribution image may just as well be right as wrong. e then still orders
-such images, which include strongly cropped ones. With c = 1 it would not; see docs/results.md.
+Training has no images from outside the distribution. So o relies only on how rare an embedding or a
+miss is among the training images: ℓ is the quantile that 5 % of them exceed, and β is their mean
+excess. That makes t the largest excess in units of an exponential tail (peaks over threshold:
+Pickands 1975). e⁻³ of the 5 %, one image in 400, lie beyond κ = 3. c = ½, because the neighbour of
+an out-of-distribution image may just as well be right as wrong. e then still orders such images,
+which include strongly cropped ones. With c = 1 it would not; see docs/results.md.
 """
 
 from __future__ import annotations

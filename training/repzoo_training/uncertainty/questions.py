@@ -17,8 +17,8 @@ measured on images that took no part in fitting.
   most). Wrong neighbours are more likely in a larger gallery, so a calibrated probability would
   look too high among the test images alone. Views of training images fill the rest of the gallery,
   as distractors.
-- *The query is the unchanged image*, as during calibration. Views and corrupted images are queries
-  of their own, see `repzoo_training.uncertainty.searches`.
+- *The query is the unchanged image*, as during calibration. Views and corrupted images are separate
+  queries, see `repzoo_training.uncertainty.searches`.
 
 The seeds of the views differ from those used for fitting.
 """

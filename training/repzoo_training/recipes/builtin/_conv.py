@@ -1,7 +1,7 @@
 """The ``-conv`` recipes: a small pair of strided convolutions, for a CPU.
 
-Their views are milder than those for a GPU, because each change that a view may make takes training
-time to become invariant to.
+Their views are milder than those for a GPU, because the encoder needs training time to become
+invariant to each kind of change.
 """
 
 from __future__ import annotations

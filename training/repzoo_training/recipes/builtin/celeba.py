@@ -68,7 +68,8 @@ small = [
     for recipe in (with_prior, *generative[1:])
 ]
 
-#: SimCLR learns most from hours of one core. It has twice the width, D = 256 and stronger views.
+#: SimCLR gains most from hours of training on one core. It has twice the width, D = 256 and
+#: stronger views.
 wide = {
     "network": NetworkSpec(kind="conv", widths=(64, 128, 256, 512), patch=4),
     "latent_dim": 256,

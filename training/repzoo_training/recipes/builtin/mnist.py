@@ -14,8 +14,8 @@ Accuracy:  k-NN and MLP probe of the bundled ``simvae-mnist`` 97.7 and 97.3 (95.
 Differences from the paper: digits are not flipped, because a flipped 2 is not a 2. He
 initialisation, a cosine schedule, and batches of 16 images with a learning rate of 1e-3 learn much
 faster for the same number of views. ``simvae-mnist-paper`` keeps the paper's augmentation and
-optimizer. ``vae-mnist`` sees whole images only: crops exist to become invariant to, and a VAE does
-not.
+optimizer. ``vae-mnist`` sees whole images only: crops serve to learn invariance to them, and a VAE
+does not learn it.
 """
 
 from __future__ import annotations
