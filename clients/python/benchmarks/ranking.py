@@ -4,12 +4,12 @@
 
 The gallery consists of all training images. Queries are test images: clean, and corrupted in four
 ways at five levels, as in `zoo evaluate --uncertainty`. A hit is right if it has the query's label.
-Constants are chosen on training images and one view of each by the recipe, as queries whose own
-image is removed from the gallery. Test images are not used for that. A second gallery consists of
-4/5 of the test images, which neither the encoder nor its uncertainty has seen; the others are
-queries, with the same constants.
+Constants are chosen with training images and one view of each (as in the recipe) as queries; the
+query's own image is removed from the gallery. Test images are not used for this choice. A second
+gallery consists of 4/5 of the test images, which neither the encoder nor its uncertainty has seen;
+the others are queries, with the same constants.
 
-Every ranking orders the 200 documents nearest by mean. Intervals are paired 95 % bootstrap
+Every ranking orders the 200 documents with the nearest means. Intervals are paired 95 % bootstrap
 intervals over the query images, each with all of its corruptions.
 """
 
@@ -123,7 +123,7 @@ class Gallery:
     def pairs(
         self, queries: Posterior, own: NDArray[np.int64] | None = None
     ) -> Iterator[tuple[slice, Pairs, NDArray[np.int64]]]:
-        """Yield chunks of queries with the 200 nearest documents, and the rows of these."""
+        """Yield chunks of queries with their 200 nearest documents, and the documents' rows."""
         mean, variance, doubt = self.posterior
         chunks = nearest(
             torch.from_numpy(mean),
@@ -210,7 +210,7 @@ def table(
     labels: NDArray[np.int64],
     chosen: Mapping[str, dict[str, float]],
 ) -> None:
-    """Print precision@10 of every ranking, and its difference to that of `mean`."""
+    """Print precision@10 of every ranking, and its difference from that of `mean`."""
     tried = {name: (ranking, chosen[name]) for name, (ranking, _) in RANKINGS.items()}
     times = len(corrupted)
     on_clean = gallery.precision(clean, labels, tried)
@@ -244,7 +244,7 @@ def difference(gained: Floats, draws: NDArray[np.int64]) -> str:
 
 
 def calibration(gallery: Gallery, sets: Mapping[str, tuple[Posterior, NDArray[np.int64]]]) -> None:
-    """Print how often hits are right, and how often they should be by the uncertainty."""
+    """Print how often hits are right, and how often they should be according to the uncertainty."""
     for name, (queries, labels) in sets.items():
         chunks = gallery.pairs(queries)
         right = [gallery.labels[near[:, :K]] == labels[rows, None] for rows, _, near in chunks]

@@ -65,7 +65,7 @@ class Client(ClientBase):
         url: The server's URL. Default: ``REPZOO_URL``, or ``http://127.0.0.1:3000``. A user name
             and password in it are sent as basic authentication. Requests to other machines go
             through the proxy that ``HTTP_PROXY``, ``HTTPS_PROXY`` or ``ALL_PROXY`` sets.
-        timeout: Seconds for connecting, for sending, and for the next bytes of the answer, each.
+        timeout: Seconds for each of these: connecting, sending, and the next bytes of the answer.
             None means no limit.
         api_key: The API key, sent as a bearer token. Default: ``REPZOO_API_KEY``, or no key.
         batch_size: The largest number of images per request, if the server's limits allow it.

@@ -21,7 +21,7 @@ _CREDENTIALS = re.compile(r"//[^/?#]*@")
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server's address. No text made of it contains a password or an API key.
+    """A server's address. Its text forms never contain a password or an API key.
 
     Attributes:
         url: The URL, without credentials and without a slash at the end.

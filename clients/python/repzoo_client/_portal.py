@@ -1,4 +1,4 @@
-"""An event loop in a background thread, for callers that have none."""
+"""An event loop in a background thread, for callers without an event loop."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class Collection:
     def pages(
         self, expression: str, fields: Sequence[str] = ALL_FIELDS
     ) -> Iterator[Sequence[Mapping[str, Any]]]:
-        """Yield all rows that match, in pages; from a folder in one page, sorted by ID."""
+        """Yield all matching rows in pages. A folder gives one page, sorted by ID."""
         query = {"filter": expression, "output_fields": [*fields]}
         with milvus_errors(self.location, filtered=bool(expression)):
             if self._connection.local:

@@ -240,8 +240,8 @@ class PosteriorIndex:
         ``info.metric`` is "cosine" all vectors have length 1, and ``mean`` is 2 − 2 cos.
 
         ``content`` derives the likelihood from the encoder's posteriors and one scatter s² for all
-        images. ``robust`` needs an index of content posteriors, which know how much each image
-        says: its likelihood is that of `distances.mutual_log_likelihood`, with the logarithm, so
+        images. ``robust`` needs an index of content posteriors, which express how much each image
+        reveals: its likelihood is that of `distances.mutual_log_likelihood`, with the logarithm, so
         that documents that could show anything are near to nothing.
 
         Args:

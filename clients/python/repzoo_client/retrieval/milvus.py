@@ -30,7 +30,7 @@ _LOCK = ".lock"
 #: Exists while a folder is open; if it exists before that, a process was killed.
 _OPEN = ".open"
 #: milvus-lite may compute for longer than the 10 seconds between the pings of a client, and then
-#: takes the second ping for an attack.
+#: treats the second ping as an attack.
 _KEEPALIVE = {"grpc.keepalive_time_ms": 3_600_000}
 #: Loggers that print a traceback for every failed request. The caller gets an exception anyway.
 _NOISY_LOGGERS = ("pymilvus.decorators", "milvus_lite.adapter.grpc.servicer")

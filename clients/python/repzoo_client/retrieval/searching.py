@@ -1,4 +1,4 @@
-"""Searching: candidates from Milvus, distances recomputed in float64, and honest answers."""
+"""Searching: candidates from Milvus, distances recomputed in float64, and abstention."""
 
 from __future__ import annotations
 
