@@ -107,7 +107,7 @@ class Exchange:
     images: int = 0
     #: Name of the API key, if one was needed.
     key: str | None = None
-    #: Kind of the problem in the response, if it is one.
+    #: Kind of the problem, if the response is a problem document.
     problem: str | None = None
     #: The request's span, if spans are recorded.
     trace: Trace | None = None

@@ -142,7 +142,7 @@ def _operations(limits: Limits) -> dict[str, Any]:
             "type": "array",
             "items": UNCERTAINTY,
             "description": "The probability that the nearest neighbour of the plain embedding is "
-            "wrong, also beside robust embeddings.",
+            "wrong, even if robust embeddings are returned.",
         }
     }
     pngs = {"type": "array", "items": ref("Png")}
