@@ -266,7 +266,7 @@ def endless(handler: Handler, content: bytes, start: int) -> None:
 
 
 def drip(handler: Handler, content: bytes, start: int) -> None:
-    """Send a byte now and then, without an end."""
+    """Send a byte now and then, forever."""
     handler.head(200, 10**6)
     while not handler.hub.released.wait(0.05):
         handler.send(b" ")

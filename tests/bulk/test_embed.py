@@ -254,7 +254,7 @@ class TestSources:
         assert rows(tmp_path / "out.parquet", "error") == [None, "its name is not UTF-8"]
 
     def test_links(self, embed: Callable[..., Summary], photos: Path, tmp_path: Path) -> None:
-        """Links to images, folders and Parquet files, as the cache of Hugging Face has them."""
+        """Links to images, folders and Parquet files, as in the Hugging Face cache."""
         folder = tmp_path / "source"
         folder.mkdir()
         (folder / "a.png").symlink_to(photos / "0" / "0000.png")

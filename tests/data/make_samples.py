@@ -20,7 +20,7 @@ SAMPLES = {"mnist": (2000, 500), "fashion_mnist": (200, 100), "cifar10": (100, 5
 
 
 def balanced(table: pa.Table, rows: int) -> pa.Table:
-    """The first ``rows`` rows of which each class has the same number, in their own order."""
+    """Return the first ``rows`` rows with equally many of each class, in their original order."""
     labels = table["label"].to_numpy()
     classes = np.unique(labels)
     each = rows // len(classes)

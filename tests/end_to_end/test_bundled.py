@@ -1,7 +1,8 @@
 """Run the packages that this repository ships on real images.
 
-tests/data has no images of data sets that may not be shared. Models of such data run on their own
-samples, and are checked for copies of training images if ``REPZOO_CELEBA`` names the folder.
+tests/data has no images from data sets that may not be shared. Models trained on such data run on
+their own samples, and are checked for copies of training images if ``REPZOO_CELEBA`` names the
+folder.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def test_it_is_whole_small_and_gives_its_golden_outputs(path: Path) -> None:
 
 @pytest.mark.parametrize("path", BUNDLED, ids=named)
 def test_its_card_is_rendered_from_the_package(path: Path) -> None:
-    """Otherwise run ``python -m repzoo_training.export.rerender zoo/bundled/*``."""
+    """If this fails, run ``python -m repzoo_training.export.rerender zoo/bundled/*``."""
     assert (path / "README.md").read_text() == render_card(path)
 
 

@@ -1,4 +1,5 @@
-"""Real images in; a SimVAE trained, exported, published, pulled, served and called."""
+"""From real images to answers: a SimVAE is trained, exported, published, pulled, served and
+called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wheels, built from this tree and used from an environment that has nothing else of ours."""
+"""The wheels, built from this tree and used in an environment without this source tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults that clients of other servers met, each with its small input, over real sockets."""
+"""Faults reported for other servers, each reproduced with a small input over real sockets."""
 
 from __future__ import annotations
 

@@ -82,13 +82,13 @@ def is_twin(images: NDArray[np.uint8]) -> set[bytes]:
 
 @pytest.fixture(scope="module")
 def half_twins() -> ImageDataset:
-    """120 test digits, each alone, and 80 times one more: of the twins, one view can be right."""
+    """120 unique test digits, and 80 copies of another one: one view of the copies can be right."""
     images = bare("test", 121).images
     return ImageDataset("twins", np.concatenate([images[:120], np.repeat(images[120:], 80, 0)]))
 
 
 def test_who_says_the_truth_has_it_all_and_who_guesses_nothing(half_twins: ImageDataset) -> None:
-    """Where views change nothing, an image that is alone is found, and one of 80 twins is not."""
+    """If views change nothing, a unique image is found, and one of 80 duplicates is not."""
     train = bare("train", 400)
     twins = is_twin(half_twins.images)
     truth = Told(lambda image: 0.9875 if image.tobytes() in twins else 0.001)

@@ -25,7 +25,7 @@ def table(*arguments: object) -> str:
 
 
 def cells(text: str, model: str) -> dict[str, str]:
-    """Return the row of a model by the heads of its columns."""
+    """Return the row of a model by the headings of its columns."""
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line[:1] == "|"]
     (place,) = [i for i, line in enumerate(lines) if line[0] == f"`{model}`"]
     head = next(line for line in reversed(lines[:place]) if line[0] == "model")

@@ -1,4 +1,4 @@
-"""Version 2 of the package format, and what version 0.1 of repzoo makes of it."""
+"""Version 2 of the package format, and how version 0.1 of repzoo handles it."""
 
 from __future__ import annotations
 

@@ -72,7 +72,8 @@ def train_toy(
 
 @pytest.fixture
 def assert_resumes(digit_batch: Callable[..., Batch]) -> Callable[..., None]:
-    """``assert_resumes(build)``: a new objective with the state after two steps continues equally.
+    """``assert_resumes(build)``: a new objective with the state after two steps continues
+    identically.
 
     ``build(seed)`` makes an objective from fresh weights.
     """

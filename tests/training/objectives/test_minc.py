@@ -51,7 +51,7 @@ def test_gradient_is_half_the_spectral_loss_s(J: int) -> None:  # noqa: N803
 @pytest.mark.parametrize("J", [2, 3])
 @pytest.mark.parametrize("triangle", [False, True])
 def test_gradient_view_by_view(J: int, triangle: bool) -> None:  # noqa: N803
-    """−2 φ⁺ + 2 Σφ, or 2 tril(Σ)φ: component p is pushed by those up to p alone."""
+    """−2 φ⁺ + 2 Σφ, or 2 tril(Σ)φ: component p is pushed only by components up to p."""
     B, P = 4, 3  # noqa: N806
     z = projections(B, J, P).requires_grad_()
     rows = z.detach().flatten(0, 1)
