@@ -98,6 +98,7 @@ class Connection(HttpToolsProtocol):
         self._pending_bytes = 0
         self._heads += 1
         super().on_headers_complete()
+        self.headers = []  # the trailers of a chunked body must not become headers
 
     def on_body(self, body: bytes) -> None:
         self._pending_bytes = 0
@@ -114,7 +115,7 @@ class Connection(HttpToolsProtocol):
             return
         version = self.parser.get_http_version().encode()
         head = [method, b" ", self.url, b" HTTP/", version, b"\r\n"]
-        for name, value in self.headers:
+        for name, value in self.scope["headers"]:
             if name != b"upgrade":
                 head += [name, b": ", value, b"\r\n"]
         self._pending_bytes = 0
