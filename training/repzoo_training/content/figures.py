@@ -24,7 +24,8 @@ def content_figure(report: ContentReport) -> bytes:
     height = math.ceil(len(kinds) / _COLUMNS)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12, 1.9 * height), layout="constrained")
-        axes = figure.subplots(height, _COLUMNS, sharex=True, sharey=True, squeeze=False).flat
+        grid = figure.subplots(height, _COLUMNS, sharex=True, sharey=True, squeeze=False)
+        axes = list(grid.flat)
         for axis, (group, kind, rows) in zip(axes, kinds, strict=False):
             for name, label in _LABELS.items():
                 if name == "mean":
@@ -33,7 +34,7 @@ def content_figure(report: ContentReport) -> bytes:
                 axis.plot(range(SEVERITIES + 1), values, marker="o", markersize=3, label=label)
             axis.set_title(f"{kind}" + {"fit": "", "validation": " ○", "test": " ●"}[group])
             axis.set_ylim(0, 100)
-        for axis in list(axes)[len(kinds) :]:
+        for axis in axes[len(kinds) :]:
             axis.axis("off")
         first = figure.axes[0]
         first.legend(loc="lower left")
