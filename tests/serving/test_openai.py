@@ -88,6 +88,29 @@ def test_lengths_are_kept_when_asked_for(http: httpx.Client, encoder: repzoo.Enc
     np.testing.assert_allclose(found, encoder.embed(FILES), atol=1e-6)
 
 
+def test_items_have_the_uncertainty_of_embed(http: httpx.Client, live: Any) -> None:
+    assert all("uncertainty" not in item for item in post(http, input=PLAIN).json()["data"])
+    server = live()
+    package = Path(__file__).parents[2] / "zoo" / "bundled" / "simvae-mnist"
+    encoder = repzoo.load(package, provider="cpu", threads=1)
+    server.app.models.serve([server.app.served(encoder)])
+    request = {"model": "simvae-mnist", "images": PLAIN}
+    expected = server.http.post("/embed", json=request).json()["uncertainty"]
+    for encoding in ("float", "base64"):
+        request = {"model": "simvae-mnist", "input": PLAIN, "encoding_format": encoding}
+        data = server.http.post("/v1/embeddings", json=request).json()["data"]
+        np.testing.assert_allclose([item["uncertainty"] for item in data], expected, atol=1e-6)
+
+
+def test_only_openais_path_normalizes_by_default(http: httpx.Client) -> None:
+    plain = http.post("/embed", json={"model": "tiny", "images": PLAIN}).json()["embeddings"]
+    unit = [item["embedding"] for item in post(http, input=PLAIN).json()["data"]]
+    assert not np.allclose(np.linalg.norm(plain, axis=1), 1)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-6)
+    described = http.get("/openapi.json").json()["paths"]["/v1/embeddings"]["post"]["description"]
+    assert "`normalize`" in described
+
+
 def test_base64_vectors_are_the_same_numbers(http: httpx.Client) -> None:
     numbers = post(http, input=PLAIN).json()["data"]
     texts = post(http, input=PLAIN, encoding_format="base64").json()["data"]
