@@ -176,7 +176,7 @@ def balanced_labels(
     """Assign rows to clusters of about equal size: cosines ``[N, K]`` -> int64 ``[N]``.
 
     Sinkhorn-Knopp iterations on exp(cos / ε), with SwAV's settings. Columns are scaled to sum to N
-    / K and rows to sum to 1, in turn. The label of a row is its largest entry.
+    / K and rows to sum to 1, in turn. The label of a row is the column of its largest entry.
     """
     N, K = similarity.shape  # noqa: N806
     log_q = similarity / temperature  # [N, K]

@@ -23,7 +23,8 @@ _CHUNK = 2**20
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
-# Types that a browser may show; it saves others. `_SANDBOX` keeps scripts in an SVG from running.
+# Types that a browser may show; files of other types are saved. `_SANDBOX` keeps scripts in an SVG
+# from running.
 _SHOWN = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml"})
 _SANDBOX = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
