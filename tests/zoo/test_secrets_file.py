@@ -97,7 +97,7 @@ def test_errors_name_the_line_and_what_was_expected(tmp_path: Path) -> None:
             read_secrets(file)
     with pytest.raises(InvalidInput, match="No such file"):
         read_secrets(tmp_path / "nothing")
-    with pytest.raises(InvalidInput, match="No such file"):
+    with pytest.raises(InvalidInput, match="does not exist"):
         revoke_secret(tmp_path / "nothing", "a")
     with pytest.raises(InvalidInput, match="cannot name"):
         add_secret(tmp_path / "new", "a b", prefix="zoo_")
