@@ -202,7 +202,7 @@ def test_every_kind_of_change(
             parent_commit=first.oid,
         )
     assert caught.value.response.status_code == 412
-    assert "by now" in str(caught.value)
+    assert "is now at" in str(caught.value)
     for path in ("nothing", "nothing/", "new", "new/large.bin/"):
         with pytest.raises(EntryNotFoundError):
             api.create_commit("zoo/changes", [CommitOperationDelete(path)], commit_message="5")

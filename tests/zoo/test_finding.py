@@ -132,7 +132,7 @@ def test_wrong_usage_of_find(zoo_here: Any, hub: Path) -> None:
         ("--metric", "knn>much"): "is not a condition",
         ("--metric", "knn>1e"): "is not a condition",
         ("--max-size", "big"): "'big' is not a size",
-        ("--cached", "--hub", "x"): "exclude each other",
+        ("--cached", "--hub", "x"): "cannot be combined",
         ("--sort", "metric"): "requires --metric",
     }
     for options, message in wrong.items():

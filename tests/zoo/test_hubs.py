@@ -149,7 +149,7 @@ def test_changes_build_on_the_revision_that_their_writer_saw(store: Path) -> Non
     first, new = repository.change([Add("a/b.txt", entry)], "one", parent=start[:7])
     assert new
     assert repository.change([Add("a/b.txt", entry)], "the same") == (first, False)
-    with pytest.raises(Conflict, match="by now"):
+    with pytest.raises(Conflict, match="is now at"):
         repository.change([Add("c.txt", entry)], "two", parent=start)
     wrong: dict[type[Exception], list[list[Add | Delete]]] = {
         repzoo.InvalidInput: [

@@ -428,7 +428,7 @@ class TestTokens:
             ((401, "RepoNotFound"), repzoo.ModelNotFound, "HF_TOKEN"),
             ((404, "RepoNotFound"), repzoo.ModelNotFound, "private"),
             ((404, "RevisionNotFound"), repzoo.ModelNotFound, "revision"),
-            ((404,), repzoo.ModelNotFound, "nothing"),
+            ((404,), repzoo.ModelNotFound, "not found"),
             ((401,), repzoo.AccessDenied, "token"),
             ((403,), repzoo.AccessDenied, "token"),
             ((403, "GatedRepo"), repzoo.AccessDenied, "ask for access"),

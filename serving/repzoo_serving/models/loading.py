@@ -96,7 +96,7 @@ class Loader:
             try:
                 model = self.load(reference)
                 if model.name in models:
-                    raise InvalidInput(f"another model is named {model.name}, too")
+                    raise InvalidInput(f"another model is also named {model.name}")
                 models[model.name] = model
             except RepzooError as error:
                 failed[reference] = error

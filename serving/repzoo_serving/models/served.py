@@ -188,7 +188,7 @@ class ServedModel:
         spec = self.encoder.config.probe(task, kind)
         if spec is None:
             there = ", ".join(f"{p.task} ({p.kind})" for p in self.encoder.config.probes)
-            raise UnknownTask(f"{self.name} has no probe {task} ({kind}); there: {there or 'none'}")
+            raise UnknownTask(f"{self.name} has no probe {task} ({kind}); it has {there or 'none'}")
         pixels = await self._pixels(request, timing)
         run = partial(_probe, self.encoder, task, kind)
         outputs = await self._batch(run, pixels, timing, "probe", task, kind)

@@ -78,7 +78,7 @@ def find(
     """
     wanted = Criteria(text=" ".join(words) or None, **criteria)
     if cached and hub_spec is not None:
-        raise click.UsageError("--cached and --hub exclude each other")
+        raise click.UsageError("--cached cannot be combined with --hub")
     if sort == "metric" and not wanted.conditions:
         raise click.UsageError("--sort metric requires --metric")
     cache = Cache()

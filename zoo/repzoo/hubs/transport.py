@@ -160,7 +160,7 @@ class Transport:
     ) -> Iterator[httpx2.Response]:
         """Give the successful response to a GET, after redirects."""
         if is_offline():
-            raise Offline(f"{self.endpoint}: not asked, because this process is offline")
+            raise Offline(f"{self.endpoint}: not contacted, because this process is offline")
         token = self.token()
         import httpx2
         from huggingface_hub import constants
@@ -194,7 +194,9 @@ class Transport:
                     finally:
                         response.close()
             except OfflineModeIsEnabled:
-                raise Offline(f"{self.endpoint}: not asked, HF_HUB_OFFLINE is set") from None
+                raise Offline(
+                    f"{self.endpoint}: not contacted, because HF_HUB_OFFLINE is set"
+                ) from None
         raise HubError(f"{self.endpoint}{path}: more than {_MAX_REDIRECTS} redirects")
 
     def _check(self, response: httpx2.Response, path: str, with_token: bool) -> None:
@@ -228,7 +230,7 @@ class Transport:
         if status == 404 and "/resolve/" in path:
             raise FileMissing(f"{where}: no such file")
         if status == 404:
-            raise ModelNotFound(f"{where}: nothing is there{about}")
+            raise ModelNotFound(f"{where}: not found{about}")
         raise HubError(answer)
 
     def token_hint(self) -> str:

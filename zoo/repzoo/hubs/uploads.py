@@ -77,7 +77,7 @@ def upload(
 ) -> Published:
     """Publish a package as `repzoo.hub.WritableHub.publish` specifies."""
     if is_offline():
-        raise Offline(f"{hub.spec}: not asked, because this process is offline")
+        raise Offline(f"{hub.spec}: not contacted, because this process is offline")
     check_variables()
     from huggingface_hub import HfApi
 

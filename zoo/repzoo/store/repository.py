@@ -221,9 +221,7 @@ class Repository:
         with as_hub_error(self._where), self._lock():
             head = self.head() if self.exists else None
             if parent is not None and not (head or "").startswith(parent):
-                raise Conflict(
-                    f"{self._where} is at {head} by now, not at the parent commit {parent}"
-                )
+                raise Conflict(f"{self._where} is now at {head}, not at the parent commit {parent}")
             before: Files = self.commit(head).files if head is not None else {}
             changes = list(changes(before) if callable(changes) else changes)
             files = apply(before, changes)
