@@ -14,7 +14,7 @@ class RetryPolicy(NamedTuple):
     """When to send a request again.
 
     All operations are safe to repeat, because none changes anything on the server. ``generate``
-    without a seed draws new images, and nobody has seen those of an answer that never arrived.
+    without a seed draws new images, which is fine because the lost answer was never seen.
 
     Failures that may pass soon are retried: no connection, a broken connection, 429, 502 and 503.
     Timeouts (the client's, or a 504 from the server) are not: the same work would take as long

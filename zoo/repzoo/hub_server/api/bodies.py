@@ -24,7 +24,7 @@ async def pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
         Problem: 413 if the body, or its announced length, exceeds the limit; 408 if it stalls or
             is very slow.
     """
-    # A response before the end has to close the connection; see `problem_response`.
+    # A response before the end of the body has to close the connection; see `problem_response`.
     request.state.unread = True
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > limit:
