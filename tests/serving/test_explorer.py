@@ -202,7 +202,7 @@ def test_neighbours_stand_around_the_image(
     alt = page.run("return document.querySelector('#nearest img').alt")
     assert alt == f"sample 1, at a distance of {said[0]}"
     about = page.run("return document.querySelector('#globe-about').textContent")
-    assert about.startswith("32 of 64 samples drawn from the model's prior")
+    assert about.startswith("The 32 samples nearest to the image, of 64 generated from")
     # A sample can be picked from the list or on the globe.
     sliders = "return [...document.querySelectorAll('#sliders input')].map(i => i.value)"
     page.click("#nearest button")
@@ -275,7 +275,7 @@ def test_what_is_no_image_is_said(
 ) -> None:
     (tmp_path / "x.png").write_text("no image")
     page.type("#file", str(tmp_path / "x.png"))
-    eventually(lambda: status(page).startswith("Sorry: image 0: "))
+    eventually(lambda: status(page).startswith("Error: image 0: "))
     # The browser logs refused requests, and that it cannot show the file.
     assert all("422" in message or "blob:" in message for message in page.complaints())
 
