@@ -609,7 +609,9 @@ def test_validation_images_are_not_trained_on(tmp_path: Path, save: Save) -> Non
     data = load(tmp_path)
     assert len(data) == 1
     assert data.splits == {"train": 1, "validation": 1}
-    with pytest.raises(DataError, match="no test split, only images for train 1, validation 1"):
+    with pytest.raises(
+        DataError, match=r"no test split, only train \(1 images\), validation \(1 images\)"
+    ):
         load(tmp_path, "test")
 
 

@@ -45,11 +45,12 @@ def open_model(
     """
     if server is None:
         from repzoo.loading import load
+        from repzoo.runtime.encoder import NO_CONTENT
 
         encoder = load(name_or_path, hub=hub)
         config = encoder.config
         if robust and config.content is None:
-            raise UnsupportedOperation(f"{config.name} has no content posterior")
+            raise UnsupportedOperation(f"{config.name} {NO_CONTENT}")
         yield Model(
             functools.partial(_embed, encoder, robust),
             config.name,

@@ -60,8 +60,8 @@ def load_image_folder(
     mine = [file for file in files if file.split == split]
     splits: dict[str, int] = dict(Counter(file.split for file in files))
     if not mine:
-        found = ", ".join(f"{name} {number:,}" for name, number in splits.items())
-        raise DataError(f"{folder} has no {split} split, only images for {found}")
+        found = ", ".join(f"{name} ({number:,} images)" for name, number in splits.items())
+        raise DataError(f"{folder} has no {split} split, only {found}")
 
     classes = _classes(file for file in files if file.split == "train") or _classes(mine)
     numbers = {name: number for number, name in enumerate(classes)}

@@ -24,7 +24,7 @@ from repzoo.bulk.sources import Source
 from repzoo.errors import Conflict, HubError, InvalidInput, UnsupportedOperation
 from repzoo.files import locked, no_space_at
 from repzoo.loading import load
-from repzoo.runtime.encoder import Encoder
+from repzoo.runtime.encoder import NO_CONTENT, Encoder
 from repzoo.runtime.sessions import Provider
 
 __all__ = ["Engine", "Summary", "embed_all"]
@@ -104,7 +104,7 @@ def embed_all(
     start = time.monotonic()
     encoder = load(model, hub=hub, provider=provider)
     if robust and encoder.config.content is None:
-        raise UnsupportedOperation(f"{encoder.config.name} has no content posterior")
+        raise UnsupportedOperation(f"{encoder.config.name} {NO_CONTENT}")
     if posterior and not robust and not encoder.config.has_posterior:
         raise UnsupportedOperation(f"{encoder.config.name} has no posterior")
     target = Place.of(out)

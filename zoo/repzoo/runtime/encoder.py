@@ -26,6 +26,7 @@ from repzoo.runtime.sessions import (
 )
 
 __all__ = [
+    "NO_CONTENT",
     "Encoder",
     "Generation",
     "Posterior",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 
+NO_CONTENT = "has no content posterior; `zoo calibrate --degrade all` makes a package that has one"
 #: Outputs of ``content.onnx``.
 _CONTENT = ("content_mean", "content_variance")
 
@@ -434,7 +436,7 @@ class Encoder:
 
     def _require_content(self) -> Graph:
         if self._content is None:
-            raise UnsupportedOperation(f"{self.config.name} has no content posterior")
+            raise UnsupportedOperation(f"{self.config.name} {NO_CONTENT}")
         return self._content
 
     def _require_uncertainty(self) -> Graph:
