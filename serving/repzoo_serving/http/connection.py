@@ -61,6 +61,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.timeout_keep_alive = self.idle_seconds  # type: ignore[assignment]
+        self.access_log = False  # the application logs requests
         #: Bytes received since the parser last completed a head or delivered a part of a body.
         self._pending_bytes = 0
         self._heads = 0

@@ -244,7 +244,9 @@ def _embed(encoder: Encoder, normalize: bool, robust: bool, pixels: NDArray[Any]
     outputs = encoder.outputs(pixels, uncertainty=True, content=robust, batch_size=len(pixels))
     embedding = outputs["content_mean" if robust else "embedding"]
     made = {"embeddings": unit_length(embedding) if normalize else embedding}
-    return made | {name: outputs[name] for name in ("uncertainty",) if name in outputs}
+    if "uncertainty" in outputs:
+        made["uncertainty"] = outputs["uncertainty"]
+    return made
 
 
 def _posterior(encoder: Encoder, pixels: NDArray[Any]) -> Outputs:
