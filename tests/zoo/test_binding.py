@@ -21,7 +21,7 @@ from repzoo.runtime.sessions import Provider
 
 BUNDLED = Path(__file__).parents[2] / "zoo" / "bundled"
 DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
-PACKAGES = ["simvae-mnist", "simvae-celeba", "vicreg-celeba", "minc-mnist"]
+PACKAGES = ["simvae-mnist", "simvae-celeba", "simclr-celeba", "minc-mnist"]
 
 Pair = tuple[Encoder, Encoder]
 
