@@ -15,8 +15,8 @@ Accuracy:  k-NN and MLP probe of gender, from 8,000 training images:
            ``vae-celeba-conv``      75.9, 80.7    77.0, 81.3
            =======================  ============  ============
 
-           ``simclr-celeba-conv`` reaches k-NN 89.1 (cosine) and a linear probe of 89.7 with its 8.9 M
-           views, in 119 minutes. The ResNet recipes have not been trained yet.
+           ``simclr-celeba-conv`` reaches k-NN 89.1 (cosine) and a linear probe of 89.7 after its
+           8.9 M views, in 119 minutes. The ResNet recipes have not been trained yet.
 
 CelebA is for non-commercial research, and so are these weights. No face is included in a package.
 ``simvae-celeba-conv`` uses two mild views per image and the content prior N(0, I). With four
