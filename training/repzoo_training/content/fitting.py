@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from repzoo.errors import InvalidInput
 from repzoo.packages.config import ContentSpec
-from repzoo.runtime.encoder import Encoder
+from repzoo.runtime.encoder import Encoder, unit_length
 from scipy.stats import chi2, norm
 from torch import Tensor
 from tqdm import tqdm
@@ -61,11 +61,7 @@ def as_target(embedding: Floats, unit: bool) -> Floats:
         embedding: float32 ``[N, D]``.
         unit: Whether to divide each row by its length.
     """
-    if not unit:
-        return embedding
-    length = np.linalg.norm(embedding, axis=1, keepdims=True)
-    unit_length: Floats = embedding / length.clip(1e-12)
-    return unit_length
+    return unit_length(embedding) if unit else embedding
 
 
 def fit_content(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel
 from repzoo.errors import PackageError
 from repzoo.files import temporary_folder
 from repzoo.packages.arrays import read_arrays
@@ -124,9 +125,11 @@ def calibrate_package(
                 content_report = measure_content(
                     encoder, train, test, views, seed=seed, progress=progress
                 )
-        _write_numbers(folder, report)
+        drawn = None if report is None else uncertainty_figure(report)
+        _write_numbers(folder, "uncertainty", report, drawn)
         if content is not None:
-            _write_content_numbers(folder, content_report)
+            drawn = None if content_report is None else content_figure(content_report)
+            _write_numbers(folder, "content", content_report, drawn)
         write_card(folder)
         _rewrite_golden(folder)
         write_manifest(folder)
@@ -200,28 +203,16 @@ def _check_content(encoder: Encoder, content: FittedContent, train: ImageDataset
         raise PackageError(f"ONNX and torch differ by {off:.2g} standard deviations in the content")
 
 
-def _write_content_numbers(folder: Path, report: ContentReport | None) -> None:
-    path, figure = folder / "metrics.json", folder / "figures" / "content.png"
-    metrics = json.loads(path.read_bytes())
-    metrics.pop("content", None)
-    figure.unlink(missing_ok=True)
-    if report is not None:
-        metrics["content"] = report.model_dump(mode="json")
-        figure.parent.mkdir(exist_ok=True)
-        figure.write_bytes(content_figure(report))
-    path.write_text(json.dumps(metrics, indent=2) + "\n")
-
-
-def _write_numbers(folder: Path, report: UncertaintyReport | None) -> None:
-    """Replace the numbers and the picture of an earlier uncertainty."""
-    path, figure = folder / "metrics.json", folder / "figures" / "uncertainty.png"
+def _write_numbers(folder: Path, name: str, report: BaseModel | None, figure: bytes | None) -> None:
+    """Replace the numbers and the picture of an earlier fit of ``name``."""
+    path, picture = folder / "metrics.json", folder / "figures" / f"{name}.png"
     metrics = json.loads(path.read_bytes()) if path.exists() else {}
-    metrics.pop("uncertainty", None)
-    figure.unlink(missing_ok=True)
-    if report is not None:
-        metrics["uncertainty"] = report.model_dump(mode="json")
-        figure.parent.mkdir(exist_ok=True)
-        figure.write_bytes(uncertainty_figure(report))
+    metrics.pop(name, None)
+    picture.unlink(missing_ok=True)
+    if report is not None and figure is not None:
+        metrics[name] = report.model_dump(mode="json")
+        picture.parent.mkdir(exist_ok=True)
+        picture.write_bytes(figure)
     path.write_text(json.dumps(metrics, indent=2) + "\n")
 
 
