@@ -9,7 +9,7 @@ import pytest
 import torch
 from repzoo_training.networks import NetworkSpec, build
 from repzoo_training.objectives import Batch
-from repzoo_training.objectives.likelihoods import Bernoulli, Gaussian, OptimalGaussian
+from repzoo_training.objectives.likelihoods import Bernoulli, Gaussian, OptimalGaussian, whiten
 from repzoo_training.objectives.posterior import gaussian_log_prob, kl_to_standard_normal
 from repzoo_training.objectives.simvae import (
     ContentPrior,
@@ -151,6 +151,22 @@ def test_likelihoods_against_torch_distributions() -> None:
     std = (x - mean).square().mean().sqrt()
     optimal = torch.distributions.Normal(mean, std).log_prob(x).sum((1, 2, 3))
     torch.testing.assert_close(OptimalGaussian().log_prob(x, logits), optimal)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_a_whitened_gaussian_is_a_normal_with_the_covariance_of_its_map(exponent: float) -> None:
+    x, logits = torch.rand(3, 2, 4, 6), torch.randn(3, 2, 4, 6)
+    # A, column by column; one channel at a time, since channels do not mix.
+    basis = torch.eye(24).view(24, 1, 4, 6)
+    A = whiten(basis, exponent).flatten(1).mT.double()  # noqa: N806  [24, 24]
+    covariance = 0.1 * torch.linalg.inv(A.mT @ A)
+    normal = torch.distributions.MultivariateNormal(torch.zeros(24).double(), covariance)
+    error = (x - torch.sigmoid(logits)).double().flatten(2)  # [3, 2, 24]
+    expected = normal.log_prob(error).sum(1).float()
+    torch.testing.assert_close(
+        Gaussian(math.log(0.1), exponent).log_prob(x, logits), expected, rtol=1e-4, atol=1e-3
+    )
+    torch.testing.assert_close(torch.linalg.slogdet(A)[1].item(), 0.0, rtol=0, atol=1e-5)
 
 
 def test_no_variance_beats_the_optimal_one() -> None:

@@ -459,7 +459,8 @@ def _commit(commit: str | None) -> str:
 
 def _likelihood(spec: LikelihoodSpec, binarized: float | None) -> str:
     if spec.kind == "gaussian":
-        return f"Gaussian, log σ_x² = {spec.log_variance:g}"
+        whitened = f", whitened by α = {spec.whitening:g}" if spec.whitening else ""
+        return f"Gaussian, log σ_x² = {spec.log_variance:g}{whitened}"
     if spec.kind == "optimal-gaussian":
         return "Gaussian at its optimal variance (σ-VAE)"
     if spec.weight == 1.0 and binarized is not None:

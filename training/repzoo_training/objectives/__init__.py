@@ -123,6 +123,9 @@ class LikelihoodSpec(BaseModel):
     kind: Literal["bernoulli", "gaussian", "optimal-gaussian"] = "bernoulli"
     weight: float = Field(default=1.0, gt=0, description="w of a Bernoulli (pseudo-)likelihood")
     log_variance: float = Field(default=-4.6, description="log σ_x² of a fixed Gaussian")
+    whitening: float = Field(
+        default=0.0, ge=0, description="α of a fixed Gaussian: the weight of high frequencies"
+    )
 
     @property
     def family(self) -> Literal["bernoulli", "gaussian"]:
@@ -131,7 +134,9 @@ class LikelihoodSpec(BaseModel):
     def build(self) -> Likelihood:
         if self.kind == "bernoulli":
             return Bernoulli(self.weight)
-        return Gaussian(self.log_variance) if self.kind == "gaussian" else OptimalGaussian()
+        if self.kind == "gaussian":
+            return Gaussian(self.log_variance, self.whitening)
+        return OptimalGaussian()
 
 
 def find_method(name: str) -> Method:
