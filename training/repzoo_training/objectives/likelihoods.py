@@ -91,7 +91,8 @@ def whiten(x: Tensor, exponent: float) -> Tensor:
         exponent: α, see :class:`Gaussian`.
     """
     rows, columns, gain = _cosine_map(x.shape[-2], x.shape[-1], exponent, x.device)
-    return gain * (rows @ x @ columns.mT)
+    with torch.autocast(x.device.type, enabled=False):
+        return gain * (rows @ x.float() @ columns.mT)
 
 
 @functools.lru_cache(maxsize=8)
