@@ -1,296 +1,411 @@
-"""precision@10 of rankings with and without uncertainty, on clean and corrupted queries.
+"""precision@10 of the rankings of `PosteriorIndex`, with degraded queries and degraded documents.
 
-    python clients/python/benchmarks/ranking.py --source mnist=FOLDER --source fashion-mnist=FOLDER
+    python clients/python/benchmarks/ranking.py packages/simvae-mnist --data mnist --out ranking.csv
 
-The gallery consists of all training images. Queries are test images: clean, and corrupted in four
-ways at five levels, as in `zoo evaluate --uncertainty`. A hit is right if it has the query's label.
-Constants are chosen with training images and one view of each (as in the recipe) as queries; the
-query's own image is removed from the gallery. Test images are not used for this choice. A second
-gallery consists of 4/5 of the test images, which neither the encoder nor its uncertainty has seen;
-the others are queries, with the same constants.
+Queries and documents are training images that took no part in fitting the content posterior. Every
+query is asked undegraded, and degraded by every kind of the lists "fit" and "validation". The
+severities 1 to 5 take turns over the queries, so that each is asked of a fifth of them. One gallery
+is undegraded. In one more gallery per list, half of the documents are degraded by the kinds of
+that list, at random severities. A hit is right if it has the query's label; for CelebA, the same
+hair colour.
 
-Every ranking orders the 200 documents with the nearest means. Intervals are paired 95 % bootstrap
-intervals over the query images, each with all of its corruptions.
+All rankings are searches of two real indexes, one of the encoder's posteriors and one of content
+posteriors; only the candidates of one query are shared. "robust, no log" re-ranks the same
+candidates without the log term. Recall is the share of the ten nearest of all documents, by the
+same distance, that a search with candidates finds; it is measured on every fifth query.
+
+Intervals are 95 % bootstrap intervals over queries, each with all of its degradations. Gains are
+paired. The rows of this model in the CSV file are replaced; those of other models stay.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, TypeAlias
+import csv
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import repzoo
 import torch
 from numpy.typing import NDArray
-from repzoo.runtime.encoder import Encoder, Posterior
-from repzoo_client.retrieval import distances
-from repzoo_training.data import ImageDataset, load
-from repzoo_training.evaluation.knn import nearest
-from repzoo_training.recipes.registry import find_recipe
-from repzoo_training.uncertainty.corruptions import CORRUPTIONS, LEVELS, corrupt
-from repzoo_training.uncertainty.examples import make_views
+from repzoo.runtime.encoder import Encoder, Posterior, unit_length
+from repzoo_client.retrieval import Documents, PosteriorIndex, distances
+from repzoo_client.retrieval.collection import Collection
+from repzoo_client.retrieval.layout import Held
+from repzoo_client.retrieval.searching import CANDIDATES, TRUST_WEIGHT, Metric, Queries
+from repzoo_training.content.fitting import MOST_IMAGES
+from repzoo_training.data import load
+from repzoo_training.degradations import (
+    FIT,
+    SEVERITIES,
+    TEST,
+    VALIDATION,
+    Degradation,
+    degrade,
+    draw_degraded,
+)
+from repzoo_training.evaluation.tasks import tasks_of
+from tqdm import tqdm
 
-MODELS = {
-    "simvae-mnist": "mnist",
-    "simvae-fashion-mnist": "fashion-mnist",
-    "vae-mnist": "mnist",
+K, RESAMPLES = 10, 1000
+LISTS: Mapping[str, Mapping[str, Degradation]] = {
+    "fit": FIT,
+    "validation": VALIDATION,
+    "test": TEST,
 }
-K, CANDIDATES, QUERIES, CHOOSE, RESAMPLES = 10, 200, 2000, 4000, 2000
 
-Floats: TypeAlias = NDArray[np.float64]
+Pixels = NDArray[np.uint8]
+Rows = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
-
-class Pairs(NamedTuple):
-    """n queries ``[n, 1, D]``, and the documents near them ``[n, 200, D]`` and ``[n, 200]``."""
-
-    mean: NDArray[np.float32]
-    variance: NDArray[np.float32]
-    other_mean: NDArray[np.float32]
-    other_variance: NDArray[np.float32]
-    doubt: NDArray[np.float32]
+NoLog: TypeAlias = Literal["robust, no log"]
+NO_LOG: NoLog = "robust, no log"
 
 
-#: (pairs, constants) -> scores [n, 200]; smaller is nearer.
-Ranking: TypeAlias = Callable[..., Floats]
+class Ranking(NamedTuple):
+    """A metric on an index of one kind of posterior."""
+
+    posterior: Held
+    metric: Metric | NoLog
 
 
-def by_mean(p: Pairs) -> Floats:
-    return distances.euclidean(p.mean, p.other_mean)
-
-
-def by_w2(p: Pairs) -> Floats:
-    return distances.wasserstein(*p[:4])
-
-
-def by_csd(p: Pairs) -> Floats:
-    return distances.closed_form_sampled(*p[:4])
-
-
-def by_raw_likelihood(p: Pairs) -> Floats:
-    return -distances.mutual_log_likelihood(*p[:4])
-
-
-def by_content(p: Pairs, scatter: float = 0.15, inflate: float = 1) -> Floats:
-    """Inflate the variances first: the posterior's own are far too small."""
-    ours = distances.content_posterior(p.mean, inflate * p.variance, scatter)
-    theirs = distances.content_posterior(p.other_mean, inflate * p.other_variance, scatter)
-    return -distances.mutual_log_likelihood(*ours, *theirs)
-
-
-def by_trust(p: Pairs, weight: float) -> Floats:
-    return distances.trusted(by_mean(p), p.doubt, weight)
-
-
-def by_penalty(p: Pairs, weight: float) -> Floats:
-    return by_mean(p) + weight * p.doubt
-
-
-def by_log_trust(p: Pairs, weight: float) -> Floats:
-    return by_mean(p) - weight * np.log1p(-np.minimum(p.doubt, 0.9999))
-
-
-def by_clean_gallery(p: Pairs, limit: float) -> Floats:
-    return by_mean(p) + np.where(p.doubt > limit, 1e6, 0)
-
-
-WEIGHTS = (0.5, 1, 2, 4, 8, 16, 32)
-#: name -> (ranking, constants to choose from).
-RANKINGS: Mapping[str, tuple[Ranking, tuple[dict[str, float], ...]]] = {
-    "mean": (by_mean, ({},)),
-    "w2": (by_w2, ({},)),
-    "csd": (by_csd, ({},)),
-    "raw likelihood": (by_raw_likelihood, ({},)),
-    "content": (by_content, ({},)),
-    "content, chosen": (
-        by_content,
-        tuple({"scatter": s, "inflate": a} for s in (0.02, 0.05, 0.15, 0.5) for a in (1, 30, 1000)),
-    ),
-    "max_uncertainty": (by_clean_gallery, tuple({"limit": u} for u in (0.05, 0.1, 0.2, 0.4, 0.7))),
-    "mean + w u": (by_penalty, tuple({"weight": w} for w in WEIGHTS)),
-    "mean - w log(1-u)": (by_log_trust, tuple({"weight": w} for w in WEIGHTS)),
-    "trusted: mean (1 + w u)": (by_trust, tuple({"weight": w} for w in WEIGHTS)),
+RANKINGS = (
+    Ranking("encoder", "mean"),
+    Ranking("encoder", "w2"),
+    Ranking("encoder", "csd"),
+    Ranking("encoder", "content"),
+    Ranking("encoder", "trusted"),
+    Ranking("content", "mean"),
+    Ranking("content", "trusted"),
+    Ranking("content", "robust"),
+    Ranking("content", NO_LOG),
+)
+#: Gains are differences from these.
+BASELINES = {
+    "gain over trusted": Ranking("encoder", "trusted"),
+    "gain over content mean": Ranking("content", "mean"),
 }
+
+
+class SharedIndex(PosteriorIndex):
+    """An index that asks Milvus once for the candidates of all rankings of the same queries."""
+
+    def __init__(self, collection: Collection) -> None:
+        super().__init__(collection)
+        self._asked: dict[bytes, list[Documents]] = {}
+
+    def _ask(self, queries: Queries, field: str, limit: int, expression: str) -> list[Documents]:
+        if field != "mean":
+            return super()._ask(queries, field, limit, expression)
+        key = queries.mean.tobytes()
+        if key not in self._asked:
+            self._asked[key] = super()._ask(queries, field, K * CANDIDATES, expression)
+        return self._asked[key]
+
+    def forget(self) -> None:
+        """Free the candidates."""
+        self._asked.clear()
 
 
 class Gallery:
-    """Embedded images with labels."""
+    """Both indexes of the same images, whose IDs are their row numbers."""
 
-    def __init__(self, posterior: Posterior, labels: NDArray[np.int64]) -> None:
-        assert posterior.uncertainty is not None
-        self.posterior, self.labels = posterior, labels
-
-    def pairs(
-        self, queries: Posterior, own: NDArray[np.int64] | None = None
-    ) -> Iterator[tuple[slice, Pairs, NDArray[np.int64]]]:
-        """Yield chunks of queries with their 200 nearest documents, and the documents' rows."""
-        mean, variance, doubt = self.posterior
-        chunks = nearest(
-            torch.from_numpy(mean),
-            torch.from_numpy(queries.mean),
-            k=CANDIDATES + (own is not None),
-            distance="euclidean",
-            progress=False,
-        )
-        start = 0
-        for chunk in chunks:
-            near = chunk.numpy()
-            rows = slice(start, start + len(near))
-            start += len(near)
-            if own is not None:  # leave out the query's own image
-                is_own = near == own[rows, None]
-                is_own[~is_own.any(1), -1] = True
-                near = near[~is_own].reshape(len(near), CANDIDATES)
-            pairs = Pairs(
-                queries.mean[rows, None],
-                queries.variance[rows, None],
-                mean[near],
-                variance[near],
-                doubt[near],
+    def __init__(self, encoder: Encoder, images: Pixels, labels: Rows, place: Path) -> None:
+        self.labels, self.encoder = labels, encoder
+        self.indexes: dict[Held, SharedIndex] = {}
+        posterior = encoder.posterior(images)
+        for held in ("encoder", "content"):
+            index = SharedIndex.create(
+                place / held,
+                model=encoder.config.name,
+                dim=encoder.config.latent_dim,
+                metric=encoder.config.metric,
+                posterior=held,
             )
-            yield rows, pairs, near
+            ids = [f"{row:06d}" for row in range(len(labels))]
+            index.add(ids, *gaussian(posterior, held), posterior.uncertainty)
+            index.flush()
+            assert isinstance(index, SharedIndex)
+            self.indexes[held] = index
 
-    def precision(
-        self,
-        queries: Posterior,
-        labels: NDArray[np.int64],
-        tried: Mapping[str, tuple[Ranking, dict[str, float]]],
-        own: NDArray[np.int64] | None = None,
-    ) -> dict[str, Floats]:
-        """Return precision@10 of every query under every ranking, ``[N]`` each."""
-        found = {name: np.empty(len(labels)) for name in tried}
-        for rows, pairs, near in self.pairs(queries, own):
-            right = self.labels[near] == labels[rows, None]
-            for name, (ranking, constants) in tried.items():
-                best = np.argsort(ranking(pairs, **constants), axis=1, kind="stable")[:, :K]
-                found[name][rows] = np.take_along_axis(right, best, axis=1).mean(1)
+    def close(self) -> None:
+        for index in self.indexes.values():
+            index.close()
+
+    def search(self, queries: Posterior) -> dict[Ranking, Rows]:
+        """Return the ten nearest documents of each query ``[N, 10]`` by every ranking."""
+        found = {}
+        for ranking in RANKINGS:
+            index = self.indexes[ranking.posterior]
+            mean, variance = gaussian(queries, ranking.posterior)
+            if ranking.metric == "robust, no log":
+                near = hits(index, mean, variance, "mean", K * CANDIDATES)
+                found[ranking] = self._without_log(mean, variance, near)
+            elif variance is not None or ranking.metric in ("mean", "trusted"):
+                found[ranking] = hits(index, mean, variance, ranking.metric, K)
+        for index in self.indexes.values():
+            index.forget()
         return found
 
+    def recall(self, queries: Posterior, found: Mapping[Ranking, Rows]) -> dict[Ranking, Floats]:
+        """Return the share of the ten nearest of all documents that was found, for some queries."""
+        result = {}
+        for ranking in (BASELINES["gain over trusted"], Ranking("content", "robust")):
+            (all_,) = self.indexes[ranking.posterior].documents()
+            mean, variance = gaussian(queries, ranking.posterior)
+            if ranking.posterior == "encoder" and self.encoder.config.metric == "cosine":
+                mean = unit_length(mean)
+            shares = []
+            for row in range(0, len(mean), 5):
+                if ranking.metric == "trusted":
+                    distance = distances.trusted(
+                        distances.euclidean(mean[row], all_.mean), all_.uncertainty, TRUST_WEIGHT
+                    )
+                else:
+                    assert variance is not None
+                    distance = -distances.mutual_log_likelihood(
+                        mean[row], variance[row], all_.mean, all_.variance
+                    )
+                best = np.argpartition(distance, K)[:K]  # documents come sorted by ID
+                shares.append(np.isin(best, found[ranking][row]).mean())
+            result[ranking] = np.array(shares)
+        return result
 
-def joined(parts: list[Posterior]) -> Posterior:
-    return Posterior(*(np.concatenate(each) for each in zip(*parts, strict=True)))  # type: ignore[type-var]
-
-
-def taken(posterior: Posterior, rows: NDArray[np.int64]) -> Posterior:
-    return Posterior(*(each[rows] for each in posterior if each is not None))
-
-
-def choose(gallery: Gallery, encoder: Encoder, train: ImageDataset) -> dict[str, dict[str, float]]:
-    """Choose the best constants of each ranking, on training images and views of them."""
-    rows = np.sort(np.random.default_rng(7).permutation(len(train))[:CHOOSE])
-    spec = find_recipe(encoder.config.facts.recipe).augmentation
-    views = encoder.posterior(make_views(train, rows, spec, 0, 100))
-    queries = joined([taken(gallery.posterior, rows), views])
-    tried = {
-        f"{name} {constants}": (ranking, constants)
-        for name, (ranking, grid) in RANKINGS.items()
-        for constants in grid
-        if len(grid) > 1
-    }
-    found = gallery.precision(queries, np.tile(gallery.labels[rows], 2), tried, np.tile(rows, 2))
-    print(f"\n{encoder.config.name}, precision@10 on {2 * CHOOSE:,} training queries:")
-    chosen = {}
-    for name, (_, grid) in RANKINGS.items():
-        scores = [100 * found[f"{name} {c}"].mean() if len(grid) > 1 else 0 for c in grid]
-        chosen[name] = grid[int(np.argmax(scores))]
-        if len(grid) > 1:
-            listed = ", ".join(
-                f"{'/'.join(f'{v:g}' for v in c.values())}: {s:.2f}"
-                for c, s in zip(grid, scores, strict=True)
-            )
-            print(f"  {name}: {listed}")
-    return chosen
+    def _without_log(
+        self, mean: NDArray[np.float32], variance: NDArray[np.float32] | None, near: Rows
+    ) -> Rows:
+        (all_,) = self.indexes["content"].documents()
+        assert variance is not None
+        total = variance[:, None] + all_.variance[near]  # [N, candidates, D]
+        distance = (np.square(mean[:, None] - all_.mean[near]) / total).sum(-1)
+        return np.take_along_axis(near, np.argsort(distance, 1, kind="stable")[:, :K], 1)
 
 
-def table(
-    title: str,
-    gallery: Gallery,
-    clean: Posterior,
-    corrupted: list[Posterior],
-    labels: NDArray[np.int64],
-    chosen: Mapping[str, dict[str, float]],
-) -> None:
-    """Print precision@10 of every ranking, and its difference from that of `mean`."""
-    tried = {name: (ranking, chosen[name]) for name, (ranking, _) in RANKINGS.items()}
-    times = len(corrupted)
-    on_clean = gallery.precision(clean, labels, tried)
-    worse = gallery.precision(joined(corrupted), np.tile(labels, times), tried)
-    kinds = len(CORRUPTIONS)
-    by_kind = {name: values.reshape(kinds, LEVELS, -1) for name, values in worse.items()}
-    print(
-        f"\n**{title}**, {len(gallery.labels):,} images; {len(labels):,} queries, {times} times\n"
+def gaussian(
+    posterior: Posterior, held: Held
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Return the mean and variance of one of the two posteriors."""
+    if held == "encoder":
+        return posterior.mean, posterior.variance
+    assert posterior.content_mean is not None
+    return posterior.content_mean, posterior.content_variance
+
+
+def hits(
+    index: PosteriorIndex,
+    mean: NDArray[np.float32],
+    variance: NDArray[np.float32] | None,
+    metric: Metric,
+    k: int,
+) -> Rows:
+    answers = index.search(mean, variance, k=k, metric=metric)
+    return np.array([[int(hit.id) for hit in answer.hits] for answer in answers])
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """Images and labels of queries and documents."""
+
+    queries: Pixels
+    labels: Rows
+    documents: Pixels
+    document_labels: Rows
+    dataset: str
+    #: "training images held out from fitting" or "test images".
+    source: str
+
+
+def choose(arguments: argparse.Namespace, encoder: Encoder) -> Setting:
+    """Choose queries, and documents that are other images."""
+    size = encoder.config.input.shape
+    train, test = (
+        load(arguments.data, split, size=size, progress=False) for split in ("train", "test")
     )
-    head = f"clean | difference | {' | '.join(CORRUPTIONS)} | corrupted | difference"
-    print(f"| ranking | constants | {head} |")
-    print(f"| --- | --- |{' ---: |' * (kinds + 4)}")
-    draws = np.random.default_rng(0).integers(0, len(labels), (RESAMPLES, len(labels)))
-    for name, values in by_kind.items():
-        each = " | ".join(f"{100 * kind.mean():.2f}" for kind in values)
-        constants = ", ".join(f"{key} {value:g}" for key, value in chosen[name].items()) or ""
-        first = difference(on_clean[name] - on_clean["mean"], draws)
-        second = difference((values - by_kind["mean"]).mean((0, 1)), draws)
-        print(
-            f"| {name} | {constants} | {100 * on_clean[name].mean():.2f} | {first} | {each} | "
-            f"{100 * values.mean():.2f} | {second} |"
+    task = [task for task in tasks_of(train, test) if task.train.ndim == 1][-1]
+    order = np.random.default_rng([0, 0]).permutation(len(train))  # as in `fit_content`
+    free = order[MOST_IMAGES:] if arguments.queries == "train" else order
+    free = free[task.train_rows[free]]
+    answers = np.full(len(train), -1)
+    answers[task.train_rows] = task.train
+    if arguments.queries == "train":
+        rows, free = free[: arguments.n], free[arguments.n :]
+        if len(free) < arguments.n:
+            raise SystemExit(
+                f"{train.name}: only {len(rows) + len(free):,} training images took no part in "
+                "fitting; use --queries test"
+            )
+        queries, labels = train.images[rows], answers[rows]
+    else:
+        known = np.flatnonzero(task.test_rows)
+        rows = np.random.default_rng([0, 7]).permutation(len(known))[: arguments.n]
+        queries, labels = test.images[known[rows]], task.test[rows]
+    documents = free[: arguments.documents]
+    source = "test images" if arguments.queries == "test" else "held-out training images"
+    return Setting(queries, labels, train.images[documents], answers[documents], train.name, source)
+
+
+def rotated(images: Pixels, number: int, kind: str) -> Pixels:
+    """Degrade images by one kind; the severities take turns, from another first one per kind."""
+    result = images.copy()
+    for severity in range(1, SEVERITIES + 1):
+        rows = (np.arange(len(images)) + number) % SEVERITIES == severity - 1
+        result[rows] = degrade(images[rows], kind, severity, seed=severity)
+    return result
+
+
+def half_degraded(images: Pixels, kinds: Mapping[str, Degradation]) -> Pixels:
+    result = images.copy()
+    rows = np.random.default_rng(3).permutation(len(images))[: len(images) // 2]
+    result[rows] = draw_degraded(images[rows], torch.Generator().manual_seed(3), kinds)
+    return result
+
+
+class Table:
+    """Rows of the CSV file."""
+
+    def __init__(self, about: Mapping[str, str]) -> None:
+        self.about = about
+        self.rows: list[dict[str, str]] = []
+
+    def add(self, place: Mapping[str, str], values: Mapping[Ranking, Floats]) -> None:
+        """Add the mean of every ranking's precision ``[N]``, and its gains over the baselines."""
+        for ranking, each in values.items():
+            self._row(place, ranking, "precision@10, %", 100 * each)
+            for measure, base in BASELINES.items():
+                if ranking != base and (ranking.posterior == "content" or base.metric != "mean"):
+                    self._row(place, ranking, measure, 100 * (each - values[base]))
+
+    def add_recall(self, place: Mapping[str, str], values: Mapping[Ranking, Floats]) -> None:
+        for ranking, each in values.items():
+            self._row(place, ranking, "recall@10, %", 100 * each)
+
+    def _row(self, place: Mapping[str, str], by: Ranking, measure: str, values: Floats) -> None:
+        draws = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
+        numbers = (values.mean(), *np.quantile(values[draws].mean(1), (0.025, 0.975)))
+        texts = (f"{number:.2f}".replace("-0.00", "0.00") for number in numbers)
+        self.rows.append(
+            {
+                **self.about,
+                **place,
+                **by._asdict(),
+                "measure": measure,
+                **dict(zip(("value", "low", "high"), texts, strict=True)),
+            }
         )
 
-
-def difference(gained: Floats, draws: NDArray[np.int64]) -> str:
-    """Format the mean over the images, in points, with its bootstrap interval."""
-    if not gained.any():
-        return ""
-    low, high = np.percentile(100 * gained[draws].mean(1), [2.5, 97.5])
-    return f"{100 * gained.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
-
-
-def calibration(gallery: Gallery, sets: Mapping[str, tuple[Posterior, NDArray[np.int64]]]) -> None:
-    """Print how often hits are right, and how often they should be according to the uncertainty."""
-    for name, (queries, labels) in sets.items():
-        chunks = gallery.pairs(queries)
-        right = [gallery.labels[near[:, :K]] == labels[rows, None] for rows, _, near in chunks]
-        nearest_right, all_right = np.concatenate(right)[:, 0].mean(), np.concatenate(right).mean()
-        said = 1 - float(np.mean(queries.uncertainty))  # type: ignore[arg-type]
-        print(f"{name}: probability {said:.3f}; right: nearest {nearest_right:.3f}, ", end="")
-        print(f"of ten hits {all_right:.3f}")
+    def write(self, path: Path) -> None:
+        """Replace the rows of this model and these lists in a CSV file."""
+        kept = []
+        if path.exists():
+            ours = {(row["model"], row["list"]) for row in self.rows}
+            with path.open(newline="") as file:
+                kept = [
+                    row for row in csv.DictReader(file) if (row["model"], row["list"]) not in ours
+                ]
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [*self.rows[0]], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(sorted([*kept, *self.rows], key=lambda row: row["model"]))
 
 
-def measure(name: str, train: ImageDataset, test: ImageDataset) -> None:
-    assert train.labels is not None
-    assert test.labels is not None
-    encoder = repzoo.load(name, threads=1)
-    gallery = Gallery(encoder.posterior(train.images), train.labels)
-    chosen = choose(gallery, encoder, train)
-
-    sample = np.sort(np.random.default_rng([0, 1]).permutation(len(test))[:QUERIES])
-    clean, labels = encoder.posterior(test.images[sample]), test.labels[sample]
-    corrupted = [
-        encoder.posterior(corrupt(test.images[sample], kind, level))
-        for kind in CORRUPTIONS
-        for level in range(1, LEVELS + 1)
+def measure(encoder: Encoder, setting: Setting, lists: list[str]) -> Table:
+    """Measure all rankings on all queries in all galleries."""
+    table = Table(
+        {
+            "model": encoder.config.name,
+            "revision": encoder.revision[:12],
+            "dataset": setting.dataset,
+            "queries": f"{len(setting.labels):,} {setting.source}",
+            "documents": f"{len(setting.document_labels):,} training images",
+        }
+    )
+    clean = encoder.posterior(setting.queries)
+    degraded = {
+        name: {
+            kind: encoder.posterior(rotated(setting.queries, number, kind))
+            for number, kind in enumerate(LISTS[name])
+        }
+        for name in lists
+    }
+    galleries: list[tuple[str, Pixels, list[str]]] = [("undegraded", setting.documents, lists)]
+    galleries += [
+        ("half degraded", half_degraded(setting.documents, LISTS[name]), [name]) for name in lists
     ]
-    model = f"{name} {encoder.revision[:12]}"
-    table(f"{model}, training images", gallery, clean, corrupted, labels, chosen)
-    rest = np.setdiff1d(np.arange(len(test)), sample)
-    unseen = Gallery(encoder.posterior(test.images[rest]), test.labels[rest])
-    table(f"{model}, unseen images", unseen, clean, corrupted, labels, chosen)
-    every = np.tile(labels, len(corrupted))
-    print()
-    calibration(gallery, {"clean": (clean, labels), "corrupted": (joined(corrupted), every)})
+    bar = tqdm(total=2 * sum(map(len, degraded.values())) + 1 + len(lists), disable=None)
+    for state, images, asked in galleries:
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as closing:
+            gallery = Gallery(encoder, images, setting.document_labels, Path(folder))
+            closing.callback(gallery.close)
+
+            def ask(queries: Posterior) -> tuple[dict[Ranking, Floats], dict[Ranking, Floats]]:
+                found = gallery.search(queries)  # noqa: B023 - called in this iteration only
+                bar.update()
+                right = {
+                    ranking: (setting.document_labels[rows] == setting.labels[:, None]).mean(1)
+                    for ranking, rows in found.items()
+                }
+                return right, gallery.recall(queries, found)  # noqa: B023
+
+            first, recall = ask(clean)
+            for name in asked:
+                place = {"gallery": state, "list": name, "kind": "undegraded"}
+                table.add(place, first)
+                table.add_recall(place, recall)
+                of_kind = {kind: ask(queries) for kind, queries in degraded[name].items()}
+                place["kind"] = "mean of kinds"
+                table.add(place, _mean([each for each, _ in of_kind.values()]))
+                table.add_recall(place, _mean([each for _, each in of_kind.values()]))
+                for kind, (each, _) in of_kind.items():
+                    table.add({**place, "kind": kind}, each)
+    bar.close()
+    return table
+
+
+def _mean(values: list[dict[Ranking, Floats]]) -> dict[Ranking, Floats]:
+    return {ranking: np.mean([each[ranking] for each in values], axis=0) for ranking in values[0]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=MODELS, action="append", help="default: all")
-    parser.add_argument("--source", action="append", default=[], metavar="DATASET=FOLDER")
+    parser.add_argument("model", help="name or path of a package with a content posterior")
+    parser.add_argument("--data", required=True, metavar="SOURCE", help="its training data")
+    parser.add_argument(
+        "--list",
+        dest="lists",
+        choices=LISTS,
+        action="append",
+        help="list of degradations; can be repeated.  [default: fit and validation]",
+    )
+    parser.add_argument("--queries", choices=("train", "test"), default="train", help="images")
+    parser.add_argument("--n", type=int, default=1000, help="number of queries")
+    parser.add_argument("--documents", type=int, default=20_000, help="number of documents")
+    parser.add_argument("--out", type=Path, required=True, metavar="CSV")
     arguments = parser.parse_args()
-    sources = dict(source.split("=", 1) for source in arguments.source)
     torch.set_num_threads(1)
-    for model in arguments.model or MODELS:
-        source = sources.get(MODELS[model], MODELS[model])
-        train, test = (load(source, split, progress=False) for split in ("train", "test"))
-        measure(model, train, test)
+    encoder = repzoo.load(arguments.model, threads=1)
+    if encoder.config.content is None:
+        raise SystemExit(
+            f"{arguments.model} has no content posterior; add one with zoo calibrate --degrade all"
+        )
+    table = measure(encoder, choose(arguments, encoder), arguments.lists or ["fit", "validation"])
+    table.write(arguments.out)
+    print("\n".join(summary(table.rows)))
+
+
+def summary(rows: list[dict[str, str]]) -> Iterator[str]:
+    """Yield a line per ranking, without the single kinds."""
+    for row in rows:
+        if row["kind"] in ("undegraded", "mean of kinds"):
+            about = (row[name] for name in ("gallery", "list", "kind", "posterior", "metric"))
+            value = f"{row['value']} [{row['low']}, {row['high']}]"
+            yield "  ".join([*about, row["measure"], value])
 
 
 if __name__ == "__main__":
