@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ def make_package(
     decoder: bool = True,
     uncertainty: bool = False,
     content: bool = False,
+    simvae: Mapping[str, object] | None = None,
     probes: Sequence[ProbeSpec] = (DIGITS,),
     input_spec: InputSpec | None = None,
     latent_dim: int = 4,
@@ -53,7 +54,8 @@ def make_package(
     embedding = images/255 @ A, log_variance = -|embedding @ B| - 1 (so variances are below 0.37),
     images = sigmoid(latents @ A'), logits = embedding @ P, content_mean = embedding + 1,
     content_variance = embedding² + 1, and uncertainty = sigmoid(sum of the embedding, or of the
-    content variance). ``seed`` determines the matrices, so another seed gives another revision.
+    content variance). ``simvae`` are the options of a SimVAE recipe, which metrics.json then says
+    trained the model. ``seed`` determines the matrices, so another seed gives another revision.
     """
     spec = input_spec or InputSpec(height=8, width=8, channels=1)
     rng = np.random.default_rng(seed)
@@ -174,7 +176,10 @@ def make_package(
         licence="Apache-2.0",
     ).write(path / "config.json")
 
-    (path / "metrics.json").write_text(json.dumps({"protocol": "none"}) + "\n")
+    metrics: dict[str, object] = {"protocol": "none"}
+    if simvae is not None:
+        metrics["training"] = {"recipe": {"method": "simvae", "options": dict(simvae)}}
+    (path / "metrics.json").write_text(json.dumps(metrics) + "\n")
     (path / "README.md").write_text(f"# {name}\n\nA random linear model for tests.\n")
     pixels = rng.integers(0, 256, (4, *spec.shape), dtype=np.uint8)
     latents = rng.normal(size=(3, latent_dim)).astype(np.float32) if decoder else None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from repzoo.runtime.contents import read_view_model
 from repzoo_training.networks import NetworkSpec, build
 from repzoo_training.objectives import Batch
 from repzoo_training.objectives.likelihoods import Bernoulli, Gaussian, OptimalGaussian, whiten
@@ -251,3 +255,16 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         VAE(encoder, decoder, Bernoulli(), beta=-1.0)
     with pytest.raises(ValueError, match="weight"):
         Bernoulli(0.0)
+
+
+def test_the_runtime_knows_the_defaults_of_recipes(tmp_path: Path) -> None:
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(SimVAE.build).parameters.items()
+    }
+    recipe = {"method": "simvae", "options": {}}
+    (tmp_path / "metrics.json").write_text(json.dumps({"training": {"recipe": recipe}}))
+    views = read_view_model(tmp_path / "metrics.json")
+    assert views is not None
+    assert views.scatter == defaults["scatter"]
+    assert views.precision == {"uniform": 0, "normal": 1}[defaults["prior"]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from repzoo.errors import InvalidInput, UnknownTask, UnsupportedOperation
 from repzoo.packages.config import ModelConfig, ProbeSpec
+from repzoo.runtime.contents import Vary, ViewModel, group_rows, product, read_view_model
 from repzoo.runtime.images import Images, Pixels, as_pixels, batches
 from repzoo.runtime.prior import read_prior, sample_prior
 from repzoo.runtime.sessions import (
@@ -37,6 +38,7 @@ __all__ = [
 
 
 NO_CONTENT = "has no content posterior; `zoo calibrate --degrade all` makes a package that has one"
+_NO_VIEWS = "has no model of several views of one thing; models trained with SimVAE have one"
 #: Outputs of ``content.onnx``.
 _CONTENT = ("content_mean", "content_variance")
 
@@ -45,7 +47,8 @@ _CONTENT = ("content_mean", "content_variance")
 class Posterior:
     """The encoder's posterior and the content posterior of each image.
 
-    It unpacks to ``mean, variance, uncertainty``.
+    It unpacks to ``mean, variance, uncertainty``. With ``group``, rows are the things that the
+    images show, see `Encoder.fuse`.
 
     Attributes:
         mean: float32 ``[N, D]``, the same as `Encoder.embed` returns.
@@ -114,12 +117,14 @@ class Encoder:
         path: The package's folder.
         revision: The sha256 of the package's manifest, in hex.
         provider: The ONNX Runtime execution provider, for example "CPUExecutionProvider".
+        views: SimVAE's model of several views of one thing, or None for other models.
     """
 
     config: ModelConfig
     path: Path
     revision: str
     provider: str
+    views: ViewModel | None
 
     def __init__(
         self,
@@ -188,6 +193,7 @@ class Encoder:
             )
         prior = path / "prior.npz"
         self._prior = read_prior(prior, config.latent_dim) if prior.exists() else None
+        self.views = read_view_model(path / "metrics.json") if config.has_posterior else None
         self.provider = self._encoder.provider
 
     def __repr__(self) -> str:
@@ -231,24 +237,96 @@ class Encoder:
         embedding = self._outputs(images, (name,), batch_size)[name]
         return unit_length(embedding) if normalize else embedding
 
-    def posterior(self, images: Images, *, batch_size: int = 256) -> Posterior:
+    def posterior(
+        self,
+        images: Images,
+        *,
+        group: Iterable[Hashable] | None = None,
+        batch_size: int = 256,
+    ) -> Posterior:
         """Return the encoder's posterior and the content posterior of each image.
 
+        Several views of one thing give a sharper posterior of what they share than one view.
+
+        Args:
+            images: One image or many.
+            group: An id for each image. Images with the same id are views of one thing, and are
+                fused into one row, see `fuse`.
+            batch_size: The number of images that are decoded and run at once.
+
         Raises:
-            UnsupportedOperation: If the model has neither.
+            UnsupportedOperation: If the model has neither, or cannot fuse views.
             InvalidImage: If an image cannot be used. Its ``index`` is its position in ``images``.
+            InvalidInput: If ``group`` does not have one id per image.
         """
         if not self.config.has_posterior and self._content is None:
             raise UnsupportedOperation(f"{self.config.name} has no posterior")
+        if group is not None:
+            self.require_fusion()
         outputs = self.outputs(images, uncertainty=True, content=True, batch_size=batch_size)
         log_variance = outputs.get("log_variance")
-        return Posterior(
+        posterior = Posterior(
             outputs["embedding"],
             None if log_variance is None else np.exp(log_variance),
             outputs.get("uncertainty"),
             outputs.get("content_mean"),
             outputs.get("content_variance"),
         )
+        return posterior if group is None else self.fuse(posterior, group)
+
+    def fuse(self, posterior: Posterior, group: Iterable[Hashable]) -> Posterior:
+        """Fuse the posteriors of images into one row for each thing that they show.
+
+        ``mean`` and ``variance`` then are those of the content ψ, around which SimVAE's views
+        scatter: p(ψ | x_1..x_J). For a model that SimVAE did not train, ``mean`` is the average
+        embedding and ``variance`` is None. ``content_mean`` and ``content_variance`` are the
+        product of the images' content posteriors. ``uncertainty`` is None, because it is calibrated
+        for single images. `repzoo.runtime.contents` derives all this.
+
+        Args:
+            posterior: What `posterior` returns for N images.
+            group: An id for each image. Rows are in the order in which ids first appear.
+
+        Returns:
+            G rows, one for each id.
+
+        Raises:
+            UnsupportedOperation: If the model was not trained with SimVAE and has no content
+                posterior.
+            InvalidInput: If ``group`` does not have one id per image.
+        """
+        self.require_fusion()
+        rows = group_rows(group, len(posterior.mean))
+        content_mean = content_variance = None
+        if posterior.content_mean is not None and posterior.content_variance is not None:
+            content_mean, content_variance = product(
+                posterior.content_mean, posterior.content_variance, rows
+            )
+        if self.views is not None and posterior.variance is not None:
+            mean, variance = self.views.content(posterior.mean, posterior.variance, rows)
+            return Posterior(mean, variance, None, content_mean, content_variance)
+        mean, _ = product(posterior.mean, np.ones_like(posterior.mean), rows)
+        return Posterior(mean, None, None, content_mean, content_variance)
+
+    def require_fusion(self) -> None:
+        """Check that `fuse` can be used.
+
+        Raises:
+            UnsupportedOperation: If the model was not trained with SimVAE and has no content
+                posterior.
+        """
+        if self.views is None and self._content is None:
+            raise UnsupportedOperation(f"{self.config.name} {_NO_VIEWS}")
+
+    def require_views(self) -> ViewModel:
+        """Return `views`.
+
+        Raises:
+            UnsupportedOperation: If the model was not trained with SimVAE.
+        """
+        if self.views is None:
+            raise UnsupportedOperation(f"{self.config.name} {_NO_VIEWS}")
+        return self.views
 
     def uncertainty(self, images: Images, *, batch_size: int = 256) -> Floats:
         """Return the calibrated probability that each image's nearest neighbour is wrong.
@@ -301,25 +379,47 @@ class Encoder:
         *,
         seed: int | None = None,
         latents: ArrayLike | None = None,
+        content: Images | None = None,
+        vary: Vary = "both",
         batch_size: int = 256,
     ) -> Generation:
-        """Draw images from the model's prior, or decode given latents.
+        """Draw images from the model's prior, decode given latents, or draw new views of a thing.
 
         The same seed gives the same images, and the first images do not depend on ``n``.
+
+            >>> encoder.generate(8, content=["front.png", "side.png"], seed=0)  # one thing, 8 views
+
+        With the same seed, image i has the same style for every content. To go from one content to
+        another, decode what lies between their means:
+
+            >>> one, other = encoder.posterior([*photos, *others], group=ids).mean
+            >>> encoder.generate(latents=[(1 - t) * one + t * other for t in (0, 0.25, 0.5, 1)])
 
         Args:
             n: The number of images to draw.
             seed: The seed, 0 or more. By default every call draws new images.
             latents: Latents to decode, float ``[N, D]`` or ``[D]``. ``n`` and ``seed`` are then
                 ignored.
-            batch_size: The number of images that are decoded at once.
+            content: Views of one thing, of which new views are drawn: z ~ N(ψ, s²) for the content
+                ψ that these images share, see `repzoo.runtime.contents`.
+            vary: What differs between the new views: the "content", as far as the images leave it
+                open, the "style", or "both".
+            batch_size: The number of images that are encoded or decoded at once.
 
         Raises:
-            UnsupportedOperation: If the model has no decoder, or no prior to draw from.
-            InvalidInput: If an argument is out of range or the latents have the wrong shape.
+            UnsupportedOperation: If the model has no decoder, no prior to draw from or, with
+                ``content``, was not trained with SimVAE.
+            InvalidImage: If an image cannot be used. Its ``index`` is its position in ``content``.
+            InvalidInput: If an argument is out of range, the latents have the wrong shape, or there
+                are both latents and a content.
         """
         decoder = self._require_decoder()
-        drawn = self.sample(n, seed=seed) if latents is None else self._as_latents(latents)
+        if content is not None:
+            if latents is not None:
+                raise InvalidInput("latents and content cannot be combined")
+            drawn = self._sample_views(content, n, seed, vary, batch_size)
+        else:
+            drawn = self.sample(n, seed=seed) if latents is None else self._as_latents(latents)
         starts = range(0, len(drawn), positive(batch_size, "batch_size"))
         inputs = ({"latents": drawn[start : start + batch_size]} for start in starts)
         decoded = [to_host(decoder.run(each)["images"]) for each in inputs]
@@ -341,9 +441,7 @@ class Encoder:
         """
         if self._prior is None:
             raise UnsupportedOperation(f"{self.config.name} has no prior to draw latents from")
-        if seed is not None and not (isinstance(seed, (int, np.integer)) and seed >= 0):
-            raise InvalidInput(f"seed is {seed!r}; expected a whole number, 0 or more")
-        return sample_prior(self._prior, positive(n, "n"), seed)
+        return sample_prior(self._prior, positive(n, "n"), _checked(seed))
 
     def probe(
         self, images: Images, task: str, kind: str = "linear", *, batch_size: int = 256
@@ -444,6 +542,16 @@ class Encoder:
             raise UnsupportedOperation(f"{self.config.name} has no calibrated uncertainty")
         return self._uncertainty
 
+    def _sample_views(
+        self, images: Images, n: int, seed: int | None, vary: Vary, batch_size: int
+    ) -> Floats:
+        views, seed = self.require_views(), _checked(seed)
+        outputs = self._outputs(images, ("embedding", "log_variance"), batch_size)
+        if not len(outputs["embedding"]):
+            raise InvalidInput("content has no images; expected one or more views of one thing")
+        mean, variance = views.content(outputs["embedding"], np.exp(outputs["log_variance"]))
+        return views.sample(mean[0], variance[0], positive(n, "n"), seed, vary)
+
     def _as_latents(self, latents: ArrayLike) -> Floats:
         dim = self.config.latent_dim
         try:
@@ -463,6 +571,12 @@ def unit_length(embedding: Floats) -> Floats:
     length[length == 0] = 1
     unit: Floats = embedding / length
     return unit
+
+
+def _checked(seed: int | None) -> int | None:
+    if seed is not None and not (isinstance(seed, (int, np.integer)) and seed >= 0):
+        raise InvalidInput(f"seed is {seed!r}; expected a whole number, 0 or more")
+    return seed
 
 
 def _predictions(spec: ProbeSpec, logits: Floats) -> Predictions:
