@@ -161,3 +161,30 @@ def content_url(
     models = ",".join(map(str, content_packages.values()))
     with server_process("--models", models, "--port", "0", log=log) as server:
         yield server.wait_until_ready()
+
+
+@pytest.fixture(scope="session")
+def views_packages(
+    make_package: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A model trained with SimVAE, one with a content posterior alone, and one with neither."""
+    folder = tmp_path_factory.mktemp("packages")
+    return {
+        "views": make_package(folder, "views", simvae={"scatter": 0.5}, uncertainty=True),
+        "point": make_package(folder, "point", content=True, posterior=False, decoder=False),
+        "plain": make_package(folder, "plain"),
+    }
+
+
+@pytest.fixture(scope="module")
+def views_url(
+    views_packages: dict[str, Path],
+    server_process: type,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    """The URL of a server of `views_packages` that takes 8 images per request."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    models = ",".join(map(str, views_packages.values()))
+    limits = {"REPZOO_SERVE_MAX_IMAGES": "8"}
+    with server_process("--models", models, "--port", "0", log=log, env=limits) as server:
+        yield server.wait_until_ready()

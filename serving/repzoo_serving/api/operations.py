@@ -22,7 +22,7 @@ from repzoo_serving.models.served import ServedModel
 from repzoo_serving.settings import Limits
 from repzoo_serving.telemetry.metrics import Metrics
 from repzoo_serving.wire import openai_api
-from repzoo_serving.wire.request_bodies import OPERATIONS, Bounds, Request, parse
+from repzoo_serving.wire.request_bodies import OPERATIONS, PAYLOADS, Bounds, Request, parse
 from repzoo_serving.wire.response_bodies import Result, choose_media_type
 
 __all__ = ["PATHS", "Operation", "Operations"]
@@ -55,7 +55,7 @@ class Operation:
 #: The operations by path.
 PATHS: Mapping[str, Operation] = {
     f"/{name}": Operation(
-        partial(parse, options=options, payload="latents" if name == "generate" else "images"),
+        partial(parse, options=options, payloads=PAYLOADS.get(name, ("images",))),
         getattr(ServedModel, name),
     )
     for name, options in OPERATIONS.items()

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from repzoo.errors import UnknownTask, UnsupportedOperation
-from repzoo.runtime.encoder import Encoder, unit_length
+from repzoo.runtime.contents import group_rows
+from repzoo.runtime.encoder import Encoder, Posterior, unit_length
 
 from repzoo_serving.http.problems import Problem
 from repzoo_serving.http.timing import Timing
@@ -91,6 +92,7 @@ class ServedModel:
             "reconstruct": config.has_decoder,
             "generate": config.has_decoder,
             "probe": bool(config.probes),
+            "views": self.encoder.views is not None,
         }
         return {
             "name": self.name,
@@ -140,9 +142,18 @@ class ServedModel:
             raise UnsupportedOperation(
                 f"{self.name} has only a content posterior; send content: true to get it"
             )
+        group = request.options.group
+        if group is not None:
+            self.encoder.require_fusion()
+            group_rows(group, request.items)
         pixels = await self._pixels(request, timing)
         run = partial(_posterior, self.encoder)
-        return Result(self.facts, await self._batch(run, pixels, timing, "posterior"))
+        outputs = await self._batch(run, pixels, timing, "posterior")
+        if group is not None:
+            outputs = _as_arrays(
+                self.encoder.fuse(Posterior(**{"variance": None, **outputs}), group)
+            )
+        return Result(self.facts, outputs)
 
     async def reconstruct(self, request: Request[Options], timing: Timing) -> Result:
         self._require_decoder()
@@ -154,13 +165,17 @@ class ServedModel:
         self._require_decoder()
         options = request.options
         latents = request.latents
-        if latents is None:
-            if options.n > self._limits.max_images:
-                raise Problem(
-                    "too-many-images",
-                    f"n: a request may have at most {self._limits.max_images}, got {options.n}",
-                    limit=self._limits.max_images,
-                )
+        if options.n > self._limits.max_images:
+            raise Problem(
+                "too-many-images",
+                f"n: a request may have at most {self._limits.max_images}, got {options.n}",
+                limit=self._limits.max_images,
+            )
+        if request.has_images:
+            latents = await self._views(request, timing)
+        elif "vary" in options.model_fields_set:
+            raise Problem("malformed-request", "vary: needs images, of which new views are drawn")
+        elif latents is None:
             latents = self.encoder.sample(options.n, seed=options.seed)
         elif options.model_fields_set & {"n", "seed"}:
             raise Problem("malformed-request", "n and seed cannot be combined with latents")
@@ -194,6 +209,17 @@ class ServedModel:
         outputs = await self._batch(run, pixels, timing, "probe", task, kind)
         labels = outputs.pop("labels")
         return Result({**self.facts, "classes": spec.classes, "labels": labels}, outputs)
+
+    async def _views(
+        self, request: Request[GenerateOptions], timing: Timing
+    ) -> NDArray[np.float32]:
+        """Return the latents of new views of what all images of a request show."""
+        views, options = self.encoder.require_views(), request.options
+        pixels = await self._pixels(request, timing)
+        run = partial(_posterior, self.encoder)
+        seen = await self._batch(run, pixels, timing, "generate", "images", mix=False)
+        mean, variance = views.content(seen["mean"], seen["variance"])
+        return views.sample(mean[0], variance[0], options.n, options.seed, options.vary)
 
     def _require_decoder(self) -> None:
         if not self.encoder.config.has_decoder:
@@ -250,15 +276,7 @@ def _embed(encoder: Encoder, normalize: bool, robust: bool, pixels: NDArray[Any]
 
 
 def _posterior(encoder: Encoder, pixels: NDArray[Any]) -> Outputs:
-    posterior = encoder.posterior(pixels, batch_size=len(pixels))
-    made = {
-        "mean": posterior.mean,
-        "variance": posterior.variance,
-        "content_mean": posterior.content_mean,
-        "content_variance": posterior.content_variance,
-        "uncertainty": posterior.uncertainty,
-    }
-    return {name: values for name, values in made.items() if values is not None}
+    return _as_arrays(encoder.posterior(pixels, batch_size=len(pixels)))
 
 
 def _reconstruct(encoder: Encoder, pixels: NDArray[Any]) -> Outputs:
@@ -276,6 +294,10 @@ def _generate(encoder: Encoder, latents: NDArray[Any]) -> Outputs:
 def _probe(encoder: Encoder, task: str, kind: str, pixels: NDArray[Any]) -> Outputs:
     predictions = encoder.probe(pixels, task, kind, batch_size=len(pixels))
     return {"probabilities": predictions.probabilities, "labels": predictions.labels}
+
+
+def _as_arrays(posterior: Posterior) -> dict[str, NDArray[Any]]:
+    return {name: values for name, values in vars(posterior).items() if values is not None}
 
 
 def _as_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:

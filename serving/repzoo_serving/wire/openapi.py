@@ -26,7 +26,6 @@ from repzoo_serving.wire.schemas import (
     generate_body,
     images,
     labels,
-    latents,
     models_response,
     openai_model,
     openai_models_response,
@@ -101,8 +100,8 @@ def _operations(limits: Limits) -> dict[str, Any]:
             schema = options_schema(options, images=images(limits))
             in_form = form(options_schema(options, images=images(limits)))
         else:
-            schema = generate_body(options_schema(options), latents(limits), limits)
-            in_form = form(schema["anyOf"][0])
+            schema = generate_body(options, limits)
+            in_form = {"anyOf": [form(each) for each in schema["anyOf"][:2]]}
         statuses = (*_ALWAYS, *_OF_BODIES, *more)
         response = {
             "type": "object",
@@ -157,7 +156,8 @@ def _operations(limits: Limits) -> dict[str, Any]:
         ),
         **post(
             "posterior",
-            "Return the posterior over the latents of each image, and its content posterior",
+            "Return the posterior over the latents of each image, and its content posterior, or "
+            "one posterior for each group of views",
             PosteriorOptions,
             {
                 "mean": vectors(),
@@ -178,7 +178,8 @@ def _operations(limits: Limits) -> dict[str, Any]:
         ),
         **post(
             "generate",
-            "Sample images from the model's prior, or decode given latents",
+            "Sample images from the model's prior, draw new views of what images show together, or "
+            "decode given latents",
             GenerateOptions,
             {"images": pngs, "latents": vectors()},
             more=(409,),

@@ -1,7 +1,8 @@
 """Request bodies -> checked options, and images or latents.
 
 Whatever the format, a request is a set of options and a payload. Options are checked strictly: an
-unknown field, or a value of another type, is refused and never ignored.
+unknown field, or a value of another type, is refused and never ignored. In a form, a list is the
+text of its JSON.
 
     ============================  =======================  =====================================
     format                        options                  payload
@@ -28,15 +29,26 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import numpy as np
 import pydantic_core
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+)
+from repzoo.runtime.contents import Vary
 
 from repzoo_serving.http.problems import Problem
 from repzoo_serving.wire import multipart, tensors
 
 __all__ = [
     "CAPABILITIES",
-    "OPERATIONS",
     "MEDIA_TYPES",
+    "OPERATIONS",
+    "PAYLOADS",
     "Bounds",
     "EmbedOptions",
     "GenerateOptions",
@@ -75,8 +87,31 @@ class EmbedOptions(Options):
     dimensions: int | None = Field(None, ge=1)
 
 
+def _list_of_form(value: Any, info: ValidationInfo) -> Any:
+    """Parse a list that is a text field of a form, whose bounds are the context."""
+    if not isinstance(value, str) or not isinstance(info.context, Bounds):
+        return value
+    if value.count(",") >= info.context.max_items:
+        raise ValueError(f"at most {info.context.max_items} numbers")
+    try:
+        return pydantic_core.from_json(value)
+    except ValueError as error:
+        raise ValueError(f"not a list in JSON: {error}") from None
+
+
+#: An id that JavaScript can hold.
+_Id = Annotated[int, Field(ge=0, lt=2**53)]
+
+
 class PosteriorOptions(Options):
     """Options of ``/posterior``."""
+
+    group: Annotated[list[_Id] | None, BeforeValidator(_list_of_form)] = Field(
+        None,
+        description="An id for each image. Images with the same id are views of one thing. They "
+        "are fused into one row, in the order in which ids first appear: mean and variance are "
+        "then those of the content that the views share. In a form, the text of the list.",
+    )
 
     content: bool = Field(
         False,
@@ -85,10 +120,15 @@ class PosteriorOptions(Options):
 
 
 class GenerateOptions(Options):
-    """Options of ``/generate``. ``n`` and ``seed`` cannot be combined with latents."""
+    """Options of ``/generate``. Latents are sent alone; ``vary`` is for images."""
 
     n: int = Field(1, ge=1)
     seed: int | None = Field(None, ge=0, lt=2**64)
+    vary: Vary = Field(
+        "both",
+        description="What differs between new views of the thing that the images show: the "
+        "content, as far as the images leave it open, the style, or both.",
+    )
 
 
 class ProbeOptions(Options):
@@ -110,8 +150,12 @@ OPERATIONS: Mapping[str, type[Options]] = {
 }
 
 
-#: Values of ``capabilities`` in ``/models``: the operations, and ``content`` for `robust`.
-CAPABILITIES = (*OPERATIONS, "content")
+#: Values of ``capabilities`` in ``/models``: the operations, ``content`` for `robust`, and
+#: ``views`` for new views of one thing.
+CAPABILITIES = (*OPERATIONS, "content", "views")
+
+#: The payloads of each operation, of which a request holds one. Only ``generate`` needs none.
+PAYLOADS: Mapping[str, tuple[str, ...]] = {"generate": ("latents", "images")}
 
 
 @dataclass(frozen=True)
@@ -141,12 +185,17 @@ class Request(Generic[OptionsT]):
     latents: NDArray[np.float32] | None = None
 
     @property
+    def has_images(self) -> bool:
+        return self.files is not None or self.pixels is not None
+
+    @property
     def items(self) -> int:
         """Number of images or latents that it holds or asks for."""
+        asked = self.options.n if isinstance(self.options, GenerateOptions) else 0
         for payload in (self.files, self.pixels, self.latents):
             if payload is not None:
-                return len(payload)
-        return self.options.n if isinstance(self.options, GenerateOptions) else 0
+                return max(asked, len(payload))
+        return asked
 
 
 @dataclass
@@ -169,7 +218,12 @@ _ROWS = TypeAdapter(
 
 
 def parse(
-    body: bytes, content_type: bytes, options: type[OptionsT], payload: str, *, bounds: Bounds
+    body: bytes,
+    content_type: bytes,
+    options: type[OptionsT],
+    payloads: tuple[str, ...] = ("images",),
+    *,
+    bounds: Bounds,
 ) -> Request[OptionsT]:
     """Parse and check the body of an operation's request.
 
@@ -177,7 +231,8 @@ def parse(
         body: The whole body.
         content_type: The header as it was sent.
         options: The options that the operation takes.
-        payload: The payload that it takes: ``"images"`` (required) or ``"latents"`` (optional).
+        payloads: The payloads that it takes, of which a request holds one. It may hold none if
+            there is a choice.
         bounds: How much the body may hold.
 
     Raises:
@@ -186,9 +241,9 @@ def parse(
     try:
         match media_type(content_type):
             case "application/json":
-                parts = _from_json(body, payload, bounds)
+                parts = _from_json(body, payloads, bounds)
             case "multipart/form-data":
-                parts = _from_form(body, content_type, payload, bounds)
+                parts = _from_form(body, content_type, payloads, bounds)
             case tensors.SAFETENSORS_TYPE:
                 parts = _from_safetensors(body, bounds)
             case other:
@@ -198,21 +253,24 @@ def parse(
                     + ", ".join(MEDIA_TYPES),
                 )
         checked = (
-            options.model_validate_strings(parts.options)
+            options.model_validate_strings(parts.options, context=bounds)
             if parts.from_text
             else options.model_validate(parts.options)
         )
-        if unknown := sorted(parts.payload.keys() - {payload}):
+        if unknown := sorted(parts.payload.keys() - {*payloads}):
             raise ValueError(f"{', '.join(unknown)}: not supported by this operation")
+        if len(parts.payload) > 1:
+            raise ValueError(f"{' and '.join(sorted(parts.payload))} cannot be combined")
     except ValidationError as error:
         raise Problem("malformed-request", describe(error)) from None
     except ValueError as error:
         raise Problem("malformed-request", str(error)) from None
-    if payload not in parts.payload:
-        if payload == "images":
-            raise Problem("malformed-request", "images: required")
-        return Request(checked)
-    return _with_payload(checked, payload, parts.payload[payload], bounds)
+    if parts.payload:
+        ((payload, value),) = parts.payload.items()
+        return _with_payload(checked, payload, value, bounds)
+    if len(payloads) == 1:
+        raise Problem("malformed-request", f"{payloads[0]}: required")
+    return Request(checked)
 
 
 def media_type(content_type: bytes) -> str:
@@ -232,11 +290,13 @@ def _with_payload(options: OptionsT, payload: str, value: Any, bounds: Bounds) -
     return Request(options, files=[_file(item, index) for index, item in enumerate(value)])
 
 
-def _from_json(body: bytes, payload: str, bounds: Bounds) -> _Parts:
-    document = json_object(body, "the body", bounds, payload)
-    value = document.pop(payload, None)
+def _from_json(body: bytes, payloads: tuple[str, ...], bounds: Bounds) -> _Parts:
+    document = json_object(body, "the body", bounds, payloads[0])
     parts = _Parts(document)
-    if value is not None:
+    for payload in payloads:
+        value = document.pop(payload, None)
+        if value is None:
+            continue
         if isinstance(value, list) and len(value) > bounds.max_items:
             raise too_many(payload, str(len(value)), bounds)
         adapter: TypeAdapter[Any] = _STRINGS if payload == "images" else _ROWS
@@ -247,18 +307,21 @@ def _from_json(body: bytes, payload: str, bounds: Bounds) -> _Parts:
     return parts
 
 
-def _from_form(body: bytes, content_type: bytes, payload: str, bounds: Bounds) -> _Parts:
+def _from_form(
+    body: bytes, content_type: bytes, payloads: tuple[str, ...], bounds: Bounds
+) -> _Parts:
     try:
         form = multipart.parse(body, content_type, max_parts=bounds.max_items + _MAX_FIELDS)
     except multipart.TooManyParts:
-        raise too_many(payload, f"more than {bounds.max_items}", bounds) from None
+        raise too_many("images", f"more than {bounds.max_items}", bounds) from None
     options: dict[str, str] = {}
     for name, text in form.fields:
         if name in options:
             raise ValueError(f"{name}: given twice")
         options[name] = text
-    if payload in options:
-        raise ValueError(f"{payload}: cannot be a text field; send images as files")
+    for payload in payloads:
+        if payload in options:
+            raise ValueError(f"{payload}: cannot be a text field; send images as files")
     parts = _Parts(options, from_text=True)
     for name, content in form.files:
         if name != "images":

@@ -154,17 +154,16 @@ def options_schema(options: type[BaseModel], **payload: dict[str, Any]) -> dict[
     return schema
 
 
-def generate_body(
-    options: dict[str, Any], payload: dict[str, Any], limits: Limits
-) -> dict[str, Any]:
-    """Either ``n`` and ``seed``, or latents."""
-    drawn = copy.deepcopy(options)
-    drawn["properties"]["n"]["maximum"] = limits.max_images
-    decoded = copy.deepcopy(options)
-    del decoded["properties"]["n"], decoded["properties"]["seed"]
-    decoded["properties"]["latents"] = payload
-    decoded["required"] = [*decoded["required"], "latents"]
-    return {"anyOf": [drawn, decoded]}
+def generate_body(options: type[BaseModel], limits: Limits) -> dict[str, Any]:
+    """Either ``n`` and ``seed``, or these and images of one thing, or latents."""
+    drawn, decoded = options_schema(options), options_schema(options, latents=latents(limits))
+    views = options_schema(options, images=images(limits))
+    for schema in (drawn, views):
+        schema["properties"]["n"]["maximum"] = limits.max_images
+    for schema, others in ((drawn, ("vary",)), (decoded, ("n", "seed", "vary"))):
+        for name in others:
+            del schema["properties"][name]
+    return {"anyOf": [drawn, views, decoded]}
 
 
 def form(schema: dict[str, Any]) -> dict[str, Any]:
@@ -176,6 +175,9 @@ def form(schema: dict[str, Any]) -> dict[str, Any]:
             member |= there[0]
         if member.get("default", 0) is None:
             del member["default"]
+        if name == "group":
+            del member["items"]
+            member |= {"type": "string", "pattern": r"^\[[0-9]+(, ?[0-9]+)*\]$"}
         if name == "images":
             member["items"] = {"type": "string", "format": "binary"}
     return schema
