@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -396,3 +397,30 @@ def test_an_index_of_content_posteriors(
     plain = make_package(tmp_path, "plain")
     refused = [folder, "--model", plain, "--out", tmp_path / "other", "--robust"]
     assert "plain has no content posterior" in zoo_index("build", *refused, status=1).stderr
+
+
+def test_errors_name_the_command_that_builds_another_index(
+    zoo_index: Run,
+    digits: Make,
+    index_place: Path,
+    make_package: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, hub = digits(5), tmp_path / "hub"
+    query = sorted(folder.rglob("*.png"))[0]
+    package = make_package(hub, "zebra", content=True)
+    words = ["--model", "zebra", "--hub", hub]
+    zoo_index("build", folder, *words, "--out", index_place)
+    search = ["search", query, "--index", index_place, "--hub", hub]
+    refused = zoo_index(*search, "--metric", "robust", status=1).stderr
+    assert "zoo index build DIR --model zebra --robust --out NEW" in refused
+    refused = zoo_index("build", folder, *words, "--robust", "--out", index_place, status=1).stderr
+    assert "choose another --out" in refused
+    # The hub has another revision now, and the cache does not have the old one.
+    shutil.rmtree(package)
+    make_package(hub, "zebra", content=True, seed=1)
+    monkeypatch.setenv("REPZOO_CACHE", str(tmp_path / "empty"))
+    assert "zoo index build DIR --model zebra --out NEW" in zoo_index(*search, status=1).stderr
+    refused = zoo_index("build", folder, *words, "--out", index_place, status=1).stderr
+    assert "zoo index build DIR --model zebra --out NEW" in refused

@@ -8,13 +8,13 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, ParamSpec
 
 import click
 from repzoo.commands.arguments import hub_option
-from repzoo.errors import InvalidInput, MissingExtra
+from repzoo.errors import InvalidInput, MissingExtra, ModelNotFound
 from repzoo.report import SOME_FAILED, Report, format_table, reporting
 
 if TYPE_CHECKING:
@@ -132,15 +132,7 @@ def index_build(
 
     def open_or_create() -> PosteriorIndex:
         try:
-            found = PosteriorIndex.open(place, model=name, revision=revision, token=_token())
-            if robust != (found.info.posterior == "content"):
-                held = found.info.posterior
-                found.close()
-                raise InvalidInput(
-                    f"{place} holds {held} posteriors; build another index, or "
-                    + ("leave out --robust" if robust else "add --robust")
-                )
-            return found
+            found = PosteriorIndex.open(place, token=_token())
         except IndexNotFound:
             require_images(folder)
             return PosteriorIndex.create(
@@ -153,6 +145,19 @@ def index_build(
                 scatter=scatter,
                 token=_token(),
             )
+        try:
+            if robust != (found.info.posterior == "content"):
+                raise InvalidInput(
+                    f"{place} holds the encoder's posteriors: choose another --out, or leave out "
+                    "--robust"
+                    if robust
+                    else f"{place} holds content posteriors: choose another --out, or add --robust"
+                )
+            found.require(model=name, revision=revision)
+        except BaseException:
+            found.close()
+            raise
+        return found
 
     with open_model(model, hub_spec, server, robust=robust) as (
         embed,
@@ -255,14 +260,24 @@ def index_search(
     with _open(place) as opened:
         info = opened.info
         wanted = model or (info.model if server else f"{info.model}@sha256:{info.revision}")
-        robust = info.posterior == "content"
-        with open_model(wanted, hub_spec, server, robust=robust) as (embed, name, revision, _, _):
-            opened.require(model=name, revision=revision)
-            found = embed([image.read_bytes()])
+        opened.require(metric=metric)
+        with ExitStack() as closing:
+            robust = info.posterior == "content"
+            try:
+                used = closing.enter_context(open_model(wanted, hub_spec, server, robust=robust))
+            except ModelNotFound as error:
+                if model is not None:
+                    raise
+                raise ModelNotFound(
+                    f"{error}; {place} was built with it. If it is gone, build another index: "
+                    f"{info.build_command()}"
+                ) from error
+            opened.require(model=used.name, revision=used.revision)
+            found = used.embed([image.read_bytes()])
         if found.bad:
             raise InvalidInput(f"{image}: {found.bad[0]}")
         if abstain is not None and found.uncertainty is None:
-            raise InvalidInput(f"--abstain: {name} has no calibrated uncertainty")
+            raise InvalidInput(f"--abstain: {info.model} has no calibrated uncertainty")
         (answer,) = opened.search(
             found.mean,
             found.variance,

@@ -162,8 +162,19 @@ class PosteriorIndex:
         """Write everything to disk, and close the folder or the connection."""
         self._collection.close()
 
-    def require(self, *, model: str | None = None, revision: str | None = None) -> None:
-        """Raise ModelMismatch unless the index holds posteriors of this model and revision."""
+    def require(
+        self,
+        *,
+        model: str | None = None,
+        revision: str | None = None,
+        metric: Metric | Literal["euclidean", "cosine"] | None = None,
+    ) -> None:
+        """Check that the index can answer a search.
+
+        Raises:
+            ModelMismatch: If it holds posteriors of another model or revision.
+            InvalidQuery: If its posteriors do not have this metric.
+        """
         for what, wanted, found in (
             ("model", model, self.info.model),
             ("revision", revision, self.info.revision),
@@ -171,8 +182,23 @@ class PosteriorIndex:
             if wanted is not None and wanted != found:
                 raise ModelMismatch(
                     f"{self.location} holds posteriors of {what} {found or 'unknown'}, not of "
-                    f"{wanted}: distances between models mean nothing. Create another index"
+                    f"{wanted}: distances between models mean nothing. Build another index: "
+                    f"{self.info.build_command()}"
                 )
+        if metric in ("euclidean", "cosine") and metric != self.info.metric:
+            raise InvalidQuery(
+                f"metric is {metric!r}, but {self.location} is built for {self.info.metric!r} "
+                f"distances, as its model recommends"
+            )
+        if metric in ("robust", "content") and (metric == "robust") != self._holds_content:
+            held, needed = "the encoder's posteriors", "content posteriors"
+            if self._holds_content:
+                held, needed = needed, held
+            raise InvalidQuery(
+                f"metric is {metric!r}, which needs {needed}, but {self.location} holds {held}. "
+                "Build another index: "
+                + self.info.build_command("content" if metric == "robust" else "encoder")
+            )
 
     def add(
         self,
@@ -264,19 +290,9 @@ class PosteriorIndex:
         means, variances = self._scaled(means, variances)
         if abstain is not None and np.isnan(doubt).any():
             raise InvalidQuery("abstain needs the uncertainty of the queries")
+        self.require(metric=metric)
         if metric == "euclidean" or metric == "cosine":
-            if metric != self.info.metric:
-                raise InvalidQuery(
-                    f"metric is {metric!r}, but {self.location} is built for {self.info.metric!r} "
-                    f"distances, as its model recommends"
-                )
             metric = "mean"
-        if metric in ("robust", "content") and (metric == "robust") != self._holds_content:
-            held = "content posteriors" if self._holds_content else "the encoder's posteriors"
-            raise InvalidQuery(
-                f"metric is {metric!r}, but {self.location} holds {held}; build another index, "
-                f"with posterior={'content' if metric == 'robust' else 'encoder'}"
-            )
         search = Search(
             k=k,
             metric=metric,

@@ -62,6 +62,15 @@ class IndexInfo:
             del fields["posterior"]
         return json.dumps(fields)
 
+    def build_command(self, posterior: Held | None = None) -> str:
+        """Return the command that builds another index with this model.
+
+        Args:
+            posterior: Which posteriors it will hold; by default the same.
+        """
+        robust = " --robust" if (posterior or self.posterior) == "content" else ""
+        return f"zoo index build DIR --model {self.model}{robust} --out NEW"
+
 
 def create_collection(client: Any, name: str, info: IndexInfo) -> None:
     """Create the collection of an empty index, with its `IndexInfo` as a property."""
