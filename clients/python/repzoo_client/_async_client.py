@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Hashable,
+    Iterable,
+)
 from contextlib import aclosing
-from typing import Any, Self, TypeAlias, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repzoo_client import _calls, _wire
 from repzoo_client._calls import Call
-from repzoo_client._chunks import Chunk, Chunker, ImageLike, Images, Limits, chunks, count
+from repzoo_client._chunks import (
+    Chunk,
+    Chunker,
+    ImageLike,
+    Images,
+    Limits,
+    as_list,
+    chunks,
+    count,
+)
 from repzoo_client._core import ClientBase
 from repzoo_client._options import CheckedOptions, Options
 from repzoo_client._results import (
@@ -102,10 +118,21 @@ class AsyncClient(ClientBase):
         return await self._run(_calls.uncertainty(model), images, options)
 
     async def posterior(
-        self, images: AnyImages, *, model: str, content: bool = False, **options: Unpack[Options]
+        self,
+        images: AnyImages,
+        *,
+        model: str,
+        content: bool = False,
+        group: Iterable[Hashable] | None = None,
+        **options: Unpack[Options],
     ) -> Posterior:
         """See `Client.posterior`."""
-        return await self._run(_calls.posterior(model, content=content), images, options)
+        call = _calls.posterior(model, content=content)
+        if group is None:
+            return await self._run(call, images, options)
+        checked = CheckedOptions(**options)
+        listed = await _as_list(images)
+        return await self._core.fused(call, listed, group, checked, self._concurrency)
 
     def posterior_iter(
         self, images: AnyImages, *, model: str, content: bool = False, **options: Unpack[Options]
@@ -138,11 +165,19 @@ class AsyncClient(ClientBase):
         model: str,
         seed: int | None = None,
         latents: ArrayLike | None = None,
+        content: AnyImages | None = None,
+        vary: Literal["both", "style", "content"] = "both",
         deadline: float | None = None,
     ) -> Generation:
         """See `Client.generate`."""
         return await self._core.generate(
-            n, model=model, seed=seed, latents=latents, deadline=deadline
+            n,
+            model=model,
+            seed=seed,
+            latents=latents,
+            content=None if content is None else await _as_list(content),
+            vary=vary,
+            deadline=deadline,
         )
 
     async def models(self) -> list[Model]:
@@ -195,6 +230,12 @@ class AsyncClient(ClientBase):
             for _, task in waiting:
                 task.cancel()
             await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
+
+
+async def _as_list(images: AnyImages) -> list[ImageLike]:
+    if isinstance(images, AsyncIterable):
+        return [image async for image in images]
+    return await asyncio.to_thread(as_list, images)
 
 
 async def _chunks(

@@ -7,7 +7,7 @@ when their turn comes, so memory never holds all images.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -17,7 +17,19 @@ from numpy.typing import NDArray
 
 from repzoo_client.errors import RequestTooLarge
 
-__all__ = ["Chunk", "Chunker", "ImageLike", "Images", "Limits", "chunks", "count"]
+__all__ = [
+    "Chunk",
+    "Chunker",
+    "DoNotFit",
+    "ImageLike",
+    "Images",
+    "Limits",
+    "as_list",
+    "chunks",
+    "count",
+    "together",
+    "whole_groups",
+]
 
 #: One image: a uint8 array ``[H, W]`` or ``[H, W, C]`` of the model's size, or a PNG, JPEG or WebP
 #: file of any size, as a path or its bytes.
@@ -87,15 +99,19 @@ class Chunker:
         self._kind: object = None
         self._bytes = 0
 
-    def add(self, item: Any) -> Chunk | None:
+    def add(self, item: Any, place: int | None = None) -> Chunk | None:
         """Add one image; return the chunk before it if the image did not fit into that chunk.
+
+        Args:
+            item: The image.
+            place: Its position in the call. By default it follows the image before it.
 
         Raises:
             TypeError, ValueError: If it is not an image, or not a uint8 array of an image's shape.
             RequestTooLarge: If it is too large for any request.
             OSError: If a file cannot be read.
         """
-        place = self._chunk.first + self._chunk.size
+        place = self._chunk.first + self._chunk.size if place is None else place
         path = os.fsdecode(item) if isinstance(item, (str, os.PathLike)) else None
         try:
             image = self._load(item, place, _label(place, path))
@@ -181,6 +197,71 @@ def chunks(images: Images, limits: Limits, *, collect: bool) -> Iterator[Chunk]:
         yield last
     elif chunk is None:
         raise ValueError("there are no images")
+
+
+def as_list(images: Images) -> list[ImageLike]:
+    """Return all images in a list, which holds paths rather than the bytes of files."""
+    return [images] if _is_one(images) else list(images)  # type: ignore[list-item, arg-type]
+
+
+def whole_groups(group: Sequence[Hashable], total: int, most: int) -> list[list[list[int]]]:
+    """Plan requests that each hold all images of some groups.
+
+    Args:
+        group: The group of each image.
+        total: The number of images.
+        most: The largest number of images per request, unless a group has more.
+
+    Returns:
+        The positions of each group's images, for each request. Groups are in the order in which
+        they first appear.
+
+    Raises:
+        ValueError: If there is not one group per image.
+    """
+    if len(group) != total:
+        raise ValueError(f"group has {len(group)} ids for {total} images: expected one per image")
+    members: dict[Hashable, list[int]] = {}
+    for place, each in enumerate(group):
+        members.setdefault(each, []).append(place)
+    requests: list[list[list[int]]] = []
+    room = 0
+    for places in members.values():
+        if len(places) > room:
+            requests.append([])
+            room = most
+        requests[-1].append(places)
+        room -= len(places)
+    return requests
+
+
+class DoNotFit(ValueError):
+    """Images that belong together do not fit into one request."""
+
+
+def together(images: Sequence[ImageLike], places: Sequence[int], limits: Limits) -> Chunk:
+    """Return one chunk with the images at ``places``.
+
+    Raises:
+        DoNotFit: If they do not fit into one request, or are of different kinds.
+        TypeError, ValueError, OSError: See `Chunker.add`; also ValueError if there are no images.
+    """
+    if len(places) > limits.images:
+        raise DoNotFit(
+            f"{len(places)} images belong together, but a request to this server may have at most "
+            f"{limits.images}"
+        )
+    chunker = Chunker(limits, collect=False)
+    for place in places:
+        if chunker.add(images[place], place) is not None:
+            raise DoNotFit(
+                f"image {place} does not fit into one request with the others that belong to it: "
+                "send only files, or only arrays of one shape, and fewer bytes"
+            )
+    chunk = chunker.end()
+    if chunk is None:
+        raise ValueError("there are no images")
+    return chunk
 
 
 def count(images: Any) -> int | None:

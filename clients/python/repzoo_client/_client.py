@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repzoo_client import _calls, _wire
 from repzoo_client._calls import Call
-from repzoo_client._chunks import Chunk, Images, chunks, count
+from repzoo_client._chunks import Chunk, Images, as_list, chunks, count
 from repzoo_client._core import ClientBase
 from repzoo_client._options import CheckedOptions, Options
 from repzoo_client._portal import Portal
@@ -176,20 +176,37 @@ class Client(ClientBase):
         return self._run(_calls.uncertainty(model), images, options)
 
     def posterior(
-        self, images: Images, *, model: str, content: bool = False, **options: Unpack[Options]
+        self,
+        images: Images,
+        *,
+        model: str,
+        content: bool = False,
+        group: Iterable[Hashable] | None = None,
+        **options: Unpack[Options],
     ) -> Posterior:
         """Return the posterior over the latents of each image, and its content posterior.
+
+        Several views of one thing give a sharper posterior of what they share than one view.
 
         Args:
             images: One image or many.
             model: The name of a model that the server serves.
             content: Accept a content posterior alone, if the model has no other.
-            options: See `repzoo_client.Options`.
+            group: An id for each image. Images with the same id are views of one thing, and are
+                fused into one row; rows are in the order in which ids first appear. All images of
+                a group go into one request, all as files or all as arrays.
+            options: See `repzoo_client.Options`; not ``on_error="collect"`` with ``group``.
 
         Raises:
-            UnsupportedOperation: If the model has no posterior.
+            UnsupportedOperation: If the model has no posterior, or cannot fuse views.
         """
-        return self._run(_calls.posterior(model, content=content), images, options)
+        call = _calls.posterior(model, content=content)
+        if group is None:
+            return self._run(call, images, options)
+        checked = CheckedOptions(**options)
+        return self._portal.run(
+            self._core.fused(call, as_list(images), group, checked, self._concurrency)
+        )
 
     def posterior_iter(
         self, images: Images, *, model: str, content: bool = False, **options: Unpack[Options]
@@ -234,22 +251,40 @@ class Client(ClientBase):
         model: str,
         seed: int | None = None,
         latents: ArrayLike | None = None,
+        content: Images | None = None,
+        vary: Literal["both", "style", "content"] = "both",
         deadline: float | None = None,
     ) -> Generation:
-        """Draw images from the model's prior, or decode given latents, in one request.
+        """Draw images from the model's prior, decode given latents, or draw new views of a thing.
+
+        This is one request.
 
         Args:
             n: The number of images to draw.
             model: The name of a model that the server serves.
             seed: The same seed gives the same images. Without one, every call draws new images.
             latents: float ``[N, D]`` or ``[D]`` to decode; ``n`` and ``seed`` are then ignored.
+            content: Views of one thing, of which new views are drawn; one image or many, all files
+                or all arrays. With the same seed, image i has the same style for every content.
+            vary: What differs between the new views: the "content", as far as the images leave it
+                open, the "style", or "both".
             deadline: Seconds for the call; the default is the client's deadline.
 
         Raises:
-            UnsupportedOperation: If the model has no decoder.
+            UnsupportedOperation: If the model has no decoder or, with ``content``, was not trained
+                with SimVAE.
         """
+        images = None if content is None else as_list(content)
         return self._portal.run(
-            self._core.generate(n, model=model, seed=seed, latents=latents, deadline=deadline)
+            self._core.generate(
+                n,
+                model=model,
+                seed=seed,
+                latents=latents,
+                content=images,
+                vary=vary,
+                deadline=deadline,
+            )
         )
 
     def models(self) -> list[Model]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from numpy.typing import ArrayLike
 
 from repzoo_client import _calls, _wire
 from repzoo_client._calls import Call
-from repzoo_client._chunks import Chunk, Limits
+from repzoo_client._chunks import Chunk, DoNotFit, ImageLike, Limits, together, whole_groups
 from repzoo_client._endpoint import Endpoint
 from repzoo_client._options import CheckedOptions
 from repzoo_client._results import Generation, Model
@@ -28,6 +28,8 @@ from repzoo_client.errors import (
 )
 
 __all__ = ["ClientBase", "Core"]
+
+T = TypeVar("T")
 
 # A server may accept bodies of any size, but memory is limited.
 _MAX_BYTES = 2**30
@@ -117,11 +119,10 @@ class Core:
     async def begin(self, call: Call[Any], options: CheckedOptions) -> tuple[Limits, float | None]:
         """Return the limits of one request of a call, and when the call must end."""
         ends = self.ends(options.deadline)
-        model = await self._described(call.model, ends)
+        limits, model = await self._limits(call.model, ends)
         with _as_unexpected():
-            most, size = int(model.limits["max_images"]), int(model.limits["max_bytes"])
             shape = model.input_shape if options.collect else None
-        return Limits(min(self._batch_size, most), min(size, _MAX_BYTES), shape), ends
+        return Limits(min(self._batch_size, limits.images), limits.bytes, shape), ends
 
     async def answer(
         self, call: Call[Any], chunk: Chunk, options: CheckedOptions, ends: float | None
@@ -159,13 +160,76 @@ class Core:
         model: str,
         seed: int | None,
         latents: ArrayLike | None,
+        content: list[ImageLike] | None,
+        vary: str,
         deadline: float | None,
     ) -> Generation:
         """See `Client.generate`."""
         ends = self.ends(CheckedOptions(deadline=deadline).deadline)
-        request = _wire.generation(model, n, seed, latents, self._answers)
-        answer = await self.send("POST", "generate", ends, **request)
+        chunk = None
+        if content is None:
+            request = _wire.generation(model, n, seed, latents, self._answers)
+        elif latents is not None:
+            raise ValueError("latents and content cannot be combined")
+        else:
+            limits, _ = await self._limits(model, ends)
+            chunk = await asyncio.to_thread(together, content, range(len(content)), limits)
+            options = {"model": model, "vary": vary, **_wire.drawing(n, seed)}
+            request = _wire.images_request(chunk.items, options, self._answers)
+        answer = await self.send("POST", "generate", ends, chunk, **request)
         return Generation(answer["images"], answer["latents"])
+
+    async def fused(
+        self,
+        call: Call[T],
+        images: list[ImageLike],
+        group: Iterable[Hashable],
+        options: CheckedOptions,
+        concurrency: int,
+    ) -> T:
+        """Return the result of a call with one row for each group of images.
+
+        All images of a group are in one request.
+        """
+        if options.collect:
+            raise ValueError("on_error='collect' cannot be combined with group")
+        ends = self.ends(options.deadline)
+        limits, _ = await self._limits(call.model, ends)
+        most = min(self._batch_size, limits.images)
+        requests = whole_groups(list(group), len(images), most)
+        if not requests:
+            raise ValueError("there are no images")
+        room = asyncio.Semaphore(concurrency)
+
+        async def answers(groups: list[list[int]]) -> list[_wire.Answer]:
+            places = [place for each in groups for place in each]
+            ids = [number for number, each in enumerate(groups) for _ in each]
+            try:
+                chunk = await asyncio.to_thread(together, images, places, limits)
+            except DoNotFit:
+                if len(groups) == 1:
+                    raise
+                half = len(groups) // 2
+                return [*await answers(groups[:half]), *await answers(groups[half:])]
+            sent = {**call.options, "group": ids}
+            request = _wire.images_request(chunk.items, sent, self._answers)
+            answer = await self.send("POST", call.operation, ends, chunk, **request)
+            _require_rows(answer, len(groups))
+            advance(len(places))
+            return [answer]
+
+        async def within_room(groups: list[list[int]]) -> list[_wire.Answer]:
+            async with room:
+                return await answers(groups)
+
+        with options.showing(len(images)) as advance:
+            running = [asyncio.create_task(within_room(groups)) for groups in requests]
+            try:
+                return call.join([answer for task in running for answer in await task])
+            finally:
+                for task in running:
+                    task.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
 
     async def send(
         self,
@@ -255,6 +319,13 @@ class Core:
     async def _described(self, name: str, ends: float | None) -> Model:
         """Return the description of a model, which is fetched once."""
         return self._models.get(name) or await self.model(name, ends)
+
+    async def _limits(self, name: str, ends: float | None) -> tuple[Limits, Model]:
+        """Return the server's limits of one request, and the description of a model."""
+        model = await self._described(name, ends)
+        with _as_unexpected():
+            most, size = int(model.limits["max_images"]), int(model.limits["max_bytes"])
+        return Limits(most, min(size, _MAX_BYTES)), model
 
     async def _parts(
         self, call: Call[Any], chunk: Chunk, options: CheckedOptions, ends: float | None

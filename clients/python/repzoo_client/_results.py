@@ -25,7 +25,10 @@ class Embedding(NamedTuple):
 class Posterior:
     """The encoder's posterior and the content posterior of each image.
 
-    It unpacks to ``mean, variance, uncertainty``.
+    It unpacks to ``mean, variance, uncertainty``. With ``group``, each row is one thing: ``mean``
+    and ``variance`` are those of the content ψ that its views share, for models trained with
+    SimVAE. For other models, ``mean`` is the average embedding and ``variance`` is None.
+    ``uncertainty`` is None, because it is calibrated for single images.
 
     Attributes:
         mean: float32 ``[N, D]``.
@@ -58,7 +61,7 @@ class Reconstruction(NamedTuple):
 
 
 class Generation(NamedTuple):
-    """Images drawn from the model's prior, or decoded from given latents."""
+    """Images drawn from the model's prior or as views of a thing, or decoded from latents."""
 
     #: uint8 ``[N, H, W, C]``.
     images: NDArray[np.uint8]
@@ -87,8 +90,8 @@ class Model:
     revision: str
     #: The ONNX Runtime execution provider that runs the model on the server.
     provider: str
-    #: What the model supports: embed, posterior, reconstruct, generate, probe, and ``content`` for
-    #: robust embeddings.
+    #: What the model supports: embed, posterior, reconstruct, generate, probe, ``content`` for
+    #: robust embeddings, and ``views`` for new views of one thing.
     capabilities: tuple[str, ...]
     #: Limits of one request: ``max_bytes``, ``max_images``, ``max_pixels``, ...
     limits: Mapping[str, float]

@@ -24,9 +24,15 @@ from numpy.typing import ArrayLike, NDArray
 from repzoo_client import errors
 from repzoo_client._chunks import Chunk
 
-__all__ = ["Answer", "AnswerFormat", "generation", "images_request", "read"]
+__all__ = ["Answer", "AnswerFormat", "drawing", "generation", "images_request", "read"]
 
 SAFETENSORS_TYPE = "application/x-safetensors"
+
+#: Arrays ``[N, D]`` of answers.
+_VECTORS = (
+    *("embeddings", "mean", "variance", "content_mean", "content_variance"),
+    *("latents", "probabilities"),
+)
 
 #: The format of answers.
 AnswerFormat: TypeAlias = Literal["safetensors", "json"]
@@ -51,12 +57,17 @@ def generation(
 ) -> dict[str, Any]:
     """Return httpx arguments for ``/generate``; latents are float ``[N, D]`` or ``[D]``."""
     if latents is None:
-        seed = None if seed is None else operator.index(seed)
-        return _tensor_request({}, {"model": model, "n": operator.index(n), "seed": seed}, answers)
+        return _tensor_request({}, {"model": model, **drawing(n, seed)}, answers)
     array = np.atleast_2d(np.asarray(latents, dtype=np.float32))
     if array.ndim != 2:
         raise ValueError(f"latents have shape {list(array.shape)}: expected [N, D]")
     return _tensor_request({"latents": array}, {"model": model}, answers)
+
+
+def drawing(n: int, seed: int | None) -> dict[str, int]:
+    """Return the options of ``/generate`` that say how many images to draw, and which."""
+    options = {"n": operator.index(n)}
+    return options if seed is None else {**options, "seed": operator.index(seed)}
 
 
 def _tensor_request(
@@ -131,7 +142,7 @@ def _from_json(document: Any) -> dict[str, NDArray[Any]]:
     """Return the arrays among the fields of a JSON answer."""
     arrays = {
         name: np.stack([np.frombuffer(base64.b64decode(row), "<f4") for row in document[name]])
-        for name in ("embeddings", "mean", "variance", "latents", "probabilities")
+        for name in _VECTORS
         if name in document
     }
     for name in ("uncertainty", "error"):
