@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -63,6 +66,22 @@ class Browser:
         """Run a script with ``arguments``, and return its result."""
         return self.post("execute/sync", script=script, args=list(arguments))
 
+    def wait_for(self, script: str) -> Any:
+        """Run the body of an ``async`` function, and return its result."""
+        body = f"const done = arguments[0]; (async () => {{ {script} }})().then(done)"
+        return self.post("execute/async", script=body, args=[])
+
+    def texts(self, selector: str) -> list[str]:
+        """Return the text of each element that matches."""
+        script = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
+        return list(self.run(script, selector))
+
+    def visible(self, selector: str) -> bool:
+        """Return whether the first element that matches is shown."""
+        return bool(
+            self.run("return document.querySelector(arguments[0]).checkVisibility()", selector)
+        )
+
     def type(self, selector: str, text: str) -> None:
         found = self.post("element", using="css selector", value=selector)
         self.post(f"element/{found[ELEMENT]}/value", text=text)
@@ -70,6 +89,10 @@ class Browser:
     def click(self, selector: str) -> None:
         found = self.post("element", using="css selector", value=selector)
         self.post(f"element/{found[ELEMENT]}/click")
+
+    def resize(self, width: int, height: int) -> None:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.post("goog/cdp/execute", cmd="Emulation.setDeviceMetricsOverride", params=metrics)
 
     def complaints(self) -> list[str]:
         """Return the entries of the console: errors and violations of the policy."""
@@ -109,13 +132,40 @@ def wait_until_started(driver: subprocess.Popen[str]) -> None:
     raise AssertionError(f"chromedriver did not start:\n{''.join(said)}")
 
 
-@pytest.fixture
-def page(browser: Browser, server_url: str, eventually: Callable[..., None]) -> Iterator[Browser]:
-    """The explorer with its models; the console must stay empty."""
-    browser.open(server_url)
-    eventually(lambda: browser.run("return document.querySelectorAll('#model option').length") == 2)
+SIZES = {"laptop": (1280, 800), "phone": (390, 844)}
+
+
+@pytest.fixture(params=SIZES)
+def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Browser]:
+    """A window at the size of a laptop and of a phone; the console must stay empty."""
+    browser.complaints()  # those of earlier tests
+    browser.resize(*SIZES[request.param])
     yield browser
+    assert not scrolls_sideways(browser)
     assert browser.complaints() == []
+
+
+at_one_size = pytest.mark.parametrize("page", ["laptop"], indirect=True)
+
+
+def scrolls_sideways(page: Browser) -> bool:
+    return bool(page.run("return document.documentElement.scrollWidth > innerWidth"))
+
+
+@pytest.fixture
+def explorer(page: Browser, server_url: str, eventually: Callable[..., None]) -> Browser:
+    """The explorer of the models "tiny" and "plain"."""
+    page.open(server_url)
+    eventually(lambda: len(page.texts("#examples img")) == 6)
+    return page
+
+
+@pytest.fixture
+def robust(page: Browser, content_url: str, eventually: Callable[..., None]) -> Browser:
+    """The explorer of a model with a content posterior."""
+    page.open(content_url)
+    eventually(lambda: len(page.texts("#examples img")) == 6)
+    return page
 
 
 @pytest.fixture
@@ -125,93 +175,347 @@ def image(tmp_path: Path) -> Path:
     return tmp_path / "image.png"
 
 
+@pytest.fixture
+def tiny(tiny_package: Path) -> repzoo.Encoder:
+    return repzoo.load(tiny_package, provider="cpu", threads=1)
+
+
+def choose_model(page: Browser, name: str) -> None:
+    page.run(
+        "const m = document.querySelector('#model'); m.value = arguments[0];"
+        "m.dispatchEvent(new Event('change'))",
+        name,
+    )
+
+
 def status(page: Browser) -> str:
-    return str(page.run("return document.querySelector('#status').textContent"))
+    return page.texts("#status")[0]
 
 
-def shown(page: Browser, selector: str) -> Any:
-    """Return the uint8 pixels of an ``img`` that came from the API."""
-    source = page.run("return document.querySelector(arguments[0]).src", selector)
-    head, text = source.split(",")
+def answered(page: Browser) -> bool:
+    return status(page).startswith("Answered") and len(page.texts("#nearest li")) > 0
+
+
+def pixels(data_url: str) -> Any:
+    """Return the uint8 pixels of a ``data:`` URL."""
+    head, text = data_url.split(",")
     assert head == "data:image/png;base64"
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
 
 
-def test_an_image_is_shown_with_all_that_the_model_says(
-    page: Browser, image: Path, tiny_package: Path, eventually: Callable[..., None]
-) -> None:
-    encoder = repzoo.load(tiny_package, provider="cpu", threads=1)
-    page.type("#file", str(image))
-    eventually(lambda: "Done" in status(page))
-    # Every mean has an error bar, and its number is the bar's title.
-    titles = page.run(
-        "return [...document.querySelectorAll('#means title')].map(t => t.textContent)"
-    )
-    posterior = encoder.posterior([image])
-    for i, title in enumerate(titles):
-        mean, deviation = (float(part) for part in title.split(": ")[1].split(" ± "))
-        assert mean == pytest.approx(posterior.mean[0, i], rel=1e-3)
-        assert deviation == pytest.approx(np.sqrt(posterior.variance[0, i]), rel=1e-3)
-    assert len(titles) == 4
-    assert page.run("return document.querySelectorAll('#means path').length") == 4
-    # The reconstruction.
-    expected = encoder.reconstruct([image]).images[0, :, :, 0]
-    assert np.abs(shown(page, "#reconstruction img") / 255 - expected).max() < 0.51 / 255
-    # The probes.
-    headings = page.run(
-        "return [...document.querySelectorAll('#probes h2')].map(h => h.textContent)"
-    )
-    assert headings[0] == f"digit (linear): {encoder.probe([image], 'digit').labels[0]}"
-    assert len(headings) == 2
-    assert page.run("return document.querySelectorAll('#probes meter').length") == 13
-    # The sliders show the means.
-    sliders = page.run("return [...document.querySelectorAll('#sliders input')].map(i => i.value)")
-    np.testing.assert_allclose(np.float32(sliders), posterior.mean[0], atol=1e-3)
+def shown(page: Browser, selector: str) -> Any:
+    """Return the uint8 pixels of an ``img``."""
+    return pixels(page.run("return document.querySelector(arguments[0]).src", selector))
 
 
-def test_a_slider_makes_another_image(
-    page: Browser, tiny_package: Path, eventually: Callable[..., None]
-) -> None:
-    encoder = repzoo.load(tiny_package, provider="cpu", threads=1)
-    zeros = encoder.generate(latents=np.zeros(4)).images[0, :, :, 0]
-    eventually(lambda: page.run("return document.querySelector('#generated').naturalWidth") == 8)
-    assert np.abs(shown(page, "#generated") / 255 - zeros).max() < 0.51 / 255
+def sent(page: Browser) -> Any:
+    """Return the uint8 pixels of the image's canvas."""
+    return pixels(page.run("return document.querySelector('#input').toDataURL()"))
+
+
+def numbers(texts: list[str]) -> Any:
+    """Return the numbers ``[N, K]`` in texts, without a first one that counts them."""
+    return np.float32([re.findall(r"-?[0-9.]+(?:e[-+]\d+)?", text)[1:] for text in texts])
+
+
+def column_titles(page: Browser) -> list[str]:
+    script = "return [...document.querySelectorAll('#chart .dimension')].map(c => c.title)"
+    return list(page.run(script))
+
+
+def slide(page: Browser, selector: str, value: float) -> None:
     page.run(
-        "const s = document.querySelectorAll('#sliders input')[2]; s.value = 3;"
-        "s.dispatchEvent(new Event('input'))"
+        "const s = document.querySelector(arguments[0]); s.value = arguments[1];"
+        "s.dispatchEvent(new Event('input'))",
+        selector,
+        value,
     )
-    moved = encoder.generate(latents=np.float32([0, 0, 3, 0])).images[0, :, :, 0]
-    eventually(lambda: np.abs(shown(page, "#generated") / 255 - moved).max() < 0.51 / 255)
 
 
-def test_neighbours_stand_around_the_image(
-    page: Browser, image: Path, tiny_package: Path, eventually: Callable[..., None]
+def test_the_first_screen_offers_examples(explorer: Browser, tiny: repzoo.Encoder) -> None:
+    samples = tiny.generate(48, seed=1).images[..., 0]
+    first = shown(explorer, "#examples img") / 255
+    assert np.abs(samples - first).max((1, 2)).min() < 0.51 / 255
+    assert explorer.texts("h1") == [
+        "repzoo turns an image into a vector, and says how far to trust it."
+    ]
+    assert not explorer.visible("#answer")
+    assert not explorer.visible("#error")
+    # All that is needed to begin is on the first screen.
+    bottom = "return document.querySelector('#drop').getBoundingClientRect().bottom <= innerHeight"
+    assert explorer.run(bottom)
+    assert explorer.run("return document.querySelector('#camera[type=file][capture]') !== null")
+
+
+def test_an_answer_at_a_glance(
+    explorer: Browser, image: Path, tiny: repzoo.Encoder, eventually: Callable[..., None]
 ) -> None:
-    encoder = repzoo.load(tiny_package, provider="cpu", threads=1)
-    page.type("#file", str(image))
-    eventually(lambda: page.run("return document.querySelectorAll('#nearest li').length") == 9)
-    # The nearest of as many samples as a request may have here.
-    samples = encoder.generate(64, seed=0)
-    distances = np.linalg.norm(samples.latents - encoder.embed([image]), axis=1)
-    nearest = np.argsort(distances)[:9]
-    said = page.run("return [...document.querySelectorAll('#nearest li')].map(l => l.textContent)")
+    explorer.type("#file", str(image))
+    eventually(lambda: answered(explorer))
+    assert f"digit {tiny.probe([image], 'digit').labels[0]}" in status(explorer)
+    # The posterior, in the columns' titles.
+    posterior = tiny.posterior([image])
+    expected = np.stack([posterior.mean[0], np.sqrt(posterior.variance[0])], axis=1)
+    np.testing.assert_allclose(numbers(column_titles(explorer)), expected, rtol=1e-2)
+    # The reconstruction.
+    reconstructed = tiny.reconstruct([image]).images[0, :, :, 0]
+    assert np.abs(shown(explorer, "#reconstruction img") / 255 - reconstructed).max() < 0.51 / 255
+    # The most likely classes of each probe.
+    digits = tiny.probe([image], "digit")
+    order = np.argsort(-digits.probabilities[0])
+    first = "#probes > table:first-of-type tbody th"
+    assert explorer.texts(first) == [digits.classes[k] for k in order[:5]]
+    assert explorer.texts("#probes details:first-of-type tbody th") == [
+        digits.classes[k] for k in order[5:]
+    ]
+    assert explorer.texts("#probes thead th:first-child") == [
+        "digit",
+        "digit, less likely",
+        "attributes, each yes or no",
+    ]
+    # Another model has less to say.
+    choose_model(explorer, "plain")
+    eventually(lambda: not explorer.visible("#answer"))
+    eventually(lambda: len(explorer.texts("#examples img")) == 6)
+    explorer.type("#file", str(image))
+    eventually(lambda: answered(explorer))
+    for selector in ("#reconstruction", "#probes table", "#latents", "#around", "#uncertainty"):
+        absent = f"return !document.querySelector('{selector}')?.checkVisibility()"
+        assert explorer.run(absent), selector
+    assert explorer.texts("#near .badge") == ["example images"]
+    assert len(explorer.texts("#nearest li")) == 6
+
+
+@at_one_size
+def test_neighbours_are_samples_and_can_be_analysed(
+    explorer: Browser, image: Path, tiny: repzoo.Encoder, eventually: Callable[..., None]
+) -> None:
+    explorer.type("#file", str(image))
+    eventually(lambda: answered(explorer))
+    assert explorer.texts("#near .badge") == ["samples of the model"]
+    samples = (tiny.generate(64, seed=0).images * 255).round().astype(np.uint8)
+    distances = np.linalg.norm(tiny.embed(samples) - tiny.embed([image]), axis=1)
+    nearest = np.argsort(distances)[:12]
+    said = explorer.texts("#nearest li")
     np.testing.assert_allclose(np.float32(said), distances[nearest], rtol=0.01)
-    assert (
-        np.abs(shown(page, "#nearest img") / 255 - samples.images[nearest[0], :, :, 0]).max() < 0.01
-    )
-    alt = page.run("return document.querySelector('#nearest img').alt")
-    assert alt == f"sample 1, at a distance of {said[0]}"
-    about = page.run("return document.querySelector('#globe-about').textContent")
-    assert about.startswith("The 32 samples nearest to the image, of 64 generated from")
-    # A sample can be picked from the list or on the globe.
-    sliders = "return [...document.querySelectorAll('#sliders input')].map(i => i.value)"
-    page.click("#nearest button")
-    np.testing.assert_allclose(
-        np.float32(page.run(sliders)), samples.latents[nearest[0]], atol=1e-3
-    )
+    assert np.abs(shown(explorer, "#nearest img") - 1.0 * samples[nearest[0], :, :, 0]).max() <= 1
+    explorer.run("document.querySelector('#nearest button').click()")
+    eventually(lambda: sent(explorer).shape == (8, 8, 4))
+    eventually(lambda: explorer.texts("#nearest li")[0].startswith("0.00"))  # the sample itself
 
 
-#: The globe's text for its middle, where the image is, and for another place with a picture.
+def test_an_error_replaces_the_answer(
+    explorer: Browser, tmp_path: Path, eventually: Callable[..., None]
+) -> None:
+    explorer.click("#examples button")
+    eventually(lambda: answered(explorer))
+    assert explorer.visible("#answer")
+    (tmp_path / "x.png").write_text("no image")
+    explorer.type("#file", str(tmp_path / "x.png"))
+    eventually(lambda: explorer.visible("#error"))
+    assert explorer.texts("#error h2") == ["The model cannot read this image"]
+    assert "PNG, JPEG, WEBP" in explorer.texts("#error p")[0]
+    assert explorer.run("return document.querySelector('#error').getAttribute('role')") == "alert"
+    assert status(explorer) == ""
+    for selector in ("#answer", "#around", "#latents"):
+        assert not explorer.visible(selector)
+    assert not scrolls_sideways(explorer)
+    assert all("status of 422" in message for message in explorer.complaints())
+    # A file that the server would refuse is not sent.
+    (tmp_path / "large.png").write_bytes(bytes(1_000_000))
+    explorer.type("#file", str(tmp_path / "large.png"))
+    eventually(lambda: "large.png has 1.0 MiB" in explorer.texts("#error p")[0])
+    # The next answer replaces the error.
+    explorer.click("#examples button")
+    eventually(lambda: explorer.visible("#answer"))
+    assert not explorer.visible("#error")
+
+
+def test_degradations_change_the_content_posterior(
+    robust: Browser,
+    image: Path,
+    content_packages: dict[str, Path],
+    eventually: Callable[..., None],
+) -> None:
+    encoder = repzoo.load(content_packages["robust"], provider="cpu", threads=1)
+
+    def agrees(picture: Any) -> bool:
+        """Return whether the columns show the content posterior of a picture."""
+        posterior = encoder.posterior([picture])
+        reach = 2 * np.sqrt(posterior.content_variance[0])
+        expected = np.stack([posterior.content_mean[0], reach, posterior.mean[0]], axis=1)
+        return np.allclose(numbers(column_titles(robust)), expected, rtol=0.02, atol=1e-3)
+
+    robust.type("#file", str(image))
+    eventually(lambda: answered(robust))
+    assert agrees(image)
+    assert robust.texts("#near h3")[1].startswith("Robust")
+    seen = [column_titles(robust)]
+    for kind in (1, 2, 3, 4):  # blur, noise, crop, dark
+        slide(robust, f"#degradations label:nth-child({kind}) input", 0.5)
+        eventually(lambda: column_titles(robust) != seen[-1])
+        eventually(lambda: agrees(sent(robust)[..., :3]))
+        seen.append(column_titles(robust))
+    assert "times as wide" in robust.texts("#vector-words")[0]
+    # Bars are drawn to scale.
+    heights = robust.run(
+        "return [...document.querySelectorAll('#chart .interval')]"
+        ".map(i => parseFloat(i.style.height))"
+    )
+    spread = numbers(seen[-1])[:, 1]
+    np.testing.assert_allclose(np.array(heights) / heights[0], spread / spread[0], rtol=0.02)
+    robust.click("#undegrade")
+    eventually(lambda: agrees(image))
+
+
+@at_one_size
+def test_it_works_by_keyboard(robust: Browser, eventually: Callable[..., None]) -> None:
+    robust.type("#examples button", "\ue007")  # Enter
+    eventually(lambda: answered(robust))
+    before = column_titles(robust)
+    robust.type("#degradations label:nth-child(2) input", "\ue014\ue014")  # the right arrow key
+    eventually(lambda: column_titles(robust) != before)
+    focused = "return document.activeElement"
+    assert robust.run(f"{focused}.getAttribute('aria-valuetext')") == "10 %"
+    assert robust.run(f"{focused}.labels[0].textContent").startswith("noise")
+    assert robust.run(f"{focused}.matches(':focus-visible')")
+
+
+def test_no_serious_accessibility_findings(
+    robust: Browser, tmp_path: Path, eventually: Callable[..., None]
+) -> None:
+    axe = pytest.importorskip("axe_core_python", reason="NO AXE: accessibility is not tested")
+    script = Path(axe.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+
+    def findings() -> list[str]:
+        robust.run(script)
+        found = robust.wait_for("return (await axe.run()).violations")
+        return [f"{each['impact']}: {each['help']}" for each in found]
+
+    assert findings() == []
+    robust.click("#examples button")
+    eventually(lambda: answered(robust))
+    assert findings() == []
+    (tmp_path / "x.png").write_text("no image")
+    robust.type("#file", str(tmp_path / "x.png"))
+    eventually(lambda: robust.visible("#error"))
+    assert findings() == []
+    assert all("status of 422" in message for message in robust.complaints())
+
+
+@at_one_size
+def test_latents_can_be_moved_and_reset(
+    explorer: Browser, tiny: repzoo.Encoder, eventually: Callable[..., None]
+) -> None:
+    explorer.click("#examples button")
+    eventually(lambda: answered(explorer))
+    values = np.float32(explorer.texts("#sliders output"))
+    np.testing.assert_allclose(values, tiny.embed(shown(explorer, "#examples img"))[0], atol=0.006)
+
+    def decoded(latents: Any) -> bool:
+        expected = tiny.generate(latents=latents).images[0, :, :, 0]
+        return bool(np.abs(shown(explorer, "#generated") / 255 - expected).max() < 0.01)
+
+    eventually(lambda: decoded(values))
+    slide(explorer, "#sliders label:nth-child(3) input", 3)
+    moved = values.copy()
+    moved[2] = 3
+    eventually(lambda: decoded(moved))
+    assert explorer.texts("#sliders output")[2] == "3.00"
+    explorer.run("document.querySelector('#unmove').click()")
+    eventually(lambda: decoded(values))
+    assert np.float32(explorer.texts("#sliders output")[2]) == values[2]
+
+
+@at_one_size
+def test_images_can_be_pasted_and_dropped(
+    explorer: Browser, image: Path, eventually: Callable[..., None]
+) -> None:
+    give = """
+    const bytes = Uint8Array.from(atob(arguments[1]), (c) => c.charCodeAt(0));
+    const data = new DataTransfer();
+    if (bytes.length) data.items.add(new File([bytes], 'image.png', { type: 'image/png' }));
+    document.body.dispatchEvent(arguments[0] === 'paste'
+      ? new ClipboardEvent('paste', { clipboardData: data, bubbles: true })
+      : new DragEvent('drop', { dataTransfer: data, bubbles: true }));
+    """
+    encoded = base64.b64encode(image.read_bytes()).decode()
+    for event in ("paste", "drop"):
+        explorer.run(give, event, encoded)
+        eventually(lambda: explorer.visible("#answer"))
+        assert sent(explorer).shape == (20, 14, 4)
+        explorer.run(give, event, "")
+        eventually(lambda: explorer.visible("#error"))
+        assert not explorer.visible("#answer")
+
+
+@at_one_size
+def test_requests_can_be_copied_as_code(
+    explorer: Browser, image: Path, tiny: repzoo.Encoder, eventually: Callable[..., None]
+) -> None:
+    explorer.type("#file", str(image))
+    eventually(lambda: answered(explorer))
+    explorer.run("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+
+    def copied(card: str, language: str) -> str:
+        explorer.run(
+            "window.copied = '';"
+            "[...document.querySelectorAll(`${arguments[0]} .copy button`)]"
+            ".find(b => b.textContent === arguments[1]).click()",
+            card,
+            language,
+        )
+        eventually(lambda: status(explorer) == f"Copied as {language}.")
+        return str(explorer.run("return window.copied"))
+
+    def output(*command: str) -> str:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    cards = ("#image", "#vector", "#reading", "#near", "#latents")
+    mean = tiny.posterior([image]).mean[0]
+    if shutil.which("curl"):
+        answer = json.loads(
+            output("bash", "-c", copied("#vector", "curl").replace("curl", "curl -s"))
+        )
+        np.testing.assert_allclose(answer["mean"][0], mean, rtol=1e-4)
+    code = "".join(copied(card, "Python") for card in cards)
+    printed = output(sys.executable, "-c", code)
+    assert f"{mean[0]:.4f}"[:-1] in printed
+    assert repr(tiny.probe([image], "digit").labels) in printed
+    script = copied("#vector", "JavaScript").replace("console.log(", "return (")
+    np.testing.assert_allclose(explorer.wait_for(script)["mean"][0], mean, rtol=1e-4)
+
+
+@at_one_size
+def test_the_globe_can_be_turned(
+    explorer: Browser, image: Path, eventually: Callable[..., None]
+) -> None:
+    # No movement of its own.
+    explorer.run("window.matchMedia = () => ({ matches: true, addEventListener() {} })")
+    explorer.type("#file", str(image))
+    eventually(lambda: answered(explorer))
+    middle = POINT + "at('pointermove', box.width / 2, box.height / 2); return said();"
+    assert explorer.run(middle) == "the image"
+    drawn = "return document.querySelector('#globe').toDataURL()"
+    before = explorer.run(drawn)
+    drag = "at('pointerdown', 9, 9); at('pointermove', 209, 9); at('pointerup', 209, 9);"
+    explorer.run(POINT + drag)
+    assert explorer.run(drawn) != before
+    assert explorer.run(middle) != "the image"
+    # The same with the keyboard, which also picks the front picture.
+    press = (
+        POINT + "globe.dispatchEvent(new KeyboardEvent('keydown', { key: arguments[0] }));"
+        "return said();"
+    )
+    assert explorer.run(press, "Home") == "the image"
+    for _ in range(6):
+        words = explorer.run(press, "ArrowLeft")
+    assert words.startswith("sample ")
+    explorer.run(press, "Enter")
+    eventually(lambda: explorer.texts("#nearest li")[0].startswith("0.00"))
+
+
+#: The globe, a pointer event at a place of it, and its text.
 POINT = """
 const globe = document.querySelector('#globe'), box = globe.getBoundingClientRect();
 const at = (type, x, y) => globe.dispatchEvent(new PointerEvent(
@@ -221,71 +525,13 @@ globe.setPointerCapture = () => {};
 """
 
 
-def test_the_globe_can_be_turned(
-    page: Browser, image: Path, eventually: Callable[..., None]
-) -> None:
-    page.run(
-        "window.matchMedia = () => ({ matches: true, addEventListener() {} })"
-    )  # no movement of its own
-    page.type("#file", str(image))
-    eventually(lambda: page.run("return document.querySelectorAll('#nearest li').length") == 9)
-    middle = POINT + "at('pointermove', box.width / 2, box.height / 2); return said();"
-    assert page.run(middle).startswith("the image")
-    pixels = "return document.querySelector('#globe').toDataURL()"
-    before = page.run(pixels)
-    page.run(POINT + "at('pointerdown', 9, 9); at('pointermove', 209, 9); at('pointerup', 209, 9);")
-    assert page.run(pixels) != before
-    assert not page.run(middle).startswith("the image")
-    # The same with the keyboard, which also picks the front picture.
-    press = (
-        POINT + "globe.dispatchEvent(new KeyboardEvent('keydown', { key: arguments[0] }));"
-        "return said();"
-    )
-    assert page.run(press, "Home").startswith("the image")
-    for _ in range(6):
-        words = page.run(press, "ArrowLeft")
-    assert words.startswith("sample ")
-    page.run(press, "Enter")
-    assert status(page) == f"Using the latents of {words}."
-
-
-def test_a_sample_can_be_drawn_and_a_model_may_have_less(
-    page: Browser, image: Path, eventually: Callable[..., None]
-) -> None:
-    page.click("#sample")
-    eventually(lambda: "Done" in status(page))
-    page.run(
-        "const m = document.querySelector('#model'); m.value = 'plain';"
-        "m.dispatchEvent(new Event('change'))"
-    )
-    hidden = (
-        "return ['#sample', '#latents', '#reconstruction', '#probes', '#neighbours'].every("
-        "s => document.querySelector(s).hidden)"
-    )
-    eventually(lambda: page.run(hidden))
-    page.type("#file", str(image))
-    eventually(lambda: "Done" in status(page))
-    assert page.run(hidden)
-    assert page.run("return document.querySelectorAll('#means rect').length") == 4
-    assert page.run("return document.querySelectorAll('#means path').length") == 0
-
-
-def test_what_is_no_image_is_said(
-    page: Browser, tmp_path: Path, eventually: Callable[..., None]
-) -> None:
-    (tmp_path / "x.png").write_text("no image")
-    page.type("#file", str(tmp_path / "x.png"))
-    eventually(lambda: status(page).startswith("Error: image 0: "))
-    # The browser logs refused requests, and that it cannot show the file.
-    assert all("422" in message or "blob:" in message for message in page.complaints())
-
-
-def test_it_loads_nothing_from_elsewhere(page: Browser, server_url: str) -> None:
-    loaded = page.run("return performance.getEntriesByType('resource').map(entry => entry.name)")
+@at_one_size
+def test_it_loads_nothing_from_elsewhere(explorer: Browser, server_url: str) -> None:
+    loaded = explorer.run("return performance.getEntriesByType('resource').map(e => e.name)")
     assert {name.removeprefix(server_url) for name in loaded if not name.startswith("data:")} >= {
         "/style.css",
-        "/explorer.js",
+        "/explorer/main.js",
     }
     assert all(name.startswith((server_url, "data:", "blob:")) for name in loaded)
-    page.run("fetch('http://127.0.0.2:9/').catch(() => { document.title = 'refused' })")
-    assert any("Content Security Policy" in message for message in page.complaints())
+    explorer.run("fetch('http://127.0.0.2:9/').catch(() => { document.title = 'refused' })")
+    assert any("Content Security Policy" in message for message in explorer.complaints())

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from repzoo_serving.http.exchange import Response
@@ -34,10 +35,18 @@ _HEADERS = (
 _HTML = "text/html; charset=utf-8"
 _CSS = "text/css; charset=utf-8"
 _JAVASCRIPT = "text/javascript; charset=utf-8"
-_SCRIPTS = ("explorer.js", "charts.js", "globe.js", "neighbours.js")
+_TYPES = {".css": _CSS, ".js": _JAVASCRIPT}
+_EXPLORER = resources.files(__package__) / "explorer"
+
+#: The media type and text of each file that the explorer loads, by path.
+_FILES = {
+    f"/explorer/{file.name}": (_TYPES[Path(file.name).suffix], file.read_text(encoding="utf-8"))
+    for file in _EXPLORER.iterdir()
+    if Path(file.name).suffix in _TYPES
+}
 
 #: The paths of all pages.
-PAGES = frozenset({"/", "/docs", "/openapi.json", "/style.css", *(f"/{s}" for s in _SCRIPTS)})
+PAGES = frozenset({"/", "/docs", "/openapi.json", "/style.css", *_FILES})
 
 
 @dataclass(frozen=True)
@@ -61,11 +70,11 @@ class Pages:
             for method in methods:
                 paths.setdefault(method.upper(), []).append(path)
         files = {
-            "/": (_HTML, _read("index.html")),
+            "/": (_HTML, _read("explorer/index.html")),
             "/openapi.json": ("application/json", json.dumps(described)),
             "/docs": (_HTML, _docs(described)),
             "/style.css": (_CSS, _read("style.css")),
-            **{f"/{name}": (_JAVASCRIPT, _read(name)) for name in _SCRIPTS},
+            **_FILES,
         }
         responses = {
             path: Response(200, media_type, text.encode(), _HEADERS)

@@ -8,18 +8,23 @@ const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
 const plus = (a, b, factor) => a.map((value, i) => value + factor * b[i]);
 const unit = (a) => { const size = Math.hypot(...a); return size > 1e-9 ? a.map((v) => v / size) : null; };
 
-// Return the `keep` rows of `latents` [N, D] nearest to `centre` [D], nearest first:
-// [{ index, distance, place: [x, y, z] }], and the share of their squared distances in the two axes.
-export function neighbours(centre, latents, keep, cosine) {
+// Return the `keep` rows [N, D] nearest to `centre` [D], nearest first: [{ index, distance, way }], where
+// `way` leads from the centre to the row.
+export function nearest(centre, rows, keep, cosine) {
   const of = (vector) => (cosine && unit(vector)) || vector;
   const here = of(centre);
-  const found = latents
-    .map((latent, index) => {
-      const way = plus(of(latent), here, -1);
+  return rows
+    .map((row, index) => {
+      const way = plus(of(row), here, -1);
       return { index, way, distance: Math.hypot(...way) };
     })
     .sort((a, b) => a.distance - b.distance)
     .slice(0, keep);
+}
+
+// Place neighbours on the globe: their places [[x, y, z]], and the share of their squared distances in the
+// two axes.
+export function place(found) {
   const [ways, directions] = acrossAndAxes(found.map(({ way }) => way));
   const places = found.map((_, rank) => {
     const height = 1 - (2 * (rank + 1)) / (found.length + 1);
@@ -31,10 +36,7 @@ export function neighbours(centre, latents, keep, cosine) {
   const all = found.reduce((sum, { distance }) => sum + distance ** 2, 0);
   const inside = directions.reduce((sum, axis) => sum + ways.reduce((s, w) => s + dot(w, axis) ** 2, 0), 0);
   apart(places);
-  return {
-    share: all ? inside / all : 0,
-    near: found.map(({ index, distance }, i) => ({ index, distance, place: places[i] })),
-  };
+  return { places, share: all ? inside / all : 0 };
 }
 
 // All samples lie on one side of an image that is an outlier, so their common direction is removed

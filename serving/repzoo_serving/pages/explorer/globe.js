@@ -31,11 +31,12 @@ export class Globe {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
   }
 
-  // Show pictures. The first is drawn at the front pole, and larger.
-  show(pictures) {
+  // Show pictures. The first is drawn at the front pole, and larger. Unless `still`, the globe turns.
+  show(pictures, still) {
     this.#pictures = pictures;
     this.#lit = -1;
-    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    if (still) return this.draw();
+    still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     const start = performance.now();
     const arrive = (now) => {
       const left = still ? 0 : Math.max(0, 1 - (now - start) / 900) ** 3;
@@ -115,7 +116,7 @@ export class Globe {
     pen.scale(dots, dots);
     const style = getComputedStyle(canvas);
     const accent = style.getPropertyValue("--accent");
-    const air = getComputedStyle(document.body).backgroundColor;
+    const air = style.getPropertyValue("--card");
     this.#ball(pen, width, height, style.color);
     for (const { index, x, y, z, size } of this.#seen()) {
       const { image } = this.#pictures[index];
@@ -127,7 +128,7 @@ export class Globe {
       pen.lineWidth = marked ? 6 : 3;
       pen.stroke();
       pen.clip();
-      pen.imageSmoothingEnabled = image.naturalWidth > size;
+      pen.imageSmoothingEnabled = (image.naturalWidth ?? image.width) > size;
       pen.imageSmoothingQuality = "high";
       pen.drawImage(image, x - size / 2, y - size / 2, size, size);
       // Pictures at the back fade into the background.

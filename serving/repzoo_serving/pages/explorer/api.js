@@ -1,0 +1,64 @@
+// Requests to this server.
+import { $ } from "./dom.js";
+
+export const can = (model, operation) => model.capabilities.includes(operation);
+
+// An error response, or no response.
+export class Refused extends Error {
+  constructor(message, status = 0) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export async function call(path, body) {
+  const headers = {};
+  if ($("key").value) headers.Authorization = `Bearer ${$("key").value}`;
+  if (body) headers["Content-Type"] = "application/json";
+  let response;
+  try {
+    const method = body ? "POST" : "GET";
+    response = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
+  } catch {
+    throw new Refused("The server does not respond. Check that it is running, and try again.");
+  }
+  const result = await response.json().catch(() => ({ detail: `The server answers with status ${response.status}.` }));
+  if (!response.ok) throw new Refused(result.detail, response.status);
+  return result;
+}
+
+// The request for everything that the model's encoder says about images: [path, body].
+export function vectorRequest(model, images) {
+  const body = { model: model.name, images };
+  if (can(model, "posterior")) return ["posterior", body];
+  return can(model, "content") ? ["posterior", { ...body, content: true }] : ["embed", body];
+}
+
+// Embed images: [{ plain, variance, robust, spread, uncertainty }], vectors as lists of D numbers. All
+// but `plain` may be undefined. `robust` and `spread` are the content mean and variance.
+export async function embed(model, images) {
+  const result = await call(...vectorRequest(model, images));
+  return (result.mean || result.embeddings).map((plain, i) => ({
+    plain,
+    variance: result.variance?.[i],
+    robust: result.content_mean?.[i],
+    spread: result.content_variance?.[i],
+    uncertainty: result.uncertainty?.[i],
+  }));
+}
+
+export const reconstructRequest = (model, image) => ["reconstruct", { model: model.name, images: [image] }];
+
+export function probeRequests(model, image) {
+  return model.config.probes.map(({ task, kind }) => ["probe", { model: model.name, task, kind, images: [image] }]);
+}
+
+// All answers for an image (base64 of a file): { vectors, reconstruction, probes }.
+export async function analyse(model, image) {
+  const [[vectors], reconstruction, ...probes] = await Promise.all([
+    embed(model, [image]),
+    can(model, "reconstruct") ? call(...reconstructRequest(model, image)) : null,
+    ...probeRequests(model, image).map((request) => call(...request)),
+  ]);
+  return { vectors, reconstruction, probes };
+}

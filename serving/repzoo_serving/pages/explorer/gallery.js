@@ -1,0 +1,99 @@
+// Neighbours of an image: among samples of the model, or else among the example images.
+import { call, can, embed } from "./api.js";
+import { $, make, picture } from "./dom.js";
+import { Globe } from "./globe.js";
+import { nearest, place } from "./neighbours.js";
+
+const MOST_SAMPLES = 1024;
+const MOST_PIXELS = 800000; // of all samples
+const ON_GLOBE = 60;
+
+export class Gallery {
+  #model = null;
+  #items = null; // a promise of [{ base64, image, plain, robust, words }]
+  #globe;
+  #onpick;
+
+  // `onpick(item)` when the user chooses a neighbour.
+  constructor({ onpick }) {
+    this.#onpick = onpick;
+    const hint = "Drag to rotate, click a sample to analyse it.";
+    $("globe-words").textContent = hint;
+    this.#globe = new Globe($("globe"), {
+      onpick: (each) => { if (each.base64) onpick(each); },
+      onlit: (each) => { $("globe-words").textContent = each ? each.words : hint; },
+    });
+  }
+
+  // `examples` is a promise of [{ base64, words }], which are the gallery if the model makes no samples.
+  use(model, examples) {
+    this.#model = model;
+    this.#items = null;
+    this.examples = examples;
+    $("nearest").replaceChildren();
+    $("around").hidden = !can(model, "generate");
+  }
+
+  #load() {
+    this.#items ??= this.#find(this.#model);
+    this.#items.catch(() => { this.#items = null; });
+    return this.#items;
+  }
+
+  async #find(model) {
+    const { height, width, channels } = model.config.input;
+    const many = Math.max(128, Math.floor(MOST_PIXELS / (height * width * channels)));
+    const n = Math.min(MOST_SAMPLES, model.limits.max_images, many);
+    const found = can(model, "generate")
+      ? (await call("generate", { model: model.name, n, seed: 0 })).images.map((base64) => ({ base64, words: "sample" }))
+      : await this.examples;
+    const vectors = await embed(model, found.map(({ base64 }) => base64));
+    return Promise.all(found.map(async (each, i) => ({ ...each, ...vectors[i], image: await picture(each.base64) })));
+  }
+
+  // Find the neighbours of an image. `current()` says whether they are still wanted when they are known.
+  async show(shown, { plain, robust }, { still, current }) {
+    const model = this.#model;
+    const sampled = can(model, "generate");
+    const items = (await this.#load()).filter(({ base64 }) => sampled || base64 !== shown.base64);
+    if (!current()) return;
+    const cosine = model.config.metric === "cosine";
+    const find = (centre, kind, count) =>
+      nearest(centre, items.map((item) => item[kind]), Math.min(count, Math.ceil(items.length / (sampled ? 2 : 1))), cosine);
+    const count = robust ? 6 : 12;
+    const around = find(plain, "plain", ON_GLOBE);
+    const rows = [this.#row(items, around.slice(0, count))];
+    if (robust) {
+      rows.unshift(make("h3", {}, "Plain", make("small", {}, " nearest to the embedding of the image as it is")));
+      rows.push(make("h3", {}, "Robust", make("small", {}, " nearest to the content mean, which undoes degradation")),
+        this.#row(items, find(robust, "robust", count)));
+    }
+    $("near").querySelector(".badge").textContent = sampled ? "samples of the model" : "example images";
+    $("nearest").replaceChildren(...rows);
+    $("near-note").textContent = sampled
+      ? `Of ${items.length} samples that the model generated. They are not images of a data set. Numbers are distances.`
+      : "This model generates no samples, so these are the examples above. Numbers are distances.";
+    if (sampled) this.#showGlobe(shown, items, around, still);
+  }
+
+  #row(items, found) {
+    return make("ol", { className: "thumbs" }, ...found.map(({ index, distance }, rank) => {
+      const { base64, words } = items[index];
+      const image = make("img", { src: `data:image/png;base64,${base64}`, alt: `${words} ${rank + 1}, at a distance of` });
+      const button = make("button", { type: "button", title: "Analyse this image" }, image, distance.toPrecision(3));
+      button.addEventListener("click", () => this.#onpick(items[index]));
+      return make("li", {}, button);
+    }));
+  }
+
+  #showGlobe(shown, items, around, still) {
+    const { places, share } = place(around);
+    const neighbours = around.map(({ index, distance }, rank) => ({
+      ...items[index], place: places[rank], words: `sample ${rank + 1}, at a distance of ${distance.toPrecision(3)}`,
+    }));
+    this.#globe.show([{ image: shown.canvas, place: [0, 0, 1], words: "the image" }, ...neighbours], still);
+    $("globe-about").textContent =
+      `The ${around.length} nearest of ${items.length} samples, nearer ones nearer to the image in front. Directions are the ` +
+      `two axes in which they differ most, with ${Math.round(100 * share)} % of their squared distances.`;
+  }
+}

@@ -1,0 +1,41 @@
+// The ways in which an image reaches the page: a file, a photo, a drop, a paste.
+import { $ } from "./dom.js";
+
+// Call `onfile(file)` for each image that the user gives, `onproblem(text)` if it is not a file.
+export function listen(onfile, onproblem) {
+  for (const [button, input] of [["choose", "file"], ["photograph", "camera"]]) {
+    $(button).addEventListener("click", () => $(input).click());
+    $(input).addEventListener("change", () => {
+      if ($(input).files[0]) onfile($(input).files[0]);
+      $(input).value = ""; // so that the same file can be chosen again
+    });
+  }
+  for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
+    document.addEventListener(name, (event) => {
+      event.preventDefault();
+      document.body.classList.toggle("over", name === "dragenter" || name === "dragover");
+      if (name !== "drop") return;
+      const [file] = event.dataTransfer.files;
+      if (file) onfile(file);
+      else onproblem("What was dropped is not a file. Save the image first, or copy it and paste it here.");
+    });
+  }
+  document.addEventListener("paste", (event) => {
+    if (event.target.matches?.("input:not([type=range])")) return;
+    const [file] = event.clipboardData.files;
+    if (file) onfile(file);
+    else onproblem("The clipboard has no image. Copy an image, and paste again.");
+  });
+}
+
+// Read a file: { base64, bitmap, name }. `bitmap` is null if the browser cannot show it.
+export async function readFile(file) {
+  const base64 = await new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
+    reader.onerror = () => reject(new Error(`${file.name} cannot be read.`));
+    reader.readAsDataURL(file);
+  });
+  const bitmap = await createImageBitmap(file).catch(() => null);
+  return { base64, bitmap, name: file.name };
+}
