@@ -85,6 +85,12 @@ RANKINGS = (
     Ranking("content", "robust"),
     Ranking("content", NO_LOG),
 )
+#: Rankings whose recall is measured.
+RERANKED = (
+    Ranking("encoder", "trusted"),
+    Ranking("content", "trusted"),
+    Ranking("content", "robust"),
+)
 #: Gains are differences from these.
 BASELINES = {
     "gain over trusted": Ranking("encoder", "trusted"),
@@ -118,6 +124,7 @@ class Gallery:
     def __init__(self, encoder: Encoder, images: Pixels, labels: Rows, place: Path) -> None:
         self.labels, self.encoder = labels, encoder
         self.indexes: dict[Held, SharedIndex] = {}
+        self.stored: dict[Held, Documents] = {}  # sorted by ID
         posterior = encoder.posterior(images)
         for held in ("encoder", "content"):
             index = SharedIndex.create(
@@ -132,6 +139,7 @@ class Gallery:
             index.flush()
             assert isinstance(index, SharedIndex)
             self.indexes[held] = index
+            (self.stored[held],) = index.documents()
 
     def close(self) -> None:
         for index in self.indexes.values():
@@ -155,8 +163,8 @@ class Gallery:
     def recall(self, queries: Posterior, found: Mapping[Ranking, Rows]) -> dict[Ranking, Floats]:
         """Return the share of the ten nearest of all documents that was found, for some queries."""
         result = {}
-        for ranking in (BASELINES["gain over trusted"], Ranking("content", "robust")):
-            (all_,) = self.indexes[ranking.posterior].documents()
+        for ranking in RERANKED:
+            all_ = self.stored[ranking.posterior]
             mean, variance = gaussian(queries, ranking.posterior)
             if ranking.posterior == "encoder" and self.encoder.config.metric == "cosine":
                 mean = unit_length(mean)
@@ -171,7 +179,7 @@ class Gallery:
                     distance = -distances.mutual_log_likelihood(
                         mean[row], variance[row], all_.mean, all_.variance
                     )
-                best = np.argpartition(distance, K)[:K]  # documents come sorted by ID
+                best = np.argpartition(distance, K)[:K]
                 shares.append(np.isin(best, found[ranking][row]).mean())
             result[ranking] = np.array(shares)
         return result
@@ -179,7 +187,7 @@ class Gallery:
     def _without_log(
         self, mean: NDArray[np.float32], variance: NDArray[np.float32] | None, near: Rows
     ) -> Rows:
-        (all_,) = self.indexes["content"].documents()
+        all_ = self.stored["content"]
         assert variance is not None
         total = variance[:, None] + all_.variance[near]  # [N, candidates, D]
         distance = (np.square(mean[:, None] - all_.mean[near]) / total).sum(-1)
