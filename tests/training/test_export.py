@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -25,6 +26,7 @@ from repzoo_training.data import ImageDataset, load
 from repzoo_training.export import export_run
 from repzoo_training.export.card import render_card
 from repzoo_training.export.pictures import draw_neighbours
+from repzoo_training.export.rerender import redraw_views
 from repzoo_training.loop.trained import TrainedModel
 from repzoo_training.loop.trainer import train
 from repzoo_training.prior import fit_mixture
@@ -71,6 +73,7 @@ def test_a_package_has_every_file_of_the_format(package: Path) -> None:
         "encoder.onnx",
         "figures/reconstructions.png",
         "figures/samples.png",
+        "figures/views.png",
         "figures/walk.png",
         "golden.npz",
         "metrics.json",
@@ -79,6 +82,25 @@ def test_a_package_has_every_file_of_the_format(package: Path) -> None:
         "probes/class.mlp.onnx",
     }
     assert repzoo.load(package).probe(np.zeros((1, 28, 28, 1), np.uint8), "class").labels
+
+
+def test_new_views_can_be_drawn_again(package: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(package, tmp_path / "copy")
+    assert "![views](figures/views.png)" in (copy / "README.md").read_text()
+    drawn = (copy / "figures" / "views.png").read_bytes()
+    for file in ("README.md", "figures/views.png"):
+        (copy / file).unlink()
+    command = [sys.executable, "-m", "repzoo_training.export.rerender", "--views", str(copy)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (copy / "figures" / "views.png").read_bytes() == drawn
+    assert Package.open(copy).revision == Package.open(package).revision
+    with Image.open(io.BytesIO(drawn)) as picture:
+        assert picture.size == ((3 + 8) * 58 + 2 * 2 + 16, 8 * 58 + 2)
+    metrics = json.loads((copy / "metrics.json").read_bytes())
+    metrics["training"]["recipe"]["method"] = "vae"
+    (copy / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(PackageError, match="was not trained with SimVAE"):
+        redraw_views(copy)
 
 
 def test_the_graphs_equal_torch(

@@ -511,19 +511,26 @@ def _row(m: Measure) -> str:
 
 def _pictures(package: _Contents) -> str:
     """Return the section with all existing pictures, or nothing if none exist."""
+    folder = package.folder / "figures"
     shown = [
-        f"{caption}\n\n![{name}](figures/{name}.png)\n"
+        f"{caption}\n\n![{name}](figures/{path.name})\n"
         for name, caption in (
             ("reconstructions", _reconstructions_caption(package.training)),
             ("samples", "Samples from `prior.npz`:"),
             ("walk", "Interpolation between the embeddings of two of these images, per row:"),
+            (
+                "views",
+                "New views of a thing (right), given one or three views of it (left). All views "
+                "in a row have the same content, and all in a column the same style:",
+            ),
             (
                 "neighbours",
                 "Test images (top row), each above its nearest training images by "
                 f"{package.config.metric} distance. Neighbours of another class have a red frame:",
             ),
         )
-        if (package.folder / "figures" / f"{name}.png").exists()
+        for path in (folder / f"{name}.png", folder / f"{name}.jpg")
+        if path.exists()
     ]
     return "\n".join(["## Figures\n", *shown]) if shown else ""
 

@@ -33,7 +33,7 @@ from repzoo_training.export.card import AddedDecoder, Embeddings, TrainingRecord
 from repzoo_training.export.graphs import write_graph
 from repzoo_training.export.inputs import golden_files, own_images
 from repzoo_training.export.parity import Parity, check_parity, measure_parity
-from repzoo_training.export.pictures import draw_decoded, draw_neighbours
+from repzoo_training.export.pictures import draw_decoded, draw_neighbours, draw_views
 from repzoo_training.export.quantization import CALIBRATION_IMAGES, quantize
 from repzoo_training.loop.trained import TrainedModel
 from repzoo_training.objectives import find_method
@@ -163,6 +163,9 @@ def _write(
         figures.mkdir()
     if config.has_decoder:
         draw_decoded(figures, encoder, examples)
+        described = Encoder(folder, config, provider="cpu")  # metrics.json names the recipe now
+        if described.views is not None:
+            draw_views(figures, described, examples, recipe.augmentation)
     if near and test is not None:
         draw_neighbours(figures, encoder, train, outputs["embedding"], test)
     write_card(folder)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from repzoo.files import write_atomically
 from repzoo.runtime.encoder import Encoder
 
 from repzoo_training.data import ImageDataset
 from repzoo_training.evaluation.knn import nearest
-from repzoo_training.watching.figures import COLUMNS, save_png
+from repzoo_training.views.views import Views, ViewSpec
+from repzoo_training.watching.figures import COLUMNS, grid, save_png
 
-__all__ = ["NEIGHBOURS", "draw_decoded", "draw_neighbours"]
+__all__ = ["NEIGHBOURS", "draw_decoded", "draw_neighbours", "draw_views"]
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -23,6 +27,11 @@ WALKS = 4
 
 #: Number of nearest training images drawn below each test image.
 NEIGHBOURS = 5
+
+#: Things in ``views``, the views of each that are given at most, and the new ones.
+THINGS, GIVEN, NEW = 4, 3, 8
+#: Photographs would take ten times as many bytes as PNG.
+_JPEG_QUALITY = 70
 
 #: Frame of a neighbour whose class differs from that of its query.
 _RED = (0.85, 0.1, 0.1)
@@ -82,6 +91,44 @@ def draw_neighbours(
         for row, column in np.argwhere(wrong):
             _frame(rows[1 + row, column])
     save_png(figures / "neighbours.png", rows, first_row_apart=True)
+
+
+def draw_views(figures: Path, encoder: Encoder, examples: Pixels, views: ViewSpec) -> None:
+    """Draw ``views.png`` of a package trained with SimVAE, or ``views.jpg`` if it has colours.
+
+    Each thing has two rows: one view of it, and three. On their right are new views, with the
+    content at its posterior mean, and in each column the same style.
+
+    Args:
+        figures: the folder for the picture.
+        encoder: the encoder and decoder of the package.
+        examples: uint8 ``[N, H, W, C]``, of which the first four are shown in views.
+        views: the recipe's views. Binarising is left out, because the encoder's graph does it.
+    """
+    spec = views.model_copy(update={"binarize": None})
+    images = torch.from_numpy(examples[:THINGS]).movedim(3, 1)  # [T, C, H, W]
+    made = Views(spec, examples.shape[1:3])(images, GIVEN, torch.Generator().manual_seed(0))
+    seen = made.movedim(2, 4).numpy()  # [T, J, H, W, C]
+    pixels = (seen * 255).round().astype(np.uint8)
+    given = np.ones((2 * len(seen), *seen.shape[1:]), np.float32)  # white where there is no view
+    given[0::2, :1], given[1::2] = seen[:, :1], seen
+    new = np.stack(
+        [
+            encoder.generate(NEW, content=thing[:count], seed=0, vary="style").images
+            for thing in pixels
+            for count in (1, GIVEN)
+        ]
+    )
+    left, right = (np.asarray(grid(part)) for part in (given, new))
+    gap = np.full((len(left), 16, *left.shape[2:]), 255, np.uint8)
+    sheet = Image.fromarray(np.concatenate([left, gap, right], axis=1))
+    buffer = io.BytesIO()
+    if sheet.mode == "L":
+        sheet.save(buffer, "PNG", optimize=True)
+    else:
+        sheet.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    name = "views.png" if sheet.mode == "L" else "views.jpg"
+    write_atomically(figures / name, buffer.getvalue())
 
 
 def _colours(images: Pixels) -> Floats:
