@@ -450,6 +450,20 @@ def test_images_can_be_pasted_and_dropped(
 
 
 @at_one_size
+def test_photos_are_shrunk_before_they_are_sent(
+    explorer: Browser, tmp_path: Path, eventually: Callable[..., None]
+) -> None:
+    # More pixels than the server takes, and a type that it does not read.
+    colours = np.random.default_rng(0).integers(0, 256, (700, 500, 3), dtype=np.uint8)
+    for name in ("photo.png", "photo.bmp"):
+        Image.fromarray(colours).save(tmp_path / name)
+        explorer.type("#file", str(tmp_path / name))
+        eventually(lambda: answered(explorer))
+        assert explorer.texts("#image figcaption")[0] == "shrunk to 256 × 358"
+        choose_model(explorer, "tiny")
+
+
+@at_one_size
 def test_requests_can_be_copied_as_code(
     explorer: Browser, image: Path, tiny: repzoo.Encoder, eventually: Callable[..., None]
 ) -> None:

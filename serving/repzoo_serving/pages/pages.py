@@ -93,7 +93,8 @@ def _docs(described: Mapping[str, Any]) -> str:
     parts = [
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
         '<meta name=viewport content="width=device-width">'
-        "<title>repzoo: the API</title><link rel=stylesheet href=style.css></head><body><main>"
+        "<title>repzoo: the API</title><link rel=icon href=data:,>"
+        "<link rel=stylesheet href=style.css></head><body><main>"
         "<h1>repzoo: the API</h1>",
         *(f"<p>{_inline(text)}</p>" for text in info["description"].split("\n\n")),
         "<p>Machine-readable: <a href=openapi.json>openapi.json</a>. "

@@ -98,7 +98,7 @@ function showContent(model, { robust, spread, plain }, clean, degraded) {
       `the plain embedding is ${number(distance(now, before))} away, the content mean ${number(distance(robust, before))}.`]
     : ["Where the embedding of an undegraded picture should lie. ",
       make("b", {}, "Degrade the image, and the bars grow.")]));
-  legend([["interval", "content posterior, mean ± 2 standard deviations"], ["plain", "plain embedding of this image"], ["clean", "embedding of the undegraded image"]]);
+  legend([["interval", "content posterior, mean ± 2 standard deviations"], ["plain", "plain embedding"], ["clean", "plain embedding, undegraded"]]);
 }
 
 function showEmbedding({ plain, variance }, clean, degraded) {

@@ -6,23 +6,27 @@ export const KINDS = ["blur", "noise", "crop", "dark"];
 // which the model sees it. Without a degradation, it is drawn larger.
 export function drawDegraded(canvas, bitmap, strengths, { height, width, channels }) {
   const degraded = KINDS.some((kind) => strengths[kind] > 0);
-  const side = degraded ? Math.max(height, width) : 512;
-  const scale = Math.min(1, side / Math.min(bitmap.width, bitmap.height));
-  canvas.width = Math.max(1, Math.round(bitmap.width * scale));
-  canvas.height = Math.max(1, Math.round(bitmap.height * scale));
-  const share = 1 - 0.6 * strengths.crop;
-  const [w, h] = [bitmap.width * share, bitmap.height * share];
-  const pen = canvas.getContext("2d", { willReadFrequently: true });
-  pen.fillStyle = "white"; // the server, too, puts transparent images on white
-  pen.fillRect(0, 0, canvas.width, canvas.height);
-  pen.imageSmoothingQuality = "high";
-  pen.drawImage(bitmap, (bitmap.width - w) / 2, (bitmap.height - h) / 2, w, h, 0, 0, canvas.width, canvas.height);
+  const pen = drawScaled(canvas, bitmap, degraded ? Math.max(height, width) : 512, 1 - 0.6 * strengths.crop);
   if (!degraded) return;
   const pixels = pen.getImageData(0, 0, canvas.width, canvas.height);
   if (strengths.blur) blur(pixels, (strengths.blur * Math.max(canvas.width, canvas.height)) / 8);
   if (strengths.noise) noise(pixels, 0.5 * 255 * strengths.noise, channels === 1);
   if (strengths.dark) change(pixels, (value) => value - 0.5 * 255 * strengths.dark);
   pen.putImageData(pixels, 0, 0);
+}
+
+// Draw the middle `share` of `bitmap` so that the canvas's shorter side is at most `side`. Return the context.
+export function drawScaled(canvas, bitmap, side, share = 1) {
+  const scale = Math.min(1, side / Math.min(bitmap.width, bitmap.height));
+  canvas.width = Math.max(1, Math.round(bitmap.width * scale));
+  canvas.height = Math.max(1, Math.round(bitmap.height * scale));
+  const [w, h] = [bitmap.width * share, bitmap.height * share];
+  const pen = canvas.getContext("2d", { willReadFrequently: true });
+  pen.fillStyle = "white"; // the server, too, puts transparent images on white
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(bitmap, (bitmap.width - w) / 2, (bitmap.height - h) / 2, w, h, 0, 0, canvas.width, canvas.height);
+  return pen;
 }
 
 function change({ data }, of) {

@@ -64,15 +64,16 @@ export class Gallery {
     const around = find(plain, "plain", ON_GLOBE);
     const rows = [this.#row(items, around.slice(0, count))];
     if (robust) {
-      rows.unshift(make("h3", {}, "Plain", make("small", {}, " nearest to the embedding of the image as it is")));
-      rows.push(make("h3", {}, "Robust", make("small", {}, " nearest to the content mean, which undoes degradation")),
+      rows.unshift(make("h3", {}, "Plain", make("small", {}, " by the embedding of this image")));
+      rows.push(make("h3", {}, "Robust", make("small", {}, " by the content mean")),
         this.#row(items, find(robust, "robust", count)));
     }
     $("near").querySelector(".badge").textContent = sampled ? "samples of the model" : "example images";
     $("nearest").replaceChildren(...rows);
-    $("near-note").textContent = sampled
+    const estimate = robust ? "The content mean estimates the embedding of the undegraded image. " : "";
+    $("near-note").textContent = estimate + (sampled
       ? `Of ${items.length} samples that the model generated. They are not images of a data set. Numbers are distances.`
-      : "This model generates no samples, so these are the examples above. Numbers are distances.";
+      : "This model generates no samples, so these are the examples above. Numbers are distances.");
     if (sampled) this.#showGlobe(shown, items, around, still);
   }
 

@@ -82,12 +82,13 @@ async function useModel() {
 async function takeFile(file) {
   const mine = ++turn;
   try {
+    const { height, width } = model.config.input;
+    const read = await readFile(file, Math.max(256, 2 * height, 2 * width));
     const { max_bytes: most } = model.limits;
-    if ((file.size * 4) / 3 + 1000 > most) {
+    if (read.base64.length + 1000 > most) {
       const mega = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
       throw new Error(`${file.name} has ${mega(file.size)}; this server takes at most ${mega((most * 3) / 4)}.`);
     }
-    const read = await readFile(file);
     if (mine === turn) await start(read);
   } catch (error) {
     fail(error);
@@ -135,9 +136,10 @@ async function answer() {
     showReconstruction(result.reconstruction);
     showUncertainty(model, result.vectors.uncertainty);
     showProbes(model, result.probes);
+    const said = summary(model, result);
+    const done = now ? "Degraded" : `Answered in ${Math.round(performance.now() - begun)} ms`;
+    say(`${done}${said && `: ${said}`}.`);
     if (!still) {
-      const said = summary(model, result);
-      say(`Answered in ${Math.round(performance.now() - begun)} ms${said && `: ${said}`}.`);
       latents.show(result.vectors.plain);
       if (first) reveal();
     }
@@ -151,7 +153,9 @@ function describeInput(now) {
   const done = KINDS.filter((kind) => strengths[kind] > 0).map((kind) => `${kind} ${Math.round(100 * strengths[kind])} %`);
   $("input").setAttribute("aria-label", now ? `the image with ${done.join(", ")}` : "the image");
   $("input").classList.toggle("coarse", Math.min($("input").width, $("input").height) < 200);
-  $("input").nextElementSibling.textContent = now ? "degraded, as sent" : "as sent";
+  const { width, height } = $("input");
+  $("input").nextElementSibling.textContent =
+    now ? "degraded" : chosen.shrunk ? `shrunk to ${width} × ${height}` : "as sent";
 }
 
 // On a small screen the answer may be below the fold.

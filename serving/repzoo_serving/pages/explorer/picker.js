@@ -1,4 +1,5 @@
 // The ways in which an image reaches the page: a file, a photo, a drop, a paste.
+import { drawScaled } from "./degrade.js";
 import { $ } from "./dom.js";
 
 // Call `onfile(file)` for each image that the user gives, `onproblem(text)` if it is not a file.
@@ -28,14 +29,23 @@ export function listen(onfile, onproblem) {
   });
 }
 
-// Read a file: { base64, bitmap, name }. `bitmap` is null if the browser cannot show it.
-export async function readFile(file) {
+const LARGE = 256 * 1024; // bytes
+const TYPES = ["image/png", "image/jpeg", "image/webp"]; // what the server reads
+
+// Read a file: { base64, bitmap, name, shrunk }. `bitmap` is null if the browser cannot show it. A photo, or a
+// file of another type than the server reads, is redrawn with a shorter side of `side`: { base64, bitmap, shrunk }.
+export async function readFile(file, side) {
+  const bitmap = await createImageBitmap(file).catch(() => null);
+  if (bitmap && (file.size > LARGE || !TYPES.includes(file.type))) {
+    const canvas = document.createElement("canvas");
+    drawScaled(canvas, bitmap, side);
+    return { base64: canvas.toDataURL("image/png").split(",")[1], bitmap: canvas, name: "image.png", shrunk: true };
+  }
   const base64 = await new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
     reader.onerror = () => reject(new Error(`${file.name} cannot be read.`));
     reader.readAsDataURL(file);
   });
-  const bitmap = await createImageBitmap(file).catch(() => null);
   return { base64, bitmap, name: file.name };
 }
