@@ -65,7 +65,7 @@ def outcome(body: bytes, content_type: str) -> int:
     """Return the status of the problem, or 200."""
     kind = content_type.encode()
     try:
-        parse(body, kind, EmbedOptions, "images", bounds=Bounds(8))
+        parse(body, kind, EmbedOptions, bounds=Bounds(8))
     except Problem as problem:
         return problem.status
     return 200
