@@ -11,6 +11,7 @@ import pytest
 import repzoo
 import torch
 from numpy.typing import NDArray
+from repzoo.packages.config import Region
 from repzoo.packages.package import Package
 from repzoo.runtime.golden import check_golden
 from repzoo_training.content import ContentHead, fit_content
@@ -28,7 +29,7 @@ from repzoo_training.degradations import FIT, degrade
 from repzoo_training.export.calibration import calibrate_package
 from repzoo_training.recipes.registry import find_recipe
 from scipy.integrate import quad
-from scipy.stats import norm
+from scipy.stats import chi2, norm
 
 DATA = Path(__file__).parents[1] / "data" / "mnist"
 BUNDLED = Path(__file__).parents[2] / "zoo" / "bundled"
@@ -67,15 +68,32 @@ def test_the_mutual_likelihood_is_the_integral_over_the_shared_content() -> None
     assert score.item() == pytest.approx(np.log(integral) + 0.5 * np.log(2 * np.pi), abs=1e-6)
 
 
-def test_recalibration_widens_regions_that_are_too_small() -> None:
+def test_recalibration_makes_the_variance_the_expected_error_and_regions_exact() -> None:
     head = ContentHead(4, (8, 8, 1), has_posterior=False, unit=False).eval()
     images = torch.zeros(4000, 8, 8, 1, dtype=torch.uint8)
     embedding = torch.zeros(4000, 4)
-    # The new head predicts variance 1 around the embedding; the truth has variance 4.
-    target = 2 * torch.randn(4000, 4, generator=torch.Generator().manual_seed(0))
-    recalibrate(head.requires_grad_(False), [images, embedding], target)
-    _, variance = head(images[:1], embedding[:1])
-    np.testing.assert_allclose(variance, 4, rtol=0.1)
+    # The new head predicts variance 1 around the embedding. The truth has variance 4, heavy tails,
+    # and one scale for all dimensions of an image.
+    random = torch.Generator().manual_seed(0)
+    scale = torch.randn(4000, 1, generator=random).exp()
+    target = scale * torch.randn(4000, 4, generator=random)
+    target *= 2 / target.square().mean().sqrt()
+    regions = recalibrate(head.requires_grad_(False), [images, embedding], target)
+    _, variance = head(images, embedding)
+    np.testing.assert_allclose(variance, 4, rtol=1e-4)
+    z2 = target.square() / variance
+    for region, probability in zip(regions, (0.5, 0.9, 0.99), strict=True):
+        assert region.probability == probability
+        inside = (z2 <= region.deviations**2).float().mean()
+        assert float(inside) == pytest.approx(probability, abs=1e-3)
+        inside = (z2.mean(1) <= region.distance).float().mean()
+        assert float(inside) == pytest.approx(probability, abs=1e-3)
+
+
+@pytest.mark.parametrize("dim", [10, 64, 256, 512, 1024])
+def test_a_head_is_small_for_any_dimension(dim: int) -> None:
+    head = ContentHead(dim, (64, 64, 3), has_posterior=dim <= 64, unit=True)
+    assert 2 * sum(each.numel() for each in head.parameters()) < 0.4 * 2**20
 
 
 def test_what_is_recovered_is_a_share_of_what_was_lost() -> None:
@@ -83,7 +101,7 @@ def test_what_is_recovered_is_a_share_of_what_was_lost() -> None:
         rows = {"euclidean": euclidean, "robust": robust}
         precision = {name: np.full(50, value, np.float32) for name, value in rows.items()}
         none = np.zeros(50, np.float32)
-        return Measured(precision, (0, 0, 0), (0, 0, 0), 0, 0, 0, 0, none, none > 0)
+        return Measured(precision, (0, 0, 0), (0, 0, 0), 0, 0, 0, 0, none, none > 0, none > 0)
 
     clean = np.full(50, 0.9, np.float32)
     share, low, high = recovered(clean, [at(0.5, 0.7), at(0.1, 0.4)])
@@ -154,10 +172,16 @@ def test_a_package_gets_a_content_posterior(
     assert report is not None
     assert {row.group for row in report.rows} == {"clean", "fit", "validation", "test"}
     assert len(report.rows) == 1 + 5 * (9 + 2 + 8)
+    assert report.uncertainty_auroc is not None
+    assert report.former_auroc is not None
     card = (out / "README.md").read_text()
     assert "## Degraded images" in card
     assert "salt-and-pepper" in card
     assert (out / "figures" / "content.png").exists()
+    assert (out / "figures" / "steps.png").exists()
+    assert config.uncertainty is not None
+    assert "content_variance" in config.uncertainty.inputs
+    assert config.uncertainty.fitted_on.count("2 degraded copies") == 1
     assert json.loads((out / "metrics.json").read_bytes())["content"]["n_queries"] == 50
 
     # Another calibration without --degrade keeps the content posterior.
@@ -176,7 +200,15 @@ def test_measures_of_a_perfect_posterior(train: ImageDataset) -> None:
 
     where = Located(mean, mean, variance)
     labels = np.arange(500) // 50
-    found = measure(where, target, labels, where, labels, np.ones(3, np.float32))
+    regions = [
+        Region(
+            probability=p,
+            deviations=float(norm.ppf(0.5 + p / 2)),
+            distance=float(chi2.ppf(p, 3)) / 3,
+        )
+        for p in (0.5, 0.9, 0.99)
+    ]
+    found = measure(where, target, labels, where, labels, np.ones(3, np.float32), regions)
     np.testing.assert_allclose(found.coverage, (0.5, 0.9, 0.99), atol=0.03)
     np.testing.assert_allclose(found.joint, (0.5, 0.9, 0.99), atol=0.05)
     assert found.predicted_error == pytest.approx(found.real_error, rel=0.2)

@@ -22,7 +22,7 @@ from repzoo_training.uncertainty.examples import make_views
 from repzoo_training.uncertainty.metrics import auroc
 from repzoo_training.views.views import ViewSpec
 
-__all__ = ["has_task", "locate", "measure_content"]
+__all__ = ["choose", "has_task", "locate", "measure_content", "single_task"]
 
 #: Maximum numbers of documents and queries.
 MOST_DOCUMENTS, MOST_QUERIES = 20_000, 2_000
@@ -51,6 +51,7 @@ def measure_content(
     test: ImageDataset,
     views: ViewSpec,
     *,
+    former: Encoder | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> ContentReport:
@@ -65,22 +66,30 @@ def measure_content(
         train: Labelled images, of which up to 20,000 are documents.
         test: Labelled images, of which up to 2,000 are queries.
         views: The recipe's views, see `repzoo_training.content.fitting.mild`.
+        former: The same encoder with an uncertainty to compare with.
         seed: Decides the choice of images, the degradations and the views.
         progress: Show a bar, on a terminal only.
 
     Raises:
         InvalidInput: If the labels pose no task with one answer per image.
     """
-    task = _task(train, test)
+    task = single_task(train, test)
     random = np.random.default_rng([seed, 7])
-    documents, gallery_labels = _choose(task.train, task.train_rows, MOST_DOCUMENTS, random)
-    queries, labels = _choose(task.test, task.test_rows, MOST_QUERIES, random)
-    unit = encoder.config.content is not None and encoder.config.content.unit_length
+    documents, gallery_labels = choose(task.train, task.train_rows, MOST_DOCUMENTS, random)
+    queries, labels = choose(task.test, task.test_rows, MOST_QUERIES, random)
+    spec = encoder.config.content
+    assert spec is not None  # the caller has checked
+    unit = spec.unit_length
     gallery = locate(encoder, train.images[documents])
     spread = gallery.embedding.std(0).clip(1e-6)
     fresh = make_views(test, queries, mild(views), seed, 9000)
     target = as_target(encoder.embed(fresh), unit)
 
+    judges = {"uncertainty": encoder}
+    if former is not None:
+        judges["former"] = former
+    judges = {name: each for name, each in judges.items() if each.config.uncertainty is not None}
+    told: dict[str, list[NDArray[np.float32]]] = {name: [] for name in judges}
     rows: list[ContentRow] = []
     measured: dict[Group, list[Measured]] = {"clean": [], "fit": [], "validation": [], "test": []}
     asked: list[tuple[Group, str, int]] = [("clean", "clean", 0)]
@@ -96,11 +105,23 @@ def measure_content(
         images = test.images[queries]
         if severity:
             images = degrade(images, kind, severity, seed)
-        found = measure(locate(encoder, images), target, labels, gallery, gallery_labels, spread)
+        for name, each in judges.items():
+            told[name].append(each.uncertainty(images))
+        found = measure(
+            locate(encoder, images),
+            target,
+            labels,
+            gallery,
+            gallery_labels,
+            spread,
+            spec.regions,
+        )
         measured[group].append(found)
         rows.append(_row(group, kind, severity, found))
     degraded = [each for group, found in measured.items() if group != "clean" for each in found]
     clean = measured["clean"][0].precision["euclidean"]
+    missed = np.concatenate([each.wrong_plain for each in degraded])
+    found_out = {n: auroc(np.concatenate(values[1:]), missed) for n, values in told.items()}
     return ContentReport(
         model=encoder.config.name,
         dataset=test.name,
@@ -121,6 +142,8 @@ def measure_content(
             np.concatenate([each.trace for each in degraded]),
             np.concatenate([each.wrong for each in degraded]),
         ),
+        uncertainty_auroc=found_out.get("uncertainty"),
+        former_auroc=found_out.get("former"),
     )
 
 
@@ -144,7 +167,12 @@ def _row(group: Group, kind: str, severity: int, found: Measured) -> ContentRow:
     )
 
 
-def _task(train: ImageDataset, test: ImageDataset) -> Task:
+def single_task(train: ImageDataset, test: ImageDataset) -> Task:
+    """Return the last task with one answer per image: the class, or CelebA's hair colour.
+
+    Raises:
+        InvalidInput: If the labels pose no such task.
+    """
     single = [task for task in tasks_of(train, test) if task.train.ndim == 1]
     if not single:
         raise InvalidInput(
@@ -154,7 +182,7 @@ def _task(train: ImageDataset, test: ImageDataset) -> Task:
     return single[-1]
 
 
-def _choose(
+def choose(
     answers: NDArray[Any],
     known: NDArray[np.bool_],
     most: int,

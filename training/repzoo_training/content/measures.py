@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import chi2
+from repzoo.packages.config import Region
 
 from repzoo_training.evaluation.knn import nearest
 
-__all__ = ["Located", "Measured", "mutual_likelihood", "recovered"]
+__all__ = ["Located", "Measured", "mutual_likelihood", "rank", "recovered"]
 
 Floats = NDArray[np.float32]
 
@@ -20,8 +20,6 @@ Floats = NDArray[np.float32]
 K = 10
 #: Candidates by the content mean that the likelihood re-ranks.
 CANDIDATES = 100
-#: Probabilities of the regions whose coverage is measured.
-REGIONS = (0.5, 0.9, 0.99)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +43,7 @@ class Measured:
 
     Attributes:
         precision: precision@10 ``[N]`` of each ranking: ``euclidean``, ``mean``, ``robust``.
-        coverage: Share of targets inside regions of 50, 90 and 99 %, per dimension.
+        coverage: Share of targets inside each region, per dimension.
         joint: The same for all dimensions together.
         nll: Negative log-likelihood per dimension of the standardised target, in nats.
         sharpness: Geometric mean of the standardised standard deviations.
@@ -53,6 +51,7 @@ class Measured:
         real_error: Mean of ‖t − m‖², standardised.
         trace: Trace of v, standardised, per image ``[N]``.
         wrong: Whether the nearest neighbour by the content mean has another label, bool ``[N]``.
+        wrong_plain: The same for the nearest neighbour by the embedding.
     """
 
     precision: Mapping[str, Floats]
@@ -64,6 +63,7 @@ class Measured:
     real_error: float
     trace: Floats
     wrong: NDArray[np.bool_]
+    wrong_plain: NDArray[np.bool_]
 
 
 def measure(
@@ -73,6 +73,7 @@ def measure(
     gallery: Located,
     gallery_labels: NDArray[np.int64],
     spread: Floats,
+    regions: Sequence[Region],
 ) -> Measured:
     """Measure one set of queries.
 
@@ -83,30 +84,39 @@ def measure(
         gallery: The positions of the documents.
         gallery_labels: int64 ``[M]``.
         spread: Standard deviations of the gallery's embeddings ``[D]``, the unit of all errors.
+        regions: The regions of the content posterior whose coverage is measured.
     """
-    by_embedding = _nearest(query.embedding, gallery.embedding, K)
-    by_mean = _nearest(query.mean, gallery.mean, CANDIDATES)
-    orders = {
-        "euclidean": by_embedding,
-        "mean": by_mean[:, :K],
-        "robust": _rerank(query, gallery, by_mean)[:, :K],
-    }
+    orders = rank(query, gallery)
     hit = {name: gallery_labels[rows] == labels[:, None] for name, rows in orders.items()}
     z2 = np.square(target - query.mean) / query.variance  # [N, D]
-    D = z2.shape[1]  # noqa: N806
     variance = query.variance / np.square(spread)
     error = np.square((target - query.mean) / spread)
     return Measured(
         precision={name: rows.mean(1, dtype=np.float32) for name, rows in hit.items()},
-        coverage=tuple(float((z2 < chi2.ppf(p, 1)).mean()) for p in REGIONS),
-        joint=tuple(float((z2.sum(1) < chi2.ppf(p, D)).mean()) for p in REGIONS),
+        coverage=tuple(float((z2 <= region.deviations**2).mean()) for region in regions),
+        joint=tuple(float((z2.mean(1) <= region.distance).mean()) for region in regions),
         nll=float(0.5 * (z2 + np.log(2 * np.pi * variance)).mean()),
         sharpness=float(np.exp(0.5 * np.log(variance).mean())),
         predicted_error=float(variance.sum(1).mean()),
         real_error=float(error.sum(1).mean()),
         trace=variance.sum(1),
         wrong=~hit["mean"][:, 0],
+        wrong_plain=~hit["euclidean"][:, 0],
     )
+
+
+def rank(query: Located, gallery: Located) -> dict[str, NDArray[np.int64]]:
+    """Return the rows of the K nearest documents of each query by each ranking, ``[N, K]``.
+
+    ``euclidean`` compares embeddings and ``mean`` content means. ``robust`` re-ranks the nearest
+    content means by `mutual_likelihood`.
+    """
+    by_mean = _nearest(query.mean, gallery.mean, min(CANDIDATES, len(gallery.mean)))
+    return {
+        "euclidean": _nearest(query.embedding, gallery.embedding, K),
+        "mean": by_mean[:, :K],
+        "robust": _rerank(query, gallery, by_mean)[:, :K],
+    }
 
 
 def mutual_likelihood(

@@ -24,9 +24,9 @@ dimension) and the head's outputs r, λ ``[N, D]``,
 
     loss = ½ mean_nd [ (u − r)² exp(−λ) + λ ],      m = c + k r,   v = k² exp(λ),
 
-the Gaussian negative log-likelihood per dimension, up to a constant. One factor on v, found on
-images held out from fitting, recalibrates how wide the regions are, see
-`repzoo_training.content.fitting`.
+the Gaussian negative log-likelihood per dimension, up to a constant. Images held out from fitting
+then set one factor on v, and the regions that hold 50, 90 and 99 % of the targets, see
+`repzoo_training.content.fitting.recalibrate`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ from torch import Tensor, nn
 
 __all__ = ["ContentHead", "negative_log_likelihood"]
 
-#: Units of the hidden layers.
+#: Units of the hidden layers, at most.
 _WIDTH = 128
+#: Largest number of weights: 0.4 MiB in float16.
+_MOST_WEIGHTS = 205_000
 #: Approximate number of pixels on a side after the first layer.
 _SIDE = 16
 #: Standardised inputs are clamped to this magnitude.
@@ -69,25 +71,30 @@ class ContentHead(nn.Module):
         height, width, channels = image
         self.unit = unit
         patch = math.ceil(max(height, width) / _SIDE)
+        inputs = 2 * dim if has_posterior else dim
+        # A large embedding leaves fewer weights for the hidden layers and for the pixels.
+        units = min(_WIDTH, int(0.6 * _MOST_WEIGHTS) // (inputs + 2 * dim))
+        positions = (_SIDE // 4) ** 2
+        others = (inputs + 2 * dim + units) * units + 32 * (channels * (patch + 2) ** 2 + 32 * 9)
+        maps = min(48, (_MOST_WEIGHTS - others) // (positions * units + 32 * 9))
         self.pixels = nn.Sequential(
             nn.Conv2d(channels, 32, patch + 2, patch, padding=1),
             nn.SiLU(),
             nn.Conv2d(32, 32, 3, 2, padding=1),
             nn.SiLU(),
-            nn.Conv2d(32, 48, 3, 2, padding=1),
+            nn.Conv2d(32, maps, 3, 2, padding=1),
             nn.SiLU(),
             nn.Flatten(),
         )
         with torch.no_grad():
             seen = self.pixels(torch.zeros(1, channels, height, width)).shape[1]
-        inputs = 2 * dim if has_posterior else dim
         self.body = nn.Sequential(
-            nn.Linear(inputs + seen, _WIDTH),
+            nn.Linear(inputs + seen, units),
             nn.SiLU(),
-            nn.Linear(_WIDTH, _WIDTH),
+            nn.Linear(units, units),
             nn.SiLU(),
         )
-        self.output = nn.Linear(_WIDTH, 2 * dim)
+        self.output = nn.Linear(units, 2 * dim)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
         self.register_buffer("center", torch.zeros(inputs))

@@ -27,8 +27,8 @@ class ContentRow(Record):
         severity: 0 to 5.
         precision: precision@10 in per cent, by ranking: ``euclidean`` by the embedding, ``mean`` by
             the content mean, ``robust`` by the likelihood that both show the same content.
-        coverage: Share of the targets inside the 50, 90 and 99 % intervals, per dimension.
-        joint: The same for the regions of all dimensions together.
+        coverage: Share of the targets inside the 50, 90 and 99 % regions, per dimension.
+        joint: The same for all dimensions together.
         nll: Negative log-likelihood per dimension of the standardised target, in nats.
         sharpness: Geometric mean of the standard deviations, standardised.
         predicted_error: Mean trace of the standardised variance.
@@ -70,8 +70,10 @@ class ContentReport(Record):
         rows: One per kind and severity.
         recovered: The share of the lost precision that ``robust`` recovers, by group.
         error_correlation: Spearman correlation of predicted and real squared error over all rows.
-        wrong_auroc: Probability that a query with a wrong neighbour has the larger trace of v, over
-            all degraded queries.
+        wrong_auroc: Probability that a query with a wrong neighbour by the content mean has a
+            larger trace of v than one with a right neighbour, over all degraded queries.
+        uncertainty_auroc: The same for the neighbour by the embedding and the uncertainty.
+        former_auroc: The same for the uncertainty that the package had before, if any.
     """
 
     model: str
@@ -83,6 +85,8 @@ class ContentReport(Record):
     recovered: dict[str, Share]
     error_correlation: float
     wrong_auroc: float
+    uncertainty_auroc: float | None = None
+    former_auroc: float | None = None
 
     def kinds(self) -> list[tuple[Group, str, list[ContentRow]]]:
         """The rows of each kind, by severity, in the order of the lists."""
@@ -114,6 +118,12 @@ class ContentReport(Record):
             f"predicted and real squared error: Spearman correlation {self.error_correlation:.2f}",
             f"wrong neighbours told by the variance: AUROC {self.wrong_auroc:.3f}",
         ]
+        if self.uncertainty_auroc is not None:
+            former = "" if self.former_auroc is None else f", formerly {self.former_auroc:.3f}"
+            lines.append(
+                "wrong neighbours of the embedding told by the uncertainty: AUROC "
+                f"{self.uncertainty_auroc:.3f}{former}"
+            )
         return "\n".join(lines)
 
 

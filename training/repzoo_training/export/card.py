@@ -585,8 +585,15 @@ def _content(package: _Contents) -> str:
     )
     if report is None:
         return f"{text}\nThere were no labelled test images to measure it on.\n"
+    steps = (
+        "\n![one image at six severities, its content posterior and its neighbours]"
+        "(figures/steps.png)\n\n"
+        "The image was not chosen by its result: it is the first of a random order whose "
+        "undegraded version has five right neighbours.\n"
+    ) * (package.folder / "figures" / "steps.png").exists()
     return (
-        f"{text}\n![precision over severity, by kind of degradation](figures/content.png)\n\n"
+        f"{text}{steps}\n"
+        "![precision over severity, by kind of degradation](figures/content.png)\n\n"
         f"```text\n{report.table()}\n```\n\n"
         "`fit` are the kinds that the head was fitted to, `validation` those that choices were "
         "made by, `test` those that took no part in anything. The variance is too small for "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
@@ -37,19 +38,23 @@ def write_graph(
     Args:
         module: a module on the CPU in evaluation mode. Its inputs have equal numbers of rows.
         path: the ``.onnx`` file. Its folder must exist.
-        examples: an example with at least two rows per argument, by its name in the graph.
+        examples: an example with at least two rows per argument, by its name in the graph. If
+            the module's arguments have the same names, optional ones may be left out.
         output_names: names of the graph's outputs.
         keep_float32: prefixes of parameters that stay float32 if the others are halved.
         half: store large weights as float16. Computation stays in float32.
     """
     rows = torch.export.Dim("N", min=1, max=2**20)
+    shapes = {name: {0: rows} for name in examples}
+    by_name = examples.keys() <= inspect.signature(module.forward).parameters.keys()
     with _quiet():
         program = torch.onnx.export(
             module,
-            (*examples.values(),),
+            () if by_name else (*examples.values(),),
+            kwargs=dict(examples) if by_name else None,
             input_names=list(examples),
             output_names=output_names,
-            dynamic_shapes=tuple({0: rows} for _ in examples),
+            dynamic_shapes=shapes if by_name else tuple(shapes.values()),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,

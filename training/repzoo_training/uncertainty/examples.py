@@ -28,8 +28,8 @@ class Examples:
     """N queries with their nearest neighbours.
 
     Attributes:
-        outputs: the encoder's outputs by name, float32 ``[N, D]`` each: ``embedding`` and, with a
-            posterior, ``log_variance``.
+        outputs: float32 ``[N, D]`` by name: ``embedding``, with a posterior ``log_variance``, and
+            with a content posterior ``content_mean`` and ``content_variance``.
         thumbnail: a thumbnail of each image, float32 ``[N, pixels]``.
         own: int64 ``[N]``, the query's label or, without labels, the number of its image.
         found: the same for the nearest neighbour, int64 ``[N]``.

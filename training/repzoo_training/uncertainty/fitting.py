@@ -1,7 +1,8 @@
-"""Fit the uncertainty head to training images, their labels if there are any, and their views."""
+"""Fit the uncertainty head to training images, their labels if any, views and degraded copies."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,9 @@ from repzoo.packages.config import UncertaintySpec
 from repzoo.runtime.encoder import Encoder
 
 from repzoo_training.data import ImageDataset
+from repzoo_training.degradations import FIT, Degradation, draw_degraded
 from repzoo_training.prior import fit_mixture
+from repzoo_training.randomness import generator
 from repzoo_training.uncertainty.examples import Examples, join, make_views, missed, neighbours
 from repzoo_training.uncertainty.head import UncertaintyHead
 from repzoo_training.uncertainty.learning import calibrate, learn
@@ -26,9 +29,14 @@ ANOTHER_LABEL, ANOTHER_IMAGE = "has another label", "shows another image"
 MOST_IMAGES = 60_000
 #: Views of each image that are queries, in addition to the image itself.
 VIEWS = 2
+#: Degraded copies of each image that are queries as well, if there is a content posterior. Only the
+#: content posterior says what such a copy shows.
+DEGRADED = 2
 #: Views of each image that a gallery without labels may hold. The head learns the share of them
 #: that the query would miss. With a single view it would learn the luck of that draw as well.
 DRAWS = 4
+#: Number of the random stream for degradations; lower ones are used for views.
+DEGRADATIONS = 900
 #: Share of the images that calibrate the head instead of fitting it.
 HELD_OUT = 0.1
 
@@ -46,6 +54,7 @@ def fit_uncertainty(
     train: ImageDataset,
     views: ViewSpec,
     *,
+    kinds: Mapping[str, Degradation] = FIT,
     seed: int = 0,
     progress: bool = True,
 ) -> FittedUncertainty:
@@ -60,6 +69,8 @@ def fit_uncertainty(
         encoder: the encoder. Its ``config.metric`` is the distance between embeddings.
         train: the images that it was trained on, or that it will be used on.
         views: the recipe's views, which make queries that are harder than the images.
+        kinds: the degradations of the degraded copies. They are used only if the encoder has a
+            content posterior.
         seed: decides everything random.
         progress: show progress bars on a terminal.
 
@@ -75,16 +86,22 @@ def fit_uncertainty(
     rows = np.sort(random.permutation(len(train))[:MOST_IMAGES])
     outputs = encoder.outputs(train.images[rows])
     mixture = fit_mixture(outputs["embedding"], outputs.get("log_variance"), seed)
+    has_content = encoder.config.content is not None
     head = UncertaintyHead(
         encoder.config.latent_dim,
         len(mixture[0]),
         encoder.config.input.shape,
         classes=0 if train.labels is None else int(train.labels.max()) + 1,
         has_posterior=encoder.config.has_posterior,
+        has_content=has_content,
     )
     for buffer, values in zip((head.weights, head.means, head.scales), mixture, strict=True):
         buffer.copy_(torch.from_numpy(values))
-    queries = _examples(encoder, head, train, rows, outputs, views, seed, progress)
+    harder = [make_views(train, rows, views, seed, number) for number in range(VIEWS)]
+    draws = generator(seed, "uncertainty", DEGRADATIONS)
+    for _ in range(DEGRADED if has_content else 0):
+        harder.append(draw_degraded(train.images[rows], draws, kinds))
+    queries = _examples(encoder, head, train, rows, outputs, harder, views, seed, progress)
     held_out, others = _split(queries, random)
     if not 0 < others.error.mean() < 1:
         raise InvalidInput(
@@ -99,10 +116,15 @@ def fit_uncertainty(
         probability_of=_meaning(train, len(rows), encoder.config.metric, views),
         fitted_on=(
             f"{len(rows):,} training images of {train.name}"
-            f"{'' if train.labels is None else ', their labels,'} and {VIEWS} views of each; "
+            f"{'' if train.labels is None else ', their labels,'} and {VIEWS} views "
+            f"{f'and {DEGRADED} degraded copies ' if has_content else ''}of each; "
             f"calibrated on {len(held_out):,} held-out images of these"
         ),
-        inputs=("embedding", "images", *encoder.config.outputs[1:]),
+        inputs=(
+            "embedding",
+            "images",
+            *(name for name in queries[0].outputs if name != "embedding"),
+        ),
     )
     return FittedUncertainty(head.eval().requires_grad_(False), spec)
 
@@ -113,22 +135,22 @@ def _examples(
     train: ImageDataset,
     rows: NDArray[np.int64],
     outputs: dict[str, NDArray[np.float32]],
+    harder: Sequence[NDArray[np.uint8]],
     views: ViewSpec,
     seed: int,
     progress: bool,
 ) -> list[Examples]:
-    """Return the images as queries, then their views, as examples of equal length."""
+    """Return the images as queries, then their harder versions, as examples of equal length."""
     places = np.arange(len(rows))
     metric = encoder.config.metric
-    made = [make_views(train, rows, views, seed, number) for number in range(VIEWS)]
     # Without labels the gallery holds further views, so that it does not hold the query itself.
     drawn = [
         encoder.embed(make_views(train, rows, views, seed, VIEWS + number))
         for number in range(0 if train.labels is not None else DRAWS)
     ]
     queries = []
-    for images in (train.images[rows], *made):
-        query = encoder.outputs(images)
+    for images in (train.images[rows], *harder):
+        query = encoder.outputs(images, content=True)
         chunks = np.array_split(images, max(1, len(images) // 4096))
         thumbnails = [head.thumbnail(torch.from_numpy(chunk)).numpy() for chunk in chunks]
         thumbnail = np.concatenate(thumbnails)

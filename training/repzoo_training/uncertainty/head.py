@@ -7,12 +7,16 @@ decoder predicts. The uncertainty of an image is
     u = 1 − (1 − e) (1 − c·o)
 
     e = sigmoid(a · logit(ε) + b)                      error of an in-distribution image
-    ε = 1 − Σ_y p(y | z, log σ², log p(z), r, r′) · q(y | z, log σ², log p(z))
+    ε = 1 − Σ_y p(y | z, log σ², m, log v, log p(z), r, r′) · q(y | z, log σ², m, log v, log p(z))
     o = 1 − exp(−(t/κ)²)                               the image is out of distribution
     t = max over s of max(0, s − ℓ_s) / β_s,           s = −log p(z), r, r′
 
     r  = log mean (x̄ − d(z))²                          what the embedding misses of the image,
     r′ = r − log var x̄                                 and the same relative to its contrast
+
+m and v are the mean and variance of the content posterior, if the package has one (see
+`repzoo_training.content.posterior`). They tell p what a degraded image shows, while z tells q where
+its neighbour is sought.
 
 p predicts the label of the image and q the label of its neighbour. They are two small networks,
 fitted to training images and their views. The neighbour is wrong if the two labels differ. One
@@ -56,7 +60,7 @@ _LEAST = 1e-5
 
 
 class UncertaintyHead(nn.Module):
-    """Maps embedding, images and, with a posterior, log_variance to uncertainty.
+    """Maps embedding, images and the other outputs that a package has to uncertainty.
 
     `fit_uncertainty` sets the buffers: everything that is not a weight of a network.
 
@@ -66,6 +70,7 @@ class UncertaintyHead(nn.Module):
         image: height, width and channels of the images.
         classes: number of classes, 0 without labels.
         has_posterior: whether the encoder outputs a log_variance.
+        has_content: whether the package has a content posterior.
     """
 
     weights: Tensor
@@ -84,12 +89,13 @@ class UncertaintyHead(nn.Module):
         *,
         classes: int,
         has_posterior: bool,
+        has_content: bool = False,
     ) -> None:
         super().__init__()
         height, width, channels = image
         self.shrink = math.ceil(max(height, width) / _SIDE)
         pixels = (height // self.shrink) * (width // self.shrink) * channels
-        features = (2 * dim if has_posterior else dim) + RARE
+        features = dim * (1 + has_posterior + 2 * has_content) + RARE
         self.dim = dim
         self.decoder = _network(dim, pixels)
         self.own = _network(features, max(1, classes))
@@ -103,10 +109,17 @@ class UncertaintyHead(nn.Module):
         self.register_buffer("tails", torch.tensor([[math.inf, 1.0]] * RARE))  # ℓ and β
 
     def forward(
-        self, embedding: Tensor, images: Tensor, log_variance: Tensor | None = None
+        self,
+        embedding: Tensor,
+        images: Tensor,
+        log_variance: Tensor | None = None,
+        content_mean: Tensor | None = None,
+        content_variance: Tensor | None = None,
     ) -> Tensor:
         """Return uncertainties ``[N]`` in [0, 1] for outputs ``[N, D]`` and uint8 images."""
-        features = self.features(embedding, self.thumbnail(images), log_variance)
+        features = self.features(
+            self.thumbnail(images), embedding, log_variance, content_mean, content_variance
+        )
         a, b = self.calibration.unbind()
         error = torch.sigmoid(a * self.logit(features) + b)  # [N]
         outside = -torch.expm1(-((self.excess(features) / TAIL_SCALE) ** 2))
@@ -127,13 +140,20 @@ class UncertaintyHead(nn.Module):
         return decoded
 
     def features(
-        self, embedding: Tensor, thumbnail: Tensor, log_variance: Tensor | None = None
+        self,
+        thumbnail: Tensor,
+        embedding: Tensor,
+        log_variance: Tensor | None = None,
+        content_mean: Tensor | None = None,
+        content_variance: Tensor | None = None,
     ) -> Tensor:
-        """Return z, log σ² if there is a posterior, −log p(z), r and r′, concatenated."""
+        """Return z, log σ², m and log v as far as they exist, −log p(z), r and r′, concatenated."""
         log_density = mixture_log_density(embedding, self.weights, self.means, self.scales)
         missed = torch.log((thumbnail - self.decode(embedding)).square().mean(1) + _LEAST)
         there = torch.log((thumbnail - thumbnail.mean(1, keepdim=True)).square().mean(1) + _LEAST)
-        parts = [embedding] if log_variance is None else [embedding, log_variance]
+        log_content = None if content_variance is None else content_variance.log()
+        optional = (embedding, log_variance, content_mean, log_content)
+        parts = [part for part in optional if part is not None]
         rare = torch.stack([-log_density, missed, missed - there], dim=1)  # [N, 3]
         return torch.cat([*parts, rare], dim=1)
 

@@ -97,8 +97,8 @@ def calibrate(head: UncertaintyHead, held_out: Examples) -> None:
 
 @torch.no_grad()
 def _features(head: UncertaintyHead, examples: Examples) -> Tensor:
-    tensors = [torch.from_numpy(values) for values in examples.outputs.values()]
-    return head.features(tensors[0], torch.from_numpy(examples.thumbnail), *tensors[1:])
+    tensors = {name: torch.from_numpy(values) for name, values in examples.outputs.items()}
+    return head.features(torch.from_numpy(examples.thumbnail), **tensors)
 
 
 def _set_tails(head: UncertaintyHead, features: Tensor) -> None:

@@ -12,6 +12,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 __all__ = ["collapse_figure", "png"]
 
@@ -46,9 +47,11 @@ _MARGINS = {
 
 
 def png(figure: Figure) -> bytes:
-    """Return the figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    """Return the figure as the bytes of a PNG file with a palette, a third of the size."""
+    drawn, buffer = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(128).save(buffer, format="png", optimize=True)
     return buffer.getvalue()
 
 

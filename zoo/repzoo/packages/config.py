@@ -127,17 +127,34 @@ class UncertaintySpec(_Record):
     ] = Field(min_length=1)
 
 
+class Region(_Record):
+    """A region of the content posterior that holds a share of held-out targets t.
+
+    With m and v the content mean and variance, the share ``probability`` of the targets has
+    ``|t_d − m_d| ≤ deviations · √v_d`` in one dimension, and ``mean_d (t_d − m_d)²/v_d ≤ distance``
+    in all of them together. Both numbers are quantiles of held-out images (split conformal
+    prediction: Vovk, Gammerman, Shafer 2005), so that nothing is assumed about the shape of the
+    errors or their dependence.
+    """
+
+    probability: float = Field(gt=0, lt=1)
+    deviations: float = Field(gt=0)
+    distance: float = Field(gt=0)
+
+
 class ContentSpec(_Record):
     """The outputs of ``content.onnx``: the content posterior, a diagonal Gaussian per image.
 
     ``content_mean`` and ``content_variance`` ``[N, D]`` say where the embedding of a fresh, mild
     view of the undegraded image lies. With ``unit_length``, that embedding has length 1.
+    ``regions`` say how far off it is how often.
     """
 
     target: str = Field(description="what the Gaussian describes, as a sentence")
     fitted_on: str
     unit_length: bool
     inputs: tuple[Literal["embedding", "log_variance", "images"], ...] = Field(min_length=1)
+    regions: tuple[Region, ...] = ()
 
 
 class TrainingFacts(_Record):
