@@ -224,6 +224,43 @@ def uncertainty(kind: str) -> str:
     return markdown(heads, [[row.get(head, "") for head in heads] for row in rows])
 
 
+def ranking() -> str:
+    """precision@10 by model, gallery and queries; a column per ranking that differs from others."""
+    titles = {
+        ("encoder", "mean"): "`mean`",
+        ("encoder", "trusted"): "`trusted`",
+        ("content", "mean"): "`mean`, content",
+        ("content", "trusted"): "`trusted`, content",
+        ("content", "robust"): "`robust`",
+        ("content", "robust, no log"): "`robust` without log",
+    }
+    with (RESULTS / "ranking.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] in _WHOLE]
+    body: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        key = (f"`{row['model']}`", _gallery(row), _WHOLE[row["kind"]].format(row["list"]))
+        cells = body.setdefault(key, {})
+        title = titles.get((row["posterior"], row["metric"]))
+        if title is not None and row["measure"] == "precision@10, %":
+            cells[title] = f"{float(row['value']):.1f}"
+        if title == "`robust`" and row["measure"] == "gain over trusted":
+            values = (float(row[name]) for name in ("value", "low", "high"))
+            cells["`robust` − `trusted`"] = interval([*values], 1)
+        if title == "`robust`" and row["measure"] == "recall@10, %":
+            cells["recall, %"] = f"{float(row['value']):.1f}"
+    heads = [*titles.values(), "`robust` − `trusted`", "recall, %"]
+    lines = [[*key, *(cells.get(head, "") for head in heads)] for key, cells in body.items()]
+    return markdown(["model", "gallery", "queries", *heads], lines, text=3)
+
+
+#: Names of the queries whose results are not of a single kind.
+_WHOLE = {"undegraded": "undegraded", "mean of kinds": "{} kinds"}
+
+
+def _gallery(row: Mapping[str, str]) -> str:
+    return row["gallery"] + (f" ({row['list']})" if row["gallery"] != "undegraded" else "")
+
+
 def interval(values: Sequence[float], digits: int) -> str:
     value, low, high = (f"{each:.{digits}f}" for each in values)
     return f"{value} [{low}, {high}]"
@@ -234,6 +271,7 @@ COMPUTED: Mapping[str, Callable[[], str]] = {
     "zoo-summary": zoo_summary,
     "methods": methods,
     "published": published,
+    "ranking": ranking,
     "uncertainty": lambda: uncertainty("another label"),
     "uncertainty-views": lambda: uncertainty("another image"),
 }
