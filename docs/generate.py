@@ -26,6 +26,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 from repzoo.packages.config import ModelConfig
 from repzoo_training.objectives import METHODS
@@ -224,6 +225,39 @@ def uncertainty(kind: str) -> str:
     return markdown(heads, [[row.get(head, "") for head in heads] for row in rows])
 
 
+def content() -> str:
+    """The content posterior of every bundled package that has one."""
+    rows = []
+    for path in sorted(BUNDLED.glob("*/metrics.json")):
+        report = json.loads(path.read_bytes()).get("content")
+        if report is None:
+            continue
+        of = {g: [r for r in report["rows"] if r["group"] == g] for g in ("clean", "fit", "test")}
+        row = {"model": f"`{report['model']}`"}
+        for group, title in (("clean", "undegraded"), ("fit", "fitted kinds"), ("test", "unseen")):
+            plain, robust = (
+                fmean(each["precision"][name] for each in of[group])
+                for name in ("euclidean", "mean")
+            )
+            row[f"precision@10, {title}, %"] = f"{plain:.1f} → {robust:.1f}"
+        for group, title in (("fit", "fitted"), ("validation", "validation"), ("test", "unseen")):
+            share = report["recovered"][group]
+            row[f"recovered, {title}"] = interval([share[k] for k in ("value", "low", "high")], 2)
+        known = [each for each in of["fit"] if each["severity"] <= 4] + of["clean"]
+        for name, title in (("coverage", "90 % regions"), ("joint", "90 % regions, joint")):
+            shares = [each[name][1] for each in known]
+            unseen = fmean(each[name][1] for each in of["test"])
+            row[title] = f"{min(shares):.2f} to {max(shares):.2f}; {unseen:.2f}"
+        row["errors, Spearman"] = f"{report['error_correlation']:.2f}"
+        if report["uncertainty_auroc"] is not None:
+            row["wrong neighbours, AUROC of the uncertainty"] = (
+                f"{report['former_auroc']:.3f} → {report['uncertainty_auroc']:.3f}"
+            )
+        rows.append(row)
+    heads = list(rows[0])
+    return markdown(heads, [[row.get(head, "") for head in heads] for row in rows])
+
+
 def ranking() -> str:
     """precision@10 by model, gallery and queries; a column per ranking that differs from others."""
     titles = {
@@ -271,6 +305,7 @@ COMPUTED: Mapping[str, Callable[[], str]] = {
     "zoo-summary": zoo_summary,
     "methods": methods,
     "published": published,
+    "content": content,
     "ranking": ranking,
     "uncertainty": lambda: uncertainty("another label"),
     "uncertainty-views": lambda: uncertainty("another image"),

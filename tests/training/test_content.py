@@ -97,8 +97,8 @@ def test_a_head_is_small_for_any_dimension(dim: int) -> None:
 
 
 def test_what_is_recovered_is_a_share_of_what_was_lost() -> None:
-    def at(euclidean: float, robust: float) -> Measured:
-        rows = {"euclidean": euclidean, "robust": robust}
+    def at(euclidean: float, mean: float) -> Measured:
+        rows = {"euclidean": euclidean, "mean": mean}
         precision = {name: np.full(50, value, np.float32) for name, value in rows.items()}
         none = np.zeros(50, np.float32)
         return Measured(precision, (0, 0, 0), (0, 0, 0), 0, 0, 0, 0, none, none > 0, none > 0)

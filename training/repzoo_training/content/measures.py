@@ -146,11 +146,11 @@ def mutual_likelihood(
 
 
 def recovered(
-    clean: Floats, degraded: Sequence[Measured], ranking: str = "robust", *, resamples: int = 500
+    clean: Floats, degraded: Sequence[Measured], ranking: str = "mean", *, resamples: int = 500
 ) -> tuple[float, float, float]:
     """R: the share of precision@10 lost to degradation that a ranking recovers.
 
-    R = Σ (robust − Euclid) / Σ (clean − Euclid) over kinds and severities.
+    R = Σ (ranking − Euclid) / Σ (clean − Euclid) over kinds and severities.
 
     Args:
         clean: precision@10 of the undegraded queries by Euclid, ``[N]``.

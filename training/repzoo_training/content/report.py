@@ -68,7 +68,7 @@ class ContentReport(Record):
         n_queries: Number of queries.
         labels: What counts as a right neighbour.
         rows: One per kind and severity.
-        recovered: The share of the lost precision that ``robust`` recovers, by group.
+        recovered: The share of the lost precision that the content mean recovers, by group.
         error_correlation: Spearman correlation of predicted and real squared error over all rows.
         wrong_auroc: Probability that a query with a wrong neighbour by the content mean has a
             larger trace of v than one with a right neighbour, over all degraded queries.
@@ -114,7 +114,7 @@ class ContentReport(Record):
         shares = ", ".join(f"{group} {share}" for group, share in self.recovered.items())
         lines += [
             "",
-            f"of the precision lost to degradation recovered: {shares}",
+            f"of the precision lost to degradation, the content mean recovers: {shares}",
             f"predicted and real squared error: Spearman correlation {self.error_correlation:.2f}",
             f"wrong neighbours told by the variance: AUROC {self.wrong_auroc:.3f}",
         ]
