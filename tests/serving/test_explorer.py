@@ -1,4 +1,4 @@
-"""The explorer page in a real browser, driven over WebDriver."""
+"""The explorer and the API reference in a real browser, driven over WebDriver."""
 
 from __future__ import annotations
 
@@ -381,25 +381,25 @@ def test_it_works_by_keyboard(robust: Browser, eventually: Callable[..., None]) 
     assert robust.run(f"{focused}.matches(':focus-visible')")
 
 
-def test_no_serious_accessibility_findings(
+def findings(page: Browser) -> list[str]:
+    """Return what axe-core finds in a page."""
+    axe = pytest.importorskip("axe_core_python", reason="NO AXE: accessibility is not tested")
+    page.run(Path(axe.__file__).with_name("axe.min.js").read_text(encoding="utf-8"))
+    found = page.wait_for("return (await axe.run()).violations")
+    return [f"{each['impact']}: {each['help']}" for each in found]
+
+
+def test_axe_finds_nothing(
     robust: Browser, tmp_path: Path, eventually: Callable[..., None]
 ) -> None:
-    axe = pytest.importorskip("axe_core_python", reason="NO AXE: accessibility is not tested")
-    script = Path(axe.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
-
-    def findings() -> list[str]:
-        robust.run(script)
-        found = robust.wait_for("return (await axe.run()).violations")
-        return [f"{each['impact']}: {each['help']}" for each in found]
-
-    assert findings() == []
+    assert findings(robust) == []
     robust.click("#examples button")
     eventually(lambda: answered(robust))
-    assert findings() == []
+    assert findings(robust) == []
     (tmp_path / "x.png").write_text("no image")
     robust.type("#file", str(tmp_path / "x.png"))
     eventually(lambda: robust.visible("#error"))
-    assert findings() == []
+    assert findings(robust) == []
     assert all("status of 422" in message for message in robust.complaints())
 
 
@@ -537,6 +537,19 @@ const at = (type, x, y) => globe.dispatchEvent(new PointerEvent(
 const said = () => document.querySelector('#globe-words').textContent;
 globe.setPointerCapture = () => {};
 """
+
+
+def test_requests_of_the_reference_can_be_tried(
+    page: Browser, server_url: str, eventually: Callable[..., None]
+) -> None:
+    page.open(f"{server_url}/docs")
+    eventually(lambda: "curl " + server_url in page.texts("#embed pre")[0])
+    assert findings(page) == []
+    page.run("document.querySelectorAll('.try').forEach(each => { each.open = true; })")
+    page.run("document.querySelectorAll('.try form').forEach(form => form.requestSubmit())")
+    eventually(lambda: all(text.startswith("200 ") for text in page.texts(".try form pre")))
+    assert '"labels"' in page.texts("#probe form pre")[0]
+    assert not scrolls_sideways(page)
 
 
 @at_one_size

@@ -35,6 +35,7 @@ export class Chart {
       });
       this.#element.replaceChildren(...columns, make("span", { className: "top" }), make("span", { className: "bottom" }));
     }
+    this.#element.classList.toggle("many", shown.length > 32);
     columns.forEach((column, i) => {
       column.title = words(i);
       Object.entries({ zero: [0, 0], ...shown[i] }).forEach(([, [from, to]], k) => {

@@ -19,15 +19,21 @@ const isDegraded = () => KINDS.some((kind) => strengths[kind] > 0);
 
 const say = (text) => { $("status").textContent = text; };
 
+const TITLES = { 0: "That did not work", 401: "This server needs an API key", 422: "The model cannot read this image" };
+
 // Replace the answer by an error.
-function fail(error) {
-  // The server's details begin in lower case.
-  const words = error.message.replace(/^image 0: /, "");
-  if (error.status === 401) $("key-form").hidden = false;
-  $("error").querySelector("h2").textContent =
-    { 0: "That did not work", 401: "This server needs an API key", 422: "The model cannot read this image" }[error.status ?? 0] ??
-    "The server refused the request";
-  $("error").querySelector("p").textContent = error.status ? words.charAt(0).toUpperCase() + words.slice(1) : words;
+function fail({ message, status = 0 }) {
+  let words = message;
+  if (status) { // the server's details begin in lower case
+    const detail = message.replace(/^image 0: /, "");
+    words = detail.charAt(0).toUpperCase() + detail.slice(1);
+  }
+  if (status === 401) {
+    $("key-form").hidden = false;
+    if (!$("key").value) words = "Enter it at the top of this page.";
+  }
+  $("error").querySelector("h2").textContent = TITLES[status] ?? "The server refused the request";
+  $("error").querySelector("p").textContent = words;
   $("error").hidden = false;
   for (const id of ["answer", "below"]) $(id).hidden = true;
   say("");
