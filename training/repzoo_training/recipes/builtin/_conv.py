@@ -10,10 +10,10 @@ from repzoo_training.networks import NetworkSpec
 from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.views.views import ViewSpec
 
-__all__ = ["convolutional"]
+__all__ = ["convolutional", "for_hours"]
 
 NOTE = (
-    "This is a small model, trained on a CPU for minutes. The recipe of the same name without "
+    "This is a small model, trained on a CPU. The recipe of the same name without "
     "`-conv`, for a GPU, uses a ResNet-18 and sees far more views."
 )
 
@@ -47,5 +47,30 @@ def convolutional(
             "images_per_step": 128 // count,
             "views": views,
             "notes": (NOTE, *recipe.notes),
+        }
+    )
+
+
+def for_hours(simclr: Recipe, *, patch: int, augmentation: ViewSpec, views: int) -> Recipe:
+    """Return a ``-conv`` recipe of SimCLR for hours of one core.
+
+    SimCLR gains most from them. It has twice the width, D = 256 and stronger views.
+
+    Args:
+        simclr: The recipe for minutes.
+        patch: The side of a patch, so that 16×16 patches tile the image.
+        augmentation: Its views.
+        views: The number of views of the whole run.
+    """
+    return simclr.model_copy(
+        update={
+            "network": NetworkSpec(kind="conv", widths=(64, 128, 256, 512), patch=patch),
+            "latent_dim": 256,
+            "augmentation": augmentation,
+            "images_per_step": 256,
+            "options": {"temperature": 0.2, "projection_hidden": 512, "projection_dim": 128},
+            "learning_rate": 2e-3,
+            "weight_decay": 1e-4,
+            "views": views,
         }
     )

@@ -26,7 +26,7 @@ stronger views and a flat prior, it reached 74.6 and 79.7.
 from __future__ import annotations
 
 from repzoo_training.networks import NetworkSpec
-from repzoo_training.recipes.builtin._conv import convolutional
+from repzoo_training.recipes.builtin._conv import convolutional, for_hours
 from repzoo_training.recipes.builtin._methods import discriminative
 from repzoo_training.recipes.builtin.cifar10 import generative as cifar10
 from repzoo_training.views.views import ViewSpec
@@ -69,27 +69,24 @@ small = [
     for recipe in (with_prior, *generative[1:])
 ]
 
-#: SimCLR gains most from hours of training on one core. It has twice the width, D = 256 and
-#: stronger views.
-wide = {
-    "network": NetworkSpec(kind="conv", widths=(64, 128, 256, 512), patch=4),
-    "latent_dim": 256,
-    "augmentation": ViewSpec(
-        scale=(0.3, 1.0), ratio=(0.75, 1.33), horizontal_flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1)
-    ),
-    "images_per_step": 256,
-    "options": {"temperature": 0.2, "projection_hidden": 512, "projection_dim": 128},
-    "learning_rate": 2e-3,
-    "weight_decay": 1e-4,
-    "views": 8_886_272,
-}
-
 RECIPES = [
     *generative,
     *discriminative(generative[0], "celeba", "CelebA faces", images_per_step=256),
     *small,
     *(
-        recipe.model_copy(update=wide) if recipe.method == "simclr" else recipe
+        for_hours(
+            recipe,
+            patch=4,
+            augmentation=ViewSpec(
+                scale=(0.3, 1.0),
+                ratio=(0.75, 1.33),
+                horizontal_flip=0.5,
+                jitter=(0.4, 0.4, 0.4, 0.1),
+            ),
+            views=8_886_272,
+        )
+        if recipe.method == "simclr"
+        else recipe
         for recipe in discriminative(
             small[0],
             "celeba-conv",

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from repzoo_training.networks import NetworkSpec
 from repzoo_training.objectives import LikelihoodSpec
-from repzoo_training.recipes.builtin._conv import convolutional
+from repzoo_training.recipes.builtin._conv import convolutional, for_hours
 from repzoo_training.recipes.builtin._methods import discriminative
 from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.views.views import ViewSpec
@@ -147,12 +147,25 @@ RECIPES = [
     *small,
     *discriminative(small[0], "cifar10-mlp", "CIFAR-10; an MLP, for a CPU"),
     *convolutions,
-    *discriminative(
-        convolutions[0],
-        "cifar10-conv",
-        "CIFAR-10; small convolutions, for a CPU",
-        augmentation=ViewSpec(
-            scale=(0.2, 1.0), ratio=(0.75, 1.33), horizontal_flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1)
-        ),
+    *(
+        for_hours(
+            recipe,
+            patch=2,
+            augmentation=recipe.augmentation.model_copy(update={"greyscale": 0.2}),
+            views=9_999_872,
+        )
+        if recipe.method == "simclr"
+        else recipe
+        for recipe in discriminative(
+            convolutions[0],
+            "cifar10-conv",
+            "CIFAR-10; small convolutions, for a CPU",
+            augmentation=ViewSpec(
+                scale=(0.2, 1.0),
+                ratio=(0.75, 1.33),
+                horizontal_flip=0.5,
+                jitter=(0.4, 0.4, 0.4, 0.1),
+            ),
+        )
     ),
 ]
