@@ -22,14 +22,15 @@ from repzoo.errors import PackageError, UnsupportedOperation
 from repzoo.packages.arrays import read_arrays
 from repzoo.packages.package import Package
 from repzoo.runtime.golden import check_golden
+from repzoo.runtime.prior import Prior
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.export import export_run
 from repzoo_training.export.card import render_card
 from repzoo_training.export.pictures import draw_neighbours
-from repzoo_training.export.rerender import redraw_views
+from repzoo_training.export.rerender import redraw_views, refit_prior
 from repzoo_training.loop.trained import TrainedModel
 from repzoo_training.loop.trainer import train
-from repzoo_training.prior import fit_mixture
+from repzoo_training.prior import fit_mixture, write_prior
 from repzoo_training.recipes.recipe import Recipe, override
 from repzoo_training.recipes.registry import find_recipe
 
@@ -390,16 +391,39 @@ def test_the_card_links_what_is_there_and_says_how_to_pin(package: Path) -> None
     assert "| Network | mlp, widths 256-64, linear head; the decoder is its mirror |" in card
 
 
-def test_a_vae_has_a_standard_normal_prior(
+def test_every_method_samples_from_a_fitted_mixture(
     mnist: tuple[ImageDataset, ImageDataset], tmp_path: Path
 ) -> None:
     recipe = small("vae-mnist", "network.widths=[64,32]")
     run = train(recipe, mnist[0], tmp_path / "run", progress=False)
-    export_run(run.path, tmp_path / "vae", mnist[0], None, progress=False)
-    prior = read_arrays(tmp_path / "vae" / "prior.npz")
-    assert prior["means"].shape == (1, 10)
-    assert (prior["means"] == 0).all()
-    assert (prior["scales"] == 1).all()
+    vae = tmp_path / "vae"
+    export_run(run.path, vae, *mnist, measures=("reconstruction",), progress=False)
+    prior = read_arrays(vae / "prior.npz")
+    assert prior["means"].shape == (len(mnist[0]) // 50, 10)
+    assert not (vae / "figures" / "views.png").exists()
+
+    # A package of an older version has N(0, I) instead, and can be given the mixture.
+    samples = (vae / "figures" / "samples.png").read_bytes()
+    metrics = json.loads((vae / "metrics.json").read_bytes())
+    measures = metrics["evaluation"]["measures"]
+    measures.append({**measures[0], "name": "cnn_fid_generated", "value": 0.0})
+    (vae / "metrics.json").write_text(json.dumps(metrics))
+    one = np.ones(1, np.float32)
+    write_prior(
+        vae / "prior.npz", Prior(one, np.zeros((1, 10), np.float32), np.ones((1, 10), np.float32))
+    )
+    (vae / "figures" / "samples.png").unlink()
+    refit_prior(vae, str(DATA / "mnist"), progress=False)
+    for name, values in read_arrays(vae / "prior.npz").items():
+        np.testing.assert_array_equal(values, prior[name])
+    assert (vae / "figures" / "samples.png").read_bytes() == samples
+    metrics = json.loads((vae / "metrics.json").read_bytes())
+    *others, fid = metrics["evaluation"]["measures"]
+    assert others == measures[:-1]
+    assert fid["value"] > 0
+    assert fid["unit"] == "squared Fréchet distance"
+    with pytest.raises(PackageError, match="was not trained on the images"):
+        refit_prior(vae, str(DATA / "fashion_mnist"), progress=False)
 
 
 def test_images_that_may_not_be_passed_on_stay_out(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from repzoo_training.evaluation.protocol import (
 )
 from repzoo_training.evaluation.report import EvaluationReport, Group, Measure
 from repzoo_training.loop.trained import TrainedModel
-from repzoo_training.prior import MOST_IMAGES, choose_prior
+from repzoo_training.prior import MOST_IMAGES, fit_prior
 from repzoo_training.run import Run
 
 __all__ = ["REPORT_FILE", "Splits", "evaluate_run"]
@@ -154,7 +154,7 @@ class _GeneratingRun(TrainedModel):
         images = self._train.images[:MOST_IMAGES]
         batches = [self.outputs(batch) for batch in _batches(images)]
         outputs = {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
-        latents = sample_prior(choose_prior(self.recipe, outputs), n, seed)
+        latents = sample_prior(fit_prior(outputs, self.recipe.seed), n, seed)
         return Generation(np.concatenate([*map(self.decode, _batches(latents))]), latents)
 
 

@@ -37,7 +37,7 @@ from repzoo_training.export.pictures import draw_decoded, draw_neighbours, draw_
 from repzoo_training.export.quantization import CALIBRATION_IMAGES, quantize
 from repzoo_training.loop.trained import TrainedModel
 from repzoo_training.objectives import find_method
-from repzoo_training.prior import MOST_IMAGES, choose_prior, write_prior
+from repzoo_training.prior import MOST_IMAGES, fit_prior, write_prior
 from repzoo_training.watching.figures import COLUMNS
 
 __all__ = ["export_run"]
@@ -140,7 +140,7 @@ def _write(
 
     outputs = encoder.outputs(train.images[:MOST_IMAGES])
     if config.has_decoder:
-        write_prior(folder / "prior.npz", choose_prior(recipe, outputs))
+        write_prior(folder / "prior.npz", fit_prior(outputs, recipe.seed))
         encoder = Encoder(folder, config, provider="cpu")  # it can generate now
 
     report: EvaluationReport | None = None

@@ -17,7 +17,7 @@ from repzoo_training.evaluation.knn import nearest
 from repzoo_training.views.views import Views, ViewSpec
 from repzoo_training.watching.figures import COLUMNS, grid, save_png
 
-__all__ = ["NEIGHBOURS", "draw_decoded", "draw_neighbours", "draw_views"]
+__all__ = ["NEIGHBOURS", "draw_decoded", "draw_neighbours", "draw_samples", "draw_views"]
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -53,13 +53,18 @@ def draw_decoded(figures: Path, encoder: Encoder, examples: Pixels) -> None:
     decoded = encoder.reconstruct(examples).images.reshape(originals.shape)
     pairs = np.stack([originals.astype(np.float32) / 255, decoded], axis=1)  # [3, 2, K, H, W, C]
     save_png(figures / "reconstructions.png", pairs.reshape(6, *originals.shape[1:]))
-    samples = encoder.generate(4 * COLUMNS, seed=0).images
-    save_png(figures / "samples.png", samples.reshape(4, COLUMNS, *samples.shape[1:]))
+    draw_samples(figures, encoder)
     ends = encoder.embed(examples[: 2 * WALKS]).reshape(2, WALKS, 1, -1)  # [2, R, 1, D]
     steps = np.linspace(0, 1, COLUMNS, dtype=np.float32)[:, None]  # [K, 1]
     latents = (1 - steps) * ends[0] + steps * ends[1]  # [R, K, D]
     walk = encoder.generate(latents=latents.reshape(WALKS * COLUMNS, -1)).images
     save_png(figures / "walk.png", walk.reshape(WALKS, COLUMNS, *walk.shape[1:]))
+
+
+def draw_samples(figures: Path, encoder: Encoder) -> None:
+    """Draw ``samples.png`` of a package with a decoder: images generated from its prior."""
+    samples = encoder.generate(4 * COLUMNS, seed=0).images
+    save_png(figures / "samples.png", samples.reshape(4, COLUMNS, *samples.shape[1:]))
 
 
 def draw_neighbours(
