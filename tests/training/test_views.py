@@ -212,3 +212,16 @@ def test_large_images_need_no_table_of_all_boxes(monkeypatch: pytest.MonkeyPatch
     monkeypatch.undo()
     large = torch.zeros(1, 3, 224, 224, dtype=torch.uint8)
     assert Views(spec, (224, 224))(large, 2, generator()).shape == (1, 2, 3, 224, 224)
+
+
+def test_a_share_of_the_views_is_degraded() -> None:
+    images = cifar(64)
+    before = images.clone()
+    make = Views(ViewSpec(degraded=0.5), (32, 32))
+    made = make(images, 4, generator())
+    assert torch.equal(images, before)
+    assert 0 <= made.min() <= made.max() <= 1
+    assert torch.equal(made, make(images, 4, generator()))
+    changed = (made != images[:, None].float() / 255).flatten(2).any(2)  # [64, 4]
+    assert 0.35 < changed.float().mean() < 0.65
+    assert not torch.equal(changed[:, 0], changed[:, 1])

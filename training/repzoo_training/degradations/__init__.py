@@ -7,7 +7,12 @@ Real queries are blurred, cropped, noisy, badly lit. A content posterior is fitt
 
 from __future__ import annotations
 
-from repzoo_training.degradations.drawing import SEVERITIES, degrade, draw_degraded
+from repzoo_training.degradations.drawing import (
+    SEVERITIES,
+    degrade,
+    degrade_at_random,
+    draw_degraded,
+)
 from repzoo_training.degradations.kinds import FIT, TEST, VALIDATION, Degradation
 
 __all__ = [
@@ -17,5 +22,6 @@ __all__ = [
     "VALIDATION",
     "Degradation",
     "degrade",
+    "degrade_at_random",
     "draw_degraded",
 ]

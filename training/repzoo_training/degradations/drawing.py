@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from repzoo_training.degradations.kinds import FIT, TEST, VALIDATION, Degradation
 
-__all__ = ["SEVERITIES", "degrade", "draw_degraded"]
+__all__ = ["SEVERITIES", "degrade", "degrade_at_random", "draw_degraded"]
 
 Pixels = NDArray[np.uint8]
 
@@ -72,21 +72,34 @@ def draw_degraded(
     Returns:
         uint8 ``[N, H, W, C]``.
     """
-    names = [*kinds, *(name for name in kinds if name in _OFTEN)]
     result = np.empty_like(images)
     for start in range(0, len(images), _CHUNK):
-        x = _to_float(images[start : start + _CHUNK])  # [n, C, H, W]
-        n = len(x)
+        x = degrade_at_random(_to_float(images[start : start + _CHUNK]), generator, kinds)
+        result[start : start + len(x)] = _to_pixels(x)
+    return result
+
+
+def degrade_at_random(
+    x: Tensor, generator: Generator, kinds: Mapping[str, Degradation] = FIT
+) -> Tensor:
+    """Degrade tensors as `draw_degraded` does: float ``[N, C, H, W]`` in [0, 1], in place.
+
+    Args:
+        x: The images, on any device.
+        generator: A generator on the device of ``x``.
+        kinds: The kinds to draw from.
+    """
+    names = [*kinds, *(name for name in kinds if name in _OFTEN)]
+    with x.device:
         for share in (1.0, _TWO_KINDS):
-            chosen = torch.randint(0, len(names), (n,), generator=generator)
-            chosen[torch.rand(n, generator=generator) >= share] = -1
+            chosen = torch.randint(0, len(names), (len(x),), generator=generator)
+            chosen[torch.rand(len(x), generator=generator) >= share] = -1
             for number, name in enumerate(names):
                 rows = (chosen == number).nonzero()[:, 0]
                 if len(rows):
                     strength = 1 - torch.rand(len(rows), generator=generator)
                     x[rows] = kinds[name](x[rows], strength, generator).clamp(0, 1)
-        result[start : start + n] = _to_pixels(x)
-    return result
+    return x
 
 
 def _to_float(images: Pixels) -> Tensor:

@@ -192,4 +192,6 @@ def _changes(views: ViewSpec) -> str:
         changes.append("mirrored or not")
     if views.jitter is not None:
         changes.append("brightness, contrast, saturation and hue changed")
+    if views.degraded:
+        changes.append("degraded or not")
     return "; ".join(changes)

@@ -14,6 +14,7 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from repzoo_training.degradations import degrade_at_random
 from repzoo_training.views.color import color_jitter
 
 __all__ = ["Drawn", "ViewSpec", "Views", "resize_matrix"]
@@ -40,7 +41,8 @@ class ViewSpec(BaseModel):
     ``scale`` is the range of the area of a crop, relative to the image, and ``ratio`` the range of
     its aspect ratio (log-uniform), as in torchvision's RandomResizedCrop. ``jitter`` holds the
     strengths of brightness, contrast, saturation and hue. ``greyscale`` is the probability that a
-    view has no colour. ``binarize`` is a threshold, applied last.
+    view has no colour, and ``degraded`` the probability that it is blurred, noisy, occluded or the
+    like, see `repzoo_training.degradations`. ``binarize`` is a threshold, applied last.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +54,7 @@ class ViewSpec(BaseModel):
     jitter: tuple[Strength, Strength, Strength, Strength] | None = None
     jitter_probability: Probability = 0.8
     greyscale: Probability = 0.0
+    degraded: Probability = 0.0
     binarize: Probability | None = None
 
     def finish(self, x: Tensor) -> Tensor:
@@ -129,6 +132,10 @@ class Views:
                 probability=spec.jitter_probability,
                 greyscale=spec.greyscale,
             ).view(B, J, C, H, W)
+        if spec.degraded:
+            x = x.reshape(B * J, C, H, W).contiguous()
+            rows = (self._uniform((B * J,), generator) < spec.degraded).nonzero()[:, 0]
+            x = x.index_copy(0, rows, degrade_at_random(x[rows], generator)).view(B, J, C, H, W)
         return spec.finish(x), Drawn(*box, *flips)
 
     def _boxes(
