@@ -254,7 +254,7 @@ def content() -> str:
                 f"{report['former_auroc']:.3f} → {report['uncertainty_auroc']:.3f}"
             )
         rows.append(row)
-    heads = list(rows[0])
+    heads = list(rows[0]) if rows else ["model"]
     return markdown(heads, [[row.get(head, "") for head in heads] for row in rows])
 
 
