@@ -309,6 +309,7 @@ COMPUTED: Mapping[str, Callable[[], str]] = {
     "ranking": ranking,
     "uncertainty": lambda: uncertainty("another label"),
     "uncertainty-views": lambda: uncertainty("another image"),
+    "uncertainty-answers": lambda: uncertainty("same picture, undegraded"),
 }
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from repzoo_training.data import ImageDataset, load
 from repzoo_training.degradations import FIT, degrade
 from repzoo_training.export.calibration import calibrate_package
 from repzoo_training.recipes.registry import find_recipe
+from repzoo_training.uncertainty.examples import make_views, mild
+from repzoo_training.uncertainty.metrics import auroc
 from scipy.integrate import quad
 from scipy.stats import chi2, norm
 
@@ -190,6 +192,46 @@ def test_a_package_gets_a_content_posterior(
     kept, *_ = calibrate_package(package, second, train, None, VIEWS, progress=False)
     assert kept.content == config.content
     assert (second / "content.onnx").read_bytes() == (out / "content.onnx").read_bytes()
+
+
+def test_without_labels_the_uncertainty_is_about_the_answers_to_the_undegraded_picture(
+    train: ImageDataset, test: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repzoo_training.content.fitting.COPIES", 20_000)
+    monkeypatch.setattr("repzoo_training.uncertainty.metrics.RESAMPLES", 20)
+    monkeypatch.setattr("repzoo_training.uncertainty.benchmark.CORRUPTED", 50)
+    bare, queries = (ImageDataset(each.name, each.images) for each in (train, test))
+    config, report, content = calibrate_package(
+        Package.open(BUNDLED / "simvae-mnist"),
+        tmp_path / "out",
+        bare,
+        queries,
+        VIEWS,
+        degrade=FIT,
+        progress=False,
+    )
+    assert content is None  # it needs labels
+    assert report is not None
+    assert config.uncertainty is not None
+    assert config.uncertainty.probability_of.endswith("the same picture, undegraded")
+    assert "undegraded" in report.table()
+
+    # Digits that became noisy lose their neighbours, and the uncertainty says so.
+    encoder = repzoo.load(tmp_path / "out", provider="cpu", threads=1)
+    gallery = torch.from_numpy(encoder.embed(train.images))
+
+    def nearest(images: NDArray[np.uint8], k: int) -> NDArray[np.int64]:
+        distance = torch.cdist(torch.from_numpy(encoder.embed(images)), gallery)
+        return distance.topk(k, largest=False).indices.numpy()
+
+    expected = nearest(make_views(test, np.arange(len(test)), mild(VIEWS), 1, 0), 10)
+    wrong, told = [], []
+    for severity in (0, 2, 4):
+        images = degrade(test.images, "noise", severity)
+        wrong.append(~(nearest(images, 1) == expected).any(1))
+        told.append(encoder.uncertainty(images))
+    assert [each.mean() for each in told] == sorted(each.mean() for each in told)
+    assert auroc(np.concatenate(told).astype(float), np.concatenate(wrong)) > 0.65
 
 
 def test_measures_of_a_perfect_posterior(train: ImageDataset) -> None:

@@ -56,8 +56,8 @@ def calibrate(
     """Write a copy of PACKAGE with a calibrated uncertainty, measurements and a new card to DIR.
 
     The uncertainty is the probability that the nearest neighbour in the gallery has another label.
-    Without labels, the gallery holds views of images, and the uncertainty is the probability that
-    the nearest view shows another image than the query.
+    Without labels, it is the probability that the undegraded picture has other nearest neighbours
+    (with --degrade), or that the nearest of one view per image shows another image than the query.
     """
     from repzoo.loading import find
 

@@ -12,13 +12,13 @@ from repzoo.runtime.encoder import Encoder
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-from repzoo_training.content.fitting import as_target, mild
+from repzoo_training.content.fitting import as_target
 from repzoo_training.content.measures import Located, Measured, measure, recovered
 from repzoo_training.content.report import ContentReport, ContentRow, Group, Share
 from repzoo_training.data import ImageDataset
 from repzoo_training.degradations import FIT, SEVERITIES, TEST, VALIDATION, Degradation, degrade
 from repzoo_training.evaluation.tasks import Task, tasks_of
-from repzoo_training.uncertainty.examples import make_views
+from repzoo_training.uncertainty.examples import make_views, mild
 from repzoo_training.uncertainty.metrics import auroc
 from repzoo_training.views.views import ViewSpec
 
@@ -65,7 +65,7 @@ def measure_content(
         encoder: A package with a content posterior.
         train: Labelled images, of which up to 20,000 are documents.
         test: Labelled images, of which up to 2,000 are queries.
-        views: The recipe's views, see `repzoo_training.content.fitting.mild`.
+        views: The recipe's views, see `repzoo_training.uncertainty.examples.mild`.
         former: The same encoder with an uncertainty to compare with.
         seed: Decides the choice of images, the degradations and the views.
         progress: Show a bar, on a terminal only.

@@ -20,10 +20,10 @@ from tqdm import tqdm
 from repzoo_training.content.posterior import ContentHead, negative_log_likelihood
 from repzoo_training.data import ImageDataset
 from repzoo_training.degradations import FIT, Degradation, draw_degraded
-from repzoo_training.uncertainty.examples import make_views
+from repzoo_training.uncertainty.examples import make_views, mild
 from repzoo_training.views.views import ViewSpec
 
-__all__ = ["FittedContent", "as_target", "fit_content", "mild"]
+__all__ = ["FittedContent", "as_target", "fit_content"]
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -59,11 +59,6 @@ class FittedContent:
 
     head: ContentHead
     spec: ContentSpec
-
-
-def mild(views: ViewSpec) -> ViewSpec:
-    """Return the views whose embedding is the target: crops of 75 % or more of the area."""
-    return ViewSpec(scale=(0.75, 1.0), ratio=(0.9, 1.1), horizontal_flip=views.horizontal_flip)
 
 
 def as_target(embedding: Floats, unit: bool) -> Floats:

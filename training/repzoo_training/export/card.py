@@ -27,7 +27,7 @@ from repzoo_training.networks import NetworkSpec
 from repzoo_training.objectives import METHODS, LikelihoodSpec
 from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.recipes.registry import find_recipe
-from repzoo_training.uncertainty.fitting import ANOTHER_IMAGE
+from repzoo_training.uncertainty.fitting import ANOTHER_LABEL
 from repzoo_training.uncertainty.report import UncertaintyReport
 from repzoo_training.uncertainty.searches import ViewsReport
 
@@ -563,7 +563,7 @@ def _uncertainty(package: _Contents) -> str:
         "wrong.\n"
     )
     if report is None:
-        suited = "" if spec.probability_of.endswith(ANOTHER_IMAGE) else " with labels"
+        suited = " with labels" if spec.probability_of.endswith(ANOTHER_LABEL) else ""
         return f"{text}\nThere were no test images{suited} to measure it on.\n"
     return (
         f"{text}\n![risk over coverage, calibration, corruptions](figures/uncertainty.png)\n\n"

@@ -29,8 +29,10 @@ from repzoo_training.uncertainty.metrics import (
 )
 from repzoo_training.uncertainty.questions import (
     Question,
+    ask_of_answers,
     ask_of_labels,
     ask_of_views,
+    is_of_answers,
     is_of_views,
 )
 from repzoo_training.uncertainty.report import (
@@ -71,7 +73,7 @@ def measure_uncertainty(
         test: the queries, with labels under the same condition.
         outside: out-of-distribution images of the encoder's size, by name.
         views: the views that the uncertainty was calibrated with. Needed if the uncertainty is
-            about another image.
+            about another image, or about another answer.
         seed: decides views, corruptions and resamples.
         progress: show a progress bar on a terminal.
 
@@ -83,10 +85,16 @@ def measure_uncertainty(
             every query has the right neighbour.
     """
     of_views = is_of_views(encoder, train, test)
-    question = ask_of_views(train, test, views, seed) if of_views else ask_of_labels(train, test)
+    if of_views:
+        question = ask_of_views(train, test, views, seed)
+    elif is_of_answers(encoder):
+        question = ask_of_answers(encoder, train, test, views, seed)
+    else:
+        question = ask_of_labels(train, test)
     scorer = Scorer(encoder, question)
     clean = scorer.score(question.queries)
-    wrong = int((clean.neighbours[:, 0] != question.own).sum())
+    every = np.arange(len(question.own))
+    wrong = int((~question.right(clean.neighbours[:, :1], every)).sum())
     if of_views and not 0 < wrong < len(question.own):
         raise DataError(
             f"{wrong:,} of {len(question.own):,} test images have a wrong neighbour among views, "
@@ -136,14 +144,12 @@ def _report(
     outside: Mapping[str, ImageDataset],
     seed: int,
 ) -> UncertaintyReport:
-    def agree(asked: Scored, own: Numbers) -> NDArray[np.bool_]:
-        shown = question.shows[asked.neighbours[:, : question.precision_at]]
-        agreed: NDArray[np.bool_] = shown == own[:, None]  # [N, k]
-        return agreed
+    def agree(asked: Scored, rows: Numbers) -> NDArray[np.bool_]:
+        return question.right(asked.neighbours[:, : question.precision_at], rows)  # [N, k]
 
-    right = agree(clean, question.own)
+    right = agree(clean, np.arange(len(question.own)))
     wrong, precision = ~right[:, 0], right.mean(1)
-    of_worse = {kind: [agree(each, question.own[sample]) for each in worse[kind]] for kind in worse}
+    of_worse = {kind: [agree(each, sample) for each in worse[kind]] for kind in worse}
     curves = {}
     for kind, levels in worse.items():
         means = None
@@ -194,6 +200,7 @@ def _report(
         corruptions=curves,
         risk_coverage={name: _at_percents(values, wrong) for name, values in clean.scores.items()},
         reliability=() if own is None else _reliability(own, wrong),
+        event=question.event,
     )
 
 

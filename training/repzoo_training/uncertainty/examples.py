@@ -15,12 +15,24 @@ from repzoo_training.evaluation.knn import Distance, nearest
 from repzoo_training.randomness import generator
 from repzoo_training.views.views import Views, ViewSpec
 
-__all__ = ["Examples", "apart", "join", "make_views", "missed", "neighbours"]
+__all__ = [
+    "Examples",
+    "apart",
+    "expected_answers",
+    "join",
+    "make_views",
+    "mild",
+    "missed",
+    "neighbours",
+]
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
+
+#: Number of nearest images that answer a search.
+ANSWERS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +145,35 @@ def missed(
     nearest_other = apart(query, gallery[others], distance)
     farther = [apart(query, view, distance) > nearest_other for view in views.swapaxes(0, 1)]
     return np.stack(farther, axis=1), others
+
+
+def expected_answers(
+    fresh: Floats, gallery: Floats, distance: Distance, *, own: Numbers | None = None
+) -> Numbers:
+    """Return the rows of the ``ANSWERS`` images that are nearest to fresh views, ``[N, ANSWERS]``.
+
+    Args:
+        fresh: embeddings of fresh mild views of the undegraded queries, ``[N, D]``.
+        gallery: embeddings ``[M, D]``.
+        distance: distance between embeddings.
+        own: row of the gallery that shows the query's own image, int64 ``[N]``, which is left out.
+    """
+    k = ANSWERS + (own is not None)
+    chunks = nearest(
+        torch.from_numpy(gallery), torch.from_numpy(fresh), k=k, distance=distance, progress=False
+    )
+    found = torch.cat(list(chunks)).numpy()  # [N, k]
+    if own is None:
+        return found
+    # Own rows move to the end, which is cut off; a view is rarely farther than k images.
+    last = np.argsort(found == own[:, None], axis=1, kind="stable")
+    answers: Numbers = np.take_along_axis(found, last, 1)[:, :ANSWERS]
+    return answers
+
+
+def mild(views: ViewSpec) -> ViewSpec:
+    """Return views that leave the content alone: crops of 75 % or more of the area."""
+    return ViewSpec(scale=(0.75, 1.0), ratio=(0.9, 1.1), horizontal_flip=views.horizontal_flip)
 
 
 def apart(one: Floats, other: Floats, metric: Distance) -> Floats:

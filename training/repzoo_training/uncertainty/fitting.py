@@ -16,15 +16,35 @@ from repzoo_training.data import ImageDataset
 from repzoo_training.degradations import FIT, Degradation, draw_degraded
 from repzoo_training.prior import fit_mixture
 from repzoo_training.randomness import generator
-from repzoo_training.uncertainty.examples import Examples, join, make_views, missed, neighbours
+from repzoo_training.uncertainty.examples import (
+    ANSWERS,
+    Examples,
+    expected_answers,
+    join,
+    make_views,
+    mild,
+    missed,
+    neighbours,
+)
 from repzoo_training.uncertainty.head import UncertaintyHead
 from repzoo_training.uncertainty.learning import calibrate, learn
 from repzoo_training.views.views import ViewSpec
 
-__all__ = ["ANOTHER_IMAGE", "MOST_IMAGES", "FittedUncertainty", "fit_uncertainty"]
+__all__ = [
+    "ANOTHER_ANSWER",
+    "ANOTHER_IMAGE",
+    "ANOTHER_LABEL",
+    "MOST_IMAGES",
+    "FittedUncertainty",
+    "fit_uncertainty",
+]
 
-#: Endings of `UncertaintySpec.probability_of`, with labels and without.
+#: Endings of `UncertaintySpec.probability_of`: with labels, without labels, and without labels if
+#: there is a content posterior.
 ANOTHER_LABEL, ANOTHER_IMAGE = "has another label", "shows another image"
+ANOTHER_ANSWER = (
+    f"is not among the {ANSWERS} nearest of a fresh view of the same picture, undegraded"
+)
 #: Largest number of training images in the gallery. Queries come from the same images.
 MOST_IMAGES = 60_000
 #: Views of each image that are queries, in addition to the image itself.
@@ -32,8 +52,9 @@ VIEWS = 2
 #: Degraded copies of each image that are queries as well, if there is a content posterior. Only the
 #: content posterior says what such a copy shows.
 DEGRADED = 2
-#: Views of each image that a gallery without labels may hold. The head learns the share of them
-#: that the query would miss. With a single view it would learn the luck of that draw as well.
+#: Views of each image that decide without labels what is right: a view that the gallery may hold,
+#: or a fresh view of the undegraded picture. The head learns the share of them for which the
+#: neighbour is wrong. With a single view it would learn the luck of that draw as well.
 DRAWS = 4
 #: Number of the random stream for degradations; lower ones are used for views.
 DEGRADATIONS = 900
@@ -61,9 +82,11 @@ def fit_uncertainty(
     """Fit the probability that the nearest neighbour is wrong.
 
     With labels, the gallery holds the training images except the query's own, and a neighbour with
-    another label is wrong. Without labels, the gallery holds one view of each image, and a
-    neighbour that shows another image is wrong. The probability is then learned and calibrated over
-    ``DRAWS`` views of the query's image that the gallery may hold.
+    another label is wrong. Without labels, but with a content posterior, a neighbour is wrong if it
+    is not among the nearest of a fresh mild view of the undegraded picture: the search would have
+    answered otherwise. Without either, the gallery holds one view of each image, and a neighbour
+    that shows another image is wrong. The probability is then learned and calibrated over ``DRAWS``
+    views.
 
     Args:
         encoder: the encoder. Its ``config.metric`` is the distance between embeddings.
@@ -113,7 +136,9 @@ def fit_uncertainty(
     learn(head, others, queries[0], seed, progress)
     calibrate(head, held_out)
     spec = UncertaintySpec(
-        probability_of=_meaning(train, len(rows), encoder.config.metric, views),
+        probability_of=_meaning(
+            train, len(rows), encoder.config.metric, views, has_content=has_content
+        ),
         fitted_on=(
             f"{len(rows):,} training images of {train.name}"
             f"{'' if train.labels is None else ', their labels,'} and {VIEWS} views "
@@ -143,10 +168,18 @@ def _examples(
     """Return the images as queries, then their harder versions, as examples of equal length."""
     places = np.arange(len(rows))
     metric = encoder.config.metric
-    # Without labels the gallery holds further views, so that it does not hold the query itself.
+    has_content = encoder.config.content is not None
+    # Without labels the gallery holds further views, so that it does not hold the query itself; or
+    # further views say what the answers should be.
+    further = mild(views) if has_content else views
     drawn = [
-        encoder.embed(make_views(train, rows, views, seed, VIEWS + number))
+        encoder.embed(make_views(train, rows, further, seed, VIEWS + number))
         for number in range(0 if train.labels is not None else DRAWS)
+    ]
+    answers = [
+        expected_answers(each, outputs["embedding"], metric, own=places)
+        for each in drawn
+        if has_content
     ]
     queries = []
     for images in (train.images[rows], *harder):
@@ -158,6 +191,13 @@ def _examples(
             gallery, labels = outputs["embedding"], train.labels[rows]
             found = neighbours(query["embedding"], gallery, metric, own=places, progress=progress)
             queries.append(Examples(query, thumbnail, labels, labels[found]))
+            continue
+        if has_content:
+            gallery = outputs["embedding"]
+            found = neighbours(query["embedding"], gallery, metric, own=places, progress=progress)
+            right = [(each == found[:, None]).any(1) for each in answers]
+            share = 1 - np.stack(right).mean(0, dtype=np.float32)
+            queries.append(Examples(query, thumbnail, places, found, share))
             continue
         farther, others = missed(query["embedding"], drawn[0], places, np.stack(drawn, 1), metric)
         found = np.where(farther[:, 0], others, places)
@@ -174,10 +214,14 @@ def _split(queries: list[Examples], random: np.random.Generator) -> tuple[Exampl
     return queries[0].take(apart), join([each.take(rest) for each in queries])
 
 
-def _meaning(train: ImageDataset, images: int, metric: str, views: ViewSpec) -> str:
+def _meaning(
+    train: ImageDataset, images: int, metric: str, views: ViewSpec, *, has_content: bool
+) -> str:
     gallery = f"{images:,} training images of {train.name}"
     if train.labels is not None:
         return f"the nearest neighbour ({metric}) among {gallery} {ANOTHER_LABEL}"
+    if has_content:
+        return f"the nearest neighbour ({metric}) among {gallery} {ANOTHER_ANSWER}"
     made = f"views ({_changes(views)}) of {gallery}"
     return f"the nearest neighbour ({metric}) among {made} {ANOTHER_IMAGE}"
 

@@ -15,6 +15,9 @@ NEIGHBOURS = 10
 #: Share of the queries that are not answered.
 ABSTAIN = 0.2
 
+#: How `UncertaintyReport.event` says that a neighbour is wrong, with labels.
+WITH_ANOTHER_LABEL = "has another label"
+
 #: Description of each score, and whether computing it needs the gallery. Labels allow a vote. Views
 #: do not, because each shows another image, but they allow a ratio of distances.
 BASELINES: Mapping[str, tuple[str, bool]] = {
@@ -84,6 +87,7 @@ class UncertaintyReport(Record):
         corruptions: effect of each kind of corruption.
         risk_coverage: risks at 101 coverages from 0 to 1, by score.
         reliability: (mean uncertainty, share of wrong neighbours) of bins of equal size.
+        event: what a wrong neighbour is, as part of a sentence.
     """
 
     model: str
@@ -97,6 +101,7 @@ class UncertaintyReport(Record):
     corruptions: dict[str, Curve]
     risk_coverage: dict[str, tuple[float, ...]]
     reliability: tuple[tuple[float, float], ...] = ()
+    event: str = WITH_ANOTHER_LABEL
 
     def score(self, name: str) -> Score | None:
         """Return the score with this name, or None."""
@@ -121,8 +126,8 @@ class UncertaintyReport(Record):
 
     def _headline(self) -> str:
         return (
-            f"{self.model} on {self.dataset}: {100 * self.wrong:.2f} % of {self.n_test:,} test "
-            f"images have a nearest neighbour with another label among {self.n_train:,} images"
+            f"{self.model} on {self.dataset}: for {100 * self.wrong:.2f} % of {self.n_test:,} test "
+            f"images, the nearest of {self.n_train:,} images {self.event}"
         )
 
     def _notes(self, precision_at: int = NEIGHBOURS) -> list[str]:

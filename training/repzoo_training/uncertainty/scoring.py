@@ -44,7 +44,7 @@ class Scorer:
         #: float32 ``[M, D]``.
         self.gallery = encoder.embed(question.gallery)
         self._shows = question.shows
-        self._of_views = question.of_views
+        self._of_labels = question.of_labels
 
     def score(self, images: Pixels) -> Scored:
         """Return the scores of images uint8 ``[N, H, W, C]``."""
@@ -63,13 +63,11 @@ class Scorer:
         chunks = nearest(gallery, query, k=NEIGHBOURS, distance=config.metric, progress=False)
         neighbours = torch.cat(list(chunks)).numpy()
         found["distance"] = apart(embedding, self.gallery[neighbours[:, 0]], config.metric)
-        if (
-            self._of_views
-        ):  # every gallery entry shows another image, so there is nothing to vote on
-            second = apart(embedding, self.gallery[neighbours[:, 1]], config.metric)
-            found["ratio"] = found["distance"] / np.maximum(second, 1e-9)
-        else:
+        if self._of_labels:
             votes = self._shows[neighbours]  # [N, k]
             found["vote"] = (votes != votes[:, :1]).mean(1)
+        else:  # every gallery entry shows another image, so there is nothing to vote on
+            second = apart(embedding, self.gallery[neighbours[:, 1]], config.metric)
+            found["ratio"] = found["distance"] / np.maximum(second, 1e-9)
         scores = {name: np.asarray(values, np.float64) for name, values in found.items()}
         return Scored(scores, embedding, neighbours)

@@ -167,7 +167,7 @@ def search(
         test: the test images.
         seed: decides views and resamples.
     """
-    own, metric = question.own, encoder.config.metric
+    own, metric = question.own[:, 0], encoder.config.metric
     assert question.kept is not None
     further = np.stack(
         [encoder.embed(make_views(test, own, views, seed, FURTHER + n)) for n in range(DRAWS)], 1
