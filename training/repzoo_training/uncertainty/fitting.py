@@ -125,7 +125,9 @@ def fit_uncertainty(
     for _ in range(DEGRADED if has_content else 0):
         harder.append(draw_degraded(train.images[rows], draws, kinds))
     queries = _examples(encoder, head, train, rows, outputs, harder, views, seed, progress)
-    held_out, others = _split(queries, random)
+    # Answers to undegraded images are hardly ever wrong, so these alone would calibrate nothing.
+    of_answers = has_content and train.labels is None
+    held_out, others = _split(queries, random, queries if of_answers else queries[:1])
     if not 0 < others.error.mean() < 1:
         raise InvalidInput(
             f"{others.wrong.sum():,} of {len(others):,} queries have a wrong neighbour, so there "
@@ -143,7 +145,8 @@ def fit_uncertainty(
             f"{len(rows):,} training images of {train.name}"
             f"{'' if train.labels is None else ', their labels,'} and {VIEWS} views "
             f"{f'and {DEGRADED} degraded copies ' if has_content else ''}of each; "
-            f"calibrated on {len(held_out):,} held-out images of these"
+            f"calibrated on {len(held_out):,} held-out {'queries' if of_answers else 'images'} of "
+            "these"
         ),
         inputs=(
             "embedding",
@@ -206,12 +209,15 @@ def _examples(
     return queries
 
 
-def _split(queries: list[Examples], random: np.random.Generator) -> tuple[Examples, Examples]:
-    """Return images to calibrate on, and the other images with their views to fit to."""
+def _split(
+    queries: list[Examples], random: np.random.Generator, calibrating: list[Examples]
+) -> tuple[Examples, Examples]:
+    """Return queries of some images to calibrate on, and those of the other images to fit to."""
     shuffled = random.permutation(len(queries[0]))
     count = max(1, round(HELD_OUT * len(shuffled)))
     apart, rest = shuffled[:count], shuffled[count:]
-    return queries[0].take(apart), join([each.take(rest) for each in queries])
+    kept = join([each.take(apart) for each in calibrating])
+    return kept, join([each.take(rest) for each in queries])
 
 
 def _meaning(
