@@ -149,7 +149,7 @@ def fit_content(
     mirrored = ", mirrored or not" if views.horizontal_flip else ""
     spec = ContentSpec(
         target=(
-            "the embedding of a fresh view of the undegraded image: a crop of 75 % or more of its "
+            "the embedding of a fresh view of the undegraded image: a crop of 90 % or more of its "
             f"area{mirrored}"
         ),
         fitted_on=(
