@@ -221,7 +221,7 @@ def uncertainty(kind: str) -> str:
             "largest fall": f"{max(0.0, *falls):.2f}",
         }
         rows.append(row)
-    heads = [head for head in rows[0] if any(row.get(head) for row in rows)]
+    heads = [head for head in rows[0] if any(row.get(head) for row in rows)] if rows else ["model"]
     return markdown(heads, [[row.get(head, "") for head in heads] for row in rows])
 
 
