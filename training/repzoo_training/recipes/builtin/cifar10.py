@@ -8,7 +8,9 @@ Command:   zoo train simvae-cifar10-conv --data cifar10 --out runs/simvae-cifar1
 Time:      ``-conv``: on one CPU core, 500,000 views take 5 minutes with ``simvae-cifar10-conv`` and
            3 with ``vae-cifar10-conv``. ``-mlp``: minutes on a CPU. The others need a GPU.
 Accuracy:  k-NN and MLP probe after 500,000 views: ``simvae-cifar10-conv`` 42.2 and 51.8,
-           ``vae-cifar10-conv`` 40.8 and 51.5. The ResNet recipes have not been trained yet.
+           ``vae-cifar10-conv`` 40.8 and 51.5. ``simclr-cifar10-conv`` reaches k-NN 68.0 (cosine),
+           a linear probe of 72.7 and an MLP probe of 74.8 after its 10 M views, in 107 minutes. The
+           ResNet recipes have not been trained yet.
 
 Generative recipes use the authors' narrow ResNet-18 (about 1 GFLOP per view). Discriminative
 recipes use the full one, with its 512 pooled features as the representation, for 200 epochs, as the
