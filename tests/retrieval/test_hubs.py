@@ -89,8 +89,8 @@ def test_the_log_term_keeps_degraded_documents_from_being_hubs(
     largest = {
         name: Counter(rows.ravel().tolist()).most_common(1)[0][1] for name, rows in found.items()
     }
-    # .883 against .888 with this head of 15,000 copies, and .608 without the logarithm.
+    # .870 against .875 with this head of 15,000 copies, and .354 without the logarithm.
     assert precision["robust"] > precision["mean"] - 0.01
     assert precision["robust"] > precision["no log"] + 0.1
-    assert share["robust"] < 0.5 < share["no log"]
+    assert share["robust"] < 0.65 < 0.9 < share["no log"]
     assert largest["robust"] < largest["no log"] / 2

@@ -57,7 +57,10 @@ def test() -> ImageDataset:
 
 @pytest.fixture(scope="module")
 def encoder() -> repzoo.Encoder:
-    return repzoo.load(BUNDLED / "simvae-mnist", provider="cpu", threads=1)
+    """The digit encoder as it was before calibration."""
+    package = Package.open(BUNDLED / "simvae-mnist")
+    config = package.config.model_copy(update={"uncertainty": None, "content": None})
+    return repzoo.Encoder(package.path, config, provider="cpu", threads=1)
 
 
 def test_the_density_is_that_of_a_mixture() -> None:
@@ -365,8 +368,9 @@ def test_a_package_gets_one_and_keeps_the_rest(
         calibrate_package(after, second, fewer, None, VIEWS, progress=False)
 
 
-def test_scores_without_labels_are_refused(encoder: repzoo.Encoder, train: ImageDataset) -> None:
+def test_scores_without_labels_are_refused(train: ImageDataset) -> None:
     from repzoo_training.errors import DataError
 
+    encoder = repzoo.load(BUNDLED / "simvae-mnist", provider="cpu", threads=1)
     with pytest.raises(DataError, match="no labels"):
         measure_uncertainty(encoder, ImageDataset("bare", train.images), train)

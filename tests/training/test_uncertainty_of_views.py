@@ -63,7 +63,7 @@ class Told(repzoo.Encoder):
             fitted_on="nothing",
             inputs=("embedding",),
         )
-        config = package.config.model_copy(update={"uncertainty": None})
+        config = package.config.model_copy(update={"uncertainty": None, "content": None})
         super().__init__(package.path, config, provider="cpu", threads=1)
         self.config = config.model_copy(update={"uncertainty": spec})
         self._says = says
@@ -165,9 +165,22 @@ def test_wrong_is_that_another_view_is_nearer() -> None:
     assert report.searches[0].at_best.value > report.score("uncertainty").r_auroc.value  # type: ignore[union-attr]
 
 
+def uncalibrated(folder: Path) -> Package:
+    """Copy the digit encoder without its uncertainty and content posterior."""
+    shutil.copytree(BUNDLED / "simvae-mnist", folder)
+    config = json.loads((folder / "config.json").read_text())
+    for head in ("uncertainty", "content"):
+        del config[head]
+        (folder / f"{head}.onnx").unlink()
+    for output in ("uncertainty", "content_mean", "content_variance"):
+        del config["tolerances"][output]
+    (folder / "config.json").write_text(json.dumps(config))
+    return write_manifest(folder)
+
+
 def test_a_package_of_unlabelled_images_has_its_numbers_on_the_card(tmp_path: Path) -> None:
     train, test = bare("train", 600, attributes=True), bare("test", 200, attributes=True)
-    package = Package.open(BUNDLED / "simvae-mnist")
+    package = uncalibrated(tmp_path / "before")
     clothes = ImageDataset(
         "clothes", load(str(DATA / "fashion_mnist"), "test", progress=False).images
     )
@@ -244,14 +257,7 @@ def test_what_cannot_be_told_apart_is_refused_by_name() -> None:
 
 
 def test_without_an_uncertainty_the_others_are_measured(tmp_path: Path) -> None:
-    folder = tmp_path / "plain"
-    shutil.copytree(BUNDLED / "simvae-mnist", folder)
-    config = json.loads((folder / "config.json").read_text())
-    del config["uncertainty"], config["tolerances"]["uncertainty"]
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "uncertainty.onnx").unlink()
-    write_manifest(folder)
-    encoder = repzoo.load(folder, provider="cpu")
+    encoder = repzoo.load(uncalibrated(tmp_path / "plain").path, provider="cpu")
     report = measure_uncertainty(
         encoder, bare("train", 200), bare("test", 60), views=VIEWS, progress=False
     )

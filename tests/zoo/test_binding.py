@@ -132,7 +132,7 @@ def test_nothing_is_copied_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     operations: list[tuple[Callable[[], object], int]] = [
         (lambda: encoder.embed(images), 1),
         (lambda: encoder.uncertainty(images), 1),
-        (lambda: encoder.posterior(images), 3),
+        (lambda: encoder.posterior(images), 5),
         (lambda: encoder.outputs(images, uncertainty=True), 3),
         (lambda: encoder.probe(images, "class"), 1),
         (lambda: encoder.reconstruct(images), 1),
