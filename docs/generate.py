@@ -250,8 +250,9 @@ def content() -> str:
             row[title] = f"{min(shares):.2f} to {max(shares):.2f}; {unseen:.2f}"
         row["errors, Spearman"] = f"{report['error_correlation']:.2f}"
         if report["uncertainty_auroc"] is not None:
-            row["wrong neighbours, AUROC of the uncertainty"] = (
-                f"{report['former_auroc']:.3f} → {report['uncertainty_auroc']:.3f}"
+            values = (report["former_auroc"], report["uncertainty_auroc"])
+            row["wrong neighbours, AUROC of the uncertainty"] = " → ".join(
+                f"{value:.3f}" for value in values if value is not None
             )
         rows.append(row)
     heads = list(rows[0]) if rows else ["model"]

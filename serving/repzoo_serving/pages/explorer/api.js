@@ -16,11 +16,16 @@ export async function call(path, body) {
   if ($("key").value) headers.Authorization = `Bearer ${$("key").value}`;
   if (body) headers["Content-Type"] = "application/json";
   let response;
-  try {
-    const method = body ? "POST" : "GET";
-    response = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
-  } catch {
-    throw new Refused("The server does not respond. Check that it is running, and try again.");
+  for (let attempt = 0; attempt < 3; attempt++) {
+    try {
+      const method = body ? "POST" : "GET";
+      response = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
+    } catch {
+      throw new Refused("The server does not respond. Check that it is running, and try again.");
+    }
+    if (response.status !== 429) break;
+    const seconds = Number(response.headers.get("Retry-After")) || 1;
+    await new Promise((done) => setTimeout(done, 1000 * Math.min(seconds, 5)));
   }
   const result = await response.json().catch(() => ({ detail: `The server answers with status ${response.status}.` }));
   if (!response.ok) throw new Refused(result.detail, response.status);

@@ -4,7 +4,7 @@ import { $, make, picture } from "./dom.js";
 import { Globe } from "./globe.js";
 import { nearest, place } from "./neighbours.js";
 
-const MOST_SAMPLES = 1024;
+const MOST_SAMPLES = 512; // a page that is loaded again and again must not fill the server's queue
 const MOST_PIXELS = 800000; // of all samples
 const ON_GLOBE = 60;
 
