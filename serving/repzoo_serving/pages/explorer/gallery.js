@@ -43,7 +43,8 @@ export class Gallery {
   async #find(model) {
     const { height, width, channels } = model.config.input;
     const many = Math.max(128, Math.floor(MOST_PIXELS / (height * width * channels)));
-    const n = Math.min(MOST_SAMPLES, model.limits.max_images, many);
+    // Half of what a request may ask for: the page asks for other images at the same time.
+    const n = Math.min(MOST_SAMPLES, Math.ceil(model.limits.max_images / 2), many);
     const found = can(model, "generate")
       ? (await call("generate", { model: model.name, n, seed: 0 })).images.map((base64) => ({ base64, words: "sample" }))
       : await this.examples;
