@@ -35,7 +35,10 @@ LISTS: Mapping[Group, Mapping[str, Degradation]] = {
 
 def locate(encoder: Encoder, images: NDArray[np.uint8]) -> Located:
     """Run the encoder and its content posterior on uint8 images ``[N, H, W, C]``."""
-    outputs = encoder.outputs(images, content=True)
+    return _located(encoder, encoder.outputs(images, content=True))
+
+
+def _located(encoder: Encoder, outputs: Mapping[str, NDArray[np.float32]]) -> Located:
     spec = encoder.config.content
     assert spec is not None
     return Located(
@@ -105,10 +108,11 @@ def measure_content(
         images = test.images[queries]
         if severity:
             images = degrade(images, kind, severity, seed)
+        outputs = encoder.outputs(images, content=True)  # once, for all that is measured
         for name, each in judges.items():
-            told[name].append(each.uncertainty(images))
+            told[name].append(each.uncertainty_of(outputs, images))
         found = measure(
-            locate(encoder, images),
+            _located(encoder, outputs),
             target,
             labels,
             gallery,

@@ -149,8 +149,8 @@ def fit_content(
     mirrored = ", mirrored or not" if views.horizontal_flip else ""
     spec = ContentSpec(
         target=(
-            "the embedding of a fresh view of the undegraded image: a crop of 90 % or more of its "
-            f"area{mirrored}"
+            "the embedding of a fresh view of the undegraded image: a crop of "
+            f"{100 * mild(views).scale[0]:.0f} % or more of its area{mirrored}"
         ),
         fitted_on=(
             f"{rounds * size:,} copies of {len(rows):,} training images of {train.name}, "
