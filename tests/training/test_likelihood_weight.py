@@ -1,0 +1,58 @@
+"""The validation split, and the benchmark that tunes the likelihood of every method on it."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from repzoo_training.data import load
+from repzoo_training.evaluation.splits import held_out_tenth
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = ROOT / "tests" / "data" / "mnist"
+
+
+def test_every_tenth_training_image_is_held_out() -> None:
+    images = load(DIGITS)
+    kept, held_out = held_out_tenth(images)
+    assert images.labels is not None and kept.labels is not None and held_out.labels is not None
+    assert np.array_equal(held_out.images, images.images[9::10])
+    assert np.array_equal(held_out.labels, images.labels[9::10])
+    both = np.concatenate([kept.labels, held_out.labels])
+    assert np.array_equal(np.bincount(both), np.bincount(images.labels))
+    assert len({kept.sha256, held_out.sha256, images.sha256}) == 3
+
+
+@pytest.mark.slow
+def test_the_weight_is_chosen_on_held_out_training_images(tmp_path: Path) -> None:
+    table = tmp_path / "weights.csv"
+    command = [
+        *(sys.executable, ROOT / "training" / "benchmarks" / "likelihood_weight.py", "mnist"),
+        *("--data", DIGITS, "--method", "vae", "--views", 640, "--seeds", 2),
+        *("--out", tmp_path / "runs", "--csv", table),
+    ]
+    for _ in range(2):  # the second time, no run is trained again
+        subprocess.run([*map(str, command)], check=True, capture_output=True)
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    first, second = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    assert first == second
+    tried = {row["likelihood"]: row for row in first if row["split"] == "validation"}
+    assert tried.keys() == {"weight=1", "weight=10", "weight=99.5"}
+    scores = {
+        weight: sum(
+            float(row["value"])
+            for row in first
+            if row["split"] == "validation"
+            and row["likelihood"] == weight
+            and row["measure"] in ("k-NN euclidean, %", "MLP, %")
+        )
+        for weight in tried
+    }
+    tested = [row for row in first if row["split"] == "test"]
+    assert {row["likelihood"] for row in tested} == {max(scores, key=scores.__getitem__)}
+    assert {row["seeds"] for row in tested} == {"2"}
+    assert len(list((tmp_path / "runs").iterdir())) == 5

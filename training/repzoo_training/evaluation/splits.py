@@ -1,0 +1,31 @@
+"""The fixed validation split: what is chosen is chosen on it, never on test images."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repzoo_training.data import ImageDataset
+
+__all__ = ["held_out_tenth"]
+
+
+def held_out_tenth(train: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
+    """Split training images into (nine tenths, every tenth image), both in their order.
+
+    The split depends on the order of the source alone, so that it is the same for every experiment.
+    """
+    held_out = np.arange(len(train)) % 10 == 9
+    return _select(train, ~held_out), _select(train, held_out)
+
+
+def _select(dataset: ImageDataset, rows: NDArray[np.bool_]) -> ImageDataset:
+    return dataclasses.replace(
+        dataset,
+        images=dataset.images[rows],
+        labels=None if dataset.labels is None else dataset.labels[rows],
+        attributes=None if dataset.attributes is None else dataset.attributes[rows],
+        splits={},
+    )
