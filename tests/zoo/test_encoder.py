@@ -17,8 +17,10 @@ import repzoo
 from onnx import numpy_helper
 from PIL import Image
 from repzoo.packages.arrays import write_arrays
+from repzoo.packages.config import InputSpec
 from repzoo.runtime.encoder import Encoder
 
+MakePackage = Callable[..., Path]
 rng = np.random.default_rng(0)
 PIXELS = rng.integers(0, 256, (7, 8, 8, 1), dtype=np.uint8)
 
@@ -41,6 +43,15 @@ def constants(package: Path, graph: str) -> dict[str, np.ndarray]:
 def softmax(logits: np.ndarray) -> np.ndarray:
     powers = np.exp(logits.astype(float))
     return powers / powers.sum(axis=1, keepdims=True)
+
+
+def test_large_images_run_in_smaller_batches(make_package: MakePackage, tmp_path: Path) -> None:
+    large = InputSpec(height=1500, width=1000, channels=1)
+    encoder = repzoo.load(make_package(tmp_path, input_spec=large, decoder=False))
+    assert encoder.most_rows == 2
+    images = np.random.default_rng(3).integers(0, 256, (5, 1500, 1000, 1), dtype=np.uint8)
+    one_by_one = np.concatenate([encoder.embed(image) for image in images])
+    np.testing.assert_allclose(encoder.embed(images), one_by_one, atol=1e-5)
 
 
 def test_attributes_describe_the_package(encoder: Encoder, tiny_package: Path) -> None:

@@ -46,6 +46,8 @@ def test_a_package_is_written_in_the_oldest_version_that_can_hold_it(
     assert versions(make_package(tmp_path / "new", content=True)) == (2, 2)
     scaled = InputSpec(height=8, width=8, channels=1, resize=ResizePolicy(jpeg="scaled"))
     assert versions(make_package(tmp_path / "scaled", input_spec=scaled)) == (2, 2)
+    cropped = InputSpec(height=8, width=8, channels=1, resize=ResizePolicy(size=(9, 9)))
+    assert versions(make_package(tmp_path / "cropped", input_spec=cropped)) == (2, 2)
 
 
 def test_a_version_1_package_is_written_again_byte_for_byte(

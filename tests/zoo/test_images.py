@@ -341,6 +341,30 @@ def test_crop_is_scaling_the_whole_and_cutting_out_the_centre(
         assert difference.max() <= 1
 
 
+@pytest.mark.parametrize("size", [(640, 480), (300, 500), (40, 40), (1000, 31)])
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_a_size_before_the_crop(size: tuple[int, int], fit: str) -> None:
+    policy = ResizePolicy.model_validate({"fit": fit, "rounding": "floor", "size": (32, 40)})
+    spec = InputSpec(height=28, width=36, channels=3, resize=policy)
+    assert spec.scaled == (32, 40)
+    random = np.random.default_rng(2)
+    image = Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    scale = max(40 / size[0], 32 / size[1])
+    scaled = (40, 32)
+    if fit == "crop":
+        scaled = (max(40, int(size[0] * scale + 1e-6)), max(32, int(size[1] * scale + 1e-6)))
+    resampling = Image.Resampling.BILINEAR
+    whole = image.resize((scaled[0], size[1]), resampling).resize(scaled, resampling)
+    left, top = (scaled[0] - 36) // 2, (scaled[1] - 28) // 2
+    expected = np.asarray(whole.crop((left, top, left + 36, top + 28))).astype(int)
+    assert np.abs(preprocess(image, spec) - expected).max() <= 1
+
+
+def test_the_size_before_the_crop_is_not_smaller_than_the_crop() -> None:
+    with pytest.raises(ValueError, match=r"resize.size is 8 x 7, smaller than the input of 8 x 8"):
+        InputSpec(height=8, width=8, channels=1, resize=ResizePolicy(size=(8, 7)))
+
+
 def test_resizing_gives_these_pixels_with_every_version_of_pillow() -> None:
     # Pillow 13 changed the order in which it scales rows and columns.
     noise = np.random.default_rng(3).integers(0, 256, (57, 33, 3), dtype=np.uint8)

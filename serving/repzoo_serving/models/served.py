@@ -255,7 +255,9 @@ class ServedModel:
             batcher = self._batchers[key] = Batcher(
                 run,
                 executor=self.runner,
-                max_rows=self._limits.max_batch if mix else min(self._limits.max_batch, _ALONE),
+                max_rows=min(
+                    self._limits.max_batch, self.encoder.most_rows, *(() if mix else (_ALONE,))
+                ),
                 max_queued=self._limits.max_queued,
                 mix=mix,
                 on_batch=partial(self._metrics.batch, (key[0], self.name)),

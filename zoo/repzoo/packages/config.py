@@ -7,8 +7,8 @@ that has all of its fields, so older installations can read whatever does not ne
 | version | adds |
 | --- | --- |
 | 1 | |
-| 2 | ``content``, and content inputs of ``uncertainty``; ``input.resize.jpeg``; ``aliases`` of |
-| | probes; ``source`` instead of ``training``, for imported models |
+| 2 | ``content``, and content inputs of ``uncertainty``; ``input.resize.jpeg`` and ``.size``; |
+| | ``aliases`` of probes; ``source`` instead of ``training``, for imported models |
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Side = Annotated[int, Field(gt=0, le=4096)]
+
+
 class ResizePolicy(_Record):
     """How a decoded image of any size becomes ``height x width`` pixels.
 
@@ -62,22 +65,39 @@ class ResizePolicy(_Record):
     aspect ratio. ``filter`` names a Pillow filter, used with antialiasing. ``rounding`` says how
     the scaled length of the longer side is rounded to whole pixels. ``jpeg`` says how JPEG files
     are decoded: at ``full`` size, or ``scaled`` down by 2, 4 or 8 while both sides stay at least
-    twice as long as the target's.
+    twice as long as the target's. ``size`` is ``(height, width)`` before the centre is cropped, if
+    that is larger than the target: many encoders see the middle 224 x 224 of 256 x 256 pixels.
     """
 
     fit: Literal["crop", "squash"] = "crop"
     filter: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     rounding: Literal["nearest", "floor"] = "nearest"
     jpeg: Literal["full", "scaled"] = "full"
+    size: tuple[Side, Side] | None = None
 
 
 class InputSpec(_Record):
     """The input of ``encoder.onnx``: uint8 ``[N, height, width, channels]``."""
 
-    height: int = Field(gt=0, le=4096)
-    width: int = Field(gt=0, le=4096)
+    height: Side
+    width: Side
     channels: Literal[1, 3]
     resize: ResizePolicy = ResizePolicy()
+
+    @model_validator(mode="after")
+    def _crop_is_inside(self) -> InputSpec:
+        height, width = self.scaled
+        if height < self.height or width < self.width:
+            raise ValueError(
+                f"resize.size is {height} x {width}, smaller than the input of "
+                f"{self.height} x {self.width}"
+            )
+        return self
+
+    @property
+    def scaled(self) -> tuple[int, int]:
+        """``(height, width)`` that images are scaled to before the centre is cropped."""
+        return self.resize.size or (self.height, self.width)
 
     @property
     def mode(self) -> Literal["L", "RGB"]:
@@ -243,6 +263,7 @@ class ModelConfig(_Record):
             self.content is not None
             or self.training is None
             or self.input.resize.jpeg != "full"
+            or self.input.resize.size is not None
             or any(probe.aliases for probe in self.probes)
             or any(name.startswith("content_") for name in inputs)
         )
@@ -296,6 +317,8 @@ class ModelConfig(_Record):
         """Return the record as JSON values, in the oldest schema version that has its fields."""
         version = self.required_version
         values = self.model_dump(mode="json") | {"schema_version": version}
+        if self.input.resize.size is None:
+            del values["input"]["resize"]["size"]
         if version < 2:
             del values["content"], values["source"], values["input"]["resize"]["jpeg"]
             for probe in values["probes"]:

@@ -39,6 +39,8 @@ __all__ = [
 
 NO_CONTENT = "has no content posterior; `zoo calibrate --degrade all` makes a package that has one"
 _NO_VIEWS = "has no model of several views of one thing; models trained with SimVAE have one"
+#: Pixels of all images in one run. The activations of a ViT-B take about 700 bytes per pixel.
+_MOST_PIXELS = 2**22
 #: Outputs of ``content.onnx``.
 _CONTENT = ("content_mean", "content_variance")
 
@@ -110,7 +112,7 @@ class Encoder:
 
     ``images`` is one image or an iterable of images: uint8 arrays, Pillow images, paths, or the
     bytes of encoded files, see `repzoo.runtime.images.as_pixels`. They are decoded and run in
-    batches of ``batch_size``. All methods are thread-safe.
+    batches of ``batch_size``, or `most_rows` if that is less. All methods are thread-safe.
 
     Attributes:
         config: The model's record.
@@ -524,8 +526,14 @@ class Encoder:
             rows = {**rows, **self._require_content().run(rows)}
         return np.clip(to_host(graph.run(rows)["uncertainty"]), 0, 1)
 
+    @property
+    def most_rows(self) -> int:
+        """The largest number of images that are run at once, which bounds the memory of a run."""
+        return max(1, _MOST_PIXELS // (self.config.input.height * self.config.input.width))
+
     def _chunks(self, images: Images, batch_size: int) -> Iterator[Pixels]:
-        return batches(images, self.config.input, positive(batch_size, "batch_size"))
+        size = min(positive(batch_size, "batch_size"), self.most_rows)
+        return batches(images, self.config.input, size)
 
     def _require_decoder(self) -> Graph:
         if self._decoder is None:

@@ -132,7 +132,7 @@ def decode(
             )
         if spec is not None and spec.resize.jpeg == "scaled" and image.format == "JPEG":
             # The orientation is applied later, so either side may become the width.
-            side = 2 * max(spec.width, spec.height)
+            side = 2 * max(spec.scaled)
             image.draft(None, (side, side))
         return _canonical(image, orientation)
 
@@ -142,8 +142,9 @@ def preprocess(image: Image.Image, spec: InputSpec) -> Pixels:
 
     The image is made upright and converted to grey or RGB as in `decode`. It is then scaled with
     antialiasing according to ``spec.resize``: ``crop`` scales it to cover the target and keeps the
-    centre, with an odd pixel on the right or bottom; ``squash`` ignores the aspect ratio. An image
-    of the target's size is not resampled.
+    centre, with an odd pixel on the right or bottom; ``squash`` ignores the aspect ratio. With a
+    ``size``, it is scaled to that, and the centre is kept. An image of the target's size is not
+    resampled.
 
     Args:
         image: A Pillow image.
@@ -303,19 +304,22 @@ def _source_box(size: tuple[int, int], spec: InputSpec) -> tuple[float, float, f
     only on the target's size, even if the source is long and thin.
     """
     width, height = size
-    if spec.resize.fit == "squash":
-        return 0, 0, width, height
-    scale = max(spec.width / width, spec.height / height)
-    left, right = _kept(width, spec.width, scale, spec.resize)
-    top, bottom = _kept(height, spec.height, scale, spec.resize)
+    rows, columns = spec.scaled
+    x_scale, y_scale = columns / width, rows / height
+    if spec.resize.fit == "crop":
+        x_scale = y_scale = max(x_scale, y_scale)
+    left, right = _kept(width, spec.width, columns, x_scale, spec.resize)
+    top, bottom = _kept(height, spec.height, rows, y_scale, spec.resize)
     return left, top, right, bottom
 
 
-def _kept(source: int, target: int, scale: float, policy: ResizePolicy) -> tuple[float, float]:
+def _kept(
+    source: int, target: int, covered: int, scale: float, policy: ResizePolicy
+) -> tuple[float, float]:
     # `scaled` is the length of this side if the whole image were resized. One of the two sides is
-    # exactly the target's, and rounding errors in `scale` must not make it a pixel shorter.
+    # exactly `covered`, and rounding errors in `scale` must not make it a pixel shorter.
     exact = source * scale
-    scaled = max(target, int(exact + (0.5 if policy.rounding == "nearest" else 1e-6)))
+    scaled = max(covered, int(exact + (0.5 if policy.rounding == "nearest" else 1e-6)))
     start = (scaled - target) // 2
     return start * source / scaled, (start + target) * source / scaled
 
