@@ -75,6 +75,22 @@ def test_a_folder(
     assert "3/0300.png: not an image in a known format" in stdout
 
 
+def test_too_many_bad_images(finish: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    options = ("--workers", "0", "--part-size", "128")
+    status, _, stderr = finish(photos, out, *options, "--strict")
+    assert status == 1
+    assert stderr.startswith("zoo: 3 of 700 images cannot be read: 0/0005.png: not an image")
+    status, _, stderr = finish(photos, out, *options, "--max-skipped", "0.003")
+    assert (status, out.exists()) == (1, False)
+    assert "3 of 700 images cannot be read (at most 2 may be skipped, see --max-skipped)" in stderr
+    # Nothing is embedded again.
+    status, stdout, _ = finish(photos, out, *options, "--json")
+    assert (status, json.loads(stdout)["embedded_now"], out.exists()) == (3, 0, True)
+    assert finish(photos, out, *options, "--strict")[0] == 1
+    assert out.exists()
+
+
 def test_how_many_work_changes_nothing(
     embed: Callable[..., Summary], photos: Path, tmp_path: Path
 ) -> None:

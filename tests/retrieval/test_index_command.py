@@ -281,7 +281,12 @@ def test_what_a_folder_may_contain(zoo_index: Run, digits: Make, index_place: Pa
         (folder / os.fsdecode(b"\xff.png")).write_bytes(b"")
         bad[r"\xff.png"] = "its path is not UTF-8 text of at most 1,024 bytes"
     words = (folder, "--model", "simvae-mnist", "--out", index_place)
-    report = built(zoo_index, *words, status=3)
+    refused = zoo_index("build", *words, status=1)
+    assert f"{len(bad)} of {10 + len(bad)} images cannot be read (at most 1" in refused.stderr
+    assert f"{len(bad)} of {10 + len(bad)} images cannot be read: broken.png: " in (
+        zoo_index("build", *words, "--strict", status=1).stderr
+    )
+    report = built(zoo_index, *words, "--max-skipped", 1, status=3)
     assert (report["count"], report["bad"]) == (10, bad)
     with PosteriorIndex.open(index_place) as index:
         assert {"linked/0002.png", "digit.avif"} <= index.metadata().keys()

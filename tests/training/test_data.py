@@ -22,7 +22,7 @@ from PIL import Image
 from repzoo.errors import RepzooError
 from repzoo.packages.config import InputSpec
 from repzoo.runtime.images import preprocess
-from repzoo_training.data import ImageDataset, absolute, load
+from repzoo_training.data import ImageDataset, absolute, load, with_split
 from repzoo_training.errors import DataError
 
 SAMPLES = Path(__file__).parents[1] / "data"
@@ -131,7 +131,7 @@ def test_images_beside_the_parquet_file(tmp_path: Path, digits: ImageDataset) ->
     np.testing.assert_array_equal(load(tmp_path).images, digits.images[:1])
     write_table(tmp_path / "train.parquet", {"image": rows})
     with pytest.raises(DataError, match=r"row 1: No such file"):
-        load(tmp_path, strict=True)
+        load(tmp_path, max_skipped=0)
 
 
 def test_labels_that_are_kept_back(tmp_path: Path, digits: ImageDataset) -> None:
@@ -149,7 +149,9 @@ def test_too_many_bad_images_are_all_named(tmp_path: Path, digits: ImageDataset)
     with pytest.raises(DataError) as caught:
         load(tmp_path)
     message = str(caught.value)
-    assert message.startswith("3 of 12 images cannot be read (at most 1 may be skipped):")
+    assert message.startswith(
+        "3 of 12 images cannot be read (at most 1 may be skipped, see --max-skipped):"
+    )
     for row in (3, 5, 7):
         assert f"{path} row {row}: " in message
     assert isinstance(caught.value, RepzooError)
@@ -305,8 +307,8 @@ def test_unreadable_parquet(tmp_path: Path) -> None:
 
 def test_split_that_is_not_there(tmp_path: Path) -> None:
     write_table(tmp_path / "validation.parquet", {"image": [b"x"]})
-    with pytest.raises(DataError, match="no test split: its parquet files are named validation"):
-        load(tmp_path, "test")
+    with pytest.raises(DataError, match="no train split: its parquet files are named validation"):
+        load(tmp_path)
 
 
 # Sizes
@@ -442,7 +444,9 @@ def test_too_many_bad_files_are_named(tmp_path: Path, save: Save) -> None:
     with pytest.raises(DataError) as caught:
         load(tmp_path)
     message = str(caught.value)
-    assert message.startswith("4 of 5 images cannot be read (at most 1 may be skipped):")
+    assert message.startswith(
+        "4 of 5 images cannot be read (at most 1 may be skipped, see --max-skipped):"
+    )
     for name in ("2.png", "3.jpg", "4.png: No such file", "5.png"):
         assert f"{tmp_path}/{name}" in message
 
@@ -468,7 +472,7 @@ def test_a_few_bad_images_are_skipped(
     assert "05.png: 9000 x 9000 pixels" in caplog.text
 
     with pytest.raises(DataError, match="2 of 40 images cannot be read:"):
-        load(tmp_path, strict=True)
+        load(tmp_path, max_skipped=0)
     (tmp_path / "b" / "01.png").write_bytes(b"text")
     with pytest.raises(DataError, match="3 of 40 images cannot be read \\(at most 2 may be"):
         load(tmp_path)
@@ -505,7 +509,7 @@ def test_skipped_rows_keep_labels_and_attributes_in_order(
 
 def test_one_unreadable_image_may_always_be_skipped_but_not_all(tmp_path: Path, save: Save) -> None:
     save("1.png", 0).write_bytes(b"text")
-    with pytest.raises(DataError, match="1 of 1 images cannot be read"):
+    with pytest.raises(DataError, match="none of 1 images can be read"):
         load(tmp_path)
     save("2.png", 1)
     assert len(load(tmp_path)) == 1
@@ -603,16 +607,17 @@ def test_splits_inside_of_class_folders(tmp_path: Path, save: Save, digits: Imag
     assert test.labels.tolist() == [0, 1]
 
 
-def test_validation_images_are_not_trained_on(tmp_path: Path, save: Save) -> None:
+def test_validation_images_are_for_measuring_if_there_are_no_test_images(
+    tmp_path: Path, save: Save, digits: ImageDataset
+) -> None:
     save("Train/1.png", 0)
     save("Valid/2.png", 1)
     data = load(tmp_path)
     assert len(data) == 1
     assert data.splits == {"train": 1, "validation": 1}
-    with pytest.raises(
-        DataError, match=r"no test split, only train \(1 images\), validation \(1 images\)"
-    ):
-        load(tmp_path, "test")
+    np.testing.assert_array_equal(load(tmp_path, "test").images, digits.images[1:2])
+    save("test/3.png", 2)
+    np.testing.assert_array_equal(load(tmp_path, "test").images, digits.images[2:3])
 
 
 def test_images_outside_of_the_splits_are_counted(tmp_path: Path, save: Save) -> None:
@@ -623,12 +628,112 @@ def test_images_outside_of_the_splits_are_counted(tmp_path: Path, save: Save) ->
     assert "2 images outside of the splits are not used" in data.notes[0]
 
 
-def test_a_test_folder_that_is_not_a_split_is_mentioned(tmp_path: Path, save: Save) -> None:
-    save("1.png", 0)
-    save("test/2.png", 1)
+@pytest.mark.parametrize(
+    ("train", "apart", "classes"),
+    [
+        (["1.png", "2.png"], "test/3.png", ()),
+        (["1.png", "deep/2.png"], "Validation/cat/3.png", ()),
+        (["cat/1.png", "dog/2.png"], "test/3.png", ("cat", "dog")),
+        (["cat/1.png", "dog/2.png"], "test/cat/3.png", ("cat", "dog")),
+        (["cat/1.png", "dog/2.png"], "cat/test/3.png", ("cat", "dog")),
+        (["cat/1.png", "dog/2.png"], "dog/2020/val/3.png", ("cat", "dog")),
+        (["mine/cat/1.png", "mine/dog/2.png"], "mine/eval/3.png", ("cat", "dog")),
+        (["train/1.png", "train/2.png"], "train/test/3.png", ()),
+        (["cat/train/1.png", "dog/2.png"], "cat/test/3.png", ("cat", "dog")),
+    ],
+)
+def test_no_test_folder_is_ever_trained_on(
+    tmp_path: Path,
+    save: Save,
+    digits: ImageDataset,
+    train: list[str],
+    apart: str,
+    classes: tuple[str, ...],
+) -> None:
+    for index, name in enumerate(train):
+        save(name, index)
+    save(apart, 2)
     data = load(tmp_path)
-    assert len(data) == 2
-    assert "the folder test is not used as a split" in data.notes[0]
+    np.testing.assert_array_equal(data.images, digits.images[:2])
+    assert data.classes == classes
+    np.testing.assert_array_equal(load(tmp_path, "test").images, digits.images[2:3])
+
+
+def test_only_test_images(tmp_path: Path, save: Save) -> None:
+    save("photos/test/1.png", 0)
+    with pytest.raises(DataError, match=r"only test \(1 images\): folders of these names"):
+        load(tmp_path)
+    assert len(load(tmp_path / "photos" / "test")) == 1  # asked for by name
+
+
+def test_a_flat_test_folder_has_no_labels(tmp_path: Path, save: Save) -> None:
+    for name in ("train/cat/1.png", "train/dog/2.png", "test/3.png"):
+        save(name, 0)
+    assert load(tmp_path).classes == ("cat", "dog")
+    test = load(tmp_path, "test")
+    assert test.labels is None
+    assert "not in class folders" in test.notes[0]
+
+
+# Held-out images
+
+
+def test_held_out_images(tmp_path: Path, save: Save, digits: ImageDataset) -> None:
+    for index in range(60):
+        save(f"{'cat' if index < 40 else 'dog'}/{index:02}.png", index)
+    train, test = (load(f"{tmp_path}#split=0.1:7", split) for split in ("train", "test"))
+    assert train.splits == test.splits == {"train": 54, "test": 6}
+    assert train.labels is not None
+    assert test.labels is not None
+    assert (np.bincount(train.labels).tolist(), np.bincount(test.labels).tolist()) == (
+        [36, 18],
+        [4, 2],
+    )
+    both = {image.tobytes() for image in train.images} & {i.tobytes() for i in test.images}
+    assert not both
+
+    def held_out(seed: int, size: Any = None) -> set[bytes]:
+        data = load(f"{tmp_path}#split=0.1:{seed}", "test", size=size)
+        return {np.asarray(content).tobytes() for content in data.contents}  # type: ignore[union-attr]
+
+    assert held_out(7) != held_out(8)
+    assert held_out(7, (14, 14, 1)) == held_out(7)
+    before = held_out(7)
+    (tmp_path / "cat").rename(tmp_path / "renamed")
+    assert held_out(7) == before
+
+
+def test_copies_are_held_out_together(tmp_path: Path, save: Save) -> None:
+    for index in range(20):
+        for name in ("a/1", "a/2", "b/3"):
+            save(f"{name}-{index}.png", index)
+    train, test = (load(f"{tmp_path}#split=0.2", split) for split in ("train", "test"))
+    assert len(train) + len(test) == 60
+    assert len(test) % 3 == 0
+    assert not {i.tobytes() for i in train.images} & {i.tobytes() for i in test.images}
+
+
+def test_a_parquet_folder_can_be_divided(tmp_path: Path, digits: ImageDataset) -> None:
+    columns = {"image": encoded(digits.images[:20]), "Old": [True, False] * 10}
+    write_table(tmp_path / "train.parquet", columns)
+    train, test = (load(f"{tmp_path}#split=0.25", split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (15, 5)
+    assert train.attributes is not None
+    assert train.attributes.shape == (15, 1)
+
+
+def test_splits_that_are_not_possible(tmp_path: Path, save: Save) -> None:
+    save("train/1.png", 0)
+    for text in ("0", "1", "1.5", "a", "0.1:-1", "-0.1", ""):
+        with pytest.raises(DataError, match="expected a share of the images between 0 and 1"):
+            load(f"{tmp_path}#split={text}")
+    with pytest.raises(DataError, match="too few different images for a test split: 1"):
+        load(f"{tmp_path}#split=0.5")
+    save("val/2.png", 1)
+    with pytest.raises(DataError, match="already has a validation split"):
+        load(f"{tmp_path}#split=0.5")
+    with pytest.raises(DataError, match="already has a split"):
+        with_split(f"{tmp_path}#split=0.5", "0.1")
 
 
 def test_sources_that_do_not_exist(tmp_path: Path) -> None:

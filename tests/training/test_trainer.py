@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -226,13 +227,51 @@ def test_strict_refuses_bad_images_before_the_first_step(tmp_path: Path) -> None
     assert not (tmp_path / "run" / "run.json").exists()
 
 
+def test_a_run_remembers_what_it_held_out(tmp_path: Path) -> None:
+    """No command measures on the images that another command trained on."""
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    for index, image in enumerate(load(DATA).images[:60, :, :, 0]):
+        Image.fromarray(image).save(folder / f"{index:02}.png")
+    words = command(tmp_path / "run", "--set", "views=64", "--split", "0.1:7")
+    words[words.index(str(DATA))] = str(folder)
+    del words[words.index("--views") : words.index("--views") + 2]
+    done = finish(words)
+    assert done.returncode == 0, done.stderr
+    assert "my photos: 54 images, 28×28×1; splits: train 54, test 6; no labels\n" in done.stderr
+    record = Run(tmp_path / "run").read_record()
+    assert record is not None
+    assert (record.source, record.dataset_images) == (f"{folder}#split=0.1:7", 54)
+    line = next(line for line in done.stdout.splitlines() if line.startswith("next: "))
+    evaluated = finish([str(ZOO), *shlex.split(line.removeprefix("next: zoo"))])
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "54 train and 6 test images" in evaluated.stdout
+    divided = finish([str(ZOO), "evaluate", str(tmp_path / "run"), "--split", "0.2"])
+    assert divided.returncode == 2
+    assert "a run is measured on the images that it held out" in divided.stderr
+
+
+def test_next_steps_without_a_test_split(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("L", (28, 28)).save(folder / "1.png")
+    words = command(tmp_path / "run", "--set", "views=64")
+    words[words.index(str(DATA))] = str(folder)
+    del words[words.index("--views") : words.index("--views") + 2]
+    done = finish(words)
+    assert done.returncode == 0, done.stderr
+    assert "zoo evaluate" not in done.stdout
+    assert f"next: zoo export {tmp_path}/run --out packages/run\n" in done.stdout
+
+
 def test_a_run_says_what_it_trains_on_and_skips_bad_images(tmp_path: Path) -> None:
     words = command(tmp_path / "run", "--set", "views=64")
     words[words.index(str(DATA))] = str(photos_with_a_bad_one(tmp_path))
     del words[words.index("--views") : words.index("--views") + 2]
     done = finish(words)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 3, done.stderr
     assert "skipped 1 of 3 images:" in done.stderr
+    assert f"next: zoo evaluate {tmp_path}/run\n" in done.stdout
     summary = "photos: 2 images, 28×28×1; splits: train 3, test 2; 2 classes: cat 1, dog 1\n"
     assert summary in done.stderr
     assert done.stderr.index(summary) < done.stderr.index("views, loss")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, ParamSpec
 
 import click
-from repzoo.commands.arguments import hub_option
+from repzoo.commands.arguments import hub_option, skipping_options
 from repzoo.errors import InvalidInput, MissingExtra, ModelNotFound
 from repzoo.report import SOME_FAILED, Report, format_table, reporting
 
@@ -103,6 +103,7 @@ def index() -> None:
     show_default=True,
     help="s² of the metric content; for a new index.",
 )
+@skipping_options
 @reporting
 @_retrieval
 def index_build(
@@ -116,13 +117,16 @@ def index_build(
     checksums: bool,
     batch_size: int,
     scatter: float,
+    max_skipped: float,
 ) -> Report:
     """Embed a folder of images, at any depth, into an index.
 
     Run it again to resume it, even after kill -9, or to bring the index up to date: it embeds new
     and changed images, and drops those that no longer exist. Files that cannot be read or decoded
-    are reported. They do not stop the build, but its exit status is 3.
+    are listed, and the exit status is 3. It is 1 if they are more than --max-skipped; the other
+    images are in the index even then.
     """
+    from repzoo.bulk.skipping import bad_files
     from repzoo_client.retrieval import IndexNotFound, PosteriorIndex
     from tqdm import tqdm
 
@@ -189,6 +193,11 @@ def index_build(
         click.echo(f"zoo: not indexed: {path}: {reason}", err=True)
     for path, reason in report.unread.items():
         click.echo(f"zoo: cannot be read, left unchanged: {path}: {reason}", err=True)
+    problems = {**report.bad, **report.unread}
+    images = report.added + report.changed + report.unchanged + len(problems)
+    reasons = [f"{path}: {reason}" for path, reason in problems.items()]
+    if message := bad_files(len(problems), images, max_skipped, reasons):
+        raise InvalidInput(message)
     text = (
         f"{place}: {count:,} images of {name} {revision[:12]} ({report.added:,} added, "
         f"{report.changed:,} changed, {report.unchanged:,} unchanged, "
@@ -198,7 +207,7 @@ def index_build(
     if report.ignored:
         text += f"\nfiles skipped because they are not images: {report.ignored:,}"
     data = {"index": place, "count": count, "model": name, "revision": revision, **vars(report)}
-    return Report(data, text, SOME_FAILED if report.bad or report.unread else 0)
+    return Report(data, text, SOME_FAILED if problems else 0)
 
 
 @index.command("search")

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from repzoo_training.commands.options import load_outside, load_train_and_test
+from repzoo_training.commands.options import (
+    load_outside,
+    load_train_and_test,
+    next_steps,
+    split_option,
+)
 
 if TYPE_CHECKING:
     from repzoo_training.degradations import Degradation
@@ -25,6 +30,7 @@ __all__ = ["calibrate"]
     help="The gallery: the encoder's training data, or your own images. If it has a test split, "
     "the card's measurements use it.",
 )
+@split_option
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), required=True)
 @click.option(
     "--recipe",
@@ -47,6 +53,7 @@ __all__ = ["calibrate"]
 def calibrate(
     package: str,
     data: str,
+    split: str | None,
     out: Path,
     recipe: str | None,
     outside: tuple[str, ...],
@@ -61,13 +68,14 @@ def calibrate(
     """
     from repzoo.loading import find
 
+    from repzoo_training.data import with_split
     from repzoo_training.export.calibration import calibrate_package
     from repzoo_training.recipes.registry import find_recipe
 
     found = find(package)
     config, size = found.config, found.config.input.shape
     views = find_recipe(recipe or config.facts.recipe).augmentation
-    train_set, test_set = load_train_and_test(data, size)
+    train_set, test_set = load_train_and_test(with_split(data, split), size)
     _, *reports = calibrate_package(
         found,
         out,
@@ -82,7 +90,7 @@ def calibrate(
         if report is not None:
             click.echo(report.table())
     click.echo(f"calibrated: {out} ({config.name})")
-    click.echo(f"next: zoo verify {out}, zoo publish {out} --hub HUB")
+    next_steps(("zoo", "verify", out), ("zoo", "serve", "--models", out))
 
 
 def _kinds(names: str | None) -> Mapping[str, Degradation] | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from repzoo_training.commands.options import chosen_measures, load_outside
+from repzoo_training.commands.options import chosen_measures, load_outside, split_option
 
 if TYPE_CHECKING:
     from repzoo_training.evaluation import EvaluationReport
@@ -21,6 +21,7 @@ __all__ = ["evaluate"]
 @click.option(
     "--data", metavar="SOURCE", help="Images to measure on. Defaults to a run's training data."
 )
+@split_option
 @click.option(
     "--measures",
     metavar="NAME,...",
@@ -59,6 +60,7 @@ __all__ = ["evaluate"]
 def evaluate(
     model: str,
     data: str | None,
+    split: str | None,
     measures: str | None,
     inception: Path | None,
     out: Path | None,
@@ -75,7 +77,7 @@ def evaluate(
     """
     import repzoo
 
-    from repzoo_training.data import load
+    from repzoo_training.data import load, with_split
     from repzoo_training.evaluation import evaluate_dataset, evaluate_run
 
     if (outside or figure or recipe) and not uncertainty:
@@ -85,13 +87,18 @@ def evaluate(
     if (Path(model) / "run.json").exists():
         if uncertainty:
             raise click.UsageError("--uncertainty needs a package: run `zoo export` first")
+        if split:
+            raise click.UsageError(
+                "--split needs a package: a run is measured on the images that it held out"
+            )
         report = evaluate_run(model, data, groups, inception=inception)
     else:
         encoder = repzoo.load(model)
         if not data:
             raise click.UsageError("--data is required: the images to measure on")
         size = encoder.config.input.shape
-        train_set, test_set = (load(data, split, size=size) for split in ("train", "test"))
+        source = with_split(data, split)
+        train_set, test_set = (load(source, part, size=size) for part in ("train", "test"))
         if uncertainty:
             from repzoo_training.recipes.registry import find_recipe
             from repzoo_training.uncertainty import is_of_views, measure_uncertainty

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from repzoo_training.commands.options import chosen_measures, load_train_and_test
+from repzoo_training.commands.options import chosen_measures, load_train_and_test, next_steps
 
 if TYPE_CHECKING:
     from repzoo.packages.config import Precision
@@ -64,4 +64,4 @@ def export(
         measures=chosen_measures(measures),
     )
     click.echo(f"exported: {out} ({config.name}, {config.precision})")
-    click.echo(f"next: zoo verify {out}, zoo publish {out} --hub HUB")
+    next_steps(("zoo", "verify", out), ("zoo", "serve", "--models", out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +12,21 @@ if TYPE_CHECKING:
     from repzoo_training.data import ImageDataset
     from repzoo_training.evaluation.report import Group
 
-__all__ = ["Duration", "chosen_measures", "load_outside", "load_train_and_test"]
+__all__ = [
+    "Duration",
+    "chosen_measures",
+    "load_outside",
+    "load_train_and_test",
+    "next_steps",
+    "split_option",
+]
+
+split_option = click.option(
+    "--split",
+    metavar="SHARE[:SEED]",
+    help="Hold out this share of the images, such as 0.1, as the test split. Which ones depends on "
+    "their contents and the seed.",
+)
 
 
 class Duration(click.ParamType[float]):
@@ -32,6 +47,11 @@ class Duration(click.ParamType[float]):
         if not seconds > 0:
             self.fail(f"{value!r} is not a duration: write it as 90s, 2m or 1h30m", param, ctx)
         return seconds
+
+
+def next_steps(*commands: tuple[object, ...]) -> None:
+    """Print commands that would work now, ready to be copied."""
+    click.echo("next: " + "\n      ".join(shlex.join(map(str, words)) for words in commands))
 
 
 def chosen_measures(text: str | None) -> tuple[Group, ...]:

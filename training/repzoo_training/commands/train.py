@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import click
+from repzoo.commands.arguments import skipping_options
+from repzoo.report import SOME_FAILED
 
-from repzoo_training.commands.options import Duration
+from repzoo_training.commands.options import Duration, next_steps, split_option
 
 __all__ = ["train"]
 
@@ -21,6 +23,7 @@ __all__ = ["train"]
     help="A data set by name (mnist, fashion-mnist or cifar10, downloaded on first use), a folder "
     "of parquet files, or a folder of images.",
 )
+@split_option
 @click.option("--out", metavar="RUN", type=click.Path(path_type=Path), help="The run folder.")
 @click.option(
     "--budget",
@@ -52,15 +55,12 @@ __all__ = ["train"]
     metavar="KEY=VALUE",
     help="Override a setting of the recipe. Can be repeated.",
 )
-@click.option(
-    "--strict",
-    is_flag=True,
-    help="Refuse images that cannot be read, instead of skipping up to 5 % of them.",
-)
+@skipping_options
 def train(
     recipe: str | None,
     list_them: bool,
     data: str | None,
+    split: str | None,
     out: Path | None,
     budget: float | None,
     views: int | None,
@@ -70,12 +70,16 @@ def train(
     compiled: bool,
     checkpoint: float,
     settings: tuple[str, ...],
-    strict: bool,
+    max_skipped: float,
 ) -> None:
     """Train the encoder of RECIPE on unlabelled images.
 
     To resume an interrupted run, repeat the command. To train on several GPUs, start one process
     per GPU: torchrun --nproc-per-node N -m repzoo_training ...
+
+    Images of a test or validation split are never trained on. Images that cannot be read are
+    skipped and listed in RUN/skipped.txt, and the exit status is 3. If they are more than
+    --max-skipped, nothing is trained and the exit status is 1.
     """
     from repzoo_training.recipes.recipe import override
     from repzoo_training.recipes.registry import find_recipe, list_recipes
@@ -94,8 +98,8 @@ def train(
     import torch
     from repzoo.errors import RepzooError
 
-    from repzoo_training.data import absolute, load
-    from repzoo_training.distributed.gather import rank
+    from repzoo_training.data import absolute, has_test, load, with_split
+    from repzoo_training.distributed.gather import rank, world_size
     from repzoo_training.loop.parallel import first_then_all, local_device, processes
     from repzoo_training.loop.trainer import train as run_training
 
@@ -107,11 +111,17 @@ def train(
         f"{key}={value}" for key, value in (("views", views), ("seed", seed)) if value is not None
     ]
     settled = override(find_recipe(recipe), (*settings, *extra))
-    source = absolute(data)
+    source = absolute(with_split(data, split))
     here = local_device(device)
     with processes(here):
         dataset = first_then_all(
-            lambda: load(data, "train", size=settled.input, strict=strict, progress=rank() == 0)
+            lambda: load(
+                source,
+                "train",
+                size=settled.input,
+                max_skipped=max_skipped,
+                progress=rank() == 0,
+            )
         )
         if rank() == 0:
             click.echo(dataset.summary(), err=True)
@@ -132,4 +142,13 @@ def train(
             sys.exit(1)  # all processes see the same error, and the first one reports it
         if rank() == 0:
             click.echo(f"trained: {run.path} (pictures in {run.figures})")
-            click.echo(f"next: zoo evaluate {run.path}, zoo export {run.path} --out PACKAGE")
+            measured = has_test(source, dataset)
+            if not measured:
+                click.echo("without a test split, it cannot be measured; see --split")
+            next_steps(
+                *([("zoo", "evaluate", run.path)] if measured else []),
+                ("zoo", "export", run.path, "--out", Path("packages", run.path.resolve().name)),
+            )
+            # torchrun takes any other status than 0 for a failure of the process.
+            if dataset.skipped and world_size() == 1:
+                click.get_current_context().exit(SOME_FAILED)

@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 from repzoo_training.data.dataset import ImageDataset
-from repzoo_training.data.sources import absolute, load
+from repzoo_training.data.held_out import with_split
+from repzoo_training.data.sources import absolute, has_test, load
 from repzoo_training.data.splits import Split
 
-__all__ = ["ImageDataset", "Split", "absolute", "load"]
+__all__ = ["ImageDataset", "Split", "absolute", "has_test", "load", "with_split"]

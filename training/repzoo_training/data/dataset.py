@@ -30,6 +30,7 @@ class ImageDataset:
             read; empty if unknown.
         notes: What was not used, and why; one sentence each.
         skipped: The images that could not be read, and why.
+        contents: The sha256 of each encoded file, void ``[N]`` of 32 bytes, or None if unknown.
         sha256: Hex digest of shape, pixels, labels and attributes. The same content has the same
             digest for every source.
     """
@@ -43,6 +44,7 @@ class ImageDataset:
     splits: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    contents: NDArray[np.void] | None = None
     sha256: str = field(init=False)
 
     def __post_init__(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -39,44 +40,55 @@ class _ImageFile(NamedTuple):
 
 
 def load_image_folder(
-    folder: Path, split: Split, *, size: Size | None, strict: bool, progress: bool
+    folder: Path, split: Split, *, size: Size | None, max_skipped: float, progress: bool
 ) -> ImageDataset:
     """Read all images of one split in ``folder``, in the order of their paths.
 
-    Subfolders named as in :mod:`repzoo_training.data.splits` are splits. Without them, all images
-    are a train split. If every image of a split is in a subfolder, and there are at least two
-    subfolders, their names are the classes. Both splits use the class numbers of the train split.
+    Subfolders named as in :mod:`repzoo_training.data.splits` are splits. Images of a test or
+    validation folder at any depth are never in the train split. Without a test split, the
+    validation split takes its place. If every image of a split is in a subfolder, and there are at
+    least two subfolders, their names are the classes. Both splits use the class numbers of the
+    train split.
 
     Raises:
         DataError: If the folder has no images of the split, or too many cannot be read.
     """
     entries = list(walk(folder))
-    files, note = _assign(
+    files, assigned = _assign(
         [e for e in entries if is_image_name(e.path) or (e.error and e.path.endswith("/"))]
     )
     if not files:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"no images found in {folder} (supported: {suffixes})")
     mine = [file for file in files if file.split == split]
+    if split == "test" and not mine:
+        mine = [file for file in files if file.split == "validation"]
     splits: dict[str, int] = dict(Counter(file.split for file in files))
     if not mine:
         found = ", ".join(f"{name} ({number:,} images)" for name, number in splits.items())
-        raise DataError(f"{folder} has no {split} split, only {found}")
+        never = ": folders of these names are never trained on" if split == "train" else ""
+        raise DataError(f"{folder} has no {split} split, only {found}{never}")
 
     classes = _classes(file for file in files if file.split == "train") or _classes(mine)
     numbers = {name: number for number, name in enumerate(classes)}
     unknown = [file.entry.path for file in mine if file.label not in numbers]
-    if classes and unknown:
+    if classes and len(unknown) == len(mine) and not _classes(mine):  # a flat test folder
+        assigned.append(f"the {split} images are not in class folders, so they have no labels")
+        classes = ()
+    elif classes and unknown:
         raise DataError(
             f"{folder}/{printable_path(unknown[0])} is in none of the {len(classes)} class folders "
             f"of the train split: {', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''}"
         )
+    contents = np.zeros(len(mine), "V32")
 
     def open_image(index: int) -> Image.Image:
         entry = mine[index].entry
         if entry.error is not None:
             raise entry.error
-        return decode((folder / entry.path).read_bytes())
+        data = (folder / entry.path).read_bytes()
+        contents[index] = hashlib.sha256(data).digest()
+        return decode(data)
 
     name = printable_path(folder.resolve().name)
     stacked = stack_pixels(
@@ -85,7 +97,7 @@ def load_image_folder(
         lambda index: printable_path(str(folder / mine[index].entry.path)),
         name=name,
         size=size,
-        strict=strict,
+        max_skipped=max_skipped,
         progress=progress,
     )
     labels = None
@@ -103,56 +115,68 @@ def load_image_folder(
         labels=labels,
         classes=tuple(printable_path(name) for name in classes),
         splits=splits,
-        notes=(*([f"{folder}: {note}"] if note else []), *notes, *stacked.notes),
+        notes=(*(f"{folder}: {note}" for note in assigned), *notes, *stacked.notes),
         skipped=stacked.skipped,
+        contents=contents[list(stacked.kept)],
     )
 
 
-def _assign(entries: list[FolderEntry]) -> tuple[list[_ImageFile], str]:
-    """Find the split and the class folder of every image; may return a note.
+def _assign(entries: list[FolderEntry]) -> tuple[list[_ImageFile], list[str]]:
+    """Find the split and the class folder of every image, and describe what may surprise.
 
-    Splits are the first or second component of paths: ``train/cat/1.png``, ``cat/train/1.png`` or
-    ``download/train/cat/1.png``. A folder of pictures of trains is not a train split: names of
-    splits only count if there are both a train and a test split, or nothing else.
+    A folder with the name of a test or validation split is one, at any depth. A folder called train
+    is a split if there is another split next to it, or if nothing is next to it: it may hold
+    pictures of trains. What is next to a train split is not used. ``train/cat/1.png``,
+    ``cat/train/1.png`` and ``download/train/cat/1.png`` are the same.
     """
-    parts = [entry.path.split("/") for entry in entries]
-    for depth in (0, 1):
-        names = {path[depth] if len(path) > depth + 1 else "" for path in parts}
-        splits = {split_named(name) for name in names}
-        both = {"train", "test"} <= splits
-        only = None not in splits and bool({"train", "test"} & splits)
-        if (both or only) if depth == 0 else (both and only):
-            files = _with_splits(entries, parts, depth)
-            left = len(entries) - len(files)
-            return files, f"{left:,} images outside of the splits are not used" if left else ""
-    labels = [path[0] if len(path) > 1 else "" for path in parts]
-    named = sorted({label for label in labels if split_named(label) in ("train", "test")})
-    note = (
-        f"the folder {printable_path(named[0])} is not used as a split, because there are other "
-        "images next to it: all images are used for training"
-        if named
-        else ""
-    )
+    paths = [tuple(entry.path.split("/")) for entry in entries]
+    names: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+    for path in paths:
+        for depth, name in enumerate(path):
+            names[path[:depth]].add(name if depth < len(path) - 1 else "")
+    train_at = {above for above, found in names.items() if _has_train_split(found)}
+
+    files: list[tuple[FolderEntry, AnySplit, list[str]]] = []
+    unused, apart = 0, Counter[str]()
+    for entry, path in zip(entries, paths, strict=True):
+        splits: list[AnySplit] = []
+        rest, beside = [], False
+        for depth, name in enumerate(path[:-1]):
+            named = split_named(name)
+            if named is None or (named == "train" and path[:depth] not in train_at):
+                rest.append(name)
+                beside |= path[:depth] in train_at
+            else:
+                splits.append(named)
+        beside |= path[:-1] in train_at
+        kept_apart = [split for split in splits if split != "train"]
+        if kept_apart:
+            files.append((entry, kept_apart[0], rest))
+            if not train_at:
+                apart[kept_apart[0]] += 1
+        elif beside and not splits:
+            unused += 1
+        else:
+            files.append((entry, "train", rest))
+    notes = [f"{unused:,} images outside of the splits are not used"] if unused else []
+    for split, count in apart.items():
+        notes.append(
+            f"{count:,} images are in folders with the name of a {split} split, and are not "
+            "trained on"
+        )
+    if train_at or apart:  # a folder that only wraps the splits is not a class
+        while all(rest for _, _, rest in files) and len({rest[0] for _, _, rest in files}) == 1:
+            for _, _, rest in files:
+                del rest[0]
     return [
-        _ImageFile(entry, "train", label) for entry, label in zip(entries, labels, strict=True)
-    ], note
+        _ImageFile(entry, split, rest[0] if rest else "") for entry, split, rest in files
+    ], notes
 
 
-def _with_splits(
-    entries: list[FolderEntry], parts: list[list[str]], depth: int
-) -> list[_ImageFile]:
-    rest = [path[:depth] + path[depth + 1 :] for path in parts]
-    if depth and len({path[0] for path in rest}) == 1:  # a folder that only wraps the splits
-        rest = [path[1:] for path in rest]
-    found = [
-        (entry, split_named(path[depth]) if len(path) > depth + 1 else None, below)
-        for entry, path, below in zip(entries, parts, rest, strict=True)
-    ]
-    return [
-        _ImageFile(entry, split, below[0] if len(below) > 1 else "")
-        for entry, split, below in found
-        if split is not None
-    ]
+def _has_train_split(names: set[str]) -> bool:
+    """Return whether a folder with subfolders ``names`` (and "" for images) has a train split."""
+    splits = {split_named(name) for name in names}
+    return "train" in splits and (len(splits - {None}) > 1 or splits == {"train"})
 
 
 def _classes(files: Iterable[_ImageFile]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from PIL import Image
 from repzoo.bulk.folders import printable_path
 from repzoo.bulk.image_columns import features, holds_images, image_column
 from repzoo.errors import InvalidImage
@@ -54,7 +56,7 @@ def is_parquet_folder(folder: Path) -> bool:
 
 
 def load_parquet_folder(
-    folder: Path, split: Split, *, size: Size | None, strict: bool, progress: bool
+    folder: Path, split: Split, *, size: Size | None, max_skipped: float, progress: bool
 ) -> ImageDataset:
     """Read one split of a folder of parquet files.
 
@@ -62,7 +64,8 @@ def load_parquet_folder(
     folder like ``default/train``. The image column is the first Image in the Hugging Face features,
     or ``image`` or ``img``. It holds encoded bytes, or structs of ``bytes`` and ``path``. Labels
     are in the column ``label`` or ``labels``, or in the first ClassLabel. All bool columns are
-    attributes. Labels and attributes that cannot be used are ignored, with a note.
+    attributes. Labels and attributes that cannot be used are ignored, with a note. Without a test
+    split, the validation split takes its place.
 
     Raises:
         DataError: If a file cannot be read, or too many of its images.
@@ -75,13 +78,20 @@ def load_parquet_folder(
         raise DataError(f"{folder} has no {split} images: its parquet files have no rows")
 
     name = printable_path(folder.resolve().name)
+    contents = np.zeros(len(rows), "V32")
+
+    def open_image(index: int) -> Image.Image:
+        data = _encoded(*rows[index])
+        contents[index] = hashlib.sha256(data).digest()
+        return decode(data)
+
     stacked = stack_pixels(
         len(rows),
-        lambda index: decode(_encoded(*rows[index])),
+        open_image,
         lambda index: f"{printable_path(str(rows[index][0].path))} row {rows[index][1]}",
         name=name,
         size=size,
-        strict=strict,
+        max_skipped=max_skipped,
         progress=progress,
     )
     kept = np.asarray(stacked.kept)
@@ -104,6 +114,7 @@ def load_parquet_folder(
         splits=_split_sizes(folder),
         notes=(*(f"{folder}: {note}" for note in notes), *stacked.notes),
         skipped=stacked.skipped,
+        contents=contents[kept],
     )
 
 
@@ -132,6 +143,8 @@ def _shards(folder: Path, split: AnySplit) -> list[Path]:
     """Return the files of one split, in order, and check that none is missing."""
     files = _files(folder)
     mine = [path for name, path in files if split_named(name) == split]
+    if split == "test" and not mine:
+        mine = [path for name, path in files if split_named(name) == "validation"]
     if not mine:
         names = ", ".join(sorted({name for name, _ in files}))
         raise DataError(f"{folder} has no {split} split: its parquet files are named {names}")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from repzoo.bulk.skipping import bad_files, listed
 from repzoo.errors import InvalidImage
 from repzoo.packages.config import InputSpec
 from repzoo.runtime.images import Pixels, preprocess
@@ -16,13 +17,10 @@ from tqdm import tqdm
 
 from repzoo_training.errors import DataError
 
-__all__ = ["MAX_SKIPPED", "Size", "Stacked", "stack_pixels"]
+__all__ = ["Size", "Stacked", "stack_pixels"]
 
 #: Height, width and channels (1 grey or 3 RGB).
 Size = tuple[int, int, int]
-
-#: The share of images that may be skipped because they cannot be read. One image always may.
-MAX_SKIPPED = 0.05
 
 #: Images of at least this many pixels are decoded in a pool of threads. For smaller images,
 #: decoding is mostly Python code, and threads that compete for the interpreter lock take 1.8 times
@@ -31,9 +29,6 @@ _THREADED_PIXELS = 64 * 64
 
 #: How many images a task of the pool decodes.
 _CHUNK = 64
-
-#: How many unreadable images a message lists; the others are counted.
-_LISTED = 5
 
 
 class Stacked(NamedTuple):
@@ -51,8 +46,9 @@ class Stacked(NamedTuple):
         """A sentence about the skipped images, if there are any."""
         if not self.skipped:
             return []
-        count = len(self.kept) + len(self.skipped)
-        return [_listed(f"skipped {len(self.skipped):,} of {count:,} images", self.skipped)]
+        bad = len(self.skipped)
+        found = f"skipped {bad:,} of {len(self.kept) + bad:,} images"
+        return [listed(found, self.skipped, bad)]
 
 
 def stack_pixels(
@@ -62,14 +58,14 @@ def stack_pixels(
     *,
     name: str,
     size: Size | None,
-    strict: bool,
+    max_skipped: float,
     progress: bool,
 ) -> Stacked:
     """Decode ``count`` images into one array, uint8 ``[N, H, W, C]``.
 
     With ``size``, every image is preprocessed to that size by ``repzoo.runtime.images.preprocess``.
     Without it, all images must have the same height and width, and the result is grey only if all
-    images are grey. Images that cannot be read are skipped, up to a share of ``MAX_SKIPPED``.
+    images are grey. Images that cannot be read are skipped; see :mod:`repzoo.bulk.skipping`.
 
     Args:
         count: The number of images, at least 1.
@@ -79,7 +75,7 @@ def stack_pixels(
         place: Returns the location of the i-th image, for messages.
         name: The name of the source, for the progress bar.
         size: ``(H, W, C)`` to resize and convert to.
-        strict: Do not skip any image.
+        max_skipped: The share of images that may be skipped.
         progress: Show a progress bar, on a terminal only.
 
     Raises:
@@ -115,18 +111,16 @@ def stack_pixels(
             stacked = np.repeat(stacked, pixels.shape[2], axis=3)
         stacked[len(kept)] = pixels  # [H, W, 1] broadcasts over three channels
         kept.append(index)
-    allowed = 0 if strict else max(1, int(MAX_SKIPPED * count))
-    if len(skipped) > allowed or not kept:
-        limit = "" if strict else f" (at most {allowed:,} may be skipped)"
-        raise DataError(
-            _listed(f"{len(skipped):,} of {count:,} images cannot be read{limit}", skipped)
-        )
+    if message := bad_files(len(skipped), count, max_skipped, skipped):
+        raise DataError(message)
+    if not kept:
+        raise DataError(listed(f"none of {count:,} images can be read", skipped, len(skipped)))
     if misfits:
         found = (
             f"{len(misfits):,} of {count:,} images differ in size from {place(kept[0])}, which is "
             f"{_size_text(stacked.shape[1:])}: set a size to resize all images to"
         )
-        raise DataError(_listed(found, misfits))
+        raise DataError(listed(found, misfits, len(misfits)))
     return Stacked(stacked[: len(kept)], kept, tuple(skipped))
 
 
@@ -169,9 +163,3 @@ def _unchanged(image: Image.Image) -> Pixels:
 
 def _size_text(shape: Sequence[int]) -> str:
     return f"{shape[0]}x{shape[1]}"
-
-
-def _listed(found: str, problems: Sequence[str]) -> str:
-    shown = "".join(f"\n  {problem}" for problem in problems[:_LISTED])
-    rest = len(problems) - _LISTED
-    return f"{found}:{shown}" + (f"\n  and {rest:,} more" if rest > 0 else "")

@@ -55,7 +55,7 @@ def load_public(name: str, split: Split, *, size: Size | None, progress: bool) -
             lambda index: f"{name} image {index}",
             name=name,
             size=size,
-            strict=True,
+            max_skipped=0,
             progress=progress,
         ).pixels
     return ImageDataset(

@@ -6,16 +6,18 @@ import logging
 from pathlib import Path
 
 from repzoo.bulk.folders import printable_path
+from repzoo.bulk.skipping import MAX_SKIPPED
 
 from repzoo_training.data.dataset import ImageDataset
 from repzoo_training.data.folders import load_image_folder
+from repzoo_training.data.held_out import select, separate
 from repzoo_training.data.parquet import is_parquet_folder, load_parquet_folder
 from repzoo_training.data.pixels import Size
 from repzoo_training.data.public import PUBLIC_DATASETS, load_public
 from repzoo_training.data.splits import Split
 from repzoo_training.errors import DataError
 
-__all__ = ["absolute", "load"]
+__all__ = ["absolute", "has_test", "load"]
 
 _PREFIX = "torchvision:"
 _log = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ def load(
     split: Split = "train",
     *,
     size: Size | None = None,
-    strict: bool = False,
+    max_skipped: float = MAX_SKIPPED,
     progress: bool = True,
 ) -> ImageDataset:
     """Read all images of one split of ``source`` into memory.
@@ -40,12 +42,16 @@ def load(
                                                 attributes; also ``default/train/0000.parquet``
     a folder of images                          at any depth; subfolders are classes, except
                                                 those named ``train``, ``Testing``, ``val``, ...
+    any folder, and ``#split=0.1:7``            10 % of its images, by seed 7, as the test split
     ==========================================  ================================================
+
+    Images of a test or validation split are never in the train split. Without a test split, the
+    validation split takes its place.
 
     A bare name always means the public data set, even if a folder of that name exists. Write
     ``./mnist`` for the folder.
 
-    Images that cannot be read are skipped, up to 5 % of the split, or one image. Labels that cannot
+    Images that cannot be read are skipped, up to ``max_skipped``, or one. Labels that cannot
     be used are ignored. Both are logged as warnings, and listed in the ``notes`` of the result.
 
     Args:
@@ -53,7 +59,7 @@ def load(
         split: ``"train"`` or ``"test"``.
         size: ``(H, W, C)`` to resize and convert every image to, with repzoo's common
             preprocessing. None keeps the size of the images, which must all be equal.
-        strict: Raise an error if any image cannot be read, instead of skipping images.
+        max_skipped: The share of images that may be skipped because they cannot be read; 0: none.
         progress: Show progress bars, on a terminal only, and log warnings.
 
     Raises:
@@ -62,9 +68,13 @@ def load(
     """
     if split not in ("train", "test"):
         raise DataError(f"unknown split {split!r}: expected 'train' or 'test'")
-    if (name := str(source).removeprefix(_PREFIX)) in PUBLIC_DATASETS:
+    source, held_out = separate(str(source))
+    if held_out is None and (name := source.removeprefix(_PREFIX)) in PUBLIC_DATASETS:
         return load_public(name, split, size=size, progress=progress)
-    if not str(source):
+    if held_out is not None:
+        whole = load(source, "train", size=size, max_skipped=max_skipped, progress=progress)
+        return select(whole, split, held_out)
+    if not source:
         raise DataError("the source of images is empty: give a folder or the name of a data set")
     folder = Path(source).expanduser()
     if folder.is_file():
@@ -73,7 +83,7 @@ def load(
         names = ", ".join(sorted(PUBLIC_DATASETS))
         raise DataError(f"{source} is neither a folder nor one of {names}")
     load_folder = load_parquet_folder if is_parquet_folder(folder) else load_image_folder
-    dataset = load_folder(folder, split, size=size, strict=strict, progress=progress)
+    dataset = load_folder(folder, split, size=size, max_skipped=max_skipped, progress=progress)
     if progress:
         for note in dataset.notes:
             _log.warning("%s", note)
@@ -86,7 +96,7 @@ def absolute(source: str | Path) -> str:
     Raises:
         DataError: If the path is not valid UTF-8, because a run records it as text.
     """
-    if str(source).removeprefix(_PREFIX) in PUBLIC_DATASETS:
+    if separate(str(source))[0].removeprefix(_PREFIX) in PUBLIC_DATASETS:
         return str(source)
     path = str(Path(source).expanduser().absolute())
     if not path.isascii() and printable_path(path) != path:
@@ -95,3 +105,10 @@ def absolute(source: str | Path) -> str:
             "run: rename it, or make a symbolic link to it"
         )
     return path
+
+
+def has_test(source: str | Path, dataset: ImageDataset) -> bool:
+    """Return whether ``source`` has images to measure with, besides the train split ``dataset``."""
+    if str(source).removeprefix(_PREFIX) in PUBLIC_DATASETS:
+        return True
+    return bool({"test", "validation"} & dataset.splits.keys())

@@ -15,6 +15,7 @@ and ends with the same bytes.
     job         the description of a run, which determines its output
     decoding    image files -> pixels, in processes
     parts       the rows of a part, for every engine
+    skipping    how many bad files may be skipped
     run         from a source to an output, resumable
     on_ray      the parts on a Ray cluster
 """

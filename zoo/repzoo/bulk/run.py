@@ -20,6 +20,7 @@ from repzoo.bulk.decoding import Decoders
 from repzoo.bulk.job import JOB, LISTING, Job, part_name
 from repzoo.bulk.parts import embed_parts
 from repzoo.bulk.places import Place
+from repzoo.bulk.skipping import bad_files
 from repzoo.bulk.sources import Source
 from repzoo.errors import Conflict, HubError, InvalidInput, UnsupportedOperation
 from repzoo.files import locked, no_space_at
@@ -68,6 +69,7 @@ def embed_all(
     workers: int | None = None,
     part_size: int = 4096,
     overwrite: bool = False,
+    max_skipped: float = 1.0,
 ) -> Summary:
     """Embed all images of a source into one Parquet file.
 
@@ -91,10 +93,12 @@ def embed_all(
             Default: one per core.
         part_size: The number of images per part.
         overwrite: Discard the output and the parts of another run.
+        max_skipped: The share of images that may have an error; one always may, unless it is 0.
 
     Raises:
         Conflict: If the output or its parts belong to another run.
-        InvalidInput: If the source holds no images, or an argument is invalid.
+        InvalidInput: If the source holds no images, too many have an error, or an argument is
+            invalid. Finished parts are kept.
         UnsupportedOperation: If a requested posterior or content posterior does not exist.
         MissingExtra: If a required library is not installed.
         HubError, OSError: If something cannot be read or written.
@@ -140,8 +144,8 @@ def embed_all(
                         bar.update(part.images)
                 elif missing:
                     _embed_here(job, missing, folder, encoder, workers, bar)
-            _join(job, folder, target)
-        failed, examples = _failures(target)
+            _join(job, folder, target, max_skipped)
+        failed, examples = _failures(target, job, max_skipped)
         _empty(folder)
     seconds = time.monotonic() - start
     return Summary(str(target), job, failed, examples, listing.skipped, done_now, seconds)
@@ -192,8 +196,8 @@ def _begin(job: Job, folder: Place, listing: bytes) -> None:
     (folder / JOB).write(job.to_json())
 
 
-def _join(job: Job, folder: Place, target: Place) -> None:
-    """Join the parts into the output, with a row group for each."""
+def _join(job: Job, folder: Place, target: Place, max_skipped: float) -> None:
+    """Join the parts into the output, with a row group for each, unless too many images failed."""
     with _scratch(folder) as made:
         with no_space_at(made), pq.ParquetWriter(made, job.schema) as writer:
             for number in range(job.parts):
@@ -211,6 +215,11 @@ def _join(job: Job, folder: Place, target: Place) -> None:
                         "again"
                     )
                 writer.write_table(table, row_group_size=len(table))
+        try:
+            _failures(Place.of(str(made)), job, max_skipped)
+        except InvalidInput:
+            made.unlink()
+            raise
         target.take(made)
 
 
@@ -224,8 +233,14 @@ def _scratch(folder: Place) -> Iterator[Path]:
         yield Path(scratch) / "joined"
 
 
-def _failures(target: Place, most: int = 5) -> tuple[int, tuple[tuple[str, str], ...]]:
-    """Return the number of images with an error, and the first few of them."""
+def _failures(
+    target: Place, job: Job, max_skipped: float, most: int = 5
+) -> tuple[int, tuple[tuple[str, str], ...]]:
+    """Return the number of images with an error, and the first few of them.
+
+    Raises:
+        InvalidInput: If there are too many.
+    """
     failed, examples = 0, []
     with target.open() as stream, pq.ParquetFile(stream) as file:
         for number in range(file.num_row_groups):
@@ -238,6 +253,9 @@ def _failures(target: Place, most: int = 5) -> tuple[int, tuple[tuple[str, str],
             bad = table.filter(table["error"].is_valid())
             failed += len(bad)
             examples += [(row["id"], row["error"]) for row in bad.slice(0, most).to_pylist()]
+    reasons = [f"{name}: {error}" for name, error in examples]
+    if message := bad_files(failed, job.images, max_skipped, reasons):
+        raise InvalidInput(message)
     return failed, tuple(examples[:most])
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
+from repzoo.bulk.skipping import MAX_SKIPPED
 from repzoo.cache.cache import Cache
 from repzoo.errors import InvalidInput
 from repzoo.packages.package import Package
@@ -15,6 +19,7 @@ __all__ = [
     "name_or_path_argument",
     "reference_argument",
     "references_argument",
+    "skipping_options",
 ]
 
 hub_option = click.option(
@@ -44,6 +49,25 @@ references_argument = click.argument(
     "references", metavar="NAME[@REV]...", nargs=-1, required=True, callback=_parse_references
 )
 name_or_path_argument = click.argument("name_or_path", metavar="NAME[@REV]|PATH")
+
+
+def skipping_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--max-skipped SHARE`` and ``--strict``, which is 0, as the parameter max_skipped."""
+    command = click.option(
+        "--strict",
+        "max_skipped",
+        flag_value=0.0,
+        help="Fail if any image cannot be read: the same as --max-skipped 0.",
+    )(command)
+    return click.option(
+        "--max-skipped",
+        metavar="SHARE",
+        type=click.FloatRange(0, 1),
+        default=MAX_SKIPPED,
+        show_default="0.05",
+        help="Fail if more than this share of the images cannot be read. One image may always be "
+        "skipped.",
+    )(command)
 
 
 def local_package(name_or_path: str) -> Package:

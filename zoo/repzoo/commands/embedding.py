@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from repzoo.commands.arguments import hub_option
+from repzoo.commands.arguments import hub_option, skipping_options
 from repzoo.report import SOME_FAILED, Report, reporting
 
 __all__ = ["embed"]
@@ -52,6 +52,7 @@ __all__ = ["embed"]
     help="Number of images after which progress is saved.",
 )
 @click.option("--overwrite", is_flag=True, help="Discard the output of another run.")
+@skipping_options
 @reporting
 def embed(source: str, model: str, out: str, hub_spec: str | None, **options: Any) -> Report:
     """Embed many images into a Parquet file.
@@ -61,8 +62,9 @@ def embed(source: str, model: str, out: str, hub_spec: str | None, **options: An
     of these, such as s3://..., with every protocol that fsspec supports.
 
     The columns are id, embedding, variance (with --posterior), uncertainty (if the model has one)
-    and error. Images that cannot be decoded get an error instead of an embedding. They do not stop
-    the run, but its exit status is 3.
+    and error. Images that cannot be decoded get an error instead of an embedding, and the exit
+    status is 3. If they are more than --max-skipped, there is no output and the exit status is 1.
+    The finished parts are kept, so the command can be repeated with a larger share at once.
 
     If the run is interrupted, the same command resumes it, and the result has the same bytes. Until
     it is complete, the finished parts are in FILE.parquet.parts.
