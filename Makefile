@@ -4,7 +4,7 @@ PORT ?= 3000
 MODELS ?= simvae-mnist
 CONSTRAINTS := -c constraints.txt
 
-.PHONY: help serve install test check check-slow soak bench clean
+.PHONY: help serve install test check check-slow docs soak bench clean
 
 help:  ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @
@@ -26,6 +26,9 @@ check: .venv/.installed  ## Run ruff, mypy and import-linter
 # These take more than a minute each; tests/results has their last output.
 check-slow: .venv/.installed  ## Run the slow tests
 	.venv/bin/pytest -m slow
+
+docs: .venv/.installed  ## Build the documentation site in site/
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
 
 soak: .venv/.installed  ## Put a server under load for 20 minutes
 	.venv/bin/python tests/soak.py --minutes 20

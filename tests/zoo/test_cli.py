@@ -56,7 +56,7 @@ def test_every_command_has_help(zoo_here: Any, command: str) -> None:
 def test_the_help_of_zoo_is_the_first_line_of_each_command() -> None:
     for name, entry in cli._COMMANDS.items():
         if entry.home is not None:
-            assert cli._import_command(name).get_short_help_str(limit=200) == entry.help
+            assert cli.import_command(name).get_short_help_str(limit=200) == entry.help
 
 
 def test_a_session(zoo: Any, flat_hub: Path, tmp_path: Path, flip: Callable[..., None]) -> None:

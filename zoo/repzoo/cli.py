@@ -26,7 +26,7 @@ import click
 from repzoo.errors import MissingExtra, RepzooError
 from repzoo.report import printable
 
-__all__ = ["main", "zoo"]
+__all__ = ["import_command", "main", "zoo"]
 
 
 class _Entry(NamedTuple):
@@ -73,7 +73,7 @@ class _Lazy(click.Command):
         **extra: Any,
     ) -> click.Context:
         assert self.name is not None
-        return _import_command(self.name).make_context(info_name, args, parent, **extra)
+        return import_command(self.name).make_context(info_name, args, parent, **extra)
 
 
 class _Zoo(click.Group):
@@ -141,7 +141,12 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _import_command(name: str) -> click.Command:
+def import_command(name: str) -> click.Command:
+    """Import and return a command of ``zoo``.
+
+    Raises:
+        ImportError: If the extra that it needs is not installed.
+    """
     home = _COMMANDS[name].home
     if home is None:
         from importlib.metadata import entry_points

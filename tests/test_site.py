@@ -1,0 +1,70 @@
+"""The documentation site builds without a warning, and works offline and on a phone."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built strictly: a broken link or anchor is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+    loaded = r"<(?:script|img|source|iframe)[^>]*\ssrc=|<link[^>]*\shref="
+    for page in site.rglob("*.html"):
+        for tag in re.findall(rf"(?:{loaded})\"?(https?:)?//[^>]*", page.read_text()):
+            pytest.fail(f"{page.relative_to(site)}: {tag}")
+    for style in site.rglob("*.css"):
+        assert not re.search(r"url\(\"?(https?:)?//", style.read_text()), style
+
+
+def test_files_of_the_repository_come_along(site: Path) -> None:
+    card = (site / "repository/zoo/bundled/simvae-mnist/index.html").read_text()
+    assert "<h1" in card
+    assert "pipeline_tag" not in card  # the metadata for the Hub
+    home = (site / "index.html").read_text()
+    for picture in re.findall(r'<img[^>]*src="([^"]+)"', home):
+        assert (site / picture).is_file()
+    source = (site / "repository/training/repzoo_training/objectives/simvae.py.html").read_text()
+    assert "expected_joint_log_prior" in source
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("cli", ["zoo index build", "--views", "exit status"]),
+        ("http", ["POST /embed", "content mean", "POST /v1/embeddings", "Errors: 400"]),
+        ("settings", ["REPZOO_SERVE_MAX_PIXELS", "16777216"]),
+        ("recipes", ["augmentation", "degraded", "simvae-celeba-conv"]),
+        ("package-format", ["encoder.onnx", "ContentSpec", "regions"]),
+        ("errors", ["RevisionChanged", "too-many-pixels", "DeadlineExceeded"]),
+        ("repzoo", ["repzoo.Encoder", "content_mean", "Raises"]),
+        ("client", ["repzoo_client.AsyncClient", "PosteriorIndex"]),
+        ("training", ["SimVAE", "checkpoint_seconds"]),
+    ],
+)
+def test_reference_pages_say_what_the_code_says(site: Path, page: str, words: list[str]) -> None:
+    html = (site / f"reference/{page}.html").read_text()
+    text = re.sub(r"<[^>]+>", "", html)
+    assert [word for word in words if word not in text] == []
+    assert not re.search(r":\w+:`|====", text)  # markup of reStructuredText
