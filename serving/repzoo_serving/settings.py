@@ -16,7 +16,9 @@ variables:
                                                of a container are limited
     REPZOO_SERVE_MAX_BYTES         33554432    bytes in the body of a request
     REPZOO_SERVE_MAX_IMAGES        1024        images, or latents, in a request
-    REPZOO_SERVE_MAX_PIXELS        16777216    pixels in an encoded image, checked before decoding
+    REPZOO_SERVE_MAX_PIXELS        16777216    pixels of an image in memory, checked before
+                                               decoding; scaled JPEG files may have four times as
+                                               many, see `repzoo.runtime.images`
     REPZOO_SERVE_MAX_BATCH         1024        images in a run of a model
     REPZOO_SERVE_MAX_QUEUED        4096        images waiting per model and operation, and files
                                                waiting to be decoded

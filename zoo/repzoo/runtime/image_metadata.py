@@ -30,6 +30,10 @@ _EXIF = b"Exif\0\0"
 #: The only JPEG application segments that affect decoding: JFIF and Adobe.
 _APP0, _APP14 = 0xE0, 0xEE
 _COMMENT, _START_OF_SCAN, _END_OF_IMAGE = 0xFE, 0xDA, 0xD9
+#: Markers without a segment: restarts, and one for temporary use in arithmetic coding.
+_BARE = (*range(0xD0, 0xD8), 0x01)
+#: Start of a frame, by its coding: Huffman or arithmetic, in one pass or progressive.
+_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)
 
 _ORIENTATION_TAG = 0x0112
 _ORIENTATION_IN_XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
@@ -41,13 +45,19 @@ class Stripped(NamedTuple):
     data: bytes | bytearray | memoryview
     #: The EXIF orientation, 1 if the file does not state it, or None for formats not handled here.
     orientation: int | None
+    #: Whether the file is a JPEG file whose only scan holds all components, so that decoding needs
+    #: a few rows at a time. Otherwise libjpeg keeps the coefficients of the whole image.
+    one_scan: bool = False
 
 
 class _Metadata:
-    """The metadata that may state the orientation."""
+    """The metadata that may state the orientation, and how a JPEG file is coded."""
 
     exif = b""
     xmp = b""
+    #: Components of a JPEG file that is not progressive, or 0.
+    components = 0
+    one_scan = False
 
 
 def strip_metadata(data: bytes | bytearray | memoryview) -> Stripped:
@@ -75,7 +85,7 @@ def strip_metadata(data: bytes | bytearray | memoryview) -> Stripped:
     in_xmp = _ORIENTATION_IN_XMP.search(found.xmp)
     if orientation is None and in_xmp is not None:
         orientation = int(in_xmp[1])
-    return Stripped(data, orientation or 1)
+    return Stripped(data, orientation or 1, found.one_scan)
 
 
 def _png_metadata(view: memoryview, found: _Metadata) -> Iterator[tuple[int, int]]:
@@ -128,6 +138,11 @@ def _jpeg_metadata(view: memoryview, found: _Metadata) -> Iterator[tuple[int, in
         if view[at] != 0xFF or marker in (0x00, 0xFF):
             at += 1  # padding
             continue
+        if marker in _BARE:
+            at += 2
+            continue
+        if marker == _START_OF_SCAN:
+            found.one_scan = 0 < found.components == view[at + 4]
         if marker in (_START_OF_SCAN, _END_OF_IMAGE):
             return
         end = at + 2 + int.from_bytes(view[at + 2 : at + 4])
@@ -138,6 +153,10 @@ def _jpeg_metadata(view: memoryview, found: _Metadata) -> Iterator[tuple[int, in
             elif content[: len(_XMP_IN_JPEG)] == _XMP_IN_JPEG:
                 found.xmp = bytes(content)
             yield at, min(end, len(view))
+        elif marker in _SEQUENTIAL and at + 9 < len(view):
+            found.components = view[at + 9]
+        elif marker in _PROGRESSIVE:
+            found.components = 0
         at = end
     raise InvalidImage(f"the file has more than {_MAX_PARTS} segments")
 

@@ -60,6 +60,10 @@ MAX_PIXELS = 2**26
 #: containers, or have decoders that are rarely exercised.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
+# A JPEG file that is decoded at a smaller size may have this many times more pixels than the limit.
+# That takes little memory, but time.
+_MAX_REDUCTION = 4
+
 # Pillow decodes PPM files in plain text in Python, and takes quadratic time for comments.
 _MAX_PLAIN = 2**18
 
@@ -110,30 +114,31 @@ def decode(
         spec: The input that the image is decoded for. If its resize policy allows that, a JPEG file
             is decoded at a half, a quarter or an eighth of its size, with both sides at least
             twice as long as the target's.
-        max_pixels: The largest number of pixels. Larger images are refused before decoding.
+        max_pixels: The largest number of pixels to hold in memory. Larger images are refused before
+            decoding. A JPEG file that is decoded at a smaller size may itself have four times as
+            many pixels, up to `MAX_PIXELS`, unless it is progressive: then decoding holds the
+            coefficients of the whole image.
         formats: The subset of `FORMATS` to accept.
 
     Raises:
         InvalidImage: If the data is not an image in one of these formats, or is damaged.
-        ImageTooLarge: If the image has more than ``max_pixels``. It is an `InvalidImage` too.
+        ImageTooLarge: If the image exceeds ``max_pixels``. It is an `InvalidImage` too.
     """
     if len(data) == 0:
         raise InvalidImage("the file is empty")
     if len(data) > _MAX_PLAIN and bytes(data[:2]) in (b"P1", b"P2", b"P3"):
         raise InvalidImage(f"PPM files in plain text are limited to {_MAX_PLAIN} bytes")
-    data, orientation = strip_metadata(data)
+    data, orientation, one_scan = strip_metadata(data)
     with (
         _as_invalid_image(formats),
         Image.open(io.BytesIO(data), formats=_readable(formats)) as image,
     ):
-        if image.width * image.height > max_pixels:
-            raise ImageTooLarge(
-                f"{image.width} x {image.height} pixels exceed the limit of {max_pixels}"
-            )
+        size = image.size
         if spec is not None and spec.resize.jpeg == "scaled" and image.format == "JPEG":
             # The orientation is applied later, so either side may become the width.
             side = 2 * max(spec.scaled)
             image.draft(None, (side, side))
+        _check_size(size, image.size, max_pixels, one_scan)
         return _canonical(image, orientation)
 
 
@@ -406,6 +411,25 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("L", "RGB"):
         return image
     return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _check_size(
+    size: tuple[int, int], decoded: tuple[int, int], max_pixels: int, one_scan: bool
+) -> None:
+    """Refuse an image of ``size`` that is decoded at the size ``decoded``, if it is too large."""
+    reason = ""
+    if decoded != size and one_scan:
+        most = max(max_pixels, min(_MAX_REDUCTION * max_pixels, MAX_PIXELS))
+        fits = decoded[0] * decoded[1] <= max_pixels
+    else:
+        most, fits = max_pixels, True
+        if decoded != size:
+            reason = "; a progressive JPEG file is held in memory as a whole"
+    if size[0] * size[1] > most or not fits:
+        raise ImageTooLarge(
+            f"{size[0]} x {size[1]} pixels exceed the limit of {most if fits else max_pixels}"
+            f"{reason}"
+        )
 
 
 def _readable(formats: Collection[str]) -> list[str]:
