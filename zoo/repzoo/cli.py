@@ -49,6 +49,7 @@ _COMMANDS = {
     "export": _Entry("Export a training run as a model package.", extra="training"),
     "find": _Entry("Find packages by their properties and metrics.", "finding:find"),
     "hub": _Entry("Create, check and serve hubs.", "hub:hub", "hub"),
+    "import": _Entry("Make a package of an encoder from elsewhere.", extra="training"),
     "index": _Entry("Index images and search them.", extra="retrieval"),
     "info": _Entry("Show the details of a package.", "listing:info"),
     "list": _Entry("List the packages of a hub.", "listing:list_"),

@@ -34,7 +34,8 @@ __all__ = ["calibrate"]
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), required=True)
 @click.option(
     "--recipe",
-    help="The recipe whose views make harder queries. Defaults to the package's own recipe.",
+    help="The recipe whose views make harder queries. Defaults to the package's own recipe, or to "
+    "crops, flips and colours for an imported model.",
 )
 @click.option(
     "--outside",
@@ -49,6 +50,12 @@ __all__ = ["calibrate"]
     "gaussian-blur, box-blur, noise, occlusion, crop, contrast, brightness, shift, small-rotation, "
     "separated by commas.",
 )
+@click.option(
+    "--copies",
+    type=click.IntRange(1),
+    help="With --degrade: degraded copies that the content posterior is fitted to, each of which "
+    "is encoded twice. Defaults to 400,000; fewer suit large models on a CPU.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def calibrate(
     package: str,
@@ -58,6 +65,7 @@ def calibrate(
     recipe: str | None,
     outside: tuple[str, ...],
     degrade: str | None,
+    copies: int | None,
     seed: int,
 ) -> None:
     """Write a copy of PACKAGE with a calibrated uncertainty, measurements and a new card to DIR.
@@ -70,11 +78,13 @@ def calibrate(
 
     from repzoo_training.data import with_split
     from repzoo_training.export.calibration import calibrate_package
-    from repzoo_training.recipes.registry import find_recipe
+    from repzoo_training.importing.views import views_of
 
+    if copies is not None and degrade is None:
+        raise click.UsageError("--copies needs --degrade")
     found = find(package)
     config, size = found.config, found.config.input.shape
-    views = find_recipe(recipe or config.facts.recipe).augmentation
+    views = views_of(config, recipe)
     train_set, test_set = load_train_and_test(with_split(data, split), size)
     _, *reports = calibrate_package(
         found,
@@ -84,6 +94,7 @@ def calibrate(
         views,
         outside=load_outside(outside, size),
         degrade=_kinds(degrade),
+        copies=copies,
         seed=seed,
     )
     for report in reports:

@@ -100,12 +100,12 @@ def evaluate(
         source = with_split(data, split)
         train_set, test_set = (load(source, part, size=size) for part in ("train", "test"))
         if uncertainty:
-            from repzoo_training.recipes.registry import find_recipe
+            from repzoo_training.importing.views import views_of
             from repzoo_training.uncertainty import is_of_views, measure_uncertainty
 
             others, views = load_outside(outside, size), None
             if is_of_views(encoder, train_set, test_set):
-                views = find_recipe(recipe or encoder.config.facts.recipe).augmentation
+                views = views_of(encoder.config, recipe)
             report = measure_uncertainty(encoder, train_set, test_set, others, views=views)
             if figure is not None:
                 from repzoo_training.uncertainty.figures import uncertainty_figure

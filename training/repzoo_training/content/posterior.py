@@ -76,7 +76,8 @@ class ContentHead(nn.Module):
         units = min(_WIDTH, int(0.6 * _MOST_WEIGHTS) // (inputs + 2 * dim))
         positions = (_SIDE // 4) ** 2
         others = (inputs + 2 * dim + units) * units + 32 * (channels * (patch + 2) ** 2 + 32 * 9)
-        maps = min(48, (_MOST_WEIGHTS - others) // (positions * units + 32 * 9))
+        # The first layer of images with 400 pixels on a side or more takes more than its share.
+        maps = max(8, min(48, (_MOST_WEIGHTS - others) // (positions * units + 32 * 9)))
         self.pixels = nn.Sequential(
             nn.Conv2d(channels, 32, patch + 2, patch, padding=1),
             nn.SiLU(),

@@ -63,6 +63,7 @@ def calibrate_package(
     *,
     outside: Mapping[str, ImageDataset] | None = None,
     degrade: Mapping[str, Degradation] | None = None,
+    copies: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Calibrated:
@@ -81,6 +82,7 @@ def calibrate_package(
         outside: out-of-distribution images for the card, by name.
         degrade: the degradations that a content posterior is fitted to, see `fit_content`. Without
             them, a content posterior that the package has stays as it is.
+        copies: the number of degraded copies that it is fitted to, see `fit_content`.
         seed: decides everything random.
         progress: show progress bars on a terminal.
 
@@ -102,7 +104,7 @@ def calibrate_package(
         if degrade is not None:
             encoder = Encoder(folder, config)
             content = fit_content(
-                encoder, train, views, kinds=degrade, seed=seed, progress=progress
+                encoder, train, views, kinds=degrade, copies=copies, seed=seed, progress=progress
             )
             _write_content(folder, content, config)
             # The old uncertainty does not know this content posterior.

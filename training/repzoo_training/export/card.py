@@ -217,7 +217,9 @@ def _licence(licence: str, folder: Path) -> dict[str, str]:
 
 
 def _tags(config: ModelConfig) -> list[str]:
-    tags = ["onnx", config.method, "representation-learning", "self-supervised"]
+    tags = ["onnx", config.method, "representation-learning"]
+    if config.training is not None:
+        tags.append("self-supervised")
     tags += [name for name in ("posterior", "decoder") if getattr(config, f"has_{name}")]
     if config.paper is not None and config.paper.lower().startswith("arxiv:"):
         tags.append(config.paper.lower())
@@ -294,8 +296,7 @@ def _usage(config: ModelConfig) -> str:
         "import onnxruntime",
         "from PIL import Image, ImageOps\n",
         f'image = Image.open("image.png").convert("{config.input.mode}")',
-        f"pixels = np.asarray(ImageOps.fit(image, ({width}, {height}), "
-        f"Image.Resampling.{config.input.resize.filter.upper()}))",
+        *_fitted(config.input),
         'session = onnxruntime.InferenceSession("encoder.onnx")',
         f"{outputs}{',' if len(config.outputs) == 1 else ''} = session.run(",
         f'    [{names}], {{"images": pixels.reshape(1, {height}, {width}, {channels})}}',
@@ -303,6 +304,19 @@ def _usage(config: ModelConfig) -> str:
         "```\n",
     ]
     return "\n".join(lines)
+
+
+def _fitted(spec: InputSpec) -> list[str]:
+    """Return code that makes ``pixels`` of ``image``."""
+    rows, columns = spec.scaled
+    top, left = (rows - spec.height) // 2, (columns - spec.width) // 2
+    crop = f".crop(({left}, {top}, {left + spec.width}, {top + spec.height}))"
+    scaled = (
+        f"ImageOps.fit(image, ({columns}, {rows}), Image.Resampling.{spec.resize.filter.upper()})"
+    )
+    if spec.resize.size is None:
+        return [f"pixels = np.asarray({scaled})"]
+    return [f"image = {scaled}", f"pixels = np.asarray(image{crop})"]
 
 
 def _details(package: _Contents) -> str:
@@ -355,15 +369,22 @@ def _input(spec: InputSpec) -> str:
 
 
 def _preprocessing(spec: InputSpec) -> str:
-    size = f"{spec.height}×{spec.width}"
+    size, full = f"{spec.height}×{spec.width}", "×".join(map(str, spec.scaled))
     policy = spec.resize
-    how = (
-        f"scale to cover {size} and crop the centre"
-        if policy.fit == "crop"
-        else f"resize to {size}, ignoring the aspect ratio"
-    )
+    centre = "" if full == size else f" of {size}"
+    if policy.fit == "crop":
+        how = f"scale to cover {full} and crop the centre{centre}"
+    else:
+        how = f"resize to {full}, ignoring the aspect ratio"
+        if centre:
+            how += f", and crop the centre{centre}"
     rounding = "to nearest" if policy.rounding == "nearest" else "down"
-    return f"{how}; {policy.filter} filter with antialiasing, scaled sizes rounded {rounding}"
+    text = f"{how}; {policy.filter} filter with antialiasing, scaled sizes rounded {rounding}"
+    if policy.jpeg == "scaled":
+        text += (
+            "; large JPEG files are decoded at 1/2, 1/4 or 1/8, at least twice the target's sides"
+        )
+    return text
 
 
 def _output(config: ModelConfig) -> str:
@@ -371,7 +392,9 @@ def _output(config: ModelConfig) -> str:
     if config.has_posterior:
         text = f"`embedding`, the posterior mean, and `log_variance`, {dim} each"
     else:
-        text = f"`embedding`, {dim}, taken before any projection head"
+        text = f"`embedding`, {dim}"
+        if config.training is not None:
+            text += ", taken before any projection head"
     return f"{text}; compare embeddings by {config.metric} distance"
 
 
@@ -482,7 +505,12 @@ def _embeddings(seen: Embeddings, dim: int) -> str:
 
 def _evaluation(package: _Contents) -> str:
     report, parity = package.evaluation, package.parity
-    if report is None:
+    if report is None and package.config.training is None:
+        text = (
+            "Nothing was measured: the model was trained elsewhere. `zoo evaluate "
+            f"{package.config.name} --data SOURCE` measures it on your images.\n"
+        )
+    elif report is None:
         text = "There was no test split to measure on.\n"
     else:
         text = (
@@ -603,11 +631,14 @@ def _content(package: _Contents) -> str:
 
 def _limits(package: _Contents) -> str:
     config, training = package.config, package.training
-    limits = [
-        f"- Images unlike {config.dataset}. The model embeds them, but nothing above was "
-        "measured on them.",
-        "- Decisions about people.",
-    ]
+    if config.training is None:
+        images = "- Images unlike those that its authors trained it on."
+    else:
+        images = (
+            f"- Images unlike {config.dataset}. The model embeds them, but nothing above was "
+            "measured on them."
+        )
+    limits = [images, "- Decisions about people."]
     if config.has_posterior:
         instead = (
             "This package has no calibrated `uncertainty`."

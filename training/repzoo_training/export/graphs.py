@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-__all__ = ["OPSET", "write_graph"]
+__all__ = ["OPSET", "halve", "write_graph"]
 
 #: Supported by ONNX Runtime 1.14 and later.
 OPSET = 18
@@ -71,12 +71,12 @@ def write_graph(
     for initializer in model.graph.initializer:
         del initializer.metadata_props[:]
     if half:
-        _halve(model, keep_float32)
+        halve(model, keep_float32)
     onnx.checker.check_model(model, full_check=True)
     onnx.save_model(model, path)
 
 
-def _halve(model: onnx.ModelProto, keep: tuple[str, ...]) -> None:
+def halve(model: onnx.ModelProto, keep: tuple[str, ...]) -> None:
     """Store large float32 weights as float16 behind a Cast, which runtimes fold on loading.
 
     Tensors with a value beyond float16 stay float32, such as precisions 1/s² of a narrow mixture.
