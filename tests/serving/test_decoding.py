@@ -58,7 +58,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def decoder(pool: Held, **options: Any) -> Decoder:
-    return Decoder(pool, **{"width": 1, "max_pixels": 10_000, "max_queued": 1000, **options})
+    return Decoder(pool, pool, **{"width": 1, "max_pixels": 10_000, "max_queued": 1000, **options})
 
 
 async def turn() -> None:
@@ -88,13 +88,47 @@ def test_one_file_waits_for_a_few_of_many(pool: Held, decoded: list[int]) -> Non
         await turn()
         pool.free.set()
         await one
-        before = len(decoded)
+        before = sum(decoded)
         await many
         return before
 
-    # Of 13 turns of the large request. The first attempt counts, too: the file could be small.
-    assert asyncio.run(main()) <= 4
+    # Two turns of the large request, of 13. The first attempt counts, too: the file could be tiny.
+    assert asyncio.run(main()) <= 1 + 8 + 8 + 1
     assert sum(decoded) == 102
+
+
+def large_png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (1025, 1024), 9).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_small_files_do_not_wait_for_large_ones(pool: Held) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    assert len(buffer.getvalue()) > decoding._TINY_BYTES
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as small:
+            decode = Decoder(small, pool, width=1, max_pixels=2**22, max_queued=100)
+            large = [asyncio.create_task(decode([large_png()] * 2, SPEC)) for _ in range(3)]
+            await turn()
+            assert (await decode([buffer.getvalue()], SPEC)).shape == (1, 4, 4, 1)
+            assert (await decode([png(1)] * 9, SPEC)).shape == (9, 4, 4, 1)
+            assert not any(each.done() for each in large)
+            pool.free.set()
+            assert (np.concatenate(await asyncio.gather(*large)) == 9).all()
+            assert decode.queued == 0
+
+    asyncio.run(main())
+
+
+def test_large_files_among_small_ones_keep_their_order(pool: Held) -> None:
+    pool.free.set()
+    files = [large_png() if n % 5 == 3 else png(n) for n in range(20)]
+    pixels = asyncio.run(decoder(pool, max_pixels=2**22)(files, SPEC))
+    assert pixels[:, 0, 0, 0].tolist() == [9 if n % 5 == 3 else n for n in range(20)]
 
 
 def test_a_lone_small_file_does_not_wait(pool: Held) -> None:

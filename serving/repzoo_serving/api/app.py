@@ -91,8 +91,10 @@ class App:
         self._budget = Budget(_BODIES_IN_TRANSFER * self._limits.max_bytes)
         threads = self.settings.threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._large_pool = ThreadPoolExecutor(threads, thread_name_prefix="decode-large")
         self._decode = Decoder(
             self._pool,
+            self._large_pool,
             width=threads,
             max_pixels=self._limits.max_pixels,
             max_queued=self._limits.max_queued,
@@ -120,7 +122,8 @@ class App:
         Args:
             seconds: How long to wait.
         """
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._large_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
         closed = self.models.close(seconds)
         if self.tracing is not None:
             self.tracing.close(seconds)
