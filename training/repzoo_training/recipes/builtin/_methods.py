@@ -11,7 +11,13 @@ from typing import Any
 from repzoo_training.objectives import METHODS
 from repzoo_training.recipes.recipe import Recipe
 
-__all__ = ["discriminative"]
+__all__ = ["COMPARED_ON_TEST", "discriminative"]
+
+#: A note for recipes whose settings were chosen before there was a validation split.
+COMPARED_ON_TEST = (
+    "Some settings of this recipe (views, J, prior, likelihood or batch) were compared by accuracy "
+    "on test images, so its numbers may be slightly optimistic."
+)
 
 #: In the order of the results tables.
 _DISCRIMINATIVE = (

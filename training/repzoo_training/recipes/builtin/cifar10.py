@@ -27,7 +27,7 @@ from __future__ import annotations
 from repzoo_training.networks import NetworkSpec
 from repzoo_training.objectives import LikelihoodSpec
 from repzoo_training.recipes.builtin._conv import convolutional, for_hours
-from repzoo_training.recipes.builtin._methods import discriminative
+from repzoo_training.recipes.builtin._methods import COMPARED_ON_TEST, discriminative
 from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.views.views import ViewSpec
 
@@ -110,6 +110,7 @@ small = [
             else recipe.augmentation.model_copy(update={"jitter": (0.4, 0.4, 0.4, 0.1)}),
             "images_per_step": {4: 32, 1: 64, 2: 64}[recipe.views_per_image],
             "views": 2_000_000,
+            "notes": (COMPARED_ON_TEST,),
         }
     )
     for recipe in (few_views, vae, beta_vae, cr_vae)

@@ -24,7 +24,7 @@ import math
 
 from repzoo_training.networks import NetworkSpec
 from repzoo_training.objectives import LikelihoodSpec
-from repzoo_training.recipes.builtin._methods import discriminative
+from repzoo_training.recipes.builtin._methods import COMPARED_ON_TEST, discriminative
 from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.views.views import ViewSpec
 
@@ -50,6 +50,7 @@ simvae = Recipe(
     paper="arXiv:2402.01399",
     licence="apache-2.0",
     share_images=True,
+    notes=(COMPARED_ON_TEST,),
 )
 
 simvae_paper = simvae.model_copy(
@@ -63,6 +64,7 @@ simvae_paper = simvae.model_copy(
         "views": 400 * 60_000 * 10,
         "learning_rate": 8e-5,
         "warmup": 0.0,
+        "notes": (),
     }
 )
 
