@@ -18,6 +18,8 @@ Pixels = NDArray[np.uint8]
 def golden_files(pixels: Pixels) -> Sequence[bytes]:
     """Return encoded files of odd sizes and modes, which exercise every step of preprocessing.
 
+    Two are JPEG files that are large enough to be decoded at an eighth and at a quarter.
+
     Args:
         pixels: uint8 ``[N, H, W, C]``. All files show the first image.
     """
@@ -26,6 +28,7 @@ def golden_files(pixels: Pixels) -> Sequence[bytes]:
     turned = Image.Exif()
     turned[0x0112] = 6  # orientation: rotate by 90 degrees
     wide = image.resize((2 * width + 7, height + 1), Image.Resampling.BICUBIC)
+    photo = image.resize((17 * width + 1, 16 * height + 3), Image.Resampling.BICUBIC)
     clear = image.resize((width - 5, 3 * height), Image.Resampling.NEAREST)
     clear.putalpha(clear.convert("L"))
     variants: list[tuple[Image.Image, str, dict[str, object]]] = [
@@ -35,6 +38,8 @@ def golden_files(pixels: Pixels) -> Sequence[bytes]:
         (clear, "PNG", {}),
         (wide.quantize(16), "PNG", {}),
         (Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257), "PNG", {}),
+        (photo, "JPEG", {}),
+        (photo.reduce(2), "JPEG", {"exif": turned, "progressive": True}),
     ]
     files = []
     for variant, kind, options in variants:

@@ -18,6 +18,7 @@ from repzoo.packages.config import (
     Precision,
     ProbeSpec,
     ProviderClass,
+    ResizePolicy,
     TrainingFacts,
 )
 from repzoo.packages.package import write_manifest
@@ -237,7 +238,9 @@ def _describe(model: TrainedModel, name: str, precision: Precision, pixels: Pixe
         latent_dim=recipe.latent_dim,
         precision=precision,
         likelihood=_likelihood(model),
-        input=InputSpec(height=height, width=width, channels=channels),
+        input=InputSpec(
+            height=height, width=width, channels=channels, resize=ResizePolicy(jpeg="scaled")
+        ),
         outputs=model.output_names,
         has_posterior=model.has_posterior,
         has_decoder=model.decoder is not None,
