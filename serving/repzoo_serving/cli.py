@@ -38,7 +38,8 @@ _SEVEN = (
 @click.option(
     "--models",
     metavar="NAME[,NAME...]",
-    help="Models to serve: names, NAME@REVISION, or package folders.",
+    help="Models to serve: names, NAME@REVISION, or package folders. ALIAS=NAME@REVISION serves "
+    "one under another name.",
 )
 @click.option(
     "--watch",
@@ -173,11 +174,20 @@ def _packages(names: list[str], hub: str | None) -> list[str]:
     from repzoo.loading import find
     from repzoo.packages.reference import is_path
 
-    packages = [find(name, hub=None if is_path(name) else hub) for name in names]
-    model_names = [package.config.name for package in packages]
-    if twice := sorted({name for name in model_names if model_names.count(name) > 1}):
-        raise InvalidInput(f"two of the models are named {', '.join(twice)}")
-    return [str(package.path.absolute()) for package in packages]
+    from repzoo_serving.models.loading import split_alias
+
+    folders, served = [], []
+    for name in names:
+        alias, rest = split_alias(name)
+        package = find(rest, hub=None if is_path(rest) else hub)
+        folder = str(package.path.absolute())
+        folders.append(folder if alias is None else f"{alias}={folder}")
+        served.append(alias or package.config.name)
+    if twice := sorted({name for name in served if served.count(name) > 1}):
+        raise InvalidInput(
+            f"two of the models are named {', '.join(twice)}; serve one as ALIAS={twice[0]}"
+        )
+    return folders
 
 
 def _settings(*, watch: str | None, **options: Any) -> Settings:

@@ -7,7 +7,8 @@ variables:
     =============================  ==========  ==================================================
     variable                       default     meaning
     =============================  ==========  ==================================================
-    REPZOO_SERVE_MODELS            (none)      comma-separated names, NAME@REVISION or folders
+    REPZOO_SERVE_MODELS            (none)      comma-separated names, NAME@REVISION or folders; any
+                                               of them after ALIAS= has that name instead
     REPZOO_SERVE_WATCH             (none)      file that lists models instead, one per line; it is
                                                reloaded when it changes
     REPZOO_SERVE_HUB               (none)      the hub in which names are looked up

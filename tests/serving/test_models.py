@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gc
 import io
+import logging
 import shutil
 import threading
 import weakref
@@ -89,6 +90,32 @@ def test_what_the_file_says_is_served_and_nothing_else(
     assert ask(url, "plain").status_code == 404
     # A model that stays is not loaded again.
     assert watched.server.app.models.get("tiny") is loaded
+
+
+def test_a_canary_and_its_rollback_are_one_line_each(
+    watched: Watched, tiny_package: Path, other_tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "repzoo_serving")
+    old, new = revision(tiny_package), revision(other_tiny)
+    watched.want("tiny", f"canary={other_tiny}")
+    assert watched.revisions() == {"tiny": old, "canary": new}
+    response = ask(watched.server.url, "canary").json()
+    assert (response["model"], response["revision"]) == ("canary", new)
+    caplog.clear()
+    watched.want("tiny", "canary=tiny")
+    assert watched.revisions() == {"tiny": old, "canary": old}
+    watched.want("tiny", "canary=nope")
+    assert watched.revisions() == {"tiny": old, "canary": old}
+    assert watched.failed() == {"canary=nope": "ModelNotFound"}
+    watched.want("tiny", "tiny=tiny", "Canary=tiny")
+    assert watched.revisions() == {"tiny": old}
+    assert watched.failed() == {"tiny=tiny": "InvalidInput", "Canary=tiny": "InvalidInput"}
+    changes = [each for each in caplog.records if each.levelno == logging.INFO]
+    assert [each.getMessage().partition(", in ")[0] for each in changes] == [
+        f"replaced canary, revision {new[:12]} by {old[:12]}",
+        f"unloaded canary, revision {old[:12]}",
+    ]
+    assert (changes[0].old_revision, changes[0].revision) == (new, old)  # type: ignore[attr-defined]
 
 
 def test_a_swap_loses_no_request_and_ends_each_with_the_model_it_found(
@@ -216,7 +243,10 @@ def test_models_say_what_they_take(watched: Watched, tiny_package: Path) -> None
 def test_the_file_has_comments_and_folders_as_seen_from_it(tmp_path: Path) -> None:
     file = tmp_path / "wanted"
     file.write_text("# models\n\n  simvae-mnist  \nvae@0123 # pinned\n./photos\n/a/b\nvae@0123\n")
+    with file.open("a") as more:
+        more.write("new=vae@v2\nnew=./photos\n/a=b/c\n")
     expected = ["simvae-mnist", "vae@0123", str(tmp_path / "photos"), "/a/b"]
+    expected += ["new=vae@v2", f"new={tmp_path / 'photos'}", "/a=b/c"]
     assert read_references(file) == (expected, True)
 
 

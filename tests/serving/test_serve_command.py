@@ -91,7 +91,8 @@ def test_it_says_where_it_serves_and_what(
         assert response.status_code == 200
 
         for model in httpx.get(f"{url}/models").json()["models"]:
-            words = next(part.split() for part in output.splitlines() if model["name"] in part)
+            lines = [line for line in output.splitlines() if line.startswith(f"  {model['name']} ")]
+            words = lines[0].split()
             assert words == [model["name"], "CPUExecutionProvider", model["revision"][:12]]
 
         assert server.stop(signal.SIGINT) == 0
@@ -193,6 +194,28 @@ def test_a_worker_that_cannot_start_ends_the_server(serve: Serve, tiny_package: 
         assert "Traceback" not in server.output()
 
 
+def test_an_alias_and_a_line_for_each_model_loaded(
+    serve: Serve, tiny_package: Path, plain_package: Path
+) -> None:
+    models = f"{tiny_package},canary={tiny_package},stable={plain_package}"
+    with serve("--models", models, "--port", 0, "--log", "json") as server:
+        url = server.wait_until_ready()
+        served = {m["name"]: m for m in httpx.get(f"{url}/models").json()["models"]}
+        lines = [json.loads(x) for x in server.output().splitlines() if x.startswith("{")]
+    assert {name: m["config"]["name"] for name, m in served.items()} == {
+        "tiny": "tiny",
+        "canary": "tiny",
+        "stable": "plain",
+    }
+    loaded = {line["model"]: line for line in lines if line.get("logger") == "repzoo_serving"}
+    assert loaded.keys() == served.keys()
+    for name, line in loaded.items():
+        assert line["revision"] == served[name]["revision"]
+        assert line["message"].startswith(f"loaded {name}, revision {line['revision'][:12]}, in ")
+        assert line["level"] == "INFO"
+        assert line["seconds"] > 0
+
+
 def test_a_taken_port_is_said_plainly(tiny_package: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -211,6 +234,10 @@ def test_a_taken_port_is_said_plainly(tiny_package: Path) -> None:
         ("./nope", 1, "is not a model package"),
         ("tiny,tiny", 1, "two of the models are named tiny"),
         ("No Name", 1, "No Name"),
+        ("Canary=tiny", 1, "expected ALIAS=NAME"),
+        ("canary=", 1, "expected ALIAS=NAME"),
+        ("canary=nope", 1, "'nope'"),
+        ("canary=tiny,canary=tiny", 1, "two of the models are named canary; serve one as ALIAS="),
         (",", 2, "--models"),
     ],
 )

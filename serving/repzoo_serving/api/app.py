@@ -101,10 +101,15 @@ class App:
         )
         self._operations = Operations(self.models, self._limits, self._pool, self.metrics)
 
-    def served(self, encoder: Encoder) -> ServedModel:
+    def served(self, encoder: Encoder, alias: str | None = None) -> ServedModel:
         """Return a model that this application can serve; add it to `models`."""
         return ServedModel(
-            encoder, self._limits, self._decode, self.metrics, self.settings.hang_seconds
+            encoder,
+            self._limits,
+            self._decode,
+            self.metrics,
+            self.settings.hang_seconds,
+            alias=alias,
         )
 
     def trace(self, worker: str = "1") -> None:

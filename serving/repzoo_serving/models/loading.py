@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 from repzoo.errors import InvalidInput, RepzooError
 from repzoo.loading import find
+from repzoo.packages.config import NAME_PATTERN
 from repzoo.packages.package import Package
 from repzoo.packages.reference import is_path
 from repzoo.runtime.encoder import Encoder
@@ -16,13 +20,30 @@ from repzoo.runtime.sessions import Provider
 
 from repzoo_serving.models.served import ServedModel
 
-__all__ = ["Loader", "read_references"]
+__all__ = ["Loader", "read_references", "split_alias"]
+
+
+def split_alias(reference: str) -> tuple[str | None, str]:
+    """Return the alias, or None, and the rest of ``NAME``, ``ALIAS=NAME``, ``ALIAS=FOLDER`` etc.
+
+    Raises:
+        InvalidInput: If the alias is not a name, or nothing follows it.
+    """
+    alias, separator, rest = reference.partition("=")
+    if not separator or os.sep in alias or ":" in alias:  # a path or a URL
+        return None, reference
+    if not re.fullmatch(NAME_PATTERN, alias) or not rest:
+        raise InvalidInput(
+            f"{reference[:200]!a}: expected ALIAS=NAME, with an alias of lower-case letters, "
+            "digits, '.', '_' and '-'"
+        )
+    return alias, rest
 
 
 def read_references(path: Path) -> tuple[list[str], bool]:
     """Read a file that lists models to serve: one reference per line, ``#`` begins a comment.
 
-    Folders are relative to the file's folder.
+    Each may have an alias. Folders are relative to the file's folder.
 
     Returns:
         The references, and whether the last line is complete, that is, ends with a newline.
@@ -36,15 +57,25 @@ def read_references(path: Path) -> tuple[list[str], bool]:
     except OSError as error:
         raise InvalidInput(f"{path}: {error.strerror or error}") from None
     references = [line.partition("#")[0].strip() for line in text.splitlines()]
-    unique = dict.fromkeys(str(path.parent / r) if is_path(r) else r for r in references if r)
+    unique = dict.fromkeys(_within(path.parent, each) for each in references if each)
     return list(unique), text.endswith("\n")
+
+
+def _within(folder: Path, reference: str) -> str:
+    try:
+        alias, rest = split_alias(reference)
+    except InvalidInput:
+        return reference  # loading it fails, and is reported
+    if not is_path(rest):
+        return reference
+    return str(folder / rest) if alias is None else f"{alias}={folder / rest}"
 
 
 class Loader:
     """Loads models, and keeps the ones that have not changed.
 
     Args:
-        serve: Makes a served model of an encoder.
+        serve: Makes a served model of an encoder and its alias, if it has one.
         hub: Where names are looked up.
         provider: Where models run.
         threads: Number of threads per run; by default, the number of cores.
@@ -52,7 +83,7 @@ class Loader:
 
     def __init__(
         self,
-        serve: Callable[[Encoder], ServedModel],
+        serve: Callable[[Encoder, str | None], ServedModel],
         *,
         hub: str | None = None,
         provider: Provider | None = None,
@@ -73,10 +104,11 @@ class Loader:
             RepzooError: If it cannot be found, verified or run.
         """
         with self._lock:
-            package = find(reference, hub=None if is_path(reference) else self._hub)
+            alias, rest = split_alias(reference)
+            package = find(rest, hub=None if is_path(rest) else self._hub)
             model = self._loaded.get(reference)
             if model is None or model.encoder.revision != package.revision:
-                model = self._loaded[reference] = self._load(package)
+                model = self._loaded[reference] = self._load(package, alias)
             return model
 
     def load_all(
@@ -114,9 +146,16 @@ class Loader:
         """Whether a reference that failed refers to the package of a model."""
         if reference in self._loaded:
             return self._loaded[reference] is model
-        return not is_path(reference) and reference.partition("@")[0] == model.name
+        try:
+            alias, rest = split_alias(reference)
+        except InvalidInput:
+            return False
+        if alias is not None:
+            return alias == model.name
+        return not is_path(rest) and rest.partition("@")[0] == model.name
 
-    def _load(self, package: Package) -> ServedModel:
+    def _load(self, package: Package, alias: str | None) -> ServedModel:
+        start = time.perf_counter()
         process = psutil.Process()
         before = process.memory_info().rss
         encoder = Encoder(
@@ -126,8 +165,9 @@ class Loader:
             provider=self._provider,
             threads=self._threads,
         )
-        model = self._serve(encoder)
+        model = self._serve(encoder, alias)
         model.warm_up()
+        model.load_seconds = time.perf_counter() - start
         # Memory that was freed before is reused without visible growth.
         model.memory_bytes = max(process.memory_info().rss - before, package.size)
         return model

@@ -6,6 +6,7 @@ it is released after the last of them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,8 @@ from repzoo_serving.http.problems import RETRY_AFTER, Problem
 from repzoo_serving.models.served import ServedModel
 
 __all__ = ["Models"]
+
+_logger = logging.getLogger("repzoo_serving")
 
 
 class Models:
@@ -86,10 +89,16 @@ class Models:
             served[model.name] = model
         before, self._served = self._served, served
         self.max_latent_dim = max((model.latent_dim for model in served.values()), default=0)
+        for model in served.values():
+            _log_change(before.get(model.name), model)
         for model in before.values():
             if served.get(model.name) is not model:
                 self._retired.add(model)
                 self._release(model)
+            if model.name not in served:
+                revision = model.encoder.revision
+                facts = {"model": model.name, "old_revision": revision}
+                _logger.info("unloaded %s, revision %s", model.name, revision[:12], extra=facts)
 
     def _release(self, model: ServedModel) -> None:
         if not self._users.get(model):
@@ -114,3 +123,15 @@ class Models:
         """Wait for the current runs; return whether each ended within ``seconds``."""
         ended = [model.runner.end(seconds) for model in (*self._served.values(), *self._retired)]
         return all(ended)
+
+
+def _log_change(old: ServedModel | None, new: ServedModel) -> None:
+    if old is new:
+        return
+    revision = new.encoder.revision
+    facts = {"model": new.name, "revision": revision, "seconds": round(new.load_seconds, 3)}
+    what = f"loaded {new.name}, revision {revision[:12]}"
+    if old is not None:
+        facts["old_revision"] = old.encoder.revision
+        what = f"replaced {new.name}, revision {old.encoder.revision[:12]} by {revision[:12]}"
+    _logger.info("%s, in %.2f s", what, new.load_seconds, extra=facts)

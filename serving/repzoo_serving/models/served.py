@@ -50,6 +50,7 @@ class ServedModel:
         decode: Decodes image files, for all models.
         metrics: Where batches are recorded.
         hang_seconds: A run that takes longer is considered to hang.
+        alias: The name that it is served under, if that is not its own.
     """
 
     def __init__(
@@ -59,12 +60,16 @@ class ServedModel:
         decode: Decoder,
         metrics: Metrics,
         hang_seconds: float = 10.0,
+        *,
+        alias: str | None = None,
     ) -> None:
         self.encoder = encoder
-        self.name = encoder.config.name
+        self.name = alias or encoder.config.name
         self.latent_dim = encoder.config.latent_dim
         #: Approximate growth of the process when the model was loaded; 0 if it was not measured.
         self.memory_bytes = 0
+        #: How long it took to load; 0 if it was not measured.
+        self.load_seconds = 0.0
         self._limits = limits
         self._decode = decode
         self._metrics = metrics

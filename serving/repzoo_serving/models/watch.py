@@ -17,7 +17,7 @@ from pathlib import Path
 from repzoo.errors import InvalidInput
 from repzoo.packages.reference import is_path
 
-from repzoo_serving.models.loading import Loader, read_references
+from repzoo_serving.models.loading import Loader, read_references, split_alias
 from repzoo_serving.models.memory import settle
 from repzoo_serving.models.registry import Models
 
@@ -103,7 +103,11 @@ class Watcher:
         files = [self._path]
         with suppress(InvalidInput):
             references, _ = read_references(self._path)
-            files += [Path(r) / "manifest.json" for r in references if is_path(r)]
+            for reference in references:
+                with suppress(InvalidInput):
+                    _, rest = split_alias(reference)
+                    if is_path(rest):
+                        files.append(Path(rest) / "manifest.json")
         return tuple(_stat(file) for file in files)
 
 

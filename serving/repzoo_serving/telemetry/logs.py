@@ -27,8 +27,10 @@ from typing import Any
 
 __all__ = ["LogWriter", "RequestLog"]
 
-#: Members of a log record that connect it with the line of its request.
+#: Members of a log record: what connects it with the line of its request, and facts about a model
+#: that is loaded, replaced or unloaded.
 _IDS = ("request_id", "trace_id", "span_id")
+_FACTS = ("model", "old_revision", "revision", "seconds")
 
 _QUEUED_WRITES = 1024
 _END = ("", 0)
@@ -70,7 +72,7 @@ class LogWriter:
             self.dropped += lines
 
     def capture(self) -> None:
-        """Write everything that this process logs through `logging`, warnings and above."""
+        """Write what this process logs through `logging`: all of ours, and others' warnings."""
         handler = _Handler(self)
         if self._as_json:
             handler.setFormatter(_JSONFormatter())
@@ -79,6 +81,7 @@ class LogWriter:
         root = logging.getLogger()
         root.handlers = [handler]
         root.setLevel(logging.WARNING)
+        logging.getLogger("repzoo_serving").setLevel(logging.INFO)
         for name in ("bentoml", "circus", "uvicorn.error"):  # BentoML gives them handlers
             logger = logging.getLogger(name)
             logger.handlers = []
@@ -137,7 +140,7 @@ class _JSONFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         trace = self.formatException(record.exc_info) if record.exc_info else None
         members = {"logger": record.name, "message": record.getMessage(), "trace": trace}
-        members |= {name: getattr(record, name, None) for name in _IDS}
+        members |= {name: getattr(record, name, None) for name in (*_IDS, *_FACTS)}
         return _line(record.levelname, "log", members).rstrip("\n")
 
 
