@@ -55,7 +55,7 @@ def test_the_package_gives_the_outputs_of_the_file(write_onnx: WriteOnnx, tmp_pa
     assert b"someone" not in (tmp_path / "package" / "encoder.onnx").read_bytes()
     card = (tmp_path / "package" / "README.md").read_text()
     assert "| Source | my net.onnx, sha256 " in card
-    assert "Nothing was measured: the model was trained elsewhere." in card
+    assert "The embeddings were not measured: the model was trained elsewhere." in card
     assert "license: mit" in card
     assert "arXiv:2304.07193" in card
     assert "self-supervised" not in card

@@ -119,7 +119,10 @@ def fit_content(
     batches = sum(math.ceil(min(n, PASSES) * size / _BATCH) for n in range(1, rounds + 1))
     optimizer = torch.optim.AdamW(head.parameters(), _LEARNING_RATE, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, _LEARNING_RATE, batches, pct_start=0.1
+        optimizer,
+        _LEARNING_RATE,
+        max(20, batches),  # it divides by zero at 10
+        pct_start=0.1,
     )
     draws = torch.Generator().manual_seed(seed)
     latest: deque[Copies] = deque(maxlen=PASSES)

@@ -507,8 +507,8 @@ def _evaluation(package: _Contents) -> str:
     report, parity = package.evaluation, package.parity
     if report is None and package.config.training is None:
         text = (
-            "Nothing was measured: the model was trained elsewhere. `zoo evaluate "
-            f"{package.config.name} --data SOURCE` measures it on your images.\n"
+            "The embeddings were not measured: the model was trained elsewhere. `zoo evaluate "
+            f"{package.config.name} --data SOURCE` measures them on your images.\n"
         )
     elif report is None:
         text = "There was no test split to measure on.\n"

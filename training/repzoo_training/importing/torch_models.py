@@ -73,7 +73,8 @@ def load_timm(name: str, weights: str, flags: Flags, *, keep_head: bool) -> Torc
     found = model.pretrained_cfg
     if weights not in ("pretrained", "random"):
         _load_file(model, weights, found.get("classifier") or ())
-    data = timm.data.resolve_data_config(pretrained_cfg=found)  # type: ignore[no-untyped-call]
+    library: Any = timm.data  # it states neither its names nor their types
+    data = library.resolve_data_config(pretrained_cfg=found)
     if data["crop_mode"] == "border" and flags.fit is None:
         raise InvalidInput(
             f"timm:{name} pads images to its size, which packages do not: choose --fit crop or "
