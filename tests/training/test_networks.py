@@ -334,7 +334,7 @@ def test_a_spec_says_everything_that_a_kind_has_by_default() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "cnn"}, "'mlp', 'conv', 'resnet18', 'resnet50' or 'vit'"),
+        ({"kind": "cnn"}, "unknown network 'cnn': choose from mlp, conv, resnet18, resnet50, vit"),
         ({"kind": ["mlp"]}, "kind"),
         ({"widths": ()}, "widths"),
         ({"widths": (10, 0)}, "widths"),

@@ -23,14 +23,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from repzoo.files import write_atomically
 
 from repzoo_training.errors import RunError, problems
-from repzoo_training.objectives import Objective
+from repzoo_training.objectives import Objective, find_method
+from repzoo_training.recipes.extensions import VARIABLE, load_again
 from repzoo_training.recipes.recipe import Recipe
 
 __all__ = ["Checkpoint", "Run", "RunRecord"]
 
 
 class RunRecord(BaseModel):
-    """``run.json``: fixed when a run starts. ``source`` is the value of ``--data``."""
+    """``run.json``: fixed when a run starts.
+
+    ``source`` is the value of ``--data``, with its split. ``recipe_files`` are files of the user;
+    see :mod:`repzoo_training.recipes.extensions`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,6 +47,7 @@ class RunRecord(BaseModel):
     device: str
     device_name: str
     code_commit: str | None
+    recipe_files: tuple[str, ...] = ()
 
 
 class Checkpoint(BaseModel):
@@ -93,14 +99,29 @@ class Run:
         """Return the record, or None if the folder holds no run.
 
         Raises:
-            RunError: If ``run.json`` is damaged.
+            RunError: If ``run.json`` is damaged, or was trained with a file that may not be loaded.
         """
         try:
-            return RunRecord.model_validate_json(self.record_file.read_bytes())
+            data = self.record_file.read_bytes()
         except FileNotFoundError:
             return None
-        except ValidationError as error:
-            raise RunError(f"{self.record_file} is damaged: {problems(error)}") from None
+        try:
+            files = list(map(str, json.loads(data).get("recipe_files", ())))
+        except (ValueError, AttributeError, TypeError):
+            files = []
+        missing = load_again(files)
+        try:
+            record = RunRecord.model_validate_json(data)
+            find_method(record.recipe.method)
+        except (ValidationError, ValueError) as error:
+            if missing:
+                raise RunError(
+                    f"{self.path} was trained with {', '.join(missing)}, which this machine does "
+                    f"not have or has not used yet: set {VARIABLE} to the file if you trust it"
+                ) from None
+            text = problems(error) if isinstance(error, ValidationError) else str(error)
+            raise RunError(f"{self.record_file} is damaged: {text}") from None
+        return record
 
     def start(self, record: RunRecord, skipped: Sequence[str] = ()) -> None:
         """Write the record of a new run, and the list of images that could not be read."""

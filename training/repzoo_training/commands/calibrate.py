@@ -34,8 +34,8 @@ __all__ = ["calibrate"]
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), required=True)
 @click.option(
     "--recipe",
-    help="The recipe whose views make harder queries. Defaults to the package's own recipe, or to "
-    "crops, flips and colours for an imported model.",
+    help="The recipe (or FILE.py) whose views make harder queries. Defaults to the package's own "
+    "recipe, or to crops, flips and colours for an imported model.",
 )
 @click.option(
     "--outside",

@@ -54,8 +54,8 @@ __all__ = ["evaluate"]
 )
 @click.option(
     "--recipe",
-    help="With --uncertainty: the recipe whose views the package was calibrated with. Defaults to "
-    "the package's own recipe.",
+    help="With --uncertainty: the recipe (or FILE.py) whose views the package was calibrated with. "
+    "Defaults to the package's own recipe.",
 )
 def evaluate(
     model: str,

@@ -16,7 +16,14 @@ __all__ = ["train"]
 
 @click.command(epilog="Example: zoo train simvae-mnist --data mnist --out runs/mnist")
 @click.argument("recipe", required=False)
-@click.option("--list", "list_them", is_flag=True, help="List all recipes and exit.")
+@click.option(
+    "--list",
+    "list_them",
+    is_flag=True,
+    help="List the recipes and exit; with --data, --method or --device cpu, those that fit.",
+)
+@click.option("--method", metavar="NAME", help="With --list: recipes of this method.")
+@click.option("--show", is_flag=True, help="Print every setting of RECIPE and exit.")
 @click.option(
     "--data",
     metavar="SOURCE",
@@ -53,12 +60,14 @@ __all__ = ["train"]
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override a setting of the recipe. Can be repeated.",
+    help="Override a setting of the recipe; see RECIPE --show. Can be repeated.",
 )
 @skipping_options
 def train(
     recipe: str | None,
     list_them: bool,
+    method: str | None,
+    show: bool,
     data: str | None,
     split: str | None,
     out: Path | None,
@@ -74,6 +83,8 @@ def train(
 ) -> None:
     """Train the encoder of RECIPE on unlabelled images.
 
+    RECIPE is a name, or a file of your own, FILE.py or FILE.py:NAME.
+
     To resume an interrupted run, repeat the command. To train on several GPUs, start one process
     per GPU: torchrun --nproc-per-node N -m repzoo_training ...
 
@@ -81,17 +92,30 @@ def train(
     skipped and listed in RUN/skipped.txt, and the exit status is 3. If they are more than
     --max-skipped, nothing is trained and the exit status is 1.
     """
+    from repzoo_training.recipes.keys import keys
     from repzoo_training.recipes.recipe import override
     from repzoo_training.recipes.registry import find_recipe, list_recipes
 
     if list_them:
-        from repzoo_training.results.reached import expectation
+        from repzoo_training.commands.recipe_list import chosen, detailed, grouped
 
-        for each in list_recipes():
-            click.echo(f"{each.name}\n    {each.summary}\n    {expectation(each)}")
+        recipes = chosen(list_recipes(), data, method, device)
+        if not recipes:
+            raise click.UsageError("no recipe is for this --data, --method and --device")
+        some = data is not None or method is not None or device is not None
+        click.echo(detailed(recipes) if some else grouped(recipes))
+        return
+    if method is not None:
+        raise click.UsageError("--method is for --list; --set method=NAME changes a recipe")
+    if show and recipe is not None:
+        settled = override(find_recipe(recipe), settings)
+        for key in keys(settled, settled.method):
+            click.echo(f"{key.setting}\n    {key.meaning}")
         return
     if recipe is None or data is None or out is None:
-        raise click.UsageError("RECIPE, --data and --out are required (or --list)")
+        raise click.UsageError(
+            "RECIPE, --data and --out are required (or --list, or RECIPE --show)"
+        )
     if budget is not None and views is not None:
         raise click.UsageError("--budget and --views cannot be used together")
 

@@ -29,6 +29,7 @@ from repzoo_training.loop.parallel import (
 )
 from repzoo_training.loop.step import Learner, check_shares, to_device
 from repzoo_training.optim.optimizers import learning_rate
+from repzoo_training.recipes.extensions import loaded_files
 from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.run import Checkpoint, Run, RunRecord
 from repzoo_training.watching.collapse import CollapseMonitor
@@ -106,6 +107,7 @@ def train(
                 device=device.type,
                 device_name=_device_name(device),
                 code_commit=_code_commit(),
+                recipe_files=loaded_files(),
             )
             if rank() == 0:
                 run.start(record, dataset.skipped)

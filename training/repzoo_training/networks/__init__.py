@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from torch import nn
 
 from repzoo_training.networks.conv import ConvBackbone, ConvDecoder
 from repzoo_training.networks.heads import GaussianEncoder, LatentDecoder, PointEncoder
 from repzoo_training.networks.mlp import MLPBackbone, MLPDecoder
 from repzoo_training.networks.projection import ProjectionHead
 from repzoo_training.networks.resnet import BasicBlock, Bottleneck, ResNetBackbone, ResNetDecoder
-from repzoo_training.networks.spec import NetworkSpec
+from repzoo_training.networks.spec import NETWORKS, Network, NetworkSpec, register
 from repzoo_training.networks.vit import ViTBackbone, ViTDecoder
 
 __all__ = [
     "GaussianEncoder",
     "LatentDecoder",
+    "Network",
     "NetworkSpec",
     "PointEncoder",
     "ProjectionHead",
     "build",
     "build_decoder",
     "build_encoder",
+    "register",
 ]
-
-Backbone: TypeAlias = MLPBackbone | ConvBackbone | ResNetBackbone | ViTBackbone
-Decoder: TypeAlias = MLPDecoder | ConvDecoder | ResNetDecoder | ViTDecoder
 
 #: The number of blocks in each stage of a ResNet-50.
 RESNET50 = (3, 4, 6, 3)
@@ -52,8 +51,8 @@ def build(
     backbone = _backbone(spec, image_shape)
     decoder = _decoder(spec, image_shape)
     return (
-        GaussianEncoder(backbone, backbone.feature_dim, latent_dim),
-        LatentDecoder(decoder, decoder.feature_dim, latent_dim),
+        GaussianEncoder(backbone, _features(backbone), latent_dim),
+        LatentDecoder(decoder, _features(decoder), latent_dim),
     )
 
 
@@ -68,14 +67,15 @@ def build_encoder(
     """
     backbone = _backbone(spec, image_shape)
     if spec.head == "linear":
-        return PointEncoder(backbone, backbone.feature_dim, latent_dim)
-    if latent_dim != backbone.feature_dim:
+        return PointEncoder(backbone, _features(backbone), latent_dim)
+    features = _features(backbone)
+    if latent_dim != features:
         raise ValueError(
-            f"without a head, the representation is the {backbone.feature_dim} features of the "
-            f"{spec.kind}, but latent_dim is {latent_dim}: set latent_dim={backbone.feature_dim}, "
+            f"without a head, the representation is the {features} features of the "
+            f"{spec.kind}, but latent_dim is {latent_dim}: set latent_dim={features}, "
             "or network.head=linear"
         )
-    return PointEncoder(backbone, backbone.feature_dim, None)
+    return PointEncoder(backbone, features, None)
 
 
 def build_decoder(
@@ -87,10 +87,22 @@ def build_decoder(
         ValueError: If the network does not support images of that size.
     """
     decoder = _decoder(spec, image_shape)
-    return LatentDecoder(decoder, decoder.feature_dim, latent_dim)
+    return LatentDecoder(decoder, _features(decoder), latent_dim)
 
 
-def _backbone(spec: NetworkSpec, image_shape: tuple[int, int, int]) -> Backbone:
+def _features(module: nn.Module) -> int:
+    """Return the number of features of a backbone or of a decoder's input."""
+    features = getattr(module, "feature_dim", None)
+    if not isinstance(features, int):
+        raise ValueError(
+            f"{type(module).__name__} needs the attribute feature_dim, the number of its features"
+        )
+    return features
+
+
+def _backbone(spec: NetworkSpec, image_shape: tuple[int, int, int]) -> nn.Module:
+    if spec.kind in NETWORKS:
+        return NETWORKS[spec.kind].encoder(spec, image_shape)
     if spec.kind == "mlp":
         return MLPBackbone(image_shape, spec.widths)
     if spec.kind == "conv":
@@ -103,7 +115,12 @@ def _backbone(spec: NetworkSpec, image_shape: tuple[int, int, int]) -> Backbone:
     return ResNetBackbone(channels, spec.widths, Bottleneck, RESNET50[:stages], spec.stem)
 
 
-def _decoder(spec: NetworkSpec, image_shape: tuple[int, int, int]) -> Decoder:
+def _decoder(spec: NetworkSpec, image_shape: tuple[int, int, int]) -> nn.Module:
+    if spec.kind in NETWORKS:
+        make = NETWORKS[spec.kind].decoder
+        if make is None:
+            raise ValueError(f"the network {spec.kind!r} has no decoder")
+        return make(spec, image_shape)
     if spec.kind == "mlp":
         return MLPDecoder(image_shape, spec.widths)
     if spec.kind == "conv":

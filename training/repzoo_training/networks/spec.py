@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, Self, TypeAlias
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from torch import nn
 
 from repzoo_training.networks.resnet import Stem
 
-__all__ = ["NetworkSpec"]
-
-Kind: TypeAlias = Literal["mlp", "conv", "resnet18", "resnet50", "vit"]
+__all__ = ["Network", "NetworkSpec", "register"]
 
 #: The default settings of each kind of network.
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+DEFAULTS: dict[str, dict[str, Any]] = {
     "mlp": {"widths": (2000, 500, 500)},
     "conv": {"widths": (32, 64, 128, 256), "patch": 4},
     "resnet18": {"widths": (64, 128, 256, 512)},
@@ -23,8 +22,39 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+class Network(NamedTuple):
+    """Functions that build a network of your own.
+
+    Attributes:
+        encoder: ``encoder(spec, (C, H, W))`` returns a module: images float32 ``[N, C, H, W]`` ->
+            features ``[N, F]``. Its attribute ``feature_dim`` is F.
+        decoder: ``decoder(spec, (C, H, W))`` returns a module: features ``[N, F]`` -> logits of
+            pixels ``[N, C, H, W]``. Its attribute ``feature_dim`` is F. Generative methods need it.
+    """
+
+    encoder: Callable[[NetworkSpec, tuple[int, int, int]], nn.Module]
+    decoder: Callable[[NetworkSpec, tuple[int, int, int]], nn.Module] | None = None
+
+
+#: The networks that were registered.
+NETWORKS: dict[str, Network] = {}
+
+
+def register(kind: str, network: Network) -> None:
+    """Add a network of your own, for ``network.kind`` of a recipe.
+
+    Raises:
+        ValueError: If the name is taken.
+    """
+    if kind in DEFAULTS or kind in NETWORKS:
+        raise ValueError(f"the network {kind!r} exists already: choose another name")
+    NETWORKS[kind] = network
+
+
 class NetworkSpec(BaseModel):
     """An encoder, and the decoder that mirrors it.
+
+    A network that you registered reads ``widths`` and ``options`` as it likes.
 
     | kind       | widths            | stem            | patch | depth, heads |
     | ---------- | ----------------- | --------------- | ----- | ------------ |
@@ -43,6 +73,7 @@ class NetworkSpec(BaseModel):
         patch: The side of a patch, in pixels.
         depth: The number of transformer blocks.
         heads: The number of attention heads.
+        options: The settings of a network of your own.
 
     Raises:
         ValueError: If settings contradict each other.
@@ -50,13 +81,25 @@ class NetworkSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Kind = "mlp"
-    widths: tuple[PositiveInt, ...] = Field(default=DEFAULTS["mlp"]["widths"], min_length=1)
-    stem: Stem = "small"
-    head: Literal["linear", "none"] = "linear"
-    patch: PositiveInt | None = None
-    depth: PositiveInt | None = None
-    heads: PositiveInt | None = None
+    kind: str = Field(default="mlp", description="mlp, conv, resnet18, resnet50, vit or your own")
+    widths: tuple[PositiveInt, ...] = Field(
+        default=DEFAULTS["mlp"]["widths"],
+        min_length=1,
+        description="widths of the layers, starting from the image",
+    )
+    stem: Stem = Field(
+        default="small", description="first layer of a ResNet: small (3x3) or imagenet (7x7)"
+    )
+    head: Literal["linear", "none"] = Field(
+        default="linear",
+        description="linear maps features to D; none uses the features as they are",
+    )
+    patch: PositiveInt | None = Field(default=None, description="side of a patch of a conv or vit")
+    depth: PositiveInt | None = Field(default=None, description="number of blocks of a vit")
+    heads: PositiveInt | None = Field(default=None, description="attention heads of a vit")
+    options: dict[str, bool | int | float | str] = Field(
+        default={}, description="settings of a network of your own"
+    )
 
     @property
     def patch_side(self) -> int:
@@ -90,6 +133,13 @@ class NetworkSpec(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.kind in NETWORKS:
+            return self
+        if self.kind not in DEFAULTS:
+            known = ", ".join((*DEFAULTS, *NETWORKS))
+            raise ValueError(f"unknown network {self.kind!r}: choose from {known}")
+        if self.options:
+            raise ValueError(f"a {self.kind} has no options: they are for networks of your own")
         if self.kind.startswith("resnet"):
             self._check_resnet()
         elif self.stem != "small":

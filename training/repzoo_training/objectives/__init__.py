@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+from repzoo.packages.config import NAME_PATTERN
 
 from repzoo_training.objectives.barlow_twins import BarlowTwins
 from repzoo_training.objectives.byol import BYOL
@@ -42,6 +44,7 @@ __all__ = [
     "Parts",
     "build",
     "find_method",
+    "register",
 ]
 
 Family: TypeAlias = Literal[
@@ -88,7 +91,7 @@ class Method:
         return "euclidean" if self.family in ("generative", "lower bound") else "cosine"
 
 
-METHODS: Mapping[str, Method] = {
+METHODS: dict[str, Method] = {
     "simvae": Method("SimVAE", "generative", "arXiv:2402.01399", SimVAE.build),
     "vae": Method("VAE", "generative", "arXiv:1312.6114", VAE.build),
     "beta-vae": Method("β-VAE", "generative", "openreview:Sy2fzU9gl", VAE.build_beta),
@@ -120,7 +123,9 @@ class LikelihoodSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["bernoulli", "gaussian", "optimal-gaussian"] = "bernoulli"
+    kind: Literal["bernoulli", "gaussian", "optimal-gaussian"] = Field(
+        default="bernoulli", description="bernoulli, gaussian or optimal-gaussian"
+    )
     weight: float = Field(default=1.0, gt=0, description="w of a Bernoulli (pseudo-)likelihood")
     log_variance: float = Field(default=-4.6, description="log σ_x² of a fixed Gaussian")
     whitening: float = Field(
@@ -137,6 +142,27 @@ class LikelihoodSpec(BaseModel):
         if self.kind == "gaussian":
             return Gaussian(self.log_variance, self.whitening)
         return OptimalGaussian()
+
+
+def register(name: str, method: Method) -> None:
+    """Add a method of your own, so that recipes can name it.
+
+    Args:
+        name: Lower case letters, digits and hyphens.
+        method: The method. Every option needs a default.
+
+    Raises:
+        ValueError: If the name is taken or not valid, or the family does not exist.
+    """
+    if name in METHODS:
+        raise ValueError(f"the method {name!r} exists already: choose another name")
+    if re.fullmatch(NAME_PATTERN, name) is None:
+        raise ValueError(f"the name of a method must match {NAME_PATTERN}, got {name!r}")
+    if method.family not in get_args(Family):
+        raise ValueError(
+            f"family must be one of {', '.join(get_args(Family))}; got {method.family!r}"
+        )
+    METHODS[name] = method
 
 
 def find_method(name: str) -> Method:

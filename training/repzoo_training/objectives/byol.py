@@ -37,7 +37,7 @@ class BYOL(Objective):
         encoder: Images ``[N, C, H, W]`` -> embedding ``[N, D]``.
         projector: ``[N, D]`` -> ``[N, P]``.
         predictor: ``[N, P]`` -> ``[N, P]``; without it, embeddings collapse.
-        momentum: m at the start of the run.
+        momentum: m, the momentum of the target network, at the start of the run.
 
     Raises:
         ValueError: If ``momentum`` is not in [0, 1].

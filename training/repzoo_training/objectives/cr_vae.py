@@ -32,7 +32,7 @@ class CRVAE(Objective):
         encoder: Images ``[N, C, H, W]`` -> (mean ``[N, D]``, log_variance ``[N, D]``), float32.
         decoder: Latents ``[N, D]`` -> logits ``[N, C, H, W]``.
         likelihood: p(x|z).
-        consistency: λ.
+        consistency: λ, the weight of the KL term between the views.
 
     Raises:
         ValueError: If ``consistency`` is negative.

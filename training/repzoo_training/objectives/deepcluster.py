@@ -47,8 +47,8 @@ class DeepCluster(Objective):
         projector: ``[N, D]`` -> ``[N, P]``.
         dim: P.
         images: The size of the data set.
-        clusters: K. At most as many clusters as images are used.
-        temperature: τ.
+        clusters: K, the number of clusters. At most as many clusters as images are used.
+        temperature: τ of the softmax over clusters.
         recluster: The number of steps between clusterings.
         iterations: The number of k-means iterations per clustering.
 
@@ -164,7 +164,7 @@ def prototype_loss(z: Tensor, centroids: Tensor, labels: Tensor, temperature: fl
         z: Embeddings of norm 1, ``[B, J, P]``.
         centroids: C, of norm 1, ``[K, P]``.
         labels: y, int64 ``[B]``.
-        temperature: τ.
+        temperature: τ of the softmax over clusters.
     """
     logits = (z @ centroids.T / temperature).flatten(0, 1)  # [B*J, K]
     return F.cross_entropy(logits, labels.repeat_interleave(z.shape[1]))

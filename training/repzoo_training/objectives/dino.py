@@ -39,10 +39,10 @@ class DINO(Objective):
     Args:
         encoder: Images ``[N, C, H, W]`` -> embedding ``[N, D]``; becomes the student.
         head: ``[N, D]`` -> logits ``[N, K]``.
-        classes: K.
-        momentum: m at the start of the run.
-        teacher_temperature: τ_t.
-        student_temperature: τ_s.
+        classes: K, the number of outputs that are compared.
+        momentum: m, the momentum of the teacher, at the start of the run.
+        teacher_temperature: τ_t of the teacher's softmax.
+        student_temperature: τ_s of the student's softmax.
         center_momentum: The momentum of c; 0.9 in the paper.
 
     Attributes:
@@ -141,7 +141,7 @@ class DINOHead(nn.Module):
 
     Args:
         widths: The widths of the MLP, from D to the bottleneck.
-        classes: K.
+        classes: K, the number of outputs that are compared.
     """
 
     def __init__(self, widths: tuple[int, ...], classes: int) -> None:

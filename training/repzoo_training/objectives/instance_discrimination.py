@@ -46,9 +46,10 @@ class InstanceDiscrimination(Objective):
         encoder: Images ``[N, C, H, W]`` -> embedding ``[N, D]``.
         projector: ``[N, D]`` -> ``[N, P]``; discarded after training.
         bank: Rows ``[n, P]``, one per image of the data set.
-        temperature: τ.
+        temperature: τ of the cosine similarities.
         momentum: m, the momentum of the rows.
-        negatives: K; 0 sums over all rows, at a cost of n·P per view.
+        negatives: K, the number of rows to compare with; 0 sums over all rows, at a cost of n·P
+            per view.
 
     Raises:
         ValueError: If ``temperature`` is not positive, ``momentum`` is not in [0, 1), ``negatives``
@@ -143,7 +144,7 @@ def instance_cross_entropy(
         others: ``[K, P]``, rows drawn uniformly from the bank, or all rows.
         hidden: bool ``[B, K]``, which of these rows belong to the image itself and are ignored.
         images: n.
-        temperature: τ.
+        temperature: τ of the cosine similarities.
     """
     positives = (z * own[:, None]).sum(2) / temperature  # [B, J]
     logits = (z @ others.mT / temperature).masked_fill(hidden[:, None], -math.inf)  # [B, J, K]

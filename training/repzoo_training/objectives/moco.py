@@ -45,8 +45,9 @@ class MoCo(Objective):
         encoder: Images ``[N, C, H, W]`` -> embedding ``[N, D]``.
         projector: ``[N, D]`` -> ``[N, P]``; discarded after training.
         queue: K keys ``[K, P]``.
-        temperature: τ.
-        momentum: m of the key encoder. The paper's 0.999 is meant for runs of a million steps.
+        temperature: τ of the cosine similarities.
+        momentum: m, the momentum of the key encoder. The paper's 0.999 is meant for runs of a
+            million steps.
         symmetric: Use every view as both query and key; otherwise the first view is the key.
 
     Raises:
@@ -129,7 +130,7 @@ def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -
         keys: ``[B, M, P]``, of norm 1. If M = 1, it is the key of all queries. If M = Q > 1, query
             and key number i are the same view and do not form a pair.
         queue: ``[K, P]``, the negatives.
-        temperature: τ.
+        temperature: τ of the cosine similarities.
 
     Raises:
         ValueError: If M is neither 1 nor Q.

@@ -33,9 +33,9 @@ class VICReg(Objective):
     Args:
         encoder: Images ``[N, C, H, W]`` -> embedding ``[N, D]``.
         projector: ``[N, D]`` -> ``[N, P]``, the paper's expander.
-        invariance: The weight λ.
-        variance: The weight μ.
-        covariance: The weight ν.
+        invariance: λ, the weight of the distance between views.
+        variance: μ, the weight of the variance term.
+        covariance: ν, the weight of the covariance term.
 
     Raises:
         ValueError: If a weight is negative.

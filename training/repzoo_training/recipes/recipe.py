@@ -14,10 +14,12 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from repzoo.packages.config import NAME_PATTERN
 
 from repzoo_training.errors import RecipeError, problems
 from repzoo_training.networks import NetworkSpec
 from repzoo_training.objectives import LikelihoodSpec, Options
+from repzoo_training.recipes.keys import keys, require_key
 from repzoo_training.views.views import ViewSpec
 
 __all__ = ["OptimizerName", "Recipe", "Schedule", "override"]
@@ -39,17 +41,17 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    summary: str = ""
-    method: str
+    name: str = Field(pattern=NAME_PATTERN, description="name of the recipe")
+    summary: str = Field(default="", description="what it trains, in one line")
+    method: str = Field(description="name of the method, whose objective is trained")
     options: Options = Field(default={}, description="options of the method's objective")
     likelihood: LikelihoodSpec | None = Field(
         default=None, description="decoder likelihood of a generative method"
     )
-    network: NetworkSpec
-    latent_dim: int = Field(gt=0)
+    network: NetworkSpec = Field(description="encoder, and decoder of a generative method")
+    latent_dim: int = Field(gt=0, description="D, the number of dimensions of an embedding")
     input: tuple[int, int, Literal[1, 3]] = Field(description="(height, width, channels)")
-    augmentation: ViewSpec
+    augmentation: ViewSpec = Field(description="random changes that make a view of an image")
     views_per_image: int = Field(gt=0, description="J")
     images_per_step: int = Field(gt=0, description="B, over all processes and micro-batches")
     accumulate: int = Field(
@@ -58,17 +60,23 @@ class Recipe(BaseModel):
         description="number of equal micro-batches per step, to save memory; losses and batch "
         "normalisation compare the images of one micro-batch only",
     )
-    views: int = Field(gt=0)
-    optimizer: OptimizerName = "adamw"
-    learning_rate: float = Field(gt=0)
+    views: int = Field(gt=0, description="number of views of the whole run")
+    optimizer: OptimizerName = Field(default="adamw", description="adamw, sgd or lars")
+    learning_rate: float = Field(gt=0, description="learning rate after the warm-up")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD and LARS")
     nesterov: bool = Field(default=False, description="whether SGD uses Nesterov momentum")
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup: float = Field(default=0.03, ge=0, le=1)
-    schedule: Schedule = "cosine"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    seed: int = Field(default=0, ge=0)
-    paper: str | None = None
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled weight decay")
+    warmup: float = Field(
+        default=0.03, ge=0, le=1, description="fraction of the run with a rising learning rate"
+    )
+    schedule: Schedule = Field(
+        default="cosine", description="learning rate after the warm-up: cosine or constant"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto, float32 or bfloat16; auto measures which is faster"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of all randomness")
+    paper: str | None = Field(default=None, description="paper that introduced the method")
     licence: str = Field(
         default="other", description="licence of the weights, as an SPDX id if it has one"
     )
@@ -124,8 +132,16 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
 
     Raises:
         RecipeError: If a setting has no ``=``, its key does not exist, or its value is not valid.
+            The message names the nearest key.
     """
     record: dict[str, Any] = recipe.model_dump()
+    settings = list(settings)
+    method = next((text[7:] for text in reversed(settings) if text.startswith("method=")), "")
+    try:
+        known = {key.name for key in keys(recipe, method or recipe.method)}
+    except ValueError as error:
+        raise RecipeError(f"recipe {recipe.name}: {error}") from None
+    known |= {name.partition(".")[0] for name in known} | {"options"}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -135,6 +151,8 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         except json.JSONDecodeError:
             value = text
         *parents, last = key.split(".")
+        if _complete(record, parents) and (message := require_key(key, sorted(known))):
+            raise RecipeError(f"recipe {recipe.name}: {message}")
         place = record
         for parent in parents:
             inner = place.get(parent)
@@ -146,3 +164,9 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         return Recipe.model_validate(record)
     except ValidationError as error:
         raise RecipeError(f"recipe {recipe.name}: {problems(error)}") from None
+
+
+def _complete(record: dict[str, Any], parents: list[str]) -> bool:
+    """Return whether the section exists and all of its keys are known."""
+    known = parents != ["network", "options"]  # a network of the user may have any options
+    return known and (not parents or record.get(parents[0]) is not None)

@@ -8,16 +8,17 @@ lookup and two batched matrix products. No step waits for Python code per image.
 from __future__ import annotations
 
 import math
-from typing import Annotated, NamedTuple
+from collections.abc import Callable
+from typing import Annotated, NamedTuple, TypeAlias
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from repzoo_training.degradations import degrade_at_random
 from repzoo_training.views.color import color_jitter
 
-__all__ = ["Drawn", "ViewSpec", "Views", "resize_matrix"]
+__all__ = ["Change", "Drawn", "ViewSpec", "Views", "register", "resize_matrix"]
 
 #: The largest image side with a table of resize matrices, which takes size⁴ numbers.
 _TABLE_SIZE = 64
@@ -35,6 +36,25 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+#: A random change: views float32 ``[N, C, H, W]`` in [0, 1], and a generator on their device, to
+#: views of the same shape.
+Change: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
+
+#: The changes for `ViewSpec.extra`.
+EXTRA: dict[str, Change] = {}
+
+
+def register(name: str, change: Change) -> None:
+    """Add a random change of your own, for ``augmentation.extra`` of a recipe.
+
+    Raises:
+        ValueError: If the name is taken.
+    """
+    if name in EXTRA:
+        raise ValueError(f"the change {name!r} exists already: choose another name")
+    EXTRA[name] = change
+
+
 class ViewSpec(BaseModel):
     """The random changes that make a view of an image. The defaults change nothing.
 
@@ -47,15 +67,39 @@ class ViewSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scale: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = (1.0, 1.0)
-    ratio: Annotated[tuple[Positive, Positive], AfterValidator(_ascending)] = (1.0, 1.0)
-    horizontal_flip: Probability = 0.0
-    vertical_flip: Probability = 0.0
-    jitter: tuple[Strength, Strength, Strength, Strength] | None = None
-    jitter_probability: Probability = 0.8
-    greyscale: Probability = 0.0
-    degraded: Probability = 0.0
-    binarize: Probability | None = None
+    scale: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = Field(
+        default=(1.0, 1.0), description="range of the area of a crop, relative to the image"
+    )
+    ratio: Annotated[tuple[Positive, Positive], AfterValidator(_ascending)] = Field(
+        default=(1.0, 1.0), description="range of the aspect ratio of a crop"
+    )
+    horizontal_flip: Probability = Field(default=0.0, description="probability of mirroring")
+    vertical_flip: Probability = Field(
+        default=0.0, description="probability of an upside-down flip"
+    )
+    jitter: tuple[Strength, Strength, Strength, Strength] | None = Field(
+        default=None, description="strengths of brightness, contrast, saturation and hue"
+    )
+    jitter_probability: Probability = Field(default=0.8, description="probability of jitter")
+    greyscale: Probability = Field(default=0.0, description="probability of a view without colour")
+    degraded: Probability = Field(
+        default=0.0, description="probability of blur, noise, occlusion or the like"
+    )
+    extra: tuple[str, ...] = Field(
+        default=(), description="your own changes, by the names you registered, in order"
+    )
+    binarize: Probability | None = Field(
+        default=None, description="threshold that makes pixels black or white"
+    )
+
+    @field_validator("extra")
+    @classmethod
+    def _are_registered(cls, extra: tuple[str, ...]) -> tuple[str, ...]:
+        for name in extra:
+            if name not in EXTRA:
+                known = ", ".join(sorted(EXTRA)) or "none is registered"
+                raise ValueError(f"unknown change {name!r}: {known}")
+        return extra
 
     def finish(self, x: Tensor) -> Tensor:
         """Apply the deterministic last step, to views and whole images alike."""
@@ -136,6 +180,14 @@ class Views:
             x = x.reshape(B * J, C, H, W).contiguous()
             rows = (self._uniform((B * J,), generator) < spec.degraded).nonzero()[:, 0]
             x = x.index_copy(0, rows, degrade_at_random(x[rows], generator)).view(B, J, C, H, W)
+        for name in spec.extra:
+            changed = EXTRA[name](x.reshape(B * J, C, H, W), generator)
+            if changed.shape != (B * J, C, H, W):
+                raise ValueError(
+                    f"the change {name!r} returned the shape {tuple(changed.shape)}, expected "
+                    f"{(B * J, C, H, W)}"
+                )
+            x = changed.view(B, J, C, H, W)
         return spec.finish(x), Drawn(*box, *flips)
 
     def _boxes(
