@@ -1,19 +1,23 @@
 """A reference for our server: LitServe, with batching as in its documentation.
 
-python serving/benchmarks/lit_server.py simvae-mnist 8002
+    python serving/benchmarks/lit_server.py simvae-mnist 8002
+
+It takes base64 in JSON, or a file in a form, which it decodes with Pillow alone.
 """
 
 from __future__ import annotations
 
 import base64
+import io
 import sys
 from typing import Any
 
 import litserve
 import numpy as np
 import repzoo
+from PIL import Image
 from repzoo.runtime.images import as_pixels
-from work import work
+from work import fitted, work
 
 
 class Embed(litserve.LitAPI):  # type: ignore[misc]
@@ -26,6 +30,9 @@ class Embed(litserve.LitAPI):  # type: ignore[misc]
 
     # Without annotations, LitServe passes the body as a dictionary.
     def decode_request(self, request):  # type: ignore[no-untyped-def]
+        if not isinstance(request, dict):
+            data = request["images"].file.read()
+            return fitted(Image.open(io.BytesIO(data)), self.encoder.config.input)
         files = [base64.b64decode(text) for text in request["images"]]
         return as_pixels(files, self.encoder.config.input)[0]
 

@@ -56,7 +56,7 @@ SCRIPT = """
 local file = io.open(os.getenv("BENCH_BODY"), "rb")
 wrk.method, wrk.body = "POST", file:read("*a")
 wrk.headers["Content-Type"] = os.getenv("BENCH_TYPE")
-wrk.headers["Accept"] = os.getenv("BENCH_TYPE")
+wrk.headers["Accept"] = os.getenv("BENCH_ACCEPT")
 """
 
 
@@ -72,17 +72,27 @@ class Load:
 class Server:
     """A server in its own process, which is stopped except within a ``with``."""
 
-    def __init__(self, name: str, command: list[str], port: int) -> None:
+    def __init__(
+        self, name: str, command: list[str], port: int, env: dict[str, str] | None = None
+    ) -> None:
         self.name = name
         self.url = f"http://127.0.0.1:{port}/embed"
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, env={**os.environ, **(env or {})}
+        )
 
-    def wait(self, body: bytes, expected: np.ndarray[Any, Any]) -> None:
+    def wait(
+        self,
+        body: bytes,
+        expected: np.ndarray[Any, Any],
+        kind: str = "application/json",
+        atol: float = 1e-3,
+    ) -> None:
         """Wait until it responds, and check the response."""
         end = time.monotonic() + 120
         while True:
             try:
-                found = json.loads(_post(self.url, body))["embeddings"]
+                found = json.loads(post(self.url, body, kind))["embeddings"]
                 break
             except urllib.error.HTTPError:
                 raise
@@ -90,7 +100,7 @@ class Server:
                 if time.monotonic() > end or self.process.poll() is not None:
                     raise
                 time.sleep(0.2)
-        np.testing.assert_allclose(found, expected, atol=1e-3)
+        np.testing.assert_allclose(found, expected, atol=atol)
         self._each(psutil.Process.suspend)
 
     def __enter__(self) -> Server:
@@ -99,6 +109,11 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self._each(psutil.Process.suspend)
+
+    @property
+    def memory(self) -> int:
+        """Resident bytes of all its processes."""
+        return sum(each.memory_info().rss for each in self._processes())
 
     def end(self) -> None:
         with suppress(psutil.NoSuchProcess):
@@ -140,15 +155,15 @@ def main() -> None:
         {"images": pixels}, {"request": json.dumps({"model": encoder.config.name})}
     )
 
-    port = _free_port()
+    port = free_port()
     serve = [*ZOO, "serve", "--models", arguments.model, "--port", str(port)]
     servers = [Server("zoo serve", serve, port)]
     bodies = {"zoo serve": ours}
     for name, python in (("starlette", sys.executable), ("litserve", arguments.litserve)):
-        if name == "litserve" and not _has_litserve(python):
+        if name == "litserve" and not has_litserve(python):
             print("LitServe is not installed and is skipped")
             continue
-        port = _free_port()
+        port = free_port()
         script = str(Path(__file__).with_name(PEERS[name]))
         servers.append(Server(name, [python, script, arguments.model, str(port)], port))
         bodies[name] = single
@@ -163,11 +178,11 @@ def main() -> None:
                 body = bodies[server.name]
                 with server:
                     key = f"single, {server.name}"
-                    results[key].append(_wrk(server.url, body, 32, arguments.seconds))
+                    results[key].append(wrk(server.url, body, 32, arguments.seconds))
                     key = f"idle, {server.name}"
-                    results[key].append(_wrk(server.url, body, 1, arguments.seconds))
+                    results[key].append(wrk(server.url, body, 1, arguments.seconds))
             with servers[0] as server:
-                load_ = _wrk(server.url, tensors, 32, arguments.seconds, TENSORS)
+                load_ = wrk(server.url, tensors, 32, arguments.seconds, TENSORS)
                 results["tensors, zoo serve"].append(load_)
             times = _times(encoder, pixels, arguments.seconds)
             engine.append(len(pixels) / statistics.fmean(times))
@@ -180,7 +195,7 @@ def main() -> None:
 
 
 def _report(model: str, results: dict[str, list[Load]], engine: float, alone: float) -> None:
-    best = {key: _median(loads) for key, loads in results.items()}
+    best = {key: median(loads) for key, loads in results.items()}
     ours = best["single, zoo serve"]
     cores = os.cpu_count()
     print(f"\n{model}, {platform.machine()}, {cores} cores, Python {platform.python_version()}")
@@ -212,9 +227,10 @@ def _report(model: str, results: dict[str, list[Load]], engine: float, alone: fl
         print(f"{'good' if good else 'BAD':6}{name}: {value:.2f}, {bound} {limit:g} expected")
 
 
-def _wrk(
+def wrk(
     url: str, body: bytes, connections: int, seconds: float, kind: str = "application/json"
 ) -> Load:
+    """Load a server with one body and return wrk's measurements."""
     with tempfile.TemporaryDirectory() as folder:
         script, file = Path(folder) / "script.lua", Path(folder) / "body"
         script.write_text(SCRIPT)
@@ -225,11 +241,14 @@ def _wrk(
             f"-c{connections}",
             f"-d{seconds:g}s",
             "--latency",
+            "--timeout=60s",
             "-s",
             script,
             url,
         ]
-        env = {**os.environ, "BENCH_BODY": str(file), "BENCH_TYPE": kind}
+        accept = kind if kind == TENSORS else "application/json"
+        bench = {"BENCH_BODY": str(file), "BENCH_TYPE": kind, "BENCH_ACCEPT": accept}
+        env = {**os.environ, **bench}
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
         sys.exit(f"{url} failed some requests:\n{done.stdout}")
@@ -258,14 +277,16 @@ def _times(encoder: repzoo.Encoder, pixels: np.ndarray[Any, Any], seconds: float
     return times
 
 
-def _median(loads: list[Load]) -> Load:
+def median(loads: list[Load]) -> Load:
+    """Return the median of each measurement."""
     return Load(
         *(statistics.median(getattr(each, name) for each in loads) for name in vars(loads[0]))
     )
 
 
-def _post(url: str, body: bytes) -> bytes:
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+def post(url: str, body: bytes, kind: str = "application/json") -> bytes:
+    """Post a body of one media type, and return the response's body."""
+    request = urllib.request.Request(url, body, {"Content-Type": kind})
     with urllib.request.urlopen(request, timeout=60) as response:
         content: bytes = response.read()
     return content
@@ -277,13 +298,15 @@ def _png(pixels: np.ndarray[Any, Any]) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _has_litserve(python: str) -> bool:
+def has_litserve(python: str) -> bool:
+    """Return whether this interpreter can import LitServe."""
     if python == sys.executable:
         return importlib.util.find_spec("litserve") is not None
     return subprocess.run([python, "-c", "import litserve"], capture_output=True).returncode == 0

@@ -6,8 +6,17 @@ from typing import Any
 
 import numpy as np
 import repzoo
+from PIL import Image, ImageOps
+from repzoo.packages.config import InputSpec
 
-__all__ = ["work"]
+__all__ = ["fitted", "work"]
+
+
+def fitted(image: Image.Image, spec: InputSpec) -> np.ndarray[Any, Any]:
+    """Return an image at the model's size as most servers make it, uint8 ``[H, W, C]``."""
+    upright = ImageOps.exif_transpose(image).convert(spec.mode)
+    small = ImageOps.fit(upright, (spec.width, spec.height), Image.Resampling.BILINEAR)
+    return np.asarray(small).reshape(spec.shape)
 
 
 def work(encoder: repzoo.Encoder, pixels: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
