@@ -94,7 +94,7 @@ def test_the_tutorial(zoo: Zoo, tmp_path: Path) -> None:
         assert any(line.startswith(f"{row} ") for line in table.splitlines())
     card = (tmp_path / "packages" / "alignment" / "README.md").read_text()
     assert "Alignment (contrastive)" in card
-    assert "arxiv.org/abs/2005.10242" in card
+    assert "| Paper | arXiv:2005.10242 |" in card
     record = json.loads((tmp_path / "runs" / "weak" / "run.json").read_text())
     assert record["recipe_files"] == [str(tmp_path / "alignment.py")]
     assert record["recipe"]["options"] == {"uniform": 0.1}
