@@ -19,7 +19,9 @@ DIGITS = ROOT / "tests" / "data" / "mnist"
 def test_every_tenth_training_image_is_held_out() -> None:
     images = load(DIGITS)
     kept, held_out = held_out_tenth(images)
-    assert images.labels is not None and kept.labels is not None and held_out.labels is not None
+    assert images.labels is not None
+    assert kept.labels is not None
+    assert held_out.labels is not None
     assert np.array_equal(held_out.images, images.images[9::10])
     assert np.array_equal(held_out.labels, images.labels[9::10])
     both = np.concatenate([kept.labels, held_out.labels])

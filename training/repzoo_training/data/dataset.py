@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,17 @@ class ImageDataset:
         """``(H, W, C)`` of every image."""
         height, width, channels = self.images.shape[1:]
         return height, width, channels
+
+    def take(self, rows: NDArray[np.bool_], splits: Mapping[str, int]) -> ImageDataset:
+        """Return the images where ``rows``, bool ``[N]``, is true, as a data set of ``splits``."""
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            attributes=None if self.attributes is None else self.attributes[rows],
+            contents=None if self.contents is None else self.contents[rows],
+            splits=splits,
+        )
 
     def summary(self) -> str:
         """Describe what was found in one line: images, splits, classes and attributes."""

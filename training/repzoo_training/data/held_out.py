@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -97,14 +96,7 @@ def select(dataset: ImageDataset, split: Split, held_out: HeldOut) -> ImageDatas
         )
     rows = test if split == "test" else ~test
     count = int(test.sum())
-    return replace(
-        dataset,
-        images=dataset.images[rows],
-        labels=None if dataset.labels is None else dataset.labels[rows],
-        attributes=None if dataset.attributes is None else dataset.attributes[rows],
-        contents=dataset.contents[rows],
-        splits={"train": len(dataset) - count, "test": count},
-    )
+    return dataset.take(rows, {"train": len(dataset) - count, "test": count})
 
 
 def _held_out(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
-from numpy.typing import NDArray
 
 from repzoo_training.data import ImageDataset
 
@@ -18,14 +15,4 @@ def held_out_tenth(train: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
     The split depends on the order of the source alone, so that it is the same for every experiment.
     """
     held_out = np.arange(len(train)) % 10 == 9
-    return _select(train, ~held_out), _select(train, held_out)
-
-
-def _select(dataset: ImageDataset, rows: NDArray[np.bool_]) -> ImageDataset:
-    return dataclasses.replace(
-        dataset,
-        images=dataset.images[rows],
-        labels=None if dataset.labels is None else dataset.labels[rows],
-        attributes=None if dataset.attributes is None else dataset.attributes[rows],
-        splits={},
-    )
+    return train.take(~held_out, {}), train.take(held_out, {})
