@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -62,6 +63,12 @@ __all__ = ["train"]
     metavar="KEY=VALUE",
     help="Override a setting of the recipe; see RECIPE --show. Can be repeated.",
 )
+@click.option(
+    "--group-by",
+    metavar="COLUMN",
+    help="Images of one group are views of one thing: 'folder' for the folder of an image file, or "
+    "a column of parquet files.",
+)
 @skipping_options
 def train(
     recipe: str | None,
@@ -79,6 +86,7 @@ def train(
     compiled: bool,
     checkpoint: float,
     settings: tuple[str, ...],
+    group_by: str | None,
     max_skipped: float,
 ) -> None:
     """Train the encoder of RECIPE on unlabelled images.
@@ -132,7 +140,9 @@ def train(
     if device == "cuda" and not torch.cuda.is_available():
         raise click.UsageError("--device cuda: torch cannot find a CUDA device on this machine")
     extra = [
-        f"{key}={value}" for key, value in (("views", views), ("seed", seed)) if value is not None
+        f"{key}={json.dumps(value)}"
+        for key, value in (("views", views), ("seed", seed), ("group_by", group_by))
+        if value is not None
     ]
     settled = override(find_recipe(recipe), (*settings, *extra))
     source = absolute(with_split(data, split))
@@ -145,6 +155,7 @@ def train(
                 size=settled.input,
                 max_skipped=max_skipped,
                 progress=rank() == 0,
+                group_by=settled.group_by,
             )
         )
         if rank() == 0:

@@ -26,6 +26,7 @@ class ImageDataset:
         classes: The names of the labels; empty without labels.
         attributes: bool ``[N, A]``, or None.
         attribute_names: The A names; empty without attributes.
+        groups: The thing that each image shows, int64 ``[N]`` from 0 on, or None if unknown.
         splits: The number of images in each split of the source, including images that cannot be
             read; empty if unknown.
         notes: What was not used, and why; one sentence each.
@@ -41,6 +42,7 @@ class ImageDataset:
     classes: tuple[str, ...] = ()
     attributes: NDArray[np.bool_] | None = None
     attribute_names: tuple[str, ...] = ()
+    groups: NDArray[np.int64] | None = None
     splits: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
@@ -67,6 +69,7 @@ class ImageDataset:
             labels=None if self.labels is None else self.labels[rows],
             attributes=None if self.attributes is None else self.attributes[rows],
             contents=None if self.contents is None else self.contents[rows],
+            groups=None if self.groups is None else self.groups[rows],
             splits=splits,
         )
 
@@ -85,6 +88,8 @@ class ImageDataset:
             text += f"; {len(self.classes)} classes: {_counts(listed)}{more}"
         if self.attribute_names:
             text += f"; {len(self.attribute_names)} attributes"
+        if self.groups is not None:
+            text += f"; {len(np.unique(self.groups)):,} groups"
         if self.labels is None and not self.attribute_names:
             text += "; no labels"
         return text

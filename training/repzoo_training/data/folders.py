@@ -40,7 +40,13 @@ class _ImageFile(NamedTuple):
 
 
 def load_image_folder(
-    folder: Path, split: Split, *, size: Size | None, max_skipped: float, progress: bool
+    folder: Path,
+    split: Split,
+    *,
+    size: Size | None,
+    max_skipped: float,
+    progress: bool,
+    group_by: str | None = None,
 ) -> ImageDataset:
     """Read all images of one split in ``folder``, in the order of their paths.
 
@@ -48,11 +54,16 @@ def load_image_folder(
     validation folder at any depth are never in the train split. Without a test split, the
     validation split takes its place. If every image of a split is in a subfolder, and there are at
     least two subfolders, their names are the classes. Both splits use the class numbers of the
-    train split.
+    train split. With ``group_by="folder"``, the images of one folder are a group.
 
     Raises:
-        DataError: If the folder has no images of the split, or too many cannot be read.
+        DataError: If the folder has no images of the split, too many cannot be read, or they are
+            grouped by something else.
     """
+    if group_by not in (None, "folder"):
+        raise DataError(
+            f"{folder} is a folder of image files: they can be grouped by folder, not by {group_by}"
+        )
     entries = list(walk(folder))
     files, assigned = _assign(
         [e for e in entries if is_image_name(e.path) or (e.error and e.path.endswith("/"))]
@@ -103,6 +114,10 @@ def load_image_folder(
     labels = None
     if classes:
         labels = np.array([numbers[mine[index].label] for index in stacked.kept], np.int64)
+    groups = None
+    if group_by is not None:
+        homes = [str(PurePath(mine[index].entry.path).parent) for index in stacked.kept]
+        groups = np.unique(homes, return_inverse=True)[1].astype(np.int64)
     unsupported = Counter(PurePath(entry.path).suffix.lower() for entry in entries)
     notes = [
         f"{folder}: {number:,} {suffix} files are not used, because the format is not supported"
@@ -118,6 +133,7 @@ def load_image_folder(
         notes=(*(f"{folder}: {note}" for note in assigned), *notes, *stacked.notes),
         skipped=stacked.skipped,
         contents=contents[list(stacked.kept)],
+        groups=groups,
     )
 
 

@@ -40,6 +40,7 @@ class _Columns(NamedTuple):
     label: str | None
     classes: tuple[str, ...]
     attributes: tuple[str, ...]
+    group: str | None
 
 
 class _Shard(NamedTuple):
@@ -56,7 +57,13 @@ def is_parquet_folder(folder: Path) -> bool:
 
 
 def load_parquet_folder(
-    folder: Path, split: Split, *, size: Size | None, max_skipped: float, progress: bool
+    folder: Path,
+    split: Split,
+    *,
+    size: Size | None,
+    max_skipped: float,
+    progress: bool,
+    group_by: str | None = None,
 ) -> ImageDataset:
     """Read one split of a folder of parquet files.
 
@@ -65,13 +72,14 @@ def load_parquet_folder(
     or ``image`` or ``img``. It holds encoded bytes, or structs of ``bytes`` and ``path``. Labels
     are in the column ``label`` or ``labels``, or in the first ClassLabel. All bool columns are
     attributes. Labels and attributes that cannot be used are ignored, with a note. Without a test
-    split, the validation split takes its place.
+    split, the validation split takes its place. Images with the same value in the column
+    ``group_by`` are a group, and an image without a value is one alone.
 
     Raises:
-        DataError: If a file cannot be read, or too many of its images.
+        DataError: If a file cannot be read, or too many of its images, or there is no such column.
     """
     paths = _shards(folder, split)
-    columns = _columns(paths[0])
+    columns = _columns(paths[0], group_by)
     shards = [_read(path, columns) for path in paths]
     rows = [(shard, row) for shard in shards for row in range(len(shard.images))]
     if not rows:
@@ -107,6 +115,7 @@ def load_parquet_folder(
     return ImageDataset(
         name=name,
         images=stacked.pixels,
+        groups=None if group_by is None else _groups(shards, group_by, kept),
         labels=labels,
         classes=classes,
         attributes=np.stack(attributes, axis=1) if attributes else None,
@@ -177,12 +186,24 @@ def _split_sizes(folder: Path) -> dict[str, int]:
     return sizes
 
 
-def _columns(path: Path) -> _Columns:
+def _groups(shards: list[_Shard], column: str, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the group of each kept row, int64 ``[N]``."""
+    values = _column(shards, column).to_pylist()
+    named = [f"{values[row]!r}" if values[row] is not None else f"row {row}" for row in kept]
+    return np.unique(named, return_inverse=True)[1].astype(np.int64)
+
+
+def _columns(path: Path, group_by: str | None) -> _Columns:
     """Find the columns by the Hugging Face features, or else by name and type."""
     try:
         schema = pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as parquet: {error}") from None
+    if group_by is not None and group_by not in schema.names:
+        raise DataError(
+            f"{path} has no column {group_by!r} to group images by, only "
+            f"{', '.join(schema.names[:8])}{', ...' if len(schema.names) > 8 else ''}"
+        )
     known = features(schema)
     image = image_column(schema)
     if image is None:
@@ -200,11 +221,13 @@ def _columns(path: Path) -> _Columns:
         label=label,
         classes=tuple(map(str, names)) if isinstance(names, list) else (),
         attributes=tuple(f.name for f in schema if pa.types.is_boolean(f.type)),
+        group=group_by,
     )
 
 
 def _read(path: Path, columns: _Columns) -> _Shard:
-    wanted = {columns.image, *columns.attributes} | ({columns.label} if columns.label else set())
+    named = (columns.image, *columns.attributes, columns.label, columns.group)
+    wanted = {name for name in named if name}
     try:
         table = pq.read_table(path, columns=sorted(wanted), partitioning=None)
     except (OSError, pa.ArrowException) as error:

@@ -30,6 +30,7 @@ def load(
     size: Size | None = None,
     max_skipped: float = MAX_SKIPPED,
     progress: bool = True,
+    group_by: str | None = None,
 ) -> ImageDataset:
     """Read all images of one split of ``source`` into memory.
 
@@ -61,18 +62,29 @@ def load(
             preprocessing. None keeps the size of the images, which must all be equal.
         max_skipped: The share of images that may be skipped because they cannot be read; 0: none.
         progress: Show progress bars, on a terminal only, and log warnings.
+        group_by: What says which images show the same thing: ``"folder"`` for a folder of images,
+            or a column of parquet files.
 
     Raises:
-        DataError: If the source or the split does not exist, or too many images cannot be read. The
-            message contains the file, and the row if there is one.
+        DataError: If the source, the split or the column does not exist, or too many images cannot
+            be read. The message contains the file, and the row if there is one.
     """
     if split not in ("train", "test"):
         raise DataError(f"unknown split {split!r}: expected 'train' or 'test'")
     source, held_out = separate(str(source))
     if held_out is None and (name := source.removeprefix(_PREFIX)) in PUBLIC_DATASETS:
+        if group_by is not None:
+            raise DataError(f"{name} is a public data set, whose images cannot be grouped")
         return load_public(name, split, size=size, progress=progress)
     if held_out is not None:
-        whole = load(source, "train", size=size, max_skipped=max_skipped, progress=progress)
+        whole = load(
+            source,
+            "train",
+            size=size,
+            max_skipped=max_skipped,
+            progress=progress,
+            group_by=group_by,
+        )
         return select(whole, split, held_out)
     if not source:
         raise DataError("the source of images is empty: give a folder or the name of a data set")
@@ -83,7 +95,9 @@ def load(
         names = ", ".join(sorted(PUBLIC_DATASETS))
         raise DataError(f"{source} is neither a folder nor one of {names}")
     load_folder = load_parquet_folder if is_parquet_folder(folder) else load_image_folder
-    dataset = load_folder(folder, split, size=size, max_skipped=max_skipped, progress=progress)
+    dataset = load_folder(
+        folder, split, size=size, max_skipped=max_skipped, progress=progress, group_by=group_by
+    )
     if progress:
         for note in dataset.notes:
             _log.warning("%s", note)

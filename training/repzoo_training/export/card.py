@@ -462,6 +462,8 @@ def _views(recipe: Recipe) -> str:
             f"{spec.jitter_probability:g}"
         )
     of = f"{count} per image" if count > 1 else "1 per image"
+    if recipe.group_by is not None:
+        of += f", of images with the same {recipe.group_by}"
     return f"{of}; {', '.join(changes) or 'whole images'}"
 
 

@@ -6,7 +6,9 @@ import os
 import shutil
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,6 +21,7 @@ from repzoo_training.objectives import Batch, Objective, Parts
 from repzoo_training.optim.optimizers import build_optimizer
 from repzoo_training.randomness import generator, image_indices
 from repzoo_training.recipes.recipe import Recipe
+from repzoo_training.views.groups import Groups
 from repzoo_training.views.views import Views
 
 __all__ = ["Learner", "build_objective", "check_shares", "to_device"]
@@ -78,6 +81,9 @@ class Learner:
     Args:
         recipe: The recipe to train.
         images: The data set, uint8 ``[N, C, H, W]`` on the device to train on.
+        groups: The thing that each image shows, int64 ``[N]``, if images of one group are views of
+            one thing: the first view is of the image itself, and each other view is of a random
+            image of its group.
         compiled: Compile the objective: torch.compile fuses the operations between matrix products.
             A single process on a GPU also records CUDA graphs, so that the step of a small network
             does not wait for kernel launches. Sums may round differently. Code that cannot be
@@ -94,9 +100,17 @@ class Learner:
         RunError: If ``compiled`` is set and no C++ compiler is installed.
     """
 
-    def __init__(self, recipe: Recipe, images: Tensor, *, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        images: Tensor,
+        groups: NDArray[np.int64] | None = None,
+        *,
+        compiled: bool = False,
+    ) -> None:
         self.recipe = recipe
         self.images = images
+        self.groups = None if groups is None else Groups(groups, images.device)
         device = images.device
         self.objective = build_objective(recipe, len(images))
         # channels_last applies to 4-D tensors only; an MLP has none.
@@ -135,7 +149,7 @@ class Learner:
         seen = []
         for number, indices in enumerate(own, start=1):
             batch = Batch(
-                views=self.make_views(images[indices], recipe.views_per_image, draws),
+                views=self._views(indices, draws),
                 indices=indices,
                 generator=draws,
                 epoch=step * recipe.images_per_step // len(images),
@@ -159,6 +173,15 @@ class Learner:
         if count == 1:
             return seen[0]
         return {name: torch.stack([terms[name] for terms in seen]).mean() for name in seen[0]}
+
+    def _views(self, indices: Tensor, draws: torch.Generator) -> Tensor:
+        """Return views float32 ``[B, J, C, H, W]`` of the images, or of their groups."""
+        J = self.recipe.views_per_image  # noqa: N806
+        if self.groups is None:
+            return self.make_views(self.images[indices], J, draws)
+        shown = self.groups.draw(indices, J, draws)  # [B, J]
+        views = self.make_views(self.images[shown.flatten()], 1, draws)  # [B*J, 1, C, H, W]
+        return views.view(*shown.shape, *views.shape[2:])
 
     def rehearse(self, step: int) -> None:
         """Compute gradients once and discard them.

@@ -89,6 +89,12 @@ def train(
         )
     if not len(dataset):
         raise DataError(f"{dataset.name} has no images")
+    if (recipe.group_by is None) != (dataset.groups is None):
+        raise DataError(
+            f"recipe {recipe.name} groups images by {recipe.group_by}, but {dataset.name} was "
+            f"loaded {'without' if dataset.groups is None else 'with'} groups: pass group_by to "
+            "load, too"
+        )
     run = Run(out)
     with processes(device), ExitStack() as held, deterministic(), Stop() as stop:
         check_shares(recipe)
@@ -111,7 +117,7 @@ def train(
             )
             if rank() == 0:
                 run.start(record, dataset.skipped)
-        learner = Learner(record.recipe, images, compiled=compiled)
+        learner = Learner(record.recipe, images, dataset.groups, compiled=compiled)
         _train(run, learner, stop, checkpoint_seconds, _environment(device, compiled), progress)
     return run
 
