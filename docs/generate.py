@@ -200,8 +200,6 @@ def uncertainty(kind: str) -> str:
             "wrong neighbours, %": f"{100 * report['wrong']:.1f}",
             "R-AUROC": interval(own["r_auroc"], 3),
         }
-        if report.get("searches"):
-            row["R-AUROC, at best"] = f"{report['searches'][0]['at_best'][0]:.3f}"
         for name, title in (
             ("variance", "raw variance"),
             ("reconstruction", "reconstruction error"),
@@ -309,7 +307,6 @@ COMPUTED: Mapping[str, Callable[[], str]] = {
     "content": content,
     "ranking": ranking,
     "uncertainty": lambda: uncertainty("another label"),
-    "uncertainty-views": lambda: uncertainty("another image"),
     "uncertainty-answers": lambda: uncertainty("same picture, undegraded"),
 }
 
