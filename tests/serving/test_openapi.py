@@ -175,6 +175,26 @@ def test_every_reference_leads_somewhere(server_url: str) -> None:
             there = there[part]
 
 
+def test_every_member_of_a_request_or_response_has_a_meaning(server_url: str) -> None:
+    document = httpx.get(f"{server_url}/openapi.json").json()
+    silent: list[str] = []
+
+    def walk(schema: Any, where: str) -> None:
+        if isinstance(schema, dict):
+            for name, member in schema.get("properties", {}).items():
+                if not {"description", "$ref"} & member.keys():
+                    silent.append(f"{where} {name}")
+            for each in schema.values():
+                walk(each, where)
+        elif isinstance(schema, list):
+            for each in schema:
+                walk(each, where)
+
+    for path, operations in document["paths"].items():
+        walk(operations, path)
+    assert silent == []
+
+
 def test_it_says_the_limits_of_this_server(server_url: str) -> None:
     document = httpx.get(f"{server_url}/openapi.json").json()
     body = document["paths"]["/embed"]["post"]["requestBody"]["content"]["application/json"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,10 +25,14 @@ def table(*arguments: object) -> str:
 
 def cells(text: str, model: str) -> dict[str, str]:
     """Return the row of a model by the headings of its columns."""
-    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line[:1] == "|"]
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if line[:1] == "|"
+    ]
     (place,) = [i for i, line in enumerate(lines) if line[0] == f"`{model}`"]
     head = next(line for line in reversed(lines[:place]) if line[0] == "model")
-    return dict(zip(head, re.split(r" \| ?", " | ".join(lines[place])), strict=False))
+    return dict(zip(head, lines[place], strict=True))
 
 
 def test_every_bundled_package_has_its_row(tmp_path: Path) -> None:

@@ -43,8 +43,64 @@ _ALWAYS = (400, 401, 408, 429, 431, 500, 503)
 _OF_BODIES = (404, 406, 413, 415, 422, 504)
 
 
+#: The meaning of members of requests and responses that no other place describes.
+_MEANINGS = {
+    "classes": "The names of the classes, in the order of the probabilities.",
+    "content_mean": "The expected embedding of the undegraded picture, per image or group.",
+    "content_variance": "How far off the content mean may be: a variance per dimension.",
+    "created": "Always 0.",
+    "data": "One entry per input, in their order.",
+    "dimensions": "Must be the model's own, if given.",
+    "embeddings": "One vector per image, or base64 of little-endian float32 values.",
+    "encoding_format": "How vectors are written: numbers, or base64 of little-endian float32.",
+    "error": "The mean squared error of each reconstruction, of pixel values in [0, 1].",
+    "id": "The name under which the model is served.",
+    "images": "Base64 of encoded image files, such as PNG or JPEG.",
+    "index": "The position of the input.",
+    "kind": "Which of the task's probes answers: linear or mlp.",
+    "labels": "The most likely class of each image, or all likely labels of a multi-label task.",
+    "latents": "Latent vectors, as lists of numbers or base64 of little-endian float32 values.",
+    "mean": "The mean of each image's posterior, which is its embedding.",
+    "model": "The name of a served model.",
+    "models": "All models that are served.",
+    "n": "The number of images.",
+    "object": "A constant of OpenAI's API.",
+    "owned_by": "A constant of OpenAI's API.",
+    "probabilities": "The probability of each class, per image.",
+    "prompt_tokens": "Always 0.",
+    "reason": "Why it could not be loaded.",
+    "reference": "The model as it was asked for.",
+    "request_id": "Also in the X-Request-ID header and in the server's log.",
+    "seed": "The same seed draws the same images.",
+    "status": "What the server does.",
+    "task": "The name of a probe's task; see /models.",
+    "total_tokens": "Always 0.",
+    "usage": "A constant of OpenAI's API: no tokens are counted.",
+    "variance": "The variance of each image's posterior, per dimension.",
+}
+
+
 def document(limits: Limits) -> dict[str, Any]:
     """Return the document of a server with these limits."""
+    made = _document(limits)
+    _describe(made["paths"])
+    return made
+
+
+def _describe(schema: Any) -> None:
+    """Add the meaning of all properties that have none."""
+    if isinstance(schema, list):
+        for each in schema:
+            _describe(each)
+    elif isinstance(schema, dict):
+        for name, member in schema.get("properties", {}).items():
+            if name in _MEANINGS and not {"description", "$ref"} & member.keys():
+                member["description"] = _MEANINGS[name]
+        for each in schema.values():
+            _describe(each)
+
+
+def _document(limits: Limits) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {
