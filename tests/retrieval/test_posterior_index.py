@@ -425,6 +425,13 @@ def test_places_without_an_index(tmp_path: Path, folder: Path) -> None:
         PosteriorIndex.create(tmp_path / "nowhere", model="m", dim=0)
 
 
+@pytest.mark.parametrize("name", ["posterior", "metric", "index_type"])
+def test_an_index_of_an_unknown_kind_is_not_created(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidQuery, match=f"{name} is 'robust'; expected one of"):
+        PosteriorIndex.create(tmp_path / "index", model="m", dim=D, **{name: "robust"})  # type: ignore[arg-type]
+    assert not (tmp_path / "index").exists()
+
+
 def test_a_milvus_server_by_its_uri(tmp_path: Path, unused_port: Callable[[], int]) -> None:
     port = unused_port()
     command = [sys.executable, "-m", "milvus_lite", "server", "--data-dir", str(tmp_path / "data")]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -97,11 +97,14 @@ class PosteriorIndex:
 
         Raises:
             IndexExists: If the index exists already.
-            InvalidQuery: If ``dim`` or ``scatter`` is not positive.
+            InvalidQuery: If ``dim`` or ``scatter`` is not positive, or a choice is unknown.
             IndexUnavailable, IndexInUse, RetrievalMissing: If Milvus cannot be used.
         """
         if dim < 1 or not scatter > 0:
             raise InvalidQuery(f"dim is {dim} and scatter {scatter}; expected more than 0 for both")
+        _require_choice("metric", metric, ("euclidean", "cosine"))
+        _require_choice("posterior", posterior, get_args(Held))
+        _require_choice("index_type", index_type, get_args(IndexType))
         info = IndexInfo(model, revision, dim, scatter, metric, index_type, posterior)
         connection = connect(os.fspath(location), token=token, create=True)
         try:
@@ -362,3 +365,8 @@ class PosteriorIndex:
         asked = vectors_of(queries.mean, queries.variance, field, query=True)
         found = self._collection.nearest(asked, field, limit, expression)
         return [Documents.from_rows(rows, self.info.dim) for rows in found]
+
+
+def _require_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise InvalidQuery(f"{name} is {value!r}; expected one of {', '.join(choices)}")
