@@ -105,7 +105,9 @@ def check_command(command: click.Command, arguments: list[str]) -> None:
         name, arguments = arguments[0], arguments[1:]
         assert name in command.commands, f"zoo {name}"
         command = cli.import_command(name) if command is cli.zoo else command.commands[name]
-    options = {"--help", *(option for each in command.params for option in each.opts)}
+    options = {"--help"}
+    for each in command.params:
+        options.update(each.opts, each.secondary_opts)
     given = {word.split("=")[0] for word in arguments if word.startswith("--")}
     assert given <= options, command.name
 
