@@ -93,6 +93,10 @@ def test_groups_that_are_wrong(ask: Ask, views_url: str, make_png: Callable[...,
         fuse(IMAGES[:9], ["x"] * 9)
     with pytest.raises(ValueError, match="there are no images"):
         fuse([], [])
+    with pytest.raises(ValueError, match=r"group\[0\] is \[1\]: expected"):
+        fuse(IMAGES[:2], [[1], [2]])
+    with pytest.raises(ValueError, match="group is 5: expected one id per image"):
+        fuse(IMAGES[:2], 5)
     with pytest.raises(ValueError, match="cannot be combined with group"):
         fuse(IMAGES, GROUP, on_error="collect")
     # The first bad image of the call is named, although another group was sent before it.

@@ -204,7 +204,7 @@ def as_list(images: Images) -> list[ImageLike]:
     return [images] if _is_one(images) else list(images)  # type: ignore[list-item, arg-type]
 
 
-def whole_groups(group: Sequence[Hashable], total: int, most: int) -> list[list[list[int]]]:
+def whole_groups(group: Iterable[Hashable], total: int, most: int) -> list[list[list[int]]]:
     """Plan requests that each hold all images of some groups.
 
     Args:
@@ -217,12 +217,19 @@ def whole_groups(group: Sequence[Hashable], total: int, most: int) -> list[list[
         they first appear.
 
     Raises:
-        ValueError: If there is not one group per image.
+        ValueError: If there is not one group per image, or an id is a list or the like.
     """
-    if len(group) != total:
-        raise ValueError(f"group has {len(group)} ids for {total} images: expected one per image")
+    if not isinstance(group, Iterable) or isinstance(group, str):
+        raise ValueError(f"group is {group!r}: expected one id per image")
+    ids = list(group)
+    if len(ids) != total:
+        raise ValueError(f"group has {len(ids)} ids for {total} images: expected one per image")
     members: dict[Hashable, list[int]] = {}
-    for place, each in enumerate(group):
+    for place, each in enumerate(ids):
+        if not isinstance(each, Hashable):
+            raise ValueError(
+                f"group[{place}] is {each!r}: expected an id, such as a number or text"
+            )
         members.setdefault(each, []).append(place)
     requests: list[list[list[int]]] = []
     room = 0

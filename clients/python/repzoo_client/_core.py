@@ -196,7 +196,7 @@ class Core:
         ends = self.ends(options.deadline)
         limits, _ = await self._limits(call.model, ends)
         most = min(self._batch_size, limits.images)
-        requests = whole_groups(list(group), len(images), most)
+        requests = whole_groups(group, len(images), most)
         if not requests:
             raise ValueError("there are no images")
         room = asyncio.Semaphore(concurrency)

@@ -133,7 +133,9 @@ class ServedModel:
             )
         normalize, robust = request.options.normalize, request.options.robust
         if robust and self.encoder.config.content is None:
-            raise UnsupportedOperation(f"{self.name} has no content posterior; leave out robust")
+            raise UnsupportedOperation(
+                f"{self.name} has no content posterior: ask for plain embeddings"
+            )
         pixels = await self._pixels(request, timing)
         run = partial(_embed, self.encoder, normalize, robust)
         key = ("embed", str(normalize), str(robust))

@@ -76,6 +76,7 @@ def calibrate(
     """
     from repzoo.loading import find
 
+    from repzoo_training.content.report import ContentReport
     from repzoo_training.data import with_split
     from repzoo_training.export.calibration import calibrate_package
     from repzoo_training.importing.views import views_of
@@ -100,6 +101,12 @@ def calibrate(
     for report in reports:
         if report is not None:
             click.echo(report.table())
+        if isinstance(report, ContentReport) and report.recovered["fit"].low <= 0:
+            click.echo(
+                "zoo: the content posterior does not recover a measurable share of what the "
+                "fitted degradations cost: use more images, more --copies or other kinds",
+                err=True,
+            )
     click.echo(f"calibrated: {out} ({config.name})")
     next_steps(("zoo", "verify", out), ("zoo", "serve", "--models", out))
 
@@ -115,4 +122,6 @@ def _kinds(names: str | None) -> Mapping[str, Degradation] | None:
         raise click.BadParameter(
             f"unknown kind {unknown[0]!r}; known are {', '.join(FIT)}", param_hint="--degrade"
         )
+    if len({*chosen}) < len(chosen):
+        raise click.BadParameter(f"{names}: a kind is named twice", param_hint="--degrade")
     return {name: FIT[name] for name in chosen}

@@ -20,6 +20,7 @@ from repzoo.errors import PackageError
 from repzoo.packages.config import InputSpec, ModelConfig, Precision, TrainingFacts
 
 from repzoo_training.content.report import ContentReport
+from repzoo_training.degradations import FIT
 from repzoo_training.errors import RecipeError
 from repzoo_training.evaluation.report import EvaluationReport, Measure
 from repzoo_training.export.costs import graph_costs
@@ -605,10 +606,12 @@ def _content(package: _Contents) -> str:
     spec, report = package.config.content, package.content
     if spec is None:
         return ""
+    every = all(kind in spec.fitted_on for kind in FIT)
+    undone = "blur, noise, crops or bad light" if every else "these degradations"
     text = (
         "## Degraded images\n\n"
         f"The content posterior is a Gaussian over {spec.target}. Its mean, "
-        '`embed("image.png", robust=True)`, undoes what blur, noise, crops or bad light did to the '
+        f'`embed("image.png", robust=True)`, undoes what {undone} did to the '
         "embedding; its variance says how far off the mean may be, per dimension. It replaces the "
         "embedding wherever queries or documents may be degraded.\n\n"
         f"Fitted on {spec.fitted_on}. Labels were not used.\n"

@@ -6,8 +6,8 @@ Command:   zoo train simvae-fashion-mnist --data fashion-mnist --out runs/simvae
 Time:      on one fast CPU core, 12 M views take 26 minutes with ``simvae-fashion-mnist``
            (``--views 12000000 --set images_per_step=64``). On a slower one, 4 M views took 64
            minutes, and 53 with ``vae-fashion-mnist``.
-Accuracy:  k-NN and MLP probe: ``simvae-fashion-mnist`` 86.2 and 82.6 after 12 M views, 85.2 and 81.8
-           after 4 M; ``vae-fashion-mnist`` 83.9 and 78.8 after 4 M.
+Accuracy:  k-NN and MLP probe: ``simvae-fashion-mnist`` 86.2 and 82.6 after 12 M views, 85.2 and
+           81.8 after 4 M; ``vae-fashion-mnist`` 83.9 and 78.8 after 4 M.
 
 The images are grey, so the Bernoulli is a pseudo-likelihood. Clothes look the same when mirrored,
 so the flip is horizontal, unlike the vertical flip in the paper.
