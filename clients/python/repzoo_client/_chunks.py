@@ -219,7 +219,7 @@ def whole_groups(group: Iterable[Hashable], total: int, most: int) -> list[list[
     Raises:
         ValueError: If there is not one group per image, or an id is a list or the like.
     """
-    if not isinstance(group, Iterable) or isinstance(group, str):
+    if not isinstance(group, Iterable):
         raise ValueError(f"group is {group!r}: expected one id per image")
     ids = list(group)
     if len(ids) != total:
