@@ -32,7 +32,7 @@ def test_the_main_job(server_process: type, tmp_path: Path) -> None:
     zoo("train", "simvae-mnist", "--data", DATA, "--out", run, "--views", 30_000, *settings)
 
     output = zoo("export", run, "--out", package, "--name", "tiny")
-    assert "zoo publish" in output
+    assert "next: zoo verify" in output
     metrics = json.loads((package / "metrics.json").read_text())
     accuracy = {m["name"]: m["value"] for m in metrics["evaluation"]["measures"]}
     # Far from chance after seconds of training: the graphs, probes and labels belong together.

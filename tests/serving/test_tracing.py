@@ -136,7 +136,7 @@ def test_a_request_is_a_span_with_its_stages(
         # Remaining spans are sent before the exit.
         assert collector.spans == []
         assert server.stop(signal.SIGTERM) == 0
-        (line,) = log_lines(server.output())
+        (line,) = [line for line in log_lines(server.output()) if "request_id" in line]
     (span,) = collector.named("POST /generate")
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (CALLER, PARENT)
     assert span.kind == Span.SPAN_KIND_SERVER

@@ -296,7 +296,9 @@ def test_neighbours_of_another_class_have_a_red_frame(point_package: Path, tmp_p
     for name, queries in (("right", train_set), ("wrong", wrong)):
         (tmp_path / name).mkdir()
         draw_neighbours(tmp_path / name, encoder, train_set, encoder.embed(images), queries)
-        picture = np.asarray(Image.open(tmp_path / name / "neighbours.png")).astype(int)
+        picture = np.asarray(Image.open(tmp_path / name / "neighbours.png").convert("RGB")).astype(
+            int
+        )
         top = picture[2 + 56 + 2 + 8 : 2 + 56 + 2 + 8 + 56, 2:]  # the nearest of each query
         cells = [top[:, 58 * i : 58 * i + 56] for i in range(10)]
         reds.append([bool((c[:2, :, 0] - c[:2, :, 1] > 150).all()) for c in cells])

@@ -419,7 +419,7 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         ("views", "write KEY=VALUE"),
         ("latent=3", "latent"),
         ("views=many", "views"),
-        ("network.depth.more=1", "no section"),
+        ("network.depth.more=1", "did you mean 'network.depth'"),
     ]:
         with pytest.raises(RecipeError, match=message):
             override(recipe, [setting])

@@ -74,6 +74,5 @@ def for_hours(simclr: Recipe, *, patch: int, augmentation: ViewSpec, views: int)
             "learning_rate": 2e-3,
             "weight_decay": 1e-4,
             "views": views,
-            "notes": tuple(note for note in simclr.notes if note != COMPARED_ON_TEST),
         }
     )

@@ -45,7 +45,13 @@ def discriminative(base: Recipe, dataset: str, title: str, **changes: Any) -> li
         title: The usual name of the data set.
         changes: Changes to ``base`` for all of these recipes.
     """
-    shared = {"likelihood": None, "views_per_image": 2, "images_per_step": 128, **changes}
+    shared = {
+        "likelihood": None,
+        "views_per_image": 2,
+        "images_per_step": 128,
+        "notes": tuple(note for note in base.notes if note != COMPARED_ON_TEST),
+        **changes,
+    }
     recipes = [
         base.model_copy(
             update={
