@@ -1,4 +1,4 @@
-"""A test split taken from a source that has none: ``--split 0.1``.
+"""Hold out part of a source without a test split: ``--split 0.1``.
 
 Which images are held out depends on the contents of their files and on a seed. Renaming, moving or
 resizing images does not change it, and copies of one file are never on both sides.
