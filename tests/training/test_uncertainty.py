@@ -26,6 +26,7 @@ from repzoo_training.uncertainty.head import (
     OUTSIDE,
     TAIL_SCALE,
     UncertaintyHead,
+    components_for,
     mixture_log_density,
 )
 from repzoo_training.uncertainty.metrics import (
@@ -86,6 +87,16 @@ def head() -> UncertaintyHead:
     head.calibration.copy_(torch.tensor([1.0, -30.0]))  # no errors in distribution
     head.tails.copy_(torch.tensor([[5.0, 2.0], [-4.0, 0.5], [1.0, 1.0]]))
     return head.requires_grad_(False)
+
+
+@pytest.mark.parametrize("classes", [0, 10])
+@pytest.mark.parametrize("dim", [10, 64, 256, 512, 1024])
+def test_a_head_is_small_for_any_dimension(dim: int, classes: int) -> None:
+    components = min(200, components_for(dim))
+    content = {"has_posterior": dim <= 64, "has_content": True}
+    head = UncertaintyHead(dim, components, (64, 64, 3), classes=classes, **content)
+    assert 2 * sum(each.numel() for each in head.state_dict().values()) < 0.4 * 2**20
+    assert head.decoder[0].out_features == 128 or dim > 10  # as wide as it has always been
 
 
 def outside(t: float) -> float:

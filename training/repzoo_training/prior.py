@@ -23,13 +23,13 @@ from repzoo.runtime.prior import Prior
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-__all__ = ["MOST_IMAGES", "fit_mixture", "fit_prior", "write_prior"]
+__all__ = ["COMPONENTS", "MOST_IMAGES", "fit_mixture", "fit_prior", "write_prior"]
 
 Floats = NDArray[np.float32]
 
 #: Training images that are embedded to fit a prior.
 MOST_IMAGES = 60_000
-#: Components of a fitted mixture, if there are at least 50 images for each.
+#: Components of a fitted mixture.
 COMPONENTS = 200
 #: Rows that a mixture is fitted to. More rows take longer and do not change the mixture.
 MOST_ROWS = 20_000
@@ -45,7 +45,9 @@ def fit_prior(outputs: Mapping[str, Floats], seed: int) -> Prior:
     return fit_mixture(outputs["embedding"], outputs.get("log_variance"), seed)
 
 
-def fit_mixture(mean: Floats, log_variance: Floats | None, seed: int) -> Prior:
+def fit_mixture(
+    mean: Floats, log_variance: Floats | None, seed: int, components: int = COMPONENTS
+) -> Prior:
     """Fit a mixture of diagonal Gaussians to the aggregate posterior (1/N) Σ_n q(z|x_n).
 
     SimVAE's prior over z is such a mixture, over the contents of the data. Training integrates the
@@ -55,6 +57,7 @@ def fit_mixture(mean: Floats, log_variance: Floats | None, seed: int) -> Prior:
         mean: embeddings of training images, float32 ``[N, D]``.
         log_variance: float32 ``[N, D]``, or None to fit the mixture to the embeddings themselves.
         seed: decides the sample and the fit.
+        components: their number, if there are at least 50 images for each.
     """
     random = np.random.default_rng(seed)
     rows = random.permutation(len(mean))[:MOST_ROWS]
@@ -65,7 +68,7 @@ def fit_mixture(mean: Floats, log_variance: Floats | None, seed: int) -> Prior:
     if len(sample) == 1:  # scikit-learn needs two
         return Prior(np.ones(1, np.float32), sample, np.ones_like(sample))
     mixture = GaussianMixture(
-        max(1, min(COMPONENTS, len(sample) // 50)),
+        max(1, min(components, len(sample) // 50)),
         covariance_type="diag",
         init_params="k-means++",
         max_iter=200,

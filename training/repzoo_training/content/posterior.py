@@ -41,7 +41,7 @@ __all__ = ["ContentHead", "negative_log_likelihood"]
 #: Units of the hidden layers, at most.
 _WIDTH = 128
 #: Largest number of weights: 0.4 MiB in float16.
-_MOST_WEIGHTS = 203_000
+_MOST_WEIGHTS = 201_000
 #: Approximate number of pixels on a side after the first layer.
 _SIDE = 16
 #: Standardised inputs are clamped to this magnitude.

@@ -14,7 +14,7 @@ from repzoo.runtime.encoder import Encoder
 
 from repzoo_training.data import ImageDataset
 from repzoo_training.degradations import FIT, Degradation, draw_degraded
-from repzoo_training.prior import fit_mixture
+from repzoo_training.prior import COMPONENTS, fit_mixture
 from repzoo_training.randomness import generator
 from repzoo_training.uncertainty.examples import (
     ANSWERS,
@@ -26,7 +26,7 @@ from repzoo_training.uncertainty.examples import (
     missed,
     neighbours,
 )
-from repzoo_training.uncertainty.head import UncertaintyHead
+from repzoo_training.uncertainty.head import UncertaintyHead, components_for
 from repzoo_training.uncertainty.learning import calibrate, learn
 from repzoo_training.views.views import ViewSpec
 
@@ -108,10 +108,12 @@ def fit_uncertainty(
     random = np.random.default_rng([seed, 0])
     rows = np.sort(random.permutation(len(train))[:MOST_IMAGES])
     outputs = encoder.outputs(train.images[rows])
-    mixture = fit_mixture(outputs["embedding"], outputs.get("log_variance"), seed)
+    dim = encoder.config.latent_dim
+    components = min(COMPONENTS, components_for(dim))
+    mixture = fit_mixture(outputs["embedding"], outputs.get("log_variance"), seed, components)
     has_content = encoder.config.content is not None
     head = UncertaintyHead(
-        encoder.config.latent_dim,
+        dim,
         len(mixture[0]),
         encoder.config.input.shape,
         classes=0 if train.labels is None else int(train.labels.max()) + 1,

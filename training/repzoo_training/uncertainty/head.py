@@ -34,12 +34,16 @@ which include strongly cropped ones. With c = 1 it would not; see docs/results.m
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["UncertaintyHead", "mixture_log_density"]
+__all__ = ["UncertaintyHead", "components_for", "mixture_log_density"]
+
+#: Largest number of weights: 0.4 MiB in float16.
+_MOST_WEIGHTS = 195_000
 
 #: Number of the last features, −log p(z), r and r′. Larger values are rarer.
 RARE = 3
@@ -52,6 +56,7 @@ OUTSIDE = 0.5
 
 #: Largest side of a thumbnail in pixels.
 _SIDE = 16
+#: Units of the hidden layers, at most.
 _WIDTH = 128
 #: Standardised inputs are clamped to this magnitude.
 _FAR = 8.0
@@ -59,9 +64,18 @@ _FAR = 8.0
 _LEAST = 1e-5
 
 
+def components_for(dim: int) -> int:
+    """Return the largest number of components for embeddings of ``dim`` dimensions.
+
+    Their means and scales are at most a quarter of the weights.
+    """
+    return max(1, _MOST_WEIGHTS // (4 * 2 * dim))
+
+
 class UncertaintyHead(nn.Module):
     """Maps embedding, images and the other outputs that a package has to uncertainty.
 
+    It has at most 0.4 MiB in float16: a larger embedding or more classes leave fewer hidden units.
     `fit_uncertainty` sets the buffers: everything that is not a weight of a network.
 
     Args:
@@ -97,9 +111,12 @@ class UncertaintyHead(nn.Module):
         pixels = (height // self.shrink) * (width // self.shrink) * channels
         features = dim * (1 + has_posterior + 2 * has_content) + RARE
         self.dim = dim
-        self.decoder = _network(dim, pixels)
-        self.own = _network(features, max(1, classes))
-        self.neighbour = _network(features - RARE + 1, classes) if classes else None
+        sizes = [(dim, pixels), (features, max(1, classes))]
+        if classes:
+            sizes.append((features - RARE + 1, classes))
+        width = _widest(sizes, _MOST_WEIGHTS - 2 * components * dim)
+        self.decoder, self.own, *neighbour = (_network(*size, width) for size in sizes)
+        self.neighbour = neighbour[0] if neighbour else None
         self.register_buffer("weights", torch.full((components,), 1 / components))
         self.register_buffer("means", torch.zeros(components, dim))
         self.register_buffer("scales", torch.ones(components, dim))
@@ -177,13 +194,21 @@ class UncertaintyHead(nn.Module):
         return ((features[:, -RARE:] - threshold).clamp_min(0) / unit).amax(1)
 
 
-def _network(inputs: int, outputs: int) -> nn.Sequential:
+def _widest(sizes: Sequence[tuple[int, int]], weights: int) -> int:
+    """Return the number of hidden units with which networks of these sizes have ``weights``."""
+    square, linear = len(sizes), sum(inputs + outputs for inputs, outputs in sizes)
+    # The positive root of square · width² + linear · width = weights
+    root = (math.sqrt(linear**2 + 4 * square * max(0, weights)) - linear) / (2 * square)
+    return max(8, min(_WIDTH, int(root)))
+
+
+def _network(inputs: int, outputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(inputs, _WIDTH),
+        nn.Linear(inputs, width),
         nn.SiLU(),
-        nn.Linear(_WIDTH, _WIDTH),
+        nn.Linear(width, width),
         nn.SiLU(),
-        nn.Linear(_WIDTH, outputs),
+        nn.Linear(width, outputs),
     )
 
 
