@@ -1,15 +1,30 @@
-"""Write a sample's images as files: ``python tests/data/unpack.py cifar10 photos``."""
+"""Write a sample's images as files: ``python tests/data/unpack.py cifar10 photos``.
+
+With ``--classes``, each class has a folder of its own.
+"""
 
 from __future__ import annotations
 
-import sys
+import argparse
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-sample, out = sys.argv[1], Path(sys.argv[2])
-file = Path(__file__).parent / sample / "train-00000-of-00001.parquet"
-rows = pq.read_table(file, columns=["image"])
-out.mkdir()
-for number, row in enumerate(rows["image"].to_pylist()):
-    (out / f"{number:04d}.png").write_bytes(row["bytes"])
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("sample", help="a folder next to this file, such as cifar10")
+parser.add_argument("out", type=Path, help="the new folder")
+parser.add_argument("--classes", action="store_true", help="write a folder per class")
+arguments = parser.parse_args()
+
+file = Path(__file__).parent / arguments.sample / "train-00000-of-00001.parquet"
+rows = pq.read_table(file, columns=["image", "label"])
+features = json.loads(rows.schema.metadata[b"huggingface"])["info"]["features"]
+names = features["label"]["names"]
+arguments.out.mkdir()
+for number, (row, label) in enumerate(
+    zip(rows["image"].to_pylist(), rows["label"].to_pylist(), strict=True)
+):
+    folder = arguments.out / names[label].replace("/", "-") if arguments.classes else arguments.out
+    folder.mkdir(exist_ok=True)
+    (folder / f"{number:04d}.png").write_bytes(row["bytes"])

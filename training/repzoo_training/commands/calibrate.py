@@ -32,6 +32,7 @@ __all__ = ["calibrate"]
 )
 @split_option
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), required=True)
+@click.option("--name", help="The name of the new package. Defaults to that of PACKAGE.")
 @click.option(
     "--recipe",
     help="The recipe (or FILE.py) whose views make harder queries. Defaults to the package's own "
@@ -62,6 +63,7 @@ def calibrate(
     data: str,
     split: str | None,
     out: Path,
+    name: str | None,
     recipe: str | None,
     outside: tuple[str, ...],
     degrade: str | None,
@@ -84,10 +86,10 @@ def calibrate(
     if copies is not None and degrade is None:
         raise click.UsageError("--copies needs --degrade")
     found = find(package)
-    config, size = found.config, found.config.input.shape
-    views = views_of(config, recipe)
+    size = found.config.input
+    views = views_of(found.config, recipe)
     train_set, test_set = load_train_and_test(with_split(data, split), size)
-    _, *reports = calibrate_package(
+    config, *reports = calibrate_package(
         found,
         out,
         train_set,
@@ -96,6 +98,7 @@ def calibrate(
         outside=load_outside(outside, size),
         degrade=_kinds(degrade),
         copies=copies,
+        name=name,
         seed=seed,
     )
     for report in reports:

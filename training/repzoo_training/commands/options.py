@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from repzoo.packages.config import InputSpec
+
     from repzoo_training.data import ImageDataset
     from repzoo_training.evaluation.report import Group
 
@@ -63,7 +65,7 @@ def chosen_measures(text: str | None) -> tuple[Group, ...]:
 
 
 def load_train_and_test(
-    source: str, size: tuple[int, int, int]
+    source: str, size: tuple[int, int, int] | InputSpec
 ) -> tuple[ImageDataset, ImageDataset | None]:
     """Load both splits of a source; warn and return None for a test split that does not exist."""
     from repzoo_training.data import load
@@ -77,7 +79,9 @@ def load_train_and_test(
         return train_set, None
 
 
-def load_outside(sources: tuple[str, ...], size: tuple[int, int, int]) -> dict[str, ImageDataset]:
+def load_outside(
+    sources: tuple[str, ...], size: tuple[int, int, int] | InputSpec
+) -> dict[str, ImageDataset]:
     """Load the test images of out-of-distribution sources, keyed by data set name."""
     from repzoo_training.data import load
 

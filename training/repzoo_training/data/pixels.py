@@ -19,8 +19,8 @@ from repzoo_training.errors import DataError
 
 __all__ = ["Size", "Stacked", "stack_pixels"]
 
-#: Height, width and channels (1 grey or 3 RGB).
-Size = tuple[int, int, int]
+#: Height, width and channels (1 grey or 3 RGB), or the input of a model with its resize policy.
+Size = tuple[int, int, int] | InputSpec
 
 #: Images of at least this many pixels are decoded in a pool of threads. For smaller images,
 #: decoding is mostly Python code, and threads that compete for the interpreter lock take 1.8 times
@@ -74,7 +74,7 @@ def stack_pixels(
             InvalidImage or OSError if the image cannot be read.
         place: Returns the location of the i-th image, for messages.
         name: The name of the source, for the progress bar.
-        size: ``(H, W, C)`` to resize and convert to.
+        size: ``(H, W, C)`` to resize and convert to, or a model's input.
         max_skipped: The share of images that may be skipped.
         progress: Show a progress bar, on a terminal only.
 
@@ -147,6 +147,8 @@ def _map(read: Callable[[int], Pixels | str], count: int) -> Iterator[Pixels | s
 
 
 def _spec(size: Size) -> InputSpec:
+    if isinstance(size, InputSpec):
+        return size
     try:
         return InputSpec.model_validate(
             dict(zip(("height", "width", "channels"), size, strict=True))

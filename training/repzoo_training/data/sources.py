@@ -59,7 +59,8 @@ def load(
         source: One of the above.
         split: ``"train"`` or ``"test"``.
         size: ``(H, W, C)`` to resize and convert every image to, with repzoo's common
-            preprocessing. None keeps the size of the images, which must all be equal.
+            preprocessing, or the ``config.input`` of a package, with its preprocessing. None keeps
+            the size of the images, which must all be equal.
         max_skipped: The share of images that may be skipped because they cannot be read; 0: none.
         progress: Show progress bars, on a terminal only, and log warnings.
         group_by: What says which images show the same thing: ``"folder"`` for a folder of images,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +12,9 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from repzoo.errors import PackageError
-from repzoo.files import temporary_folder
-from repzoo.packages.arrays import read_arrays
 from repzoo.packages.config import ModelConfig
-from repzoo.packages.package import Package, write_manifest
+from repzoo.packages.package import Package
 from repzoo.runtime.encoder import Encoder
-from repzoo.runtime.golden import GOLDEN, write_golden
 from torch import Tensor
 
 from repzoo_training.content.benchmark import has_task, measure_content
@@ -29,7 +24,7 @@ from repzoo_training.content.report import ContentReport
 from repzoo_training.content.steps import steps_figure
 from repzoo_training.data import ImageDataset
 from repzoo_training.degradations import FIT, Degradation
-from repzoo_training.export.card import write_card
+from repzoo_training.export.derived import derived_package, renamed
 from repzoo_training.export.graphs import write_graph
 from repzoo_training.uncertainty.benchmark import UncertaintyReport, measure_uncertainty
 from repzoo_training.uncertainty.figures import uncertainty_figure
@@ -64,6 +59,7 @@ def calibrate_package(
     outside: Mapping[str, ImageDataset] | None = None,
     degrade: Mapping[str, Degradation] | None = None,
     copies: int | None = None,
+    name: str | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Calibrated:
@@ -83,23 +79,17 @@ def calibrate_package(
         degrade: the degradations that a content posterior is fitted to, see `fit_content`. Without
             them, a content posterior that the package has stays as it is.
         copies: the number of degraded copies that it is fitted to, see `fit_content`.
+        name: the name of the new package; by default that of the old one.
         seed: decides everything random.
         progress: show progress bars on a terminal.
 
     Raises:
-        PackageError: If ``out`` exists, or the graph differs from the head in torch.
+        PackageError: If ``out`` exists, the name is not valid, or the graph differs from the head
+            in torch.
         InvalidInput: If there is nothing to fit an uncertainty to.
     """
-    out = Path(out)
-    if out.exists():
-        raise PackageError(f"{out} exists already: remove it or choose another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(out.parent, f".{out.name}.") as folder:
-        for file in package.manifest.files:
-            (folder / file).parent.mkdir(exist_ok=True)
-            if (package.path / file).exists():  # an advisory file may be missing
-                shutil.copyfile(package.path / file, folder / file)
-        config = package.config
+    config = renamed(package.config, name)
+    with derived_package(package, out) as folder:
         content = None
         if degrade is not None:
             encoder = Encoder(folder, config)
@@ -142,10 +132,6 @@ def calibrate_package(
             drawn = None if content_report is None else content_figure(content_report)
             _write_numbers(folder, "content", content_report, drawn)
             _draw_steps(folder, encoder, train, None if content_report is None else test)
-        write_card(folder)
-        _rewrite_golden(folder)
-        write_manifest(folder)
-        folder.rename(out)
     return Calibrated(config, report, content_report)
 
 
@@ -248,11 +234,3 @@ def _draw_steps(
     training = json.loads(path.read_bytes()).get("training") if path.exists() else None
     if test is not None and training and training["recipe"]["share_images"]:
         picture.write_bytes(steps_figure(encoder, train, test))
-
-
-def _rewrite_golden(folder: Path) -> None:
-    """Store the outputs of this package for the same golden inputs."""
-    arrays = read_arrays(folder / GOLDEN)
-    names = (f"files.{number}" for number in itertools.count())
-    files = [arrays[name].tobytes() for name in itertools.takewhile(arrays.__contains__, names)]
-    write_golden(folder, arrays["inputs"], files, arrays.get("latents"))

@@ -26,6 +26,7 @@ from repzoo_training.evaluation.report import EvaluationReport, Measure
 from repzoo_training.export.costs import graph_costs
 from repzoo_training.networks import NetworkSpec
 from repzoo_training.objectives import METHODS, LikelihoodSpec
+from repzoo_training.probing.report import ProbeReport
 from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.recipes.registry import find_recipe
 from repzoo_training.uncertainty.fitting import ANOTHER_LABEL
@@ -114,6 +115,7 @@ class _Contents:
     evaluation: EvaluationReport | None
     uncertainty: UncertaintyReport | None
     content: ContentReport | None
+    probes: tuple[ProbeReport, ...]
     parity: dict[str, Any] | None
     training: TrainingRecord | None
 
@@ -132,6 +134,7 @@ class _Contents:
             of("evaluation", EvaluationReport),
             of("uncertainty", ViewsReport if has_searches else UncertaintyReport),
             of("content", ContentReport),
+            tuple(map(ProbeReport.model_validate, metrics.get("probes") or ())),
             metrics.get("onnx_against_torch"),
             of("training", TrainingRecord),
         )
@@ -172,6 +175,7 @@ def render_card(folder: Path) -> str:
         _usage(config),
         "## Model details\n\n" + _details(package),
         "## Evaluation\n\n" + _evaluation(package),
+        "".join(map(_probe, package.probes)),
         _pictures(package),
         _uncertainty(package),
         _content(package),
@@ -537,6 +541,17 @@ def _row(m: Measure) -> str:
     return (
         f"| {name} | {scale * m.value:.{digits}f}{unit} | {scale * m.standard_error:.{digits}f} "
         f"| {protocol} |\n"
+    )
+
+
+def _probe(report: ProbeReport) -> str:
+    name = f"{report.task}.{report.kind}"
+    return (
+        f"## Probe {name}\n\n"
+        f"Fitted to labels of {report.dataset} on the frozen encoder, after it was trained. Each "
+        "image was predicted by a probe that was fitted without it and its copies.\n\n"
+        f"```text\n{report.table()}\n```\n\n"
+        f"![confusion matrix](figures/confusion-{name}.png)\n\n"
     )
 
 

@@ -14,9 +14,12 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from repzoo.packages.config import ProbeSpec
 from torch import Tensor, nn
 
-__all__ = ["OPSET", "halve", "write_graph"]
+from repzoo_training.evaluation.probes import Head
+
+__all__ = ["OPSET", "halve", "write_graph", "write_probe"]
 
 #: Supported by ONNX Runtime 1.14 and later.
 OPSET = 18
@@ -74,6 +77,17 @@ def write_graph(
         halve(model, keep_float32)
     onnx.checker.check_model(model, full_check=True)
     onnx.save_model(model, path)
+
+
+def write_probe(folder: Path, head: Head) -> ProbeSpec:
+    """Write the graph of a probe into the folder of a package, and return its record."""
+    path = folder / head.spec.file
+    path.parent.mkdir(exist_ok=True)
+    dim = next(head.module.parameters()).shape[1]
+    write_graph(
+        head.module.eval(), path, {"embedding": torch.zeros(2, dim)}, output_names=["logits"]
+    )
+    return head.spec
 
 
 def halve(model: onnx.ModelProto, keep: tuple[str, ...]) -> None:

@@ -16,7 +16,6 @@ from repzoo.packages.config import (
     InputSpec,
     ModelConfig,
     Precision,
-    ProbeSpec,
     ProviderClass,
     ResizePolicy,
     TrainingFacts,
@@ -27,11 +26,11 @@ from repzoo.runtime.encoder import Encoder
 from repzoo.runtime.golden import write_golden
 
 from repzoo_training.data import ImageDataset
-from repzoo_training.evaluation import DEFAULT_GROUPS, Head, evaluate_dataset
+from repzoo_training.evaluation import DEFAULT_GROUPS, evaluate_dataset
 from repzoo_training.evaluation.frozen_decoder import BATCH, STEPS, with_frozen_decoder
 from repzoo_training.evaluation.report import EvaluationReport, Group
 from repzoo_training.export.card import AddedDecoder, Embeddings, TrainingRecord, write_card
-from repzoo_training.export.graphs import write_graph
+from repzoo_training.export.graphs import write_graph, write_probe
 from repzoo_training.export.inputs import golden_files, own_images
 from repzoo_training.export.parity import Parity, check_parity, measure_parity
 from repzoo_training.export.pictures import draw_decoded, draw_neighbours, draw_views
@@ -149,7 +148,7 @@ def _write(
         evaluation = evaluate_dataset(encoder, train, test, measures=measures, progress=progress)
         report = evaluation.report
         config = config.model_copy(
-            update={"probes": tuple(_write_head(folder, head) for head in evaluation.heads)}
+            update={"probes": tuple(write_probe(folder, head) for head in evaluation.heads)}
         )
     config.write(folder / "config.json")
 
@@ -198,19 +197,6 @@ def _write_networks(folder: Path, model: TrainedModel, precision: Precision) -> 
         keep_float32=("decoder.stem.",),
         half=precision != "float32",
     )
-
-
-def _write_head(folder: Path, head: Head) -> ProbeSpec:
-    path = folder / head.spec.file
-    path.parent.mkdir(exist_ok=True)
-    dim = next(head.module.parameters()).shape[1]
-    write_graph(
-        head.module.eval(),
-        path,
-        {"embedding": torch.zeros(2, dim)},
-        output_names=["logits"],
-    )
-    return head.spec
 
 
 def _describe(model: TrainedModel, name: str, precision: Precision, pixels: Pixels) -> ModelConfig:

@@ -1,0 +1,1 @@
+"""Classifiers on a frozen encoder, fitted to a user's own labels."""
