@@ -548,3 +548,36 @@ def test_robust_embeddings_are_content_means(
     plain = make_package(tmp_path, "plain")
     with pytest.raises(repzoo.UnsupportedOperation, match="has no content posterior"):
         embed_all(str(tmp_path / "images"), out, str(plain), robust=True)
+
+
+_THREADS = """
+import os, sys, threading
+import pyarrow
+from repzoo.bulk.run import embed_all
+
+def native() -> int:
+    return len(os.listdir("/proc/self/task")) - threading.active_count()
+
+before = native()
+embed_all(sys.argv[1], sys.argv[2], sys.argv[3], workers=0)
+print(native() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+@pytest.mark.parametrize("kind", ["images", "parquet"])
+def test_no_thread_of_arrow_outlives_the_run(
+    kind: str, tiny_package: Path, photos: Path, tmp_path: Path
+) -> None:
+    """Python may abort if such a thread drops a buffer while it exits."""
+    source = photos
+    if kind == "parquet":
+        source = tmp_path / "images.parquet"
+        files = [path.read_bytes() for path in sorted(photos.rglob("000*.png"))]
+        pq.write_table(pa.table({"image": files}), source)
+    command = [sys.executable, "-c", _THREADS, str(source), str(tmp_path / "out.parquet")]
+    command.append(str(tiny_package))
+    # The first run also starts threads of ONNX Runtime. The second only reads what there is.
+    for _ in range(2):
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output == "0\n"

@@ -794,6 +794,8 @@ def test_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, na
     for scheme in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(scheme, "http://127.0.0.1:9")  # the discard port: nobody listens
     monkeypatch.delenv("no_proxy", raising=False)
+    # urlopen keeps the proxies of its first call for the rest of the process.
+    monkeypatch.setattr("urllib.request._opener", None)
     monkeypatch.setenv("REPZOO_DATA", str(tmp_path))
     with pytest.raises(DataError, match=f"{name} is not in {tmp_path} and cannot be downloaded"):
         load(name)

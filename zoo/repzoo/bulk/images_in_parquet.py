@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from repzoo.bulk.image_columns import holds_images, image_column
 from repzoo.bulk.places import Place
+from repzoo.bulk.streams import open_parquet
 from repzoo.errors import InvalidInput
 
 __all__ = ["ParquetImages"]
@@ -50,7 +51,7 @@ class ParquetImages:
             if at + rows > start and at < stop:
                 row = at
                 for batch in self._file.iter_batches(
-                    _ROWS, row_groups=[number], columns=[self._column]
+                    _ROWS, row_groups=[number], columns=[self._column], use_threads=False
                 ):
                     if row >= stop:
                         break
@@ -65,7 +66,7 @@ class ParquetImages:
     def _file(self) -> pq.ParquetFile:
         try:
             # Without a buffer, whole row groups would be in memory.
-            return pq.ParquetFile(self._place.open(), buffer_size=2**20)
+            return open_parquet(self._place.open(), buffer_size=2**20)
         except (OSError, pa.ArrowException) as error:
             raise InvalidInput(f"{self._place} cannot be read as Parquet: {error}") from None
 

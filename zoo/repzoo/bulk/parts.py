@@ -17,6 +17,7 @@ from repzoo.bulk.decoding import Batch, Decoded, Decoders
 from repzoo.bulk.job import LISTING, Job, part_name
 from repzoo.bulk.places import Place
 from repzoo.bulk.sources import Source
+from repzoo.bulk.streams import open_parquet
 from repzoo.runtime.encoder import Encoder, unit_length
 
 __all__ = ["FinishedPart", "embed_parts"]
@@ -57,7 +58,7 @@ def embed_parts(
         advance: Called with the number of images embedded since the last call.
     """
     source = Source(job.source)
-    with pq.ParquetFile((folder / LISTING).buffered()) as listing:
+    with open_parquet((folder / LISTING).buffered()) as listing:
         batches = _batches(job, parts, source, listing)
         # Reading waits for a disk or a network, so it runs in another thread.
         for part, decoded in groupby(decoders.map(_ahead(batches)), lambda batch: batch.part):

@@ -22,6 +22,7 @@ from repzoo.bulk.parts import embed_parts
 from repzoo.bulk.places import Place
 from repzoo.bulk.skipping import bad_files
 from repzoo.bulk.sources import Source
+from repzoo.bulk.streams import open_parquet
 from repzoo.errors import Conflict, HubError, InvalidInput, UnsupportedOperation
 from repzoo.files import locked, no_space_at
 from repzoo.loading import load
@@ -204,7 +205,8 @@ def _join(job: Job, folder: Place, target: Place, max_skipped: float) -> None:
                 part = folder / part_name(number)
                 first, stop = job.range(number)
                 try:
-                    table = pq.read_table(part.buffered())
+                    with part.buffered() as stream, open_parquet(stream) as file:
+                        table = file.read(use_threads=False)
                 except pa.ArrowException as error:
                     raise HubError(
                         f"{part} is damaged ({error}); remove it and try again"
@@ -242,14 +244,14 @@ def _failures(
         InvalidInput: If there are too many.
     """
     failed, examples = 0, []
-    with target.open() as stream, pq.ParquetFile(stream) as file:
+    with target.open() as stream, open_parquet(stream) as file:
         for number in range(file.num_row_groups):
             # The statistics of most row groups show that they have no errors.
             group = file.metadata.row_group(number)
             statistics = group.column(group.num_columns - 1).statistics
             if statistics is not None and statistics.null_count == group.num_rows:
                 continue
-            table = file.read_row_group(number, columns=["id", "error"])
+            table = file.read_row_group(number, columns=["id", "error"], use_threads=False)
             bad = table.filter(table["error"].is_valid())
             failed += len(bad)
             examples += [(row["id"], row["error"]) for row in bad.slice(0, most).to_pylist()]

@@ -163,7 +163,8 @@ class Source:
             if kind == "images" and at + rows <= start:  # a row is one image
                 at += rows
                 continue
-            group = listing.read_row_group(number, columns=["path", "rows", "error"])
+            columns = ["path", "rows", "error"]
+            group = listing.read_row_group(number, columns=columns, use_threads=False)
             for row in group.to_pylist():
                 path, count = row["path"], row["rows"]
                 if at >= stop:
