@@ -82,6 +82,7 @@ def test_openai_clients_name_the_model_robust(http: httpx.Client) -> None:
     assert answer.status_code == 200, answer.text
     unit = post(http, "/embed", "robust", robust=True, normalize=True).json()["embeddings"]
     given = [item["embedding"] for item in answer.json()["data"]]
+    assert answer.json()["model"] == "robust:robust"
     np.testing.assert_allclose(given, unit, rtol=1e-5)
     listed = [model["id"] for model in http.get("/v1/models").json()["data"]]
     assert listed == ["robust", "robust:robust", "point", "point:robust", "plain"]

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -145,7 +145,7 @@ class Operations:
         key = (exchange.operation, model.name)
         self._metrics.queue_seconds[key].observe(exchange.timing.queue)
         facts = {**result.facts, "request_id": exchange.request_id}
-        return Result(facts, result.arrays, request.options.encoding_format)
+        return replace(result, facts=facts, encoding=request.options.encoding_format)
 
     async def _encode(self, operation: Operation, result: Result, media_type: str) -> bytes:
         encode = partial(operation.encode, result, media_type)

@@ -139,7 +139,8 @@ class ServedModel:
         pixels = await self._pixels(request, timing)
         run = partial(_embed, self.encoder, normalize, robust)
         key = ("embed", str(normalize), str(robust))
-        return Result(self.facts, await self._batch(run, pixels, timing, *key))
+        outputs = await self._batch(run, pixels, timing, *key)
+        return Result(self.facts, outputs, robust=robust)
 
     async def posterior(self, request: Request[PosteriorOptions], timing: Timing) -> Result:
         config = self.encoder.config

@@ -192,7 +192,8 @@ def encode(result: Result, media_type: str) -> bytes:
             item["uncertainty"] = uncertainty
     # Images have no tokens, but clients require the numbers.
     usage = {"prompt_tokens": 0, "total_tokens": 0}
-    facts = {"object": "list", "data": data, "model": result.facts["model"], "usage": usage}
+    model = result.facts["model"] + (ROBUST if result.robust else "")
+    facts = {"object": "list", "data": data, "model": model, "usage": usage}
     more = {name: result.facts[name] for name in ("revision", "request_id")}
     return pydantic_core.to_json({**facts, **more})
 

@@ -37,11 +37,13 @@ class Result:
         facts: JSON values.
         arrays: One row per image.
         encoding: Format of vectors in JSON, ``"float"`` or ``"base64"``.
+        robust: Whether embeddings are content means.
     """
 
     facts: Mapping[str, Any]
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     encoding: str = "float"
+    robust: bool = False
 
     def encode(self, media_type: str) -> bytes:
         """Return the response body in a type from `choose_media_type`.
