@@ -9,7 +9,8 @@ A page marks the place of a table:
     <!-- end -->
 
 NAME is a CSV file in ``docs/results`` or one of the tables in ``COMPUTED``, which come from the
-packages in ``zoo/bundled`` and from the data that ships with ``repzoo_training.results``.
+packages in ``zoo/bundled``, the server's settings, and the data that ships with
+``repzoo_training.results``.
 
 A CSV file has one row per number. The columns before ``measure`` say what was measured; those that
 are the same in every row become the table's caption. ``value`` may have a ``standard_error``, an
@@ -29,6 +30,8 @@ from pathlib import Path
 from statistics import fmean
 
 from repzoo.packages.config import ModelConfig
+from repzoo_serving.configuration import variable
+from repzoo_serving.settings import SECTIONS, Settings
 from repzoo_training.objectives import METHODS
 from repzoo_training.results.published import SOURCES
 from repzoo_training.results.published import rows as published_rows
@@ -299,6 +302,17 @@ def interval(values: Sequence[float], digits: int) -> str:
     return f"{value} [{low}, {high}]"
 
 
+def server_settings() -> str:
+    """One row per setting of the server."""
+    body = []
+    for name in (name for names in SECTIONS.values() for name in names):
+        field = Settings.model_fields[name]
+        default = "" if field.default in (None, ()) else field.default
+        shown = ",".join(default) if isinstance(default, tuple) else f"{default}"
+        body.append([f"`{variable(name)}`", shown.removesuffix(".0"), field.description or ""])
+    return markdown(["variable", "default", "meaning"], body, text=3)
+
+
 COMPUTED: Mapping[str, Callable[[], str]] = {
     "zoo": zoo,
     "zoo-summary": zoo_summary,
@@ -306,6 +320,7 @@ COMPUTED: Mapping[str, Callable[[], str]] = {
     "published": published,
     "content": content,
     "ranking": ranking,
+    "server-settings": server_settings,
     "uncertainty": lambda: uncertainty("another label"),
     "uncertainty-answers": lambda: uncertainty("same picture, undegraded"),
 }

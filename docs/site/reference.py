@@ -14,8 +14,9 @@ from docstrings import plain, table, with_code
 from pydantic import BaseModel
 from repzoo import cli
 from repzoo.packages.config import ModelConfig
+from repzoo_serving import configuration, settings
 from repzoo_serving.http import problems
-from repzoo_serving.settings import Limits, Settings
+from repzoo_serving.settings import SECTIONS, Limits, Settings
 from repzoo_serving.wire import openapi
 from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.recipes.registry import list_recipes
@@ -142,9 +143,17 @@ def _type(schema: Mapping[str, Any], document: Any) -> str:
 
 
 def _settings() -> str:
-    """All server settings, from the settings' own documentation and defaults."""
-    text = with_code(inspect.getdoc(inspect.getmodule(Settings)))
-    return f"# Server settings\n\n{text}\n"
+    """All server settings, and where they come from."""
+    out = ["# Server settings", "", with_code(configuration.__doc__), ""]
+    for title, names in SECTIONS.items():
+        rows = []
+        for name in names:
+            field = Settings.model_fields[name]
+            default = "" if field.default in (None, ()) else f"`{json.dumps(field.default)}`"
+            places = f"`{name}`, `{configuration.flag(name)}`, `{configuration.variable(name)}`"
+            rows.append((places, default, _cell(field.description or "")))
+        out += [f"## {title}", "", *table(("key, flag, variable", "default", "meaning"), rows), ""]
+    return "\n".join([*out, plain(settings.__doc__).partition("\n\n")[2], ""])
 
 
 def _recipes() -> str:

@@ -5,7 +5,7 @@
     bentoml containerize repzoo:latest       # needs docker
 
 The bento holds a wheel of this checkout, copies of the verified packages, and locked versions of
-the requirements. Configure it with the variables of `repzoo_serving.settings`.
+the requirements. Configure it with the variables of `repzoo_serving.configuration`.
 """
 
 from __future__ import annotations

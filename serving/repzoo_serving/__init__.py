@@ -3,7 +3,7 @@
 ``zoo serve`` (``cli``) starts it:
 
     service    the BentoML service: workers and lifecycle
-    settings   its settings, from ``REPZOO_SERVE_*`` variables
+    settings   its settings; configuration reads them from flags, variables and a file
     http       connections, requests and responses, problem documents, hang-ups, the drain
     api        the ASGI application: routes, operations, API keys and rates
     wire       request bodies (JSON, multipart, safetensors) -> checked options and arrays, results

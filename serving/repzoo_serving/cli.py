@@ -1,4 +1,4 @@
-"""``zoo serve``: check the arguments, start BentoML, and announce when the server is ready.
+"""``zoo serve``: check the settings, start BentoML, and announce when the server is ready.
 
 This process is the supervisor. It holds the port and starts the worker, which loads the models. It
 restarts a worker that exits, and the worker exits with it, however it ends.
@@ -7,143 +7,147 @@ restarts a worker that exits, and the worker exits with it, however it ends.
 from __future__ import annotations
 
 import errno
-import http.client
 import ipaddress
-import json
 import os
 import secrets
-import signal
 import socket
 import tempfile
-import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import click
+from click.core import ParameterSource
+from pydantic.fields import FieldInfo
 from repzoo.errors import HubError, InvalidInput, MissingExtra, RepzooError
-from repzoo.secrets_file import add_secret, read_secrets, revoke_secret
+from repzoo.secrets_file import read_secrets
 
-from repzoo_serving.settings import Settings
+from repzoo_serving.announcement import Announcer, server_url
+from repzoo_serving.configuration import PREFIX, configure, flag, to_environ
+from repzoo_serving.settings import SECTIONS, Settings
 
 __all__ = ["serve"]
 
-# A 16 × 16 image of a seven, small enough for a command line.
-_SEVEN = (
-    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAAJklEQVR42mNggAH+H0wMDAwMBkwMDExQkoGB4QATAwMz"
-    "owITTBUAP3UCWmPeJIEAAAAASUVORK5CYII="
-)
+_METAVARS = {
+    "models": "NAME[,NAME...]",
+    "watch": "FILE",
+    "keys": "FILE",
+    "public": "GROUP[,GROUP...]",
+    "cors_origins": "ORIGIN[,ORIGIN...]",
+    "otlp": "URL",
+}
+_BOUNDS = {"ge": ("min", False), "gt": ("min", True), "le": ("max", False)}
 
 
-@click.command()
+class _Command(click.Command):
+    """Lists its options by section."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = {each.name: each.get_help_record(ctx) for each in self.get_params(ctx)}
+        rows = {title: [records.pop(name) for name in names] for title, names in SECTIONS.items()}
+        for title, section in {"Options": list(records.values()), **rows}.items():
+            with formatter.section(title):
+                formatter.write_dl([row for row in section if row is not None])
+
+
+def _option_per_setting(command: Callable[..., None]) -> Callable[..., None]:
+    for names in reversed([*SECTIONS.values()]):
+        for name in reversed(names):
+            field = Settings.model_fields[name]
+            default = field.default
+            if isinstance(default, tuple):
+                default = ",".join(default) or None
+            kind = _type(field)
+            number = "SECONDS" if name.endswith("_seconds") else "N"
+            is_number = isinstance(kind, click.IntRange | click.FloatRange)
+            add = click.option(
+                flag(name),
+                type=kind,
+                default=default,
+                show_default=default is not None,
+                metavar=number if is_number else _METAVARS.get(name),
+                help=field.description,
+            )
+            command = add(command)
+    return command
+
+
+def _type(field: FieldInfo) -> click.ParamType[Any] | None:
+    """Return the type of a setting's option; None for text, also that of a list."""
+    if get_origin(field.annotation) is tuple:
+        return None
+    kinds = (field.annotation, *get_args(field.annotation))
+    for kind in kinds:
+        if get_origin(kind) is Literal:
+            return click.Choice(get_args(kind))
+    bounds: dict[str, Any] = {}
+    for each in field.metadata:
+        for name, (end, is_open) in _BOUNDS.items():
+            if (bound := getattr(each, name, None)) is not None:
+                bounds |= {end: bound, f"{end}_open": is_open}
+    if int in kinds:
+        return click.IntRange(**bounds)
+    return click.FloatRange(**bounds) if float in kinds else None
+
+
+@click.command(cls=_Command)
 @click.option(
-    "--models",
-    metavar="NAME[,NAME...]",
-    help="Models to serve: names, NAME@REVISION, or package folders. ALIAS=NAME@REVISION serves "
-    "one under another name.",
-)
-@click.option(
-    "--watch",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    "--config",
+    type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File that lists models to serve, one per line; reloaded when it changes.",
-)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=3000,
-    show_default=True,
-    help="Port to listen on; 0 chooses a free one.",
-)
-@click.option("--hub", help="Hub in which names are looked up.")
-@click.option(
-    "--provider",
-    type=click.Choice(["cpu", "cuda"]),
-    help="Where the models run.  [default: a GPU if one works, otherwise the CPU]",
+    help="TOML file of settings: max_images = 64.  [default: $REPZOO_SERVE_CONFIG]",
 )
 @click.option(
-    "--log",
-    type=click.Choice(["none", "json"]),
-    help="Log requests to stdout, one JSON object per line.  [default: none]",
+    "--print-config",
+    is_flag=True,
+    help="Print all settings as such a file, with their meanings and what set them, and exit.",
 )
-@click.option(
-    "--otlp",
-    metavar="URL",
-    help="Send spans of requests to an OpenTelemetry collector by OTLP over HTTP.",
-)
-@click.option(
-    "--keys",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File of API keys; with it, requests need a key.",
-)
-@click.option("--new-key", metavar="NAME", help="Add a key to the file, print it once, and exit.")
-@click.option("--revoke-key", metavar="NAME", help="Remove a key from the file, and exit.")
-@click.option("--list-keys", is_flag=True, help="List the names of the keys in the file, and exit.")
-@click.option(
-    "--rate",
-    type=click.FloatRange(0, min_open=True),
-    help="Requests per second for each key, or for the new key.",
-)
-def serve(
-    models: str | None,
-    watch: Path | None,
-    host: str,
-    port: int,
-    hub: str | None,
-    provider: str | None,
-    log: str | None,
-    otlp: str | None,
-    keys: Path | None,
-    new_key: str | None,
-    revoke_key: str | None,
-    list_keys: bool,
-    rate: float | None,
-) -> None:
+@_option_per_setting
+@click.pass_context
+def serve(context: click.Context, /, config: Path | None, print_config: bool, **flags: Any) -> None:
     """Serve models over HTTP until Ctrl-C.
 
     Models that are not in the cache are pulled, and every file is verified before the server
     starts.
+
+    Each setting is a flag (--max-images 64), a variable (REPZOO_SERVE_MAX_IMAGES=64), or a key of
+    the file that --config names (max_images = 64). A flag wins over a variable, a variable over
+    the file, and the file over the default. Give the models with --models or --watch.
     """
-    if new_key is not None or revoke_key is not None or list_keys:
-        if keys is None:
-            raise click.UsageError("--new-key, --revoke-key and --list-keys need --keys")
-        if new_key is not None:
-            click.echo(add_secret(keys, new_key, prefix="rz_", rate=rate))
-        if revoke_key is not None:
-            revoke_secret(keys, revoke_key)
-        if list_keys:
-            for secret in read_secrets(keys):
-                click.echo(secret.name)
+    found = configure(os.environ, dict(_given(context, flags)), config)
+    if print_config:
+        click.echo(found.to_toml(), nl=False)
         return
-    names = [name for name in (part.strip() for part in (models or "").split(",")) if name]
-    if bool(names) == (watch is not None):
+    settings = found.settings
+    if not settings.models and not settings.watch:
         raise click.UsageError("give either --models or --watch")
-    if otlp is not None and not otlp.startswith(("http://", "https://")):
-        raise click.UsageError(f"--otlp {otlp}: expected a URL such as http://127.0.0.1:4318")
-    address = _address(host)
-    port = _free_port(address, port)
+    if settings.watch and not Path(settings.watch).is_file():
+        raise InvalidInput(f"{found.sources['watch']}: {settings.watch} is not a file")
+    address = _address(settings.host)
+    port = _free_port(address, settings.port)
     try:
         import bentoml  # noqa: F401
         import psutil  # type: ignore[import-untyped]  # noqa: F401
     except ImportError as error:
         raise MissingExtra("zoo serve", "serving", error) from error
-    paths = _packages(names, hub)
+    if settings.keys is not None:
+        read_secrets(Path(settings.keys))  # a bad file fails here and not in a worker
+    elif not ipaddress.ip_address(address).is_loopback:
+        click.echo(f"anyone who can reach {address} can use the server; see --keys", err=True)
+    settings = settings.model_copy(
+        update={
+            "models": tuple(_packages(settings.models, settings.hub)),
+            "watch": _absolute(settings.watch),
+            "hub": _where(settings.hub),
+            "keys": _absolute(settings.keys),
+            "supervisor": os.getpid(),
+            "supervisor_key": secrets.token_urlsafe(32),
+        }
+    )
     with tempfile.TemporaryDirectory(prefix="zoo-serve-") as scratch:
-        settings = _settings(
-            watch=_absolute(watch),
-            models=paths,
-            hub=_where(hub),
-            provider=provider,
-            log=log,
-            otlp=otlp,
-            keys=_absolute(keys or os.environ.get("REPZOO_SERVE_KEYS")),
-            rate=rate,
-        )
-        if settings.keys is not None:
-            read_secrets(Path(settings.keys))  # a bad file fails here and not in a worker
-        elif not ipaddress.ip_address(address).is_loopback:
-            click.echo(f"anyone who can reach {address} can use the server; see --keys", err=True)
-        os.environ |= settings.to_environ() | {
+        for name in [name for name in os.environ if name.startswith(PREFIX)]:
+            del os.environ[name]
+        os.environ |= to_environ(settings) | {
             # A folder per server: BentoML keeps files in it that servers cannot share, and would
             # use the user's home by default.
             "BENTOML_HOME": scratch,
@@ -157,24 +161,32 @@ def serve(
         service: Any = module.RepzooService
         # Workers put their working folder on the import path, so it must not be the user's.
         service.working_dir = scratch
-        announcer = _Announcer(address, port, settings)
+        url = server_url(address, port)
+        announcer = Announcer(url, settings)
         announcer.start()
         try:
             service.serve_http(host=address, port=port)
         except OSError as error:
-            raise HubError(f"the server cannot listen on {_url(address, port)}: {error}") from error
+            raise HubError(f"the server cannot listen on {url}: {error}") from error
         finally:
             announcer.stop()
     if announcer.failed:
         raise RepzooError("the server did not start because its worker exited; see the lines above")
 
 
-def _packages(names: list[str], hub: str | None) -> list[str]:
+def _given(context: click.Context, flags: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Return the settings that the command line gives; the others have their defaults."""
+    for name, value in flags.items():
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            yield name, value
+
+
+def _packages(names: Iterable[str], hub: str | None) -> list[str]:
     """Return the folders of the verified packages with these names."""
     from repzoo.loading import find
     from repzoo.packages.reference import is_path
 
-    from repzoo_serving.models.loading import split_alias
+    from repzoo_serving.models.references import split_alias
 
     folders, served = [], []
     for name in names:
@@ -188,15 +200,6 @@ def _packages(names: list[str], hub: str | None) -> list[str]:
             f"two of the models are named {', '.join(twice)}; serve one as ALIAS={twice[0]}"
         )
     return folders
-
-
-def _settings(*, watch: str | None, **options: Any) -> Settings:
-    """Return the settings of the environment, overridden by ``options`` that are not None."""
-    environment = Settings.from_environ(os.environ).model_dump()
-    given = {name: value for name, value in options.items() if value is not None}
-    given |= {"watch": watch, "supervisor": os.getpid()}
-    given["supervisor_key"] = secrets.token_urlsafe(32)
-    return Settings.model_validate(environment | given)
 
 
 def _absolute(path: str | Path | None) -> str | None:
@@ -244,77 +247,3 @@ def _free_port(address: str, port: int) -> int:
                 message = f"cannot listen on {address} port {port}: {error.strerror}"
             raise InvalidInput(message) from None
         return int(probe.getsockname()[1])
-
-
-def _url(address: str, port: int) -> str:
-    """Return the URL of a server on this machine that listens on ``address``."""
-    ip = ipaddress.ip_address(address)
-    if ip.is_unspecified:
-        ip = ipaddress.ip_address("127.0.0.1" if ip.version == 4 else "::1")
-    return f"http://{ip}:{port}" if ip.version == 4 else f"http://[{ip}]:{port}"
-
-
-class _Announcer(threading.Thread):
-    """Waits in the supervisor until the server responds, and prints that it is ready.
-
-    BentoML would restart a worker that cannot start again and again. If the first worker exits
-    before it has responded, the announcer ends the server instead, and ``failed`` is true.
-    """
-
-    def __init__(self, address: str, port: int, settings: Settings) -> None:
-        super().__init__(name="announcer", daemon=True)
-        self._settings = settings
-        self.url = _url(address, port)
-        self.failed = False
-        self._stopped = threading.Event()
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def run(self) -> None:
-        import psutil
-
-        supervisor = psutil.Process()
-        worker: psutil.Process | None = None
-        while not self._stopped.wait(0.1):
-            served = _get_models(self.url, self._settings.supervisor_key)
-            if served is not None:
-                click.echo(_announcement(self.url, served, self._settings))
-                return
-            if worker is None:
-                worker = next(iter(supervisor.children()), None)
-            elif not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE:
-                self.failed = True
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-
-
-def _get_models(url: str, key: str | None) -> dict[str, Any] | None:
-    """Return the response of ``/models``, or None while the server does not respond."""
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=1)
-    try:
-        connection.request("GET", "/models", headers={"Authorization": f"Bearer {key}"})
-        served: dict[str, Any] = json.loads(connection.getresponse().read())
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
-    return served if "models" in served else None
-
-
-def _announcement(url: str, served: dict[str, Any], settings: Settings) -> str:
-    models = served["models"]
-    width = max((len(model["name"]) for model in models), default=0)
-    lines = [f"  {m['name']:{width}}  {m['provider']}  {m['revision'][:12]}" for m in models]
-    lines += [f"  {each['reference']} failed: {each['reason']}" for each in served["failed"]]
-    if models:
-        body = json.dumps({"model": models[0]["name"], "images": [_SEVEN]}, separators=(",", ":"))
-        key = ""
-        if settings.keys is not None:
-            lines.append(f"Requests need a key of {settings.keys}; --new-key adds one.")
-            key = '-H "Authorization: Bearer $REPZOO_API_KEY" '
-        curl = f"curl {url}/embed {key}-H 'Content-Type: application/json' -d '{body}'"
-        lines += ["Try it:", f"  {curl}"]
-    elif not lines:
-        lines.append(f"  No model is served yet: {settings.watch} lists none.")
-    return "\n".join([f"Serving at {url}", *lines, "Press Ctrl-C to stop."])

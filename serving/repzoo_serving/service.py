@@ -1,7 +1,7 @@
 """The BentoML service: workers, lifecycle and builds. Requests go to our own application.
 
 ``zoo serve`` runs it, and so does ``bentoml serve repzoo_serving.service:RepzooService`` with the
-variables of `repzoo_serving.settings`.
+variables and the file of `repzoo_serving.configuration`.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from bentoml import server_context
 from repzoo.errors import RepzooError
 
 from repzoo_serving.api.app import App
+from repzoo_serving.configuration import configure
 from repzoo_serving.http import connection
 from repzoo_serving.http.exchange import Message, Receive, Send
 from repzoo_serving.models.loading import Loader
 from repzoo_serving.models.memory import settle
 from repzoo_serving.models.watch import Watcher
-from repzoo_serving.settings import Settings
 
 __all__ = ["RepzooService"]
 
 _logger = logging.getLogger("repzoo_serving")
 
-_settings = Settings.from_environ(os.environ)
 _worker = str(server_context.worker_index or 1)
 try:
+    _settings = configure(os.environ).settings
     _app = App(_settings, worker=_worker)
 except RepzooError as error:
     raise SystemExit(f"zoo: {error}") from None

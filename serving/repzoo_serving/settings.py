@@ -1,54 +1,8 @@
-"""Settings of a server: the models to serve, and its limits.
+"""Settings of a server: the models to serve, who may use it, and its limits.
 
-The supervisor passes the settings to its workers through ``REPZOO_SERVE_*`` variables. A deployment
-without ``zoo serve`` (``bentoml serve repzoo_serving.service:RepzooService``) sets the same
-variables:
-
-    =============================  ==========  ==================================================
-    variable                       default     meaning
-    =============================  ==========  ==================================================
-    REPZOO_SERVE_MODELS            (none)      comma-separated names, NAME@REVISION or folders; any
-                                               of them after ALIAS= has that name instead
-    REPZOO_SERVE_WATCH             (none)      file that lists models instead, one per line; it is
-                                               reloaded when it changes
-    REPZOO_SERVE_HUB               (none)      the hub in which names are looked up
-    REPZOO_SERVE_PROVIDER          (best)      cpu or cuda
-    REPZOO_SERVE_THREADS           (cores)     threads per run, and for decoding; set it if the CPUs
-                                               of a container are limited
-    REPZOO_SERVE_MAX_BYTES         33554432    bytes in the body of a request
-    REPZOO_SERVE_MAX_IMAGES        1024        images, or latents, in a request
-    REPZOO_SERVE_MAX_PIXELS        16777216    pixels of an image in memory, checked before
-                                               decoding; scaled JPEG files may have four times as
-                                               many, see `repzoo.runtime.images`
-    REPZOO_SERVE_MAX_BATCH         1024        images in a run of a model
-    REPZOO_SERVE_MAX_QUEUED        4096        images waiting per model and operation, and files
-                                               waiting to be decoded
-    REPZOO_SERVE_MAX_HEAD_BYTES    65536       bytes in the request line and headers
-    REPZOO_SERVE_DEADLINE_SECONDS  30          time to receive and answer a request; then, 504
-    REPZOO_SERVE_HEAD_SECONDS      10          time to receive a request line and headers once they
-                                               have begun
-    REPZOO_SERVE_IDLE_SECONDS      75          time after which a connection is closed on which no
-                                               request is sent, or no response is read
-    REPZOO_SERVE_DRAIN_SECONDS     0           minimum time between SIGTERM and exit, in which new
-                                               requests are refused
-    REPZOO_SERVE_HANG_SECONDS      10          a longer run makes ``/readyz`` fail, and ``/livez``
-                                               if it also exceeds the deadline
-    REPZOO_SERVE_LOG               none        json: a line per request
-    REPZOO_SERVE_OTLP              (none)      URL of an OpenTelemetry collector for spans of
-                                               requests by OTLP/HTTP, such as
-                                               http://127.0.0.1:4318; see
-                                               `repzoo_serving.telemetry.tracing`
-    REPZOO_SERVE_KEYS              (none)      file of API keys; without it, no key is needed
-    REPZOO_SERVE_RATE              0           requests per second for each key; 0 means no limit
-    REPZOO_SERVE_PUBLIC            health,     what needs no key: health, metrics, pages
-                                   pages
-    REPZOO_SERVE_CORS_ORIGINS      (none)      comma-separated origins of web pages that may send
-                                               requests, or *
-    REPZOO_SERVE_WORKERS           1           processes on the port, each with all models
-    =============================  ==========  ==================================================
-
-Each worker has its own models in memory, queues, limits, rates and metrics. Workers share the
-port, the settings and the file of keys.
+Every setting can be a key of a TOML file, a ``REPZOO_SERVE_*`` variable or a flag of ``zoo serve``;
+see `repzoo_serving.configuration`. Each worker has its own models in memory, queues, limits, rates
+and metrics. Workers share the port, the settings and the file of keys.
 """
 
 from __future__ import annotations
@@ -57,12 +11,9 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from repzoo.errors import InvalidInput
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-__all__ = ["Limits", "Settings"]
-
-_PREFIX = "REPZOO_SERVE_"
+__all__ = ["PRIVATE", "SECTIONS", "Limits", "Settings"]
 
 
 def _split(value: object) -> object:
@@ -79,12 +30,26 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_bytes: int = Field(32 * 2**20, gt=0)
-    max_images: int = Field(1024, gt=0)
-    max_pixels: int = Field(16 * 2**20, gt=0)
-    max_batch: int = Field(1024, gt=0)
-    max_queued: int = Field(4096, gt=0)
-    deadline_seconds: float = Field(30.0, gt=0, allow_inf_nan=False)
+    max_bytes: int = Field(32 * 2**20, gt=0, description="Bytes in the body of one request.")
+    max_images: int = Field(1024, gt=0, description="Images or latents in one request.")
+    max_pixels: int = Field(
+        16 * 2**20,
+        gt=0,
+        description="Pixels of one image in memory, checked before it is decoded. A JPEG file that "
+        "is decoded at a smaller scale may have four times as many.",
+    )
+    max_batch: int = Field(1024, gt=0, description="Images in one run of a model.")
+    max_queued: int = Field(
+        4096,
+        gt=0,
+        description="Images waiting per model and operation, and files waiting to be decoded.",
+    )
+    deadline_seconds: float = Field(
+        30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Time to receive and answer one request; then it gets 504.",
+    )
 
     @model_validator(mode="after")
     def _every_allowed_request_fits_the_queue(self) -> Limits:
@@ -99,25 +64,92 @@ class Limits(BaseModel):
 class Settings(Limits):
     """All settings of a server."""
 
-    models: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
-    watch: str | None = None
-    hub: str | None = None
-    provider: Literal["cpu", "cuda"] | None = None
-    threads: Annotated[int, Field(ge=1)] | None = None
-    max_head_bytes: int = Field(65536, ge=1024)
-    head_seconds: float = Field(10.0, gt=0, allow_inf_nan=False)
-    idle_seconds: float = Field(75.0, gt=0, allow_inf_nan=False)
-    drain_seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
-    hang_seconds: float = Field(10.0, gt=0, allow_inf_nan=False)
-    log: Literal["none", "json"] = "none"
-    otlp: Annotated[str, Field(pattern=r"^https?://")] | None = None
-    keys: str | None = None
-    rate: float = Field(0.0, ge=0, allow_inf_nan=False)
+    models: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+        (),
+        description="Models to serve: names, NAME@REVISION, or package folders. "
+        "ALIAS=NAME@REVISION serves one under another name.",
+    )
+    watch: str | None = Field(
+        None,
+        description="File that lists models to serve instead, one per line; reloaded when it "
+        "changes.",
+    )
+    hub: str | None = Field(
+        None, description="Hub in which names are looked up; otherwise that of REPZOO_HUB."
+    )
+    provider: Literal["cpu", "cuda"] | None = Field(
+        None, description="Where the models run: by default a GPU if one works, otherwise the CPU."
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="Threads for running models, and for decoding: by default one per core. Set it "
+        "in a container with a CPU limit.",
+    )
+    workers: int = Field(
+        1, ge=1, le=256, description="Processes on the port, each with all models."
+    )
+    host: str = Field(
+        "127.0.0.1", description="Address on which zoo serve listens; 0.0.0.0 means all."
+    )
+    port: int = Field(
+        3000, ge=0, le=65535, description="Port on which zoo serve listens; 0 chooses a free one."
+    )
+    keys: str | None = Field(
+        None, description="File of API keys, see zoo keys. With it, requests need a key."
+    )
+    rate: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Requests per second of each key that has no rate of its own; 0 is no limit.",
+    )
     public: Annotated[
         tuple[Literal["health", "metrics", "pages"], ...], BeforeValidator(_split)
-    ] = ("health", "pages")
-    cors_origins: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
-    workers: int = Field(1, ge=1, le=256)
+    ] = Field(("health", "pages"), description="What needs no key: health, metrics, pages.")
+    cors_origins: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+        (),
+        description="Origins of web pages that may call the server (CORS), such as "
+        "https://app.example, or * for all.",
+    )
+    max_head_bytes: int = Field(
+        65536, ge=1024, description="Bytes in the request line and headers."
+    )
+    head_seconds: float = Field(
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Time to receive a request line and headers once they have begun.",
+    )
+    idle_seconds: float = Field(
+        75.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Time after which a connection is closed if no request is sent or no response "
+        "is read.",
+    )
+    drain_seconds: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Minimum time between SIGTERM and exit, during which requests are refused.",
+    )
+    hang_seconds: float = Field(
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="A longer run of a model makes /readyz fail; after another deadline, /livez "
+        "fails too.",
+    )
+    log: Literal["none", "json"] = Field(
+        "none", description="json logs to stdout, one JSON object per line and request."
+    )
+    otlp: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="URL of an OpenTelemetry collector that receives spans by OTLP/HTTP, such as "
+        "http://127.0.0.1:4318.",
+    )
     #: A key with which the supervisor checks that the server is up.
     supervisor_key: str | None = None
     #: The process that started this one; this one exits with it.
@@ -127,31 +159,25 @@ class Settings(Limits):
     def limits(self) -> Limits:
         return Limits.model_validate(self.model_dump(include=set(Limits.model_fields)))
 
-    @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> Settings:
-        """Read the ``REPZOO_SERVE_*`` variables.
 
-        Raises:
-            InvalidInput: If a variable is unknown or has an invalid value; the message names it.
-        """
-        given = {
-            key.removeprefix(_PREFIX).lower(): value
-            for key, value in environ.items()
-            if key.startswith(_PREFIX)
-        }
-        try:
-            return cls.model_validate(given)
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{_PREFIX}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}"
-                for e in error.errors()
-            )
-            raise InvalidInput(problems) from None
+#: What only the supervisor sets, for its workers.
+PRIVATE = frozenset({"supervisor", "supervisor_key"})
 
-    def to_environ(self) -> dict[str, str]:
-        """Return the variables from which :meth:`from_environ` restores these settings."""
-        values = self.model_dump(exclude_none=True, exclude_defaults=True)
-        return {
-            _PREFIX + key.upper(): json.dumps(value) if isinstance(value, tuple) else str(value)
-            for key, value in values.items()
-        }
+#: All other settings, as help and documents list them.
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "Models": ("models", "watch", "hub", "provider", "threads", "workers"),
+    "Address": ("host", "port"),
+    "Access": ("keys", "rate", "public", "cors_origins"),
+    "Limits": (
+        "max_bytes",
+        "max_images",
+        "max_pixels",
+        "max_batch",
+        "max_queued",
+        "max_head_bytes",
+    ),
+    "Times in seconds": (
+        *("deadline_seconds", "head_seconds", "idle_seconds", "drain_seconds", "hang_seconds"),
+    ),
+    "Logs and traces": ("log", "otlp"),
+}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import repzoo_client
-from repzoo.secrets_file import add_secret
+from repzoo.secrets_file import add_secret, read_secrets
 from repzoo_client import Client
 from repzoo_serving.api.access import Bucket
 
@@ -93,6 +96,30 @@ class TestKeys:
         http = live(keys=str(tmp_path / "keys")).http
         assert http.get("/models", headers=bearer(key)).status_code == 200
         assert_unauthorized(http.get("/models", headers=bearer(key[:-1])))
+
+
+def test_metrics_count_by_key(live: Any, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    app, slow = new_key(file, "app"), new_key(file, "slow", rate=0.001)
+    server = live(keys=str(file), public=("metrics",))
+    for key in (app, app, slow, slow, "nobody's"):
+        server.http.post("/generate", json={"model": "tiny", "n": 3}, headers=bearer(key))
+    server.http.post("/generate", json={"model": "nope"}, headers=bearer(app))
+    requests = {
+        (key, status): server.metric("repzoo_key_requests_total", key=key, status=status)
+        for key in ("app", "slow")
+        for status in ("200", "404", "429")
+    }
+    assert {at: count for at, count in requests.items() if count} == {
+        ("app", "200"): 2,
+        ("app", "404"): 1,
+        ("slow", "200"): 1,
+        ("slow", "429"): 1,
+    }
+    images = {"operation": "generate", "model": "tiny"}
+    assert server.metric("repzoo_key_images_total", key="app", **images) == 6
+    assert server.metric("repzoo_key_images_total") == 9
+    assert server.metric("repzoo_key_requests_total") == 5
 
 
 @pytest.mark.parametrize("public", [(), ("health",), ("metrics",), ("health", "metrics")])
@@ -180,22 +207,37 @@ class TestCors:
         assert "access-control-allow-origin" not in headers
 
 
-def serve(*arguments: object) -> subprocess.CompletedProcess[str]:
+def zoo(*arguments: object) -> subprocess.CompletedProcess[str]:
     code = "from repzoo.cli import main; main()"
-    command = [sys.executable, "-c", code, "serve", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_zoo_serve_makes_keys_and_asks_for_them(
+def test_zoo_keys_makes_lists_and_revokes_keys(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    key = zoo("keys", "add", "app", file).stdout.strip()
+    made = json.loads(zoo("keys", "add", "batch", file, "--rate", 5, "--burst", 9, "--json").stdout)
+    assert made["key"].startswith("rz_")
+    assert key not in file.read_text()
+    listed = json.loads(zoo("keys", "list", file, "--json").stdout)
+    assert [(each["name"], each["rate"], each["burst"]) for each in listed] == [
+        ("app", None, None),
+        ("batch", 5, 9),
+    ]
+    header, _, row = zoo("keys", "list", file).stdout.splitlines()
+    assert header.split() == ["NAME", "RATE", "BURST", "CREATED"]
+    assert row.split()[:3] == ["batch", "5", "9"]
+    assert zoo("keys", "revoke", "app", file).stdout == "app: revoked\n"
+    assert [each.name for each in read_secrets(file)] == ["batch"]
+
+
+def test_zoo_serve_asks_for_keys(
     server_process: Any,
     tiny_package: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    file = tmp_path / "keys"
-    made = serve("--keys", file, "--new-key", "app")
-    assert made.returncode == 0
-    key = made.stdout.strip()
+    key = new_key(tmp_path / "keys", "app")
     monkeypatch.chdir(tmp_path)
     arguments = ("--models", tiny_package, "--port", "0", "--keys", "keys", "--log", "json")
     with server_process(*map(str, arguments), log=tmp_path / "log") as server:
@@ -206,21 +248,30 @@ def test_zoo_serve_makes_keys_and_asks_for_them(
         monkeypatch.setenv("REPZOO_API_KEY", key)
         with Client(url) as client:
             assert client.generate(model="tiny").latents.shape == (1, 4)
+        # The printed example sends the key of the variable.
+        assert f"zoo keys add NAME {tmp_path / 'keys'}" in server.output()
+        if shutil.which("curl"):
+            (example,) = re.findall(r"^  (curl .*)$", server.output(), re.MULTILINE)
+            done = subprocess.run(example, shell=True, capture_output=True, text=True, check=False)
+            assert len(json.loads(done.stdout)["embeddings"]) == 1, done.stderr
         assert server.stop() == 0
         assert '"key": "app"' in server.output()
         assert key not in server.output()
-    assert serve("--keys", file, "--list-keys").stdout == "app\n"
-    assert serve("--keys", file, "--revoke-key", "app").returncode == 0
-    assert serve("--keys", file, "--list-keys").stdout == ""
 
 
-def test_zoo_serve_says_what_is_wrong_with_keys(tmp_path: Path, tiny_package: Path) -> None:
+def test_wrong_keys_are_one_line(tmp_path: Path, tiny_package: Path) -> None:
+    file = tmp_path / "keys"
+    new_key(file, "app")
     for arguments, said in (
-        (("--new-key", "app"), "--new-key, --revoke-key and --list-keys need --keys"),
-        (("--keys", tmp_path / "keys", "--new-key", "a b"), "cannot name a secret"),
-        (("--keys", tmp_path / "nope", "--models", tiny_package, "--port", 0), "No such file"),
+        (("keys", "add", "a b", file), "cannot name a secret"),
+        (("keys", "add", "app", file), "already has a secret named app"),
+        (("keys", "add", "b", file, "--rate", "0"), "--rate"),
+        (("keys", "revoke", "b", file), "has no secret named 'b'"),
+        (("keys", "list", tmp_path / "nope"), "No such file"),
+        (("keys", "list", tiny_package / "encoder.onnx"), "is not a file of secrets"),
+        (("serve", "--keys", tmp_path / "nope", "--models", tiny_package, "--port", 0), "No such"),
     ):
-        done = serve(*arguments)
+        done = zoo(*arguments)
         assert done.returncode != 0
         assert said in done.stderr
-        assert "Traceback" not in done.stderr
+        assert done.stderr.count("\n") == 1

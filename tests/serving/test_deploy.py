@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from repzoo_serving.settings import Settings
+from repzoo_serving.configuration import configure
 
 DEPLOY = Path(__file__).parents[2] / "serving" / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
@@ -85,7 +85,7 @@ def test_they_belong_together() -> None:
 
 def test_settings_are_those_of_the_code_and_fit_each_other() -> None:
     environ = {each["name"]: each["value"] for each in container()["env"]}
-    settings = Settings.from_environ(environ)  # refuses names and values that it does not know
+    settings = configure(environ).settings  # refuses names and values that it does not know
     assert {f"REPZOO_SERVE_{name.upper()}" for name in settings.model_fields_set} == set(environ)
     # The file of keys comes from the secret.
     mounts = {mount["name"]: mount for mount in container()["volumeMounts"]}
@@ -136,7 +136,7 @@ def test_the_image_is_built_from_what_there_is() -> None:
     extras = (ROOT / "pyproject.toml").read_text()
     assert all(re.search(rf"^{extra} = \[", extras, re.MULTILINE) for extra in build[1].split(","))
     environ = dict(re.findall(r"\b(REPZOO_SERVE_\w+)=(\S+)", text))
-    assert Settings.from_environ(environ).log == "json"
+    assert configure(environ).settings.log == "json"
     assert re.search(r"^USER 65534", text, re.MULTILINE)
 
 

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import repzoo
 from PIL import Image
-from repzoo_serving.models.loading import Loader, read_references
+from repzoo_serving.models.loading import Loader
+from repzoo_serving.models.references import read_references
 from repzoo_serving.models.watch import Watcher
 
 Eventually = Callable[[Callable[[], object]], None]

@@ -216,6 +216,22 @@ def test_an_alias_and_a_line_for_each_model_loaded(
         assert line["seconds"] > 0
 
 
+def test_json_logs_have_stdout_for_themselves(tiny_package: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from repzoo.cli import main; main()", "serve"]
+    command += ["--models", str(tiny_package), "--port", "0", "--log", "json"]
+    with (
+        (tmp_path / "logs").open("wb") as logs,
+        subprocess.Popen(command, stdout=logs, stderr=subprocess.PIPE, text=True) as server,
+    ):
+        assert server.stderr is not None
+        banner = "".join(iter(server.stderr.readline, "Press Ctrl-C to stop.\n"))
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 0
+    assert banner.startswith("Serving at http://127.0.0.1:")
+    lines = [json.loads(line) for line in (tmp_path / "logs").read_text().splitlines()]
+    assert any(line.get("model") == "tiny" for line in lines)
+
+
 def test_a_taken_port_is_said_plainly(tiny_package: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))

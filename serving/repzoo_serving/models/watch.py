@@ -17,8 +17,9 @@ from pathlib import Path
 from repzoo.errors import InvalidInput
 from repzoo.packages.reference import is_path
 
-from repzoo_serving.models.loading import Loader, read_references, split_alias
+from repzoo_serving.models.loading import Loader
 from repzoo_serving.models.memory import settle
+from repzoo_serving.models.references import read_references, split_alias
 from repzoo_serving.models.registry import Models
 
 __all__ = ["Watcher"]

@@ -12,6 +12,8 @@ the label ``worker``: with several workers on one port, any of them may answer.
     repzoo_rejections_total              counter    operation, model, reason (a problem's type)
     repzoo_hangups_total                 counter    operation: clients gone before the response
     repzoo_images_total                  counter    operation, model
+    repzoo_key_requests_total            counter    key (its name), operation, status
+    repzoo_key_images_total              counter    key, operation, model
     repzoo_log_lines_dropped_total       counter
     repzoo_request_seconds               histogram  operation, model
     repzoo_queue_seconds                 histogram  operation, model: waiting for batches
@@ -112,6 +114,8 @@ class Metrics:
         self.rejections: Counter[tuple[str, str, str]] = Counter()
         self.hangups: Counter[str] = Counter()
         self.images: Counter[Key] = Counter()
+        self.key_requests: Counter[tuple[str, str, int]] = Counter()
+        self.key_images: Counter[tuple[str, str, str]] = Counter()
         self.request_seconds = _Histograms(_SECONDS)
         self.queue_seconds = _Histograms(_SECONDS)
         self.inference_seconds = _Histograms(_SECONDS)
@@ -130,6 +134,10 @@ class Metrics:
             self.rejections[*key, exchange.problem] += 1
         elif exchange.images:
             self.images[key] += exchange.images
+            if exchange.key is not None:
+                self.key_images[exchange.key, *key] += exchange.images
+        if exchange.key is not None:
+            self.key_requests[exchange.key, exchange.operation, status] += 1
         if exchange.operation:
             self.request_seconds[key].observe(time.perf_counter() - exchange.started)
 
@@ -153,6 +161,18 @@ class Metrics:
                 "Images, or latents, of requests answered with 200.",
                 "operation model",
                 self.images,
+            ),
+            (
+                "key_requests",
+                "Requests answered, by the name of their API key.",
+                "key operation status",
+                self.key_requests,
+            ),
+            (
+                "key_images",
+                "Images, or latents, of requests answered with 200, by the name of their API key.",
+                "key operation model",
+                self.key_images,
             ),
             (
                 "log_lines_dropped",
