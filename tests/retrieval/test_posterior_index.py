@@ -123,6 +123,10 @@ def test_an_index_of_content_posteriors(
                 assert [hit.id for hit in answer.hits] == [name for name, _ in expected]
         with pytest.raises(InvalidQuery, match="zoo index build DIR --model m --out NEW"):
             index.search(**queries(), metric="content")
+        with pytest.raises(InvalidQuery, match="robust needs the variances of the queries"):
+            index.search(MEAN[17], metric="robust")
+        with pytest.raises(InvalidQuery, match="content posteriors, which need a variance"):
+            index.add(["point"], MEAN[:1])
 
 
 def test_robust_needs_an_index_of_content_posteriors(index: PosteriorIndex) -> None:

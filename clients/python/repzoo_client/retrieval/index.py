@@ -220,7 +220,7 @@ class PosteriorIndex:
         Args:
             ids: N different strings.
             mean: ``[N, D]``.
-            variance: ``[N, D]``, or None for points.
+            variance: ``[N, D]``, or None for points. Content posteriors are never points.
             uncertainty: ``[N]`` in [0, 1], if the model has one.
             metadata: N JSON objects.
             progress: Called with the number of rows of each batch that was added.
@@ -228,6 +228,8 @@ class PosteriorIndex:
         Raises:
             InvalidQuery: If an argument is invalid; nothing is added then.
         """
+        if self._holds_content and variance is None:
+            raise InvalidQuery(f"{self.location} holds content posteriors, which need a variance")
         given = as_documents(ids, mean, variance, uncertainty, metadata, self.info.dim)
         scaled = self._scaled(given.mean, given.variance)
         documents = Documents(given.ids, *scaled, given.uncertainty, given.metadata)
@@ -279,7 +281,7 @@ class PosteriorIndex:
 
         Args:
             mean: ``[N, D]`` or ``[D]``.
-            variance: The same shape as ``mean``, or None for points.
+            variance: The same shape as ``mean``, or None for points; "robust" needs it.
             uncertainty: ``[N]`` in [0, 1], the uncertainty of the queries, if the model has one.
             k: The number of hits per query, 1 to 800.
             metric: One of the metrics above. "euclidean" or "cosine", whichever is
@@ -298,6 +300,10 @@ class PosteriorIndex:
         if abstain is not None and np.isnan(doubt).any():
             raise InvalidQuery("abstain needs the uncertainty of the queries")
         self.require(metric=metric)
+        if metric == "robust" and variance is None:
+            raise InvalidQuery(
+                "metric robust needs the variances of the queries' content posteriors"
+            )
         if metric == "euclidean" or metric == "cosine":
             metric = "mean"
         search = Search(
