@@ -14,7 +14,7 @@ from repzoo_training.watching.plots import STYLE, png
 __all__ = ["content_figure"]
 
 _COLUMNS = 5
-_LABELS = {"euclidean": "embedding", "mean": "content mean", "robust": "content posterior"}
+_LABELS = {"euclidean": "embedding", "mean": "content mean"}
 
 
 def content_figure(report: ContentReport) -> bytes:
@@ -28,8 +28,6 @@ def content_figure(report: ContentReport) -> bytes:
         axes = list(grid.flat)
         for axis, (group, kind, rows) in zip(axes, kinds, strict=False):
             for name, label in _LABELS.items():
-                if name == "mean":
-                    continue
                 values = [clean.precision[name], *(row.precision[name] for row in rows)]
                 axis.plot(range(SEVERITIES + 1), values, marker="o", markersize=3, label=label)
             axis.set_title(f"{kind}" + {"fit": "", "validation": " ○", "test": " ●"}[group])
