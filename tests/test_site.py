@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -36,6 +37,26 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
             pytest.fail(f"{page.relative_to(site)}: {tag}")
     for style in site.rglob("*.css"):
         assert not re.search(r"url\(\"?(https?:)?//", style.read_text()), style
+
+
+def test_every_link_leads_somewhere(site: Path) -> None:
+    """Links in HTML and in generated pages too, which MkDocs does not check, and their anchors."""
+    pages = {page: page.read_text() for page in site.rglob("*.html")}
+    anchors = {
+        page: set(re.findall(r'\s(?:id|name)="([^"]+)"', html)) for page, html in pages.items()
+    }
+    broken = []
+    for page, html in pages.items():
+        if page.name == "404.html":  # its links are relative to the root of a server
+            continue
+        links = set(re.findall(r'\s(?:href|src)="(?!https?:|data:|mailto:)([^"]*)"', html))
+        assert links, page
+        for link in links:
+            path, _, anchor = unquote(link).partition("#")
+            target = (page.parent / path).resolve() if path else page
+            if not target.exists() or (anchor and anchor not in anchors[target]):
+                broken.append(f"{page.relative_to(site)}: {link}")
+    assert broken == []
 
 
 def test_files_of_the_repository_come_along(site: Path) -> None:
@@ -68,3 +89,12 @@ def test_reference_pages_say_what_the_code_says(site: Path, page: str, words: li
     text = re.sub(r"<[^>]+>", "", html)
     assert [word for word in words if word not in text] == []
     assert not re.search(r":\w+:`|====", text)  # markup of reStructuredText
+
+
+@pytest.mark.parametrize("page", ["settings", "recipes", "package-format"])
+def test_every_field_has_a_meaning(site: Path, page: str) -> None:
+    html = (site / f"reference/{page}.html").read_text()
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in html.split("<tr>")]
+    meanings = {cells[0]: cells[-1] for cells in rows if cells}
+    assert len(meanings) > 10
+    assert [field for field, meaning in meanings.items() if not meaning.strip()] == []

@@ -51,6 +51,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point links at where their targets are on the site."""
     here = posixpath.dirname(page.file.src_uri)
+    if page.file.src_uri.startswith("repository/") and page.file.name != "index":
+        page.meta["search"] = {"exclude": True}  # source code, not documentation
 
     def relink(match: re.Match[str]) -> str:
         before, target, after = match.groups()

@@ -59,30 +59,40 @@ Side = Annotated[int, Field(gt=0, le=4096)]
 
 
 class ResizePolicy(_Record):
-    """How a decoded image of any size becomes ``height x width`` pixels.
+    """How a decoded image of any size becomes ``height x width`` pixels."""
 
-    ``crop`` scales the image to cover the target and keeps the centre. ``squash`` ignores the
-    aspect ratio. ``filter`` names a Pillow filter, used with antialiasing. ``rounding`` says how
-    the scaled length of the longer side is rounded to whole pixels. ``jpeg`` says how JPEG files
-    are decoded: at ``full`` size, or ``scaled`` down by 2, 4 or 8 while both sides stay at least
-    twice as long as the target's. ``size`` is ``(height, width)`` before the centre is cropped, if
-    that is larger than the target: many encoders see the middle 224 x 224 of 256 x 256 pixels.
-    """
-
-    fit: Literal["crop", "squash"] = "crop"
-    filter: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
-    rounding: Literal["nearest", "floor"] = "nearest"
-    jpeg: Literal["full", "scaled"] = "full"
-    size: tuple[Side, Side] | None = None
+    fit: Literal["crop", "squash"] = Field(
+        "crop",
+        description="crop scales the image to cover the target and keeps the centre; squash "
+        "ignores the aspect ratio",
+    )
+    filter: Literal["box", "bilinear", "bicubic", "lanczos"] = Field(
+        "bilinear", description="Pillow's filter, used with antialiasing"
+    )
+    rounding: Literal["nearest", "floor"] = Field(
+        "nearest", description="how the scaled length of the longer side is rounded to pixels"
+    )
+    jpeg: Literal["full", "scaled"] = Field(
+        "full",
+        description="how JPEG files are decoded: at full size, or scaled down by 2, 4 or 8 while "
+        "both sides stay at least twice as long as the target's",
+    )
+    size: tuple[Side, Side] | None = Field(
+        None,
+        description="height and width before the centre is cropped, if larger than the target: "
+        "many encoders see the middle 224 x 224 of 256 x 256 pixels",
+    )
 
 
 class InputSpec(_Record):
     """The input of ``encoder.onnx``: uint8 ``[N, height, width, channels]``."""
 
-    height: Side
-    width: Side
-    channels: Literal[1, 3]
-    resize: ResizePolicy = ResizePolicy()
+    height: Side = Field(description="pixels from top to bottom")
+    width: Side = Field(description="pixels from left to right")
+    channels: Literal[1, 3] = Field(description="1 for grey images, 3 for RGB")
+    resize: ResizePolicy = Field(
+        ResizePolicy(), description="how images of other sizes are scaled and cropped"
+    )
 
     @model_validator(mode="after")
     def _crop_is_inside(self) -> InputSpec:
@@ -111,17 +121,19 @@ class InputSpec(_Record):
 
 
 class ProbeSpec(_Record):
-    """One head ``probes/TASK.KIND.onnx``: embedding ``[N, D]`` -> logits ``[N, len(classes)]``.
+    """One head ``probes/TASK.KIND.onnx``: embedding ``[N, D]`` -> logits ``[N, len(classes)]``."""
 
-    ``softmax`` heads choose one class. ``sigmoid`` heads are multi-label: each class is decided on
-    its own. ``aliases`` are further names of the task.
-    """
-
-    task: Name
-    kind: Name = "linear"
-    aliases: tuple[Name, ...] = ()
-    classes: tuple[str, ...] = Field(min_length=2)
-    activation: Literal["softmax", "sigmoid"] = "softmax"
+    task: Name = Field(description="what is predicted, such as class or hair")
+    kind: Name = Field("linear", description="the classifier, such as linear or mlp")
+    aliases: tuple[Name, ...] = Field((), description="further names of the task")
+    classes: tuple[str, ...] = Field(
+        min_length=2, description="the label of each logit, in the order of the logits"
+    )
+    activation: Literal["softmax", "sigmoid"] = Field(
+        "softmax",
+        description="softmax chooses one class; sigmoid decides each class on its own, so that an "
+        "image can have several",
+    )
 
     @property
     def multi_label(self) -> bool:
@@ -135,89 +147,113 @@ class ProbeSpec(_Record):
 class UncertaintySpec(_Record):
     """The output of ``uncertainty.onnx``: a calibrated probability in [0, 1].
 
-    ``inputs`` may name outputs of the encoder and of ``content.onnx``, and ``images``, the
-    encoder's own input. Other quantities, such as the density under a mixture, are computed inside
-    the graph, so that the uncertainty costs one small head.
+    Other quantities than ``inputs``, such as the density under a mixture, are computed inside the
+    graph, so that the uncertainty costs one small head.
     """
 
-    probability_of: str
-    fitted_on: str
+    probability_of: str = Field(description="the event, as a phrase")
+    fitted_on: str = Field(description="the images that it was fitted and calibrated on")
     inputs: tuple[
         Literal["embedding", "log_variance", "images", "content_mean", "content_variance"], ...
-    ] = Field(min_length=1)
+    ] = Field(
+        min_length=1,
+        description="the graph's inputs: outputs of the encoder and of content.onnx, or images, "
+        "the encoder's own input",
+    )
 
 
 class Region(_Record):
     """A region of the content posterior that holds a share of held-out targets t.
 
-    With m and v the content mean and variance, the share ``probability`` of the targets has
-    ``|t_d − m_d| ≤ deviations · √v_d`` in one dimension, and ``mean_d (t_d − m_d)²/v_d ≤ distance``
-    in all of them together. Both numbers are quantiles of held-out images (split conformal
-    prediction: Vovk, Gammerman, Shafer 2005), so that nothing is assumed about the shape of the
-    errors or their dependence.
+    m and v are the content mean and variance. Both limits are quantiles of held-out images (split
+    conformal prediction: Vovk, Gammerman, Shafer 2005), so that nothing is assumed about the shape
+    of the errors or their dependence.
     """
 
-    probability: float = Field(gt=0, lt=1)
-    deviations: float = Field(gt=0)
-    distance: float = Field(gt=0)
+    probability: float = Field(gt=0, lt=1, description="the share of targets in the region")
+    deviations: float = Field(
+        gt=0, description="the limit in one dimension: |t_d − m_d| ≤ deviations · √v_d"
+    )
+    distance: float = Field(
+        gt=0, description="the limit in all dimensions: mean_d (t_d − m_d)²/v_d ≤ distance"
+    )
 
 
 class ContentSpec(_Record):
     """The outputs of ``content.onnx``: the content posterior, a diagonal Gaussian per image.
 
     ``content_mean`` and ``content_variance`` ``[N, D]`` say where the embedding of a fresh, mild
-    view of the undegraded image lies. With ``unit_length``, that embedding has length 1.
-    ``regions`` say how far off it is how often.
+    view of the undegraded image lies.
     """
 
     target: str = Field(description="what the Gaussian describes, as a sentence")
-    fitted_on: str
-    unit_length: bool
-    inputs: tuple[Literal["embedding", "log_variance", "images"], ...] = Field(min_length=1)
-    regions: tuple[Region, ...] = ()
+    fitted_on: str = Field(description="the images and degradations that it was fitted to")
+    unit_length: bool = Field(description="whether the embedding that it predicts has length 1")
+    inputs: tuple[Literal["embedding", "log_variance", "images"], ...] = Field(
+        min_length=1,
+        description="the graph's inputs: outputs of the encoder, or images, its own input",
+    )
+    regions: tuple[Region, ...] = Field(
+        (), description="how far the content mean is off, for several shares of the cases"
+    )
 
 
 class TrainingFacts(_Record):
     """How the weights were trained."""
 
-    dataset: str
-    dataset_sha256: str | None = None
-    recipe: str
+    dataset: str = Field(description="the name of the training images")
+    dataset_sha256: str | None = Field(None, description="the SHA-256 of the training images")
+    recipe: str = Field(description="the recipe that was trained")
     views: int = Field(ge=0, description="views seen during training, over all epochs")
-    epochs: float = Field(ge=0)
-    seed: int
-    wall_seconds: float = Field(ge=0)
-    device: str
-    code_commit: str | None = None
+    epochs: float = Field(ge=0, description="how often each image was seen")
+    seed: int = Field(description="the seed of weights, views and batches")
+    wall_seconds: float = Field(ge=0, description="the time that training took")
+    device: str = Field(description="the processor that trained")
+    code_commit: str | None = Field(None, description="the Git commit of the training code")
 
 
 class ModelConfig(_Record):
-    """The record of one model. The types of the fields document their meaning.
+    """The record of one model."""
 
-    ``tolerances[output][provider class]`` is the largest absolute difference from the golden
-    outputs that ``zoo verify`` accepts. ``metric`` is the recommended distance between embeddings.
-    """
-
-    schema_version: int = 1
-    name: Name
-    summary: str = ""
-    method: Name
-    latent_dim: int = Field(gt=0)
-    precision: Precision = "float32"
-    likelihood: Literal["bernoulli", "gaussian"] | None = None
-    input: InputSpec
-    outputs: tuple[Literal["embedding", "log_variance"], ...] = ("embedding",)
-    has_posterior: bool
-    has_decoder: bool
-    probes: tuple[ProbeSpec, ...] = ()
-    uncertainty: UncertaintySpec | None = None
-    content: ContentSpec | None = None
-    metric: Literal["cosine", "euclidean"] = "euclidean"
-    tolerances: dict[str, dict[ProviderClass, float]]
-    training: TrainingFacts | None = None
-    source: str | None = Field(default=None, description="where an imported model comes from")
-    licence: str
-    paper: str | None = None
+    schema_version: int = Field(1, description="the version of this record's format")
+    name: Name = Field(description="the model's name, as in zoo pull NAME")
+    summary: str = Field("", description="one line for lists of models")
+    method: Name = Field(description="the training objective, such as simvae")
+    latent_dim: int = Field(gt=0, description="D, the number of dimensions of an embedding")
+    precision: Precision = Field(
+        "float32",
+        description="how weights are stored: float16 weights are computed in float32, int8 models "
+        "compute in integers",
+    )
+    likelihood: Literal["bernoulli", "gaussian"] | None = Field(
+        None, description="of pixels, in the objective; null if the method has none"
+    )
+    input: InputSpec = Field(description="the images that the encoder takes")
+    outputs: tuple[Literal["embedding", "log_variance"], ...] = Field(
+        ("embedding",), description="the outputs of encoder.onnx, each float32 [N, D]"
+    )
+    has_posterior: bool = Field(description="whether outputs has log_variance")
+    has_decoder: bool = Field(description="whether there is a decoder.onnx")
+    probes: tuple[ProbeSpec, ...] = Field((), description="the classifiers on the embedding")
+    uncertainty: UncertaintySpec | None = Field(
+        None, description="what uncertainty.onnx computes; null without one"
+    )
+    content: ContentSpec | None = Field(
+        None, description="what content.onnx computes; null without one"
+    )
+    metric: Literal["cosine", "euclidean"] = Field(
+        "euclidean", description="the recommended distance between embeddings"
+    )
+    tolerances: dict[str, dict[ProviderClass, float]] = Field(
+        description="by output and cpu or cuda, the largest absolute difference from the golden "
+        "outputs that zoo verify accepts"
+    )
+    training: TrainingFacts | None = Field(
+        None, description="how the weights were trained; null for an imported model"
+    )
+    source: str | None = Field(None, description="where an imported model comes from")
+    licence: str = Field(description="the licence of the weights, such as apache-2.0")
+    paper: str | None = Field(None, description="the paper of the method, such as arXiv:2402.01399")
 
     @field_validator("schema_version")
     @classmethod
