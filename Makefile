@@ -17,9 +17,10 @@ install: .venv/.installed  ## Install everything into .venv
 test: .venv/.installed  ## Run the test suite
 	.venv/bin/pytest -m "not slow" -n auto --dist loadfile
 
-check: .venv/.installed  ## Run ruff, mypy and import-linter
+check: .venv/.installed  ## Run ruff, codespell, mypy and import-linter
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/codespell
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
