@@ -110,8 +110,9 @@ def check_command(command: click.Command, arguments: list[str]) -> None:
     assert given <= options, command.name
 
 
-def test_every_table_is_up_to_date() -> None:
-    command = [sys.executable, ROOT / "docs" / "generate.py", "--check"]
+@pytest.mark.parametrize("script", ["generate.py", "diagrams.py"])
+def test_every_table_and_diagram_is_up_to_date(script: str) -> None:
+    command = [sys.executable, ROOT / "docs" / script, "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
