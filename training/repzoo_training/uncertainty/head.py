@@ -28,7 +28,7 @@ miss is among the training images: ℓ is the quantile that 5 % of them exceed, 
 excess. That makes t the largest excess in units of an exponential tail (peaks over threshold:
 Pickands 1975). e⁻³ of the 5 %, one image in 400, lie beyond κ = 3. c = ½, because the neighbour of
 an out-of-distribution image may just as well be right as wrong. e then still orders such images,
-which include strongly cropped ones. With c = 1 it would not; see docs/results.md.
+which include strongly cropped ones. With c = 1 it would not; see docs/experiments.md.
 """
 
 from __future__ import annotations
