@@ -185,18 +185,19 @@ class CollapseMonitor:
         }
 
     def draw(self, step: int) -> None:
-        """Redraw ``figures/collapse.png`` from ``metrics.jsonl`` at the end, and as time allows."""
+        """Redraw the plots of ``metrics.jsonl`` at the end, and as time allows."""
         now = time.monotonic()
         if step != self.recipe.steps and now - self._drawn < self._cost / DRAWING:
             return
         # matplotlib takes a second to import
-        from repzoo_training.watching.plots import collapse_figure
+        from repzoo_training.watching.plots import collapse_figure, curves_figure
 
+        curves = curves_figure(self.run.read_metrics(), self.recipe.name)
+        write_atomically(self.run.figures / "curves.png", curves)
         observations = self.run.observations()
-        if not observations:
-            return
-        picture = collapse_figure(observations, self.recipe.latent_dim, self.recipe.name)
-        write_atomically(self.run.figures / "collapse.png", picture)
+        if observations:
+            picture = collapse_figure(observations, self.recipe.latent_dim, self.recipe.name)
+            write_atomically(self.run.figures / "collapse.png", picture)
         self._drawn = time.monotonic()
         self._cost = self._drawn - now
 

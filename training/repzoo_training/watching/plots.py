@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["collapse_figure", "png"]
+__all__ = ["collapse_figure", "curves_figure", "png"]
 
 #: The common style of all plots.
 STYLE: Any = {
@@ -53,6 +54,49 @@ def png(figure: Figure) -> bytes:
     with Image.open(drawn) as image:
         image.convert("RGB").quantize(128).save(buffer, format="png", optimize=True)
     return buffer.getvalue()
+
+
+#: Columns of ``metrics.jsonl`` that are not terms of the loss, or that ``collapse.png`` shows.
+_NOT_TERMS = {
+    *("step", "views", "loss", "learning_rate", "views_per_second", "wall_seconds"),
+    *("spectrum", "rankme", "effective_rank", "embedding_entropy", "correlation", "std_min"),
+    *("std_mean", "spread", "signal", "collapsed"),
+}
+
+
+def curves_figure(lines: Sequence[Mapping[str, Any]], title: str) -> bytes:
+    """Plot the loss, its terms, the learning rate and the speed over views, as a PNG.
+
+    Args:
+        lines: The lines of ``metrics.jsonl``; at least one.
+        title: The name of the run.
+    """
+    terms = [name for name in lines[0] if name not in _NOT_TERMS]
+    names = ["loss", *terms, "learning_rate", "views_per_second"]
+    columns = 2 if len(names) <= 4 else 3
+    height = math.ceil(len(names) / columns)
+    views = np.array([line["views"] for line in lines], float)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.2 * columns, 0.6 + 2.1 * height), layout="constrained")
+        grid = figure.subplots(height, columns, sharex=True, squeeze=False)
+        for axis, name in zip(grid.flat, names, strict=False):
+            values = np.array([line.get(name, np.nan) for line in lines], float)
+            axis.plot(views, values, marker="o" if len(views) == 1 else None)
+            axis.set_title(name.replace("_", " "))
+            axis.margins(x=0.02)
+        for axis in list(grid.flat)[len(names) :]:
+            axis.axis("off")
+        for axis in grid[-1]:
+            axis.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
+        figure.supxlabel("views", fontsize=9)
+        last = lines[-1]
+        figure.suptitle(
+            f"{title}: loss {last['loss']:.4g} at {last['views']:,} views",
+            fontsize=11,
+            x=0.01,
+            ha="left",
+        )
+        return png(figure)
 
 
 def collapse_figure(lines: Sequence[Mapping[str, Any]], dim: int, title: str) -> bytes:
