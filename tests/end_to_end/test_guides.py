@@ -21,7 +21,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-GUIDES = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+GUIDES = [
+    ROOT / "docs" / "tutorials" / "search-your-photos.md",
+    *sorted((ROOT / "docs" / "how-to").glob("*.md")),
+]
 #: Guides that train or fit for minutes.
 SLOW = {"calibrate", "compare-methods"}
 BLOCK = re.compile(r"^(<!-- not run: .* -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
