@@ -11,8 +11,6 @@ by cosine k-NN and a linear probe on the same images: up to 20,000 training and 
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from repzoo_training.loop.step import build_objective
 from repzoo_training.objectives import METHODS
 from repzoo_training.run import Run
 from repzoo_training.views.views import ViewSpec
+from tables import add_rows
 from torch import Tensor
 from tqdm import tqdm
 
@@ -48,11 +47,7 @@ def main() -> None:
         for row in rows:
             print(*row, sep="\t")
         if arguments.csv:
-            with arguments.csv.open("a", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                if not os.fstat(file.fileno()).st_size:
-                    writer.writerow(FIELDS)
-                writer.writerows(rows)
+            add_rows(arguments.csv, FIELDS, rows)
 
 
 def measure(path: Path, source: str | None) -> list[tuple[object, ...]]:

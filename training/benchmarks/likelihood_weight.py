@@ -17,8 +17,6 @@ All runs see as many views, 320 per step. Finished runs are skipped, and interru
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -31,6 +29,7 @@ from repzoo_training.loop.trainer import train
 from repzoo_training.objectives import METHODS
 from repzoo_training.recipes.recipe import Recipe, override
 from repzoo_training.recipes.registry import find_recipe
+from tables import add_rows
 
 GENERATIVE = ("simvae", "vae", "beta-vae", "cr-vae")
 
@@ -145,13 +144,8 @@ class Rows:
                 )
             )
             print(*lines[-1], sep="\t", flush=True)
-        if self.path is None:
-            return
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if not os.fstat(file.fileno()).st_size:
-                writer.writerow(FIELDS)
-            writer.writerows(lines)
+        if self.path is not None:
+            add_rows(self.path, FIELDS, lines)
 
 
 if __name__ == "__main__":
