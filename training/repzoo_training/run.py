@@ -3,7 +3,9 @@
 RUN/run.json          the recipe and data set of the run
 RUN/checkpoint.pt     everything needed to resume; replaced atomically
 RUN/metrics.jsonl     one line per report
-RUN/figures/*.png     reconstructions, samples and collapse statistics, redrawn during training
+RUN/figures/*.png     learning curves, collapse statistics, reconstructions and samples, redrawn
+                      during training
+RUN/trackers.json     identifiers of the run at experiment trackers, if it reports to any
 RUN/skipped.txt       images that could not be read, if there are any, and why
 RUN/evaluation.json   what `zoo evaluate` measured for the checkpoint
 """
@@ -31,10 +33,12 @@ __all__ = ["Checkpoint", "Run", "RunRecord"]
 
 
 class RunRecord(BaseModel):
-    """``run.json``: fixed when a run starts.
+    """``run.json``: fixed when a run starts or is extended.
 
     ``source`` is the value of ``--data``, with its split. ``recipe_files`` are files of the user;
-    see :mod:`repzoo_training.recipes.extensions`.
+    see :mod:`repzoo_training.recipes.extensions`. ``started_from`` says which weights the run
+    started from, if they were not new. ``extended_at`` are the steps at which the run was finished
+    before it was extended.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +52,13 @@ class RunRecord(BaseModel):
     device_name: str
     code_commit: str | None
     recipe_files: tuple[str, ...] = ()
+    started_from: str | None = None
+    extended_at: tuple[int, ...] = ()
+
+    @property
+    def begin(self) -> int:
+        """The first step of the current schedule."""
+        return self.extended_at[-1] if self.extended_at else 0
 
 
 class Checkpoint(BaseModel):
@@ -124,7 +135,7 @@ class Run:
         return record
 
     def start(self, record: RunRecord, skipped: Sequence[str] = ()) -> None:
-        """Write the record of a new run, and the list of images that could not be read."""
+        """Write the record of a new or extended run, and the list of unreadable images."""
         if skipped:
             write_atomically(self.skipped_file, "".join(f"{line}\n" for line in skipped).encode())
         write_atomically(self.record_file, record.model_dump_json(indent=2).encode() + b"\n")

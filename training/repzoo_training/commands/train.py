@@ -34,11 +34,21 @@ __all__ = ["train"]
 @split_option
 @click.option("--out", metavar="RUN", type=click.Path(path_type=Path), help="The run folder.")
 @click.option(
+    "--from",
+    "start_source",
+    metavar="PACKAGE|RUN",
+    help="Start from the weights of a package or a run with the same network.",
+)
+@click.option(
     "--budget",
     type=Duration(),
     help="Training time, such as 2m. Converted to a number of views once, when the run starts.",
 )
-@click.option("--views", type=click.IntRange(1), help="The number of views to train on.")
+@click.option(
+    "--views",
+    type=click.IntRange(1),
+    help="The number of views to train on. A larger number extends a finished run.",
+)
 @click.option("--seed", type=click.IntRange(0), help="The seed for all randomness.")
 @click.option(
     "--device",
@@ -69,6 +79,14 @@ __all__ = ["train"]
     help="Images of one group are views of one thing: 'folder' for the folder of an image file, or "
     "a column of parquet files.",
 )
+@click.option(
+    "--track",
+    "tracked",
+    type=click.Choice(["tensorboard", "wandb", "mlflow"]),
+    multiple=True,
+    help="Also send the reports to TensorBoard (RUN/tensorboard), Weights & Biases or MLflow. Can "
+    "be repeated.",
+)
 @skipping_options
 def train(
     recipe: str | None,
@@ -78,6 +96,7 @@ def train(
     data: str | None,
     split: str | None,
     out: Path | None,
+    start_source: str | None,
     budget: float | None,
     views: int | None,
     seed: int | None,
@@ -87,14 +106,17 @@ def train(
     checkpoint: float,
     settings: tuple[str, ...],
     group_by: str | None,
+    tracked: tuple[str, ...],
     max_skipped: float,
 ) -> None:
     """Train the encoder of RECIPE on unlabelled images.
 
     RECIPE is a name, or a file of your own, FILE.py or FILE.py:NAME.
 
-    To resume an interrupted run, repeat the command. To train on several GPUs, start one process
-    per GPU: torchrun --nproc-per-node N -m repzoo_training ...
+    To resume an interrupted run, repeat the command. To extend a finished one, repeat it with more
+    --views: the learning rate warms up again and follows its schedule over the added views. To
+    train on several GPUs, start one process per GPU: torchrun --nproc-per-node N -m
+    repzoo_training ...
 
     Images of a test or validation split are never trained on. Images that cannot be read are
     skipped and listed in RUN/skipped.txt, and the exit status is 3. If they are more than
@@ -134,6 +156,8 @@ def train(
     from repzoo_training.distributed.gather import rank, world_size
     from repzoo_training.loop.parallel import first_then_all, local_device, processes
     from repzoo_training.loop.trainer import train as run_training
+    from repzoo_training.pretrained.loading import start_from
+    from repzoo_training.watching.trackers import TRACKERS
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -161,15 +185,20 @@ def train(
         if rank() == 0:
             click.echo(dataset.summary(), err=True)
         try:
+            start = None
+            if start_source is not None:
+                start = first_then_all(lambda: start_from(start_source, dataset))
             run = run_training(
                 settled,
                 dataset,
                 out,
                 source=source,
+                start=start,
                 budget_seconds=budget,
                 device=here,
                 checkpoint_seconds=checkpoint,
                 compiled=compiled,
+                trackers=[TRACKERS[name]() for name in dict.fromkeys(tracked)],
             )
         except RepzooError:
             if rank() == 0:

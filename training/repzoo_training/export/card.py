@@ -104,6 +104,8 @@ class TrainingRecord(_Record):
     recipe: Recipe
     embeddings: Embeddings | None = None
     added_decoder: AddedDecoder | None = None
+    started_from: str | None = None
+    extended_at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -350,11 +352,13 @@ def _details(package: _Contents) -> str:
     if facts is not None:
         rows["Training data"] = f"{facts.dataset}, sha256 {(facts.dataset_sha256 or '')[:16]}…"
     if training is not None:
+        if training.started_from is not None:
+            rows["Started from"] = training.started_from
         rows["Training views"] = _views(training.recipe)
     if facts is not None:
         rows |= {
             "Training budget": f"{facts.views:,} views, {facts.epochs:g} epochs"
-            + ("" if training is None else _unfinished(facts, training.recipe)),
+            + ("" if training is None else _schedules(facts, training)),
             "Training time": f"{_duration(facts.wall_seconds)} on {facts.device}",
             "Code commit": _commit(facts.code_commit),
         }
@@ -472,9 +476,15 @@ def _views(recipe: Recipe) -> str:
     return f"{of}; {', '.join(changes) or 'whole images'}"
 
 
-def _unfinished(facts: TrainingFacts, recipe: Recipe) -> str:
+def _schedules(facts: TrainingFacts, training: TrainingRecord) -> str:
+    """Say where the learning rate started anew, and whether the last schedule is complete."""
+    recipe = training.recipe
     planned = recipe.steps * recipe.views_per_step
-    return "" if facts.views == planned else f"; unfinished, {planned:,} views were planned"
+    text = "" if facts.views == planned else f"; unfinished, {planned:,} views were planned"
+    if training.extended_at:
+        ends = ", ".join(f"{step * recipe.views_per_step:,}" for step in training.extended_at)
+        text += f"; extended after {ends} views, with a new learning-rate schedule each time"
+    return text
 
 
 def _duration(seconds: float) -> str:

@@ -265,6 +265,8 @@ def _write_metrics(
         recipe=model.recipe,
         embeddings=Embeddings.model_validate(model.collapse) if model.collapse else None,
         added_decoder=AddedDecoder(steps=STEPS, batch=BATCH) if model.has_added_decoder else None,
+        started_from=model.record.started_from,
+        extended_at=model.record.extended_at,
     )
     metrics = {
         "evaluation": None if report is None else report.model_dump(mode="json"),

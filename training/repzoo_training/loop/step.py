@@ -17,6 +17,7 @@ from repzoo_training.data import ImageDataset
 from repzoo_training.distributed.gather import rank, world_size
 from repzoo_training.errors import RecipeError, RunError
 from repzoo_training.loop.parallel import data_parallel
+from repzoo_training.loop.start import Start
 from repzoo_training.objectives import Batch, Objective, Parts
 from repzoo_training.optim.optimizers import build_optimizer
 from repzoo_training.randomness import generator, image_indices
@@ -27,15 +28,16 @@ from repzoo_training.views.views import Views
 __all__ = ["Learner", "build_objective", "check_shares", "to_device"]
 
 
-def build_objective(recipe: Recipe, images: int) -> Objective:
+def build_objective(recipe: Recipe, images: int, start: Start | None = None) -> Objective:
     """Build the recipe's objective and networks, initialised from the recipe's seed.
 
     Args:
         recipe: The recipe to build.
         images: The size of the data set, for memory banks with one row per image.
+        start: The initial weights of the encoder, and of a decoder. The rest is initialised.
 
     Raises:
-        RecipeError: If the recipe is inconsistent.
+        RecipeError: If the recipe is inconsistent, or ``start`` is of another network.
     """
     shape, D = recipe.image_shape, recipe.latent_dim  # noqa: N806
     # Modules are initialised from the global generator. Forking preserves the caller's state.
@@ -44,10 +46,15 @@ def build_objective(recipe: Recipe, images: int) -> Objective:
         try:
             if objectives.find_method(recipe.method).generative:
                 encoder, decoder = networks.build(recipe.network, shape, D)
+                if start is not None:
+                    start.load_into(encoder, decoder)
                 likelihood = None if recipe.likelihood is None else recipe.likelihood.build()
                 parts = Parts(encoder, D, images, decoder, likelihood)
             else:
-                parts = Parts(networks.build_encoder(recipe.network, shape, D), D, images)
+                point = networks.build_encoder(recipe.network, shape, D)
+                if start is not None:  # before the objective makes copies of the encoder
+                    start.load_into(point, None)
+                parts = Parts(point, D, images)
             return objectives.build(recipe.method, recipe.options, parts)
         except (ValueError, RuntimeError) as error:  # such as networks larger than the memory
             raise RecipeError(f"recipe {recipe.name}: {error}") from None
@@ -88,6 +95,8 @@ class Learner:
             A single process on a GPU also records CUDA graphs, so that the step of a small network
             does not wait for kernel launches. Sums may round differently. Code that cannot be
             compiled, such as generators, runs as usual.
+        start: The initial weights, see :func:`build_objective`.
+        begin: The first step of the current schedule, if the run was extended.
 
     Attributes:
         objective: The loss with its networks.
@@ -107,12 +116,15 @@ class Learner:
         groups: NDArray[np.int64] | None = None,
         *,
         compiled: bool = False,
+        start: Start | None = None,
+        begin: int = 0,
     ) -> None:
         self.recipe = recipe
+        self.begin = begin
         self.images = images
         self.groups = None if groups is None else Groups(groups, images.device)
         device = images.device
-        self.objective = build_objective(recipe, len(images))
+        self.objective = build_objective(recipe, len(images), start)
         # channels_last applies to 4-D tensors only; an MLP has none.
         self.objective.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.model: nn.Module = data_parallel(self.objective, device)
@@ -126,7 +138,7 @@ class Learner:
         terms = self.compute_gradients(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.objective.after_step((step + 1) / self.recipe.steps)
+        self.objective.after_step(self._progress(step + 1))
         return terms
 
     def compute_gradients(self, step: int) -> dict[str, Tensor]:
@@ -153,7 +165,7 @@ class Learner:
                 indices=indices,
                 generator=draws,
                 epoch=step * recipe.images_per_step // len(images),
-                progress=step / recipe.steps,
+                progress=self._progress(step),
             )
             with nullcontext() if number == count else self._without_sync():
                 with torch.autocast(device.type, torch.bfloat16, recipe.precision == "bfloat16"):
@@ -173,6 +185,10 @@ class Learner:
         if count == 1:
             return seen[0]
         return {name: torch.stack([terms[name] for terms in seen]).mean() for name in seen[0]}
+
+    def _progress(self, step: int) -> float:
+        """Return the completed fraction of the current schedule before step ``step``."""
+        return (step - self.begin) / (self.recipe.steps - self.begin)
 
     def _views(self, indices: Tensor, draws: torch.Generator) -> Tensor:
         """Return views float32 ``[B, J, C, H, W]`` of the images, or of their groups."""

@@ -7,9 +7,10 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from repzoo_training.loop.parallel import (
     mean_over_processes,
     processes,
 )
+from repzoo_training.loop.start import Start
 from repzoo_training.loop.step import Learner, check_shares, to_device
 from repzoo_training.optim.optimizers import learning_rate
 from repzoo_training.recipes.extensions import loaded_files
@@ -34,6 +36,7 @@ from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.run import Checkpoint, Run, RunRecord
 from repzoo_training.watching.collapse import CollapseMonitor
 from repzoo_training.watching.figures import Progress
+from repzoo_training.watching.trackers import Tracker, Trackers
 
 __all__ = ["train"]
 
@@ -47,10 +50,12 @@ def train(
     out: str | Path,
     *,
     source: str = "",
+    start: Start | None = None,
     budget_seconds: float | None = None,
     device: torch.device | str | None = None,
     checkpoint_seconds: float = 60.0,
     compiled: bool = False,
+    trackers: Sequence[Tracker] = (),
     progress: bool = True,
 ) -> Run:
     """Train ``recipe`` on ``dataset`` in the folder ``out``, or resume the run in that folder.
@@ -58,6 +63,11 @@ def train(
     A resumed run ends with the same weights as an uninterrupted one: bit for bit on the same device
     type, number of threads and processes, and library versions. On SIGTERM or Ctrl-C, the current
     step is finished and saved, and the process exits with status 143 or 130.
+
+    A finished run is extended if ``recipe`` has more views and is otherwise the same. The learning
+    rate then warms up again and follows the recipe's schedule once more, over the added views
+    (warm restarts: Loshchilov and Hutter 2017, arXiv 1608.03983). So do the schedules of momentum
+    networks. Weights and the state of the optimizer are kept.
 
     Under ``torchrun``, every process calls this function. Each trains on its share of every batch,
     and the first one writes the run. All need the same images and access to the folder ``out``.
@@ -67,17 +77,20 @@ def train(
         dataset: uint8 images of the recipe's input size.
         out: The run folder; created if it does not exist.
         source: Where the images come from; recorded for ``zoo export``.
+        start: The weights to start from, instead of new ones.
         budget_seconds: Train on as many views as fit in this time, instead of the recipe's
             ``views``. Measured once, when the run starts, and recorded: the schedule never depends
             on the clock.
         device: By default ``cuda`` if it is available, else ``cpu``.
         checkpoint_seconds: The time between checkpoints. It does not affect the weights.
         compiled: Compile the step; see :class:`repzoo_training.loop.step.Learner`.
+        trackers: Where the reports go, besides ``metrics.jsonl``.
         progress: Show a progress bar on a terminal, and occasional lines of text elsewhere.
 
     Raises:
         DataError: If there are no images, or they do not have the recipe's input size.
-        RecipeError: If the images of a step cannot be divided among the processes.
+        RecipeError: If the images of a step cannot be divided among the processes, or ``start`` is
+            of another network.
         RunError: If ``out`` is in use, or holds a run of another recipe or data set.
         Diverged: If the loss or a weight is no longer finite.
     """
@@ -100,8 +113,10 @@ def train(
         check_shares(recipe)
         from_first(lambda: held.enter_context(run.locked()))
         record = from_first(run.read_record)
-        if record is not None:
-            _check_same(run, record, recipe, dataset, budget_seconds)
+        stored = record
+        if stored is not None:
+            record = from_first(lambda: _extended(run, stored, recipe, progress))
+            _check_same(run, record, recipe, dataset, start, budget_seconds)
         images = to_device(dataset, device)
         if record is None:
             record = RunRecord(
@@ -114,20 +129,31 @@ def train(
                 device_name=_device_name(device),
                 code_commit=_code_commit(),
                 recipe_files=loaded_files(),
+                started_from=None if start is None else start.source,
             )
-            if rank() == 0:
-                run.start(record, dataset.skipped)
-        learner = Learner(record.recipe, images, dataset.groups, compiled=compiled)
-        _train(run, learner, stop, checkpoint_seconds, _environment(device, compiled), progress)
+        learner = Learner(
+            record.recipe,
+            images,
+            dataset.groups,
+            compiled=compiled,
+            start=start,
+            begin=record.begin,
+        )
+        if rank() == 0 and record != stored:
+            run.start(record, dataset.skipped)
+        environment = _environment(device, compiled)
+        _train(run, record, learner, stop, checkpoint_seconds, environment, trackers, progress)
     return run
 
 
 def _train(
     run: Run,
+    record: RunRecord,
     learner: Learner,
     stop: Stop,
     checkpoint_seconds: float,
     environment: dict[str, str],
+    trackers: Sequence[Tracker],
     progress: bool,
 ) -> None:
     recipe, objective = learner.recipe, learner.objective
@@ -177,9 +203,9 @@ def _train(
         desc=recipe.name,
         disable=None if progress and writes else True,
     )
-    with bar:
+    with Trackers(trackers if writes else (), run, record, first) as tracked, bar:
         for step in range(first, recipe.steps):
-            rate = learning_rate(recipe, step)
+            rate = learning_rate(recipe, step, learner.begin)
             for group in learner.optimizer.param_groups:
                 group["lr"] = rate
             terms = learner.step(step)
@@ -192,7 +218,7 @@ def _train(
                 if not math.isfinite(values["loss"]):
                     raise Diverged(f"the loss is {values['loss']} at step {done}: {advice}")
                 elapsed = time.monotonic() - started
-                report = {
+                report: dict[str, Any] = {
                     "step": done,
                     "views": done * recipe.views_per_step,
                     **values,
@@ -201,7 +227,9 @@ def _train(
                     "wall_seconds": spent + elapsed,
                 }
                 if writes:
-                    run.report(report | monitor.observe(objective, done))
+                    report |= monitor.observe(objective, done)
+                    run.report(report)
+                    tracked.log(report, done)
                     monitor.draw(done)
                 bar.set_postfix(loss=f"{values['loss']:.2f}")
             if writes and (done % draw_every == 0 or last):
@@ -257,11 +285,35 @@ def _settle(
     return recipe
 
 
+def _extended(run: Run, record: RunRecord, recipe: Recipe, progress: bool) -> RunRecord:
+    """Return the record of a finished run with the views of a longer recipe, or the record."""
+    old = record.recipe
+    if recipe.steps <= old.steps:
+        return record
+    checkpoint = run.read_checkpoint()
+    if checkpoint is None or checkpoint.step < old.steps:
+        return record
+    if progress and rank() == 0:
+        print(
+            f"extending the run from {old.steps * old.views_per_step:,} to "
+            f"{recipe.steps * recipe.views_per_step:,} views: the learning rate warms up again and "
+            f"follows its schedule ({old.schedule}) over the added views",
+            file=sys.stderr,
+        )
+    return record.model_copy(
+        update={
+            "recipe": old.model_copy(update={"views": recipe.views}),
+            "extended_at": (*record.extended_at, old.steps),
+        }
+    )
+
+
 def _check_same(
     run: Run,
     record: RunRecord,
     recipe: Recipe,
     dataset: ImageDataset,
+    start: Start | None,
     budget_seconds: float | None,
 ) -> None:
     """Raise RunError if the run in the folder has other settings than requested."""
@@ -277,6 +329,11 @@ def _check_same(
         for key in new
         if key not in kept and old[key] != new[key]
     ]
+    began = None if start is None else start.source
+    if record.started_from != began:
+        changed.append(
+            f"it started from {record.started_from or 'new weights'}, now {began or 'new weights'}"
+        )
     if record.dataset_sha256 != dataset.sha256:
         changed.append(
             f"the images were {record.dataset}, now {dataset.name} with different content"

@@ -38,12 +38,20 @@ def build_optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, rate, fused=True)
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Return the learning rate of a step: linear warm-up, then the recipe's schedule."""
-    warmup = max(1, round(recipe.warmup * recipe.steps))
+def learning_rate(recipe: Recipe, step: int, begin: int = 0) -> float:
+    """Return the learning rate of a step: linear warm-up, then the recipe's schedule.
+
+    Args:
+        recipe: The recipe.
+        step: The step, from 0 on.
+        begin: The first step of the schedule, which ends with the run.
+    """
+    steps = recipe.steps - begin
+    step -= begin
+    warmup = max(1, round(recipe.warmup * steps))
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
     if recipe.schedule == "constant":
         return recipe.learning_rate
-    done = (step - warmup) / max(1, recipe.steps - warmup)
+    done = (step - warmup) / max(1, steps - warmup)
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
