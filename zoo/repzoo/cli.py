@@ -44,6 +44,9 @@ _COMMANDS = {
     "calibrate": _Entry("Add a calibrated uncertainty to a package.", extra="training"),
     "compare": _Entry("Compare training runs with each other and with papers.", extra="training"),
     "diff": _Entry("Compare the config, metrics and files of two packages.", "finding:diff"),
+    "duplicates": _Entry(
+        "Find near-duplicates in a source of images.", "duplicates:duplicates", "batch"
+    ),
     "embed": _Entry("Embed many images into a Parquet file.", "embedding:embed", "batch"),
     "evaluate": _Entry("Evaluate an encoder under the common protocol.", extra="training"),
     "export": _Entry("Export a training run as a model package.", extra="training"),

@@ -1,0 +1,106 @@
+"""The embeddings of all images of a source, by `zoo embed`, and access to the images."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from repzoo.bulk.places import Place
+from repzoo.bulk.run import embed_all
+from repzoo.bulk.sources import Source
+from repzoo.errors import Conflict, InvalidImage, InvalidInput
+from repzoo.loading import load
+from repzoo.runtime.encoder import Encoder, unit_length
+from repzoo.runtime.images import decode
+
+__all__ = ["Embedded"]
+
+_FILE = "embeddings.parquet"
+
+
+class Embedded:
+    """The images of a source that can be read.
+
+    Attributes:
+        source: The source, as text.
+        encoder: The encoder.
+        ids: The N images, by their paths below the source.
+        vectors: float32 ``[N, D]``; of length 1 if the model compares by cosine.
+        failed: The number of images that cannot be read.
+        file: The Parquet file with the embeddings and errors.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        out: Path,
+        model: str,
+        *,
+        hub: str | None = None,
+        overwrite: bool = False,
+        max_skipped: float = 1.0,
+    ) -> None:
+        """Embed the images of a source into the folder ``out``, or continue, or read the result.
+
+        Raises:
+            Conflict: If ``out`` holds the embeddings of other images or of another model.
+            InvalidInput: If ``out`` is in the source, there are no images, or too many are bad.
+            RepzooError, OSError: If the model cannot be loaded, or something cannot be read.
+        """
+        if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
+            raise InvalidInput(f"{out} is in {source}: choose an --out outside of the source")
+        out.mkdir(parents=True, exist_ok=True)
+        self.file = out / _FILE
+        self.encoder: Encoder = load(model, hub=hub)
+        normalize = self.encoder.config.metric == "cosine"
+        summary = embed_all(
+            source,
+            str(self.file),
+            model,
+            hub=hub,
+            normalize=normalize,
+            overwrite=overwrite,
+            max_skipped=max_skipped,
+        )
+        self.failed = summary.failed
+        table = pq.read_table(self.file, columns=["id", "embedding", "error"], use_threads=False)
+        good = table["error"].is_null().to_numpy()
+        self._rows = np.flatnonzero(good)
+        table = table.filter(good)
+        self.ids: list[str] = table["id"].to_pylist()
+        flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        self.vectors: NDArray[np.float32] = flat.reshape(len(self.ids), -1)
+        found = Source(source)
+        self.source = str(found)
+        listing = found.look(besides=Place.of(str(self.file)))
+        if listing.digest != summary.job.source_digest:
+            raise Conflict(f"{source} has changed while it was read: try again")
+        self._found, self._kind = found, listing.kind
+        self._listing = pq.ParquetFile(io.BytesIO(listing.data), pre_buffer=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, number: int) -> Image.Image | None:
+        """Return an image, upright and in mode L or RGB, or None if it is no longer there."""
+        row = int(self._rows[number])
+        (item,) = self._found.fetch(
+            list(self._found.items(self._listing, self._kind, row, row + 1))
+        )
+        if item.error is not None:
+            return None
+        try:
+            data = Path(item.data).read_bytes() if isinstance(item.data, str) else item.data
+            return decode(data)
+        except (InvalidImage, OSError):
+            return None
+
+    def embed(self, images: list[Image.Image]) -> NDArray[np.float32]:
+        """Embed other images in the same way: float32 ``[N, D]``."""
+        vectors = self.encoder.embed(images)
+        return unit_length(vectors) if self.encoder.config.metric == "cosine" else vectors
