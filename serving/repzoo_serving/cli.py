@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -31,6 +31,8 @@ __all__ = ["serve"]
 _METAVARS = {
     "models": "NAME[,NAME...]",
     "watch": "FILE",
+    "index": "INDEX",
+    "index_images": "DIR",
     "keys": "FILE",
     "public": "GROUP[,GROUP...]",
     "cors_origins": "ORIGIN[,ORIGIN...]",
@@ -134,9 +136,10 @@ def serve(context: click.Context, /, config: Path | None, print_config: bool, **
         read_secrets(Path(settings.keys))  # a bad file fails here and not in a worker
     elif not ipaddress.ip_address(address).is_loopback:
         click.echo(f"anyone who can reach {address} can use the server; see --keys", err=True)
+    packages = _packages(settings.models, settings.hub)
     settings = settings.model_copy(
         update={
-            "models": tuple(_packages(settings.models, settings.hub)),
+            "models": tuple(packages),
             "watch": _absolute(settings.watch),
             "hub": _where(settings.hub),
             "keys": _absolute(settings.keys),
@@ -145,6 +148,9 @@ def serve(context: click.Context, /, config: Path | None, print_config: bool, **
         }
     )
     with tempfile.TemporaryDirectory(prefix="zoo-serve-") as scratch:
+        if settings.index is not None:
+            index = _index(settings, Path(scratch), packages.values())
+            settings = settings.model_copy(update=index)
         for name in [name for name in os.environ if name.startswith(PREFIX)]:
             del os.environ[name]
         os.environ |= to_environ(settings) | {
@@ -181,25 +187,54 @@ def _given(context: click.Context, flags: dict[str, Any]) -> Iterable[tuple[str,
             yield name, value
 
 
-def _packages(names: Iterable[str], hub: str | None) -> list[str]:
-    """Return the folders of the verified packages with these names."""
+def _packages(names: Iterable[str], hub: str | None) -> dict[str, str]:
+    """Verify the packages with these names; return their revisions by folder, with its alias."""
     from repzoo.loading import find
     from repzoo.packages.reference import is_path
 
     from repzoo_serving.models.references import split_alias
 
-    folders, served = [], []
+    folders, served = {}, []
     for name in names:
         alias, rest = split_alias(name)
         package = find(rest, hub=None if is_path(rest) else hub)
         folder = str(package.path.absolute())
-        folders.append(folder if alias is None else f"{alias}={folder}")
+        folders[folder if alias is None else f"{alias}={folder}"] = package.revision
         served.append(alias or package.config.name)
     if twice := sorted({name for name in served if served.count(name) > 1}):
         raise InvalidInput(
             f"two of the models are named {', '.join(twice)}; serve one as ALIAS={twice[0]}"
         )
     return folders
+
+
+def _index(settings: Settings, scratch: Path, revisions: Collection[str]) -> dict[str, str | None]:
+    """Return the settings of the index, which is now a file that workers can read.
+
+    Args:
+        settings: The settings.
+        scratch: Where to write the file.
+        revisions: The revisions of the served models; empty if they are not known yet.
+
+    Raises:
+        InvalidInput: If the index cannot be read, or another model has made its vectors.
+    """
+    from repzoo_serving.models.image_index import ImageIndex, export, indexed_folder
+
+    place = settings.index or ""
+    file = Path(place)
+    if not file.is_file():
+        file = scratch / "index.npz"
+        export(place, file)
+    index = ImageIndex(file)
+    if revisions and index.revision not in revisions:
+        wanted = f"{index.model}@{index.revision[:12]}"
+        raise InvalidInput(
+            f"--index {place} has the vectors of {wanted}, which is not among the models; serve "
+            f"{wanted}, or build another index: zoo index build DIR --model NAME --out NEW"
+        )
+    images = settings.index_images or indexed_folder(place)
+    return {"index": _absolute(file), "index_images": _absolute(images)}
 
 
 def _absolute(path: str | Path | None) -> str | None:

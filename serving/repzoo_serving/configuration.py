@@ -11,7 +11,8 @@ The first of these that gives a setting wins:
 Paths in the file are relative to the file's folder.
 
 A deployment without ``zoo serve`` (``bentoml serve repzoo_serving.service:RepzooService``) has no
-flags; ``host`` and ``port`` are BentoML's own options there. ``zoo serve`` passes its settings to
+flags; ``host`` and ``port`` are BentoML's own options there, and ``index`` is a file that
+`repzoo_client.retrieval.PosteriorIndex.export` has written. ``zoo serve`` passes its settings to
 its workers as variables.
 """
 
@@ -40,7 +41,8 @@ PREFIX = "REPZOO_SERVE_"
 _CONFIG = PREFIX + "CONFIG"
 _ALTERNATIVES = {"models": "watch", "watch": "models"}
 _NAMES = tuple(name for names in SECTIONS.values() for name in names)
-_PATHS = frozenset({"watch", "keys"})
+#: Some of them can be URLs instead.
+_PATHS = frozenset({"watch", "hub", "keys", "index", "index_images"})
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def _of_file(file: Path) -> dict[str, tuple[Any, str]]:
 def _within(folder: Path, name: str, value: Any) -> Any:
     """Return a value of a file in ``folder``, whose paths are relative to it."""
     if isinstance(value, str) and value:
-        if name in _PATHS or (name == "hub" and "://" not in value):
+        if name in _PATHS and "://" not in value:
             return str(folder / value)
         if name == "models":
             value = value.split(",")

@@ -86,6 +86,14 @@ class Settings(Limits):
         description="Threads for running models, and for decoding: by default one per core. Set it "
         "in a container with a CPU limit.",
     )
+    index: str | None = Field(
+        None,
+        description="Index of images, made by zoo index build. /search and the explorer find "
+        "neighbours in it. It is read once, at the start.",
+    )
+    index_images: str | None = Field(
+        None, description="Folder of the index's images, if they are no longer where they were."
+    )
     workers: int = Field(
         1, ge=1, le=256, description="Processes on the port, each with all models."
     )
@@ -165,7 +173,7 @@ PRIVATE = frozenset({"supervisor", "supervisor_key"})
 
 #: All other settings, as help and documents list them.
 SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "Models": ("models", "watch", "hub", "provider", "threads", "workers"),
+    "Models": ("models", "watch", "hub", "provider", "threads", "workers", "index", "index_images"),
     "Address": ("host", "port"),
     "Access": ("keys", "rate", "public", "cors_origins"),
     "Limits": (

@@ -308,6 +308,69 @@ def test_neighbours_are_samples_and_can_be_analysed(
     eventually(lambda: explorer.texts("#nearest li")[0].startswith("0.00"))  # the sample itself
 
 
+@pytest.fixture(scope="module")
+def index_url(
+    tiny_package: Path,
+    plain_package: Path,
+    server_process: type,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    """The URL of a server of "tiny" with an index of 15 images, and of "plain"."""
+    pytest.importorskip("pymilvus")
+    folder = tmp_path_factory.mktemp("library")
+    for number in range(15):
+        (folder / "photos" / "a b").mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 14, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "photos" / "a b" / f"{number}#.png")
+    build = ["index", "build", "photos", "--model", str(tiny_package), "--out", "index"]
+    command = [sys.executable, "-c", "from repzoo.cli import main; main()", *build]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    words = ("--models", f"{tiny_package},{plain_package}", "--index", str(folder / "index"))
+    with server_process(*words, "--port", "0", log=folder / "log") as server:
+        yield server.wait_until_ready()
+
+
+def test_neighbours_are_images_of_the_index(
+    page: Browser,
+    index_url: str,
+    image: Path,
+    tiny: repzoo.Encoder,
+    tmp_path: Path,
+    eventually: Callable[..., None],
+) -> None:
+    page.open(index_url)
+    eventually(lambda: len(page.texts("#examples img")) == 6)
+    page.type("#file", str(image))  # the same pixels as one of the images
+    eventually(lambda: answered(page))
+    assert page.texts("#near .badge") == ["images of the index"]
+    first = page.run("return document.querySelector('#nearest img').alt")
+    assert first == "a b/2#.png, at a distance of"
+    np.testing.assert_array_equal(shown(page, "#nearest img"), np.asarray(Image.open(image)))
+    distances = np.float32(page.texts("#nearest li"))
+    assert len(distances) == 12
+    assert distances[0] < 1e-3
+    assert (np.diff(distances) >= 0).all()
+    # The globe still shows samples, and says so.
+    assert page.texts("#around .badge") == ["samples of the model"]
+    # They follow the degradations, and can be analysed.
+    slide(page, "#degradations input", 1)
+    eventually(lambda: status(page).startswith("Degraded"))
+    eventually(lambda: np.float32(page.texts("#nearest li"))[0] > 1e-3)
+    title = page.run("return document.querySelectorAll('#nearest button')[1].title")
+    page.run("document.querySelectorAll('#nearest button')[1].click()")
+    eventually(lambda: answered(page) and title.endswith("#.png"))
+    eventually(lambda: np.float32(page.texts("#nearest li"))[0] < 1e-3)
+    assert title == "Analyse " + page.run(
+        "return document.querySelector('#nearest img').alt.split(',')[0]"
+    )
+    # Another model has no index.
+    choose_model(page, "plain")
+    eventually(lambda: len(page.texts("#examples img")) == 6)
+    page.click("#examples button")
+    eventually(lambda: answered(page))
+    assert page.texts("#near .badge") == ["example images"]
+
+
 def test_an_error_replaces_the_answer(
     explorer: Browser, tmp_path: Path, eventually: Callable[..., None]
 ) -> None:

@@ -12,12 +12,15 @@ import re
 import struct
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import repzoo
 import safetensors.numpy
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -68,6 +71,29 @@ def tensors() -> st.SearchStrategy[bytes]:
     )
     header = st.binary(max_size=64).map(lambda data: struct.pack("<Q", len(data)) + data)
     return st.one_of(made, header, st.binary(max_size=64))
+
+
+@pytest.fixture(scope="module")
+def server_url(
+    server_process: type,
+    tiny_package: Path,
+    plain_package: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    """The URL of a server that has everything: the models of the other tests, and an index."""
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "tiny").write_bytes(files()[0])
+    info = {"model": "tiny", "metric": "cosine"}
+    info["revision"] = repzoo.Package.open(tiny_package).revision
+    vectors = np.ones((2, 4), np.float32)
+    index = folder / "index.npz"
+    np.savez(index, ids=np.array(["other", "tiny"]), mean=vectors, info=np.array(json.dumps(info)))
+    limits = {"MAX_BYTES": 1000000, "MAX_IMAGES": 64, "MAX_PIXELS": 100000, "DEADLINE_SECONDS": 4}
+    env = {f"REPZOO_SERVE_{name}": str(value) for name, value in limits.items()}
+    models = ("--models", f"{tiny_package},{plain_package}")
+    words = (*models, "--index", str(index), "--index-images", str(folder), "--port", "0")
+    with server_process(*words, log=folder / "log", env=env) as server:
+        yield server.wait_until_ready()
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +180,7 @@ def test_it_has_every_path_and_no_other(server_url: str) -> None:
     assert posts == set(PATHS)
     for path, methods in document["paths"].items():
         if "get" in methods:
-            response = httpx.get(server_url + path.replace("{name}", "tiny"))
+            response = httpx.get(server_url + re.sub(r"\{\w+\}", "tiny", path))
             assert response.status_code == 200, path
             assert (
                 response.headers["content-type"].split(";")[0]

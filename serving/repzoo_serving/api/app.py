@@ -6,6 +6,7 @@ it costs several times as much, and its errors are not problem documents.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -13,8 +14,11 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
+from repzoo.errors import InvalidImage
 from repzoo.runtime.encoder import Encoder
 
 from repzoo_serving.api.access import HEALTH_PATHS, METRICS_PATH, Access
@@ -32,6 +36,7 @@ from repzoo_serving.http.exchange import (
 )
 from repzoo_serving.http.problems import RETRY_AFTER, Problem
 from repzoo_serving.models.decoding import Decoder
+from repzoo_serving.models.image_index import ImageIndex
 from repzoo_serving.models.registry import Models
 from repzoo_serving.models.served import ServedModel
 from repzoo_serving.pages.pages import Pages
@@ -52,6 +57,14 @@ _INTERNAL = Problem("internal", "see the server's log for this request_id")
 _MONITORING = HEALTH_PATHS | {METRICS_PATH}
 
 _MODELS = re.compile(r"(/v1)?/models(?:/(.*))?")
+_PICTURES = "/index/images/"
+
+#: Pictures of an index that may be in the making.
+_MAX_PICTURES = 256
+_PICTURE_HEADERS = (
+    (b"cache-control", b"private, max-age=3600"),
+    (b"x-content-type-options", b"nosniff"),
+)
 
 #: Bodies in transfer may take this many times the size of the largest allowed request.
 _BODIES_IN_TRANSFER = 16
@@ -72,7 +85,7 @@ class App:
         log_writer: Writes log lines.
 
     Raises:
-        InvalidInput: If the file of keys cannot be used.
+        InvalidInput: If the file of keys or the index cannot be used.
     """
 
     def __init__(self, settings: Limits, *, worker: str = "1") -> None:
@@ -86,8 +99,14 @@ class App:
         self.models = Models()
         self.tracing: Tracing | None = None
         self._access = Access(self.settings)
-        self._pages = Pages.make(self._limits)
+        self._index: ImageIndex | None = None
+        if self.settings.index is not None:
+            images = self.settings.index_images
+            folder = Path(images) if images is not None else None
+            self._index = ImageIndex(Path(self.settings.index), folder)
+        self._pages = Pages.make(self._limits, index=self._index is not None)
         self._ids = RequestIds()
+        self._pictures = 0
         self._budget = Budget(_BODIES_IN_TRANSFER * self._limits.max_bytes)
         threads = self.settings.threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
@@ -110,7 +129,13 @@ class App:
             self.metrics,
             self.settings.hang_seconds,
             alias=alias,
+            index=self._index_of(encoder),
         )
+
+    def _index_of(self, encoder: Encoder) -> ImageIndex | None:
+        """Return the index if this model has made its vectors."""
+        index = self._index
+        return index if index is not None and index.revision == encoder.revision else None
 
     def trace(self, worker: str = "1") -> None:
         """Record spans of requests, if the settings or the environment ask for it.
@@ -217,6 +242,9 @@ class App:
             return await self._operations.handle(operation, exchange)
         models = _MODELS.fullmatch(path)
         page = self._pages.responses.get(path)
+        if path.startswith(_PICTURES):
+            _require_method(exchange.method, ("GET", "HEAD"))
+            return await self._picture(path.removeprefix(_PICTURES))
         if models is None and page is None and path not in _MONITORING:
             raise Problem("not-found", f"{path} does not exist; there are {self._pages.index}")
         _require_method(exchange.method, ("GET", "HEAD"))
@@ -246,6 +274,29 @@ class App:
         if name not in model.openai_names:
             raise Problem("unknown-model", f"{model.name} has no content posterior")
         return name
+
+    async def _picture(self, name: str) -> Response:
+        """Return a small picture of an image of the index.
+
+        Raises:
+            Problem: 404 if there is none, 429 if too many are being made.
+        """
+        missing = Problem("not-found", f"the index has no picture of {name!r}")
+        if self._index is None:
+            raise missing
+        if self._pictures >= _MAX_PICTURES:
+            raise Problem("overloaded", "too many pictures; try again later", headers=[RETRY_AFTER])
+        self._pictures += 1
+        make = partial(self._index.picture, name, self._limits.max_pixels)
+        try:
+            media_type, body = await asyncio.get_running_loop().run_in_executor(
+                self._large_pool, make
+            )
+        except (KeyError, OSError, InvalidImage):
+            raise missing from None
+        finally:
+            self._pictures -= 1
+        return Response(200, media_type, body, _PICTURE_HEADERS)
 
     async def _monitor(self, path: str) -> Response:
         if path == METRICS_PATH:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,18 +18,21 @@ from repzoo_serving.http.problems import Problem
 from repzoo_serving.http.timing import Timing
 from repzoo_serving.models.batching import Batcher, Outputs
 from repzoo_serving.models.decoding import Decoder
+from repzoo_serving.models.image_index import ImageIndex
 from repzoo_serving.models.runner import Runner
 from repzoo_serving.settings import Limits
 from repzoo_serving.telemetry.metrics import Metrics
 from repzoo_serving.wire import openai_api
 from repzoo_serving.wire.request_bodies import (
     CAPABILITIES,
+    MAX_NEIGHBOURS,
     EmbedOptions,
     GenerateOptions,
     Options,
     PosteriorOptions,
     ProbeOptions,
     Request,
+    SearchOptions,
 )
 from repzoo_serving.wire.response_bodies import Result
 
@@ -36,6 +40,8 @@ __all__ = ["ServedModel"]
 
 #: Maximum images in a batch that is not shared with other requests; constant, see `generate`.
 _ALONE = 256
+#: Maximum images in a batch that is compared with an index, which may be large.
+_SEARCHED = 64
 
 
 class ServedModel:
@@ -51,6 +57,7 @@ class ServedModel:
         metrics: Where batches are recorded.
         hang_seconds: A run that takes longer is considered to hang.
         alias: The name that it is served under, if that is not its own.
+        index: Images to search, whose vectors this model has made.
     """
 
     def __init__(
@@ -62,8 +69,10 @@ class ServedModel:
         hang_seconds: float = 10.0,
         *,
         alias: str | None = None,
+        index: ImageIndex | None = None,
     ) -> None:
         self.encoder = encoder
+        self.index = index
         self.name = alias or encoder.config.name
         self.latent_dim = encoder.config.latent_dim
         #: Approximate growth of the process when the model was loaded; 0 if it was not measured.
@@ -97,6 +106,7 @@ class ServedModel:
             "reconstruct": config.has_decoder,
             "generate": config.has_decoder,
             "probe": bool(config.probes),
+            "search": self.index is not None,
             "views": self.encoder.views is not None,
         }
         return {
@@ -218,6 +228,20 @@ class ServedModel:
         labels = outputs.pop("labels")
         return Result({**self.facts, "classes": spec.classes, "labels": labels}, outputs)
 
+    async def search(self, request: Request[SearchOptions], timing: Timing) -> Result:
+        index = self.index
+        if index is None:
+            raise UnsupportedOperation(
+                f"{self.name} has no index of images; start the server with --index"
+            )
+        pixels = await self._pixels(request, timing)
+        run = partial(_search, self.encoder, index)
+        outputs = await self._batch(run, pixels, timing, "search", most=_SEARCHED)
+        k = request.options.k
+        rows, distances = outputs.pop("rows")[:, :k], outputs.pop("distances")[:, :k]
+        ids = [[index.ids[row] for row in found] for found in rows.tolist()]
+        return Result({**self.facts, "ids": ids}, {"distances": distances, **outputs})
+
     async def _views(
         self, request: Request[GenerateOptions], timing: Timing
     ) -> NDArray[np.float32]:
@@ -256,6 +280,7 @@ class ServedModel:
         timing: Timing,
         *key: str,
         mix: bool = True,
+        most: int = sys.maxsize,
     ) -> dict[str, Any]:
         """Run ``rows`` through the batcher of ``key``, which begins with the operation's name."""
         batcher = self._batchers.get(key)
@@ -264,7 +289,7 @@ class ServedModel:
                 run,
                 executor=self.runner,
                 max_rows=min(
-                    self._limits.max_batch, self.encoder.most_rows, *(() if mix else (_ALONE,))
+                    self._limits.max_batch, self.encoder.most_rows, most if mix else _ALONE
                 ),
                 max_queued=self._limits.max_queued,
                 mix=mix,
@@ -304,6 +329,12 @@ def _generate(encoder: Encoder, latents: NDArray[Any]) -> Outputs:
 def _probe(encoder: Encoder, task: str, kind: str, pixels: NDArray[Any]) -> Outputs:
     predictions = encoder.probe(pixels, task, kind, batch_size=len(pixels))
     return {"probabilities": predictions.probabilities, "labels": predictions.labels}
+
+
+def _search(encoder: Encoder, index: ImageIndex, pixels: NDArray[Any]) -> Outputs:
+    made = {**_embed(encoder, False, index.holds_content, pixels)}
+    rows, distances = index.nearest(np.asarray(made.pop("embeddings")), MAX_NEIGHBOURS)
+    return {"rows": rows, "distances": distances, **made}
 
 
 def _as_arrays(posterior: Posterior) -> dict[str, NDArray[Any]]:

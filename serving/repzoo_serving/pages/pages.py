@@ -61,9 +61,9 @@ class Pages:
     index: str
 
     @classmethod
-    def make(cls, limits: Limits) -> Pages:
-        """Make the pages of a server with these limits."""
-        described = document(limits)
+    def make(cls, limits: Limits, *, index: bool = False) -> Pages:
+        """Make the pages of a server with these limits, and with an index of images or without."""
+        described = document(limits, index=index)
         paths: dict[str, list[str]] = {}
         for path, methods in described["paths"].items():
             for method in methods:

@@ -17,6 +17,7 @@ from repzoo_serving.wire.request_bodies import (
     Options,
     PosteriorOptions,
     ProbeOptions,
+    SearchOptions,
 )
 from repzoo_serving.wire.schemas import (
     SAFETENSORS,
@@ -51,10 +52,13 @@ _MEANINGS = {
     "created": "Always 0.",
     "data": "One entry per input, in their order.",
     "dimensions": "Must be the model's own, if given.",
+    "distances": "The distance of each neighbour, per image: the squared Euclidean distance, of "
+    "vectors of length 1 if the model recommends cosine similarity.",
     "embeddings": "One vector per image, or base64 of little-endian float32 values.",
     "encoding_format": "How vectors are written: numbers, or base64 of little-endian float32.",
     "error": "The mean squared error of each reconstruction, of pixel values in [0, 1].",
     "id": "The name under which the model is served.",
+    "ids": "The neighbours of each image, nearest first: paths in the folder that was indexed.",
     "images": "Base64 of encoded image files, such as PNG or JPEG.",
     "index": "The position of the input.",
     "kind": "Which of the task's probes answers: linear or mlp.",
@@ -80,9 +84,12 @@ _MEANINGS = {
 }
 
 
-def document(limits: Limits) -> dict[str, Any]:
-    """Return the document of a server with these limits."""
+def document(limits: Limits, *, index: bool = True) -> dict[str, Any]:
+    """Return the document of a server with these limits, and with an index of images or without."""
     made = _document(limits)
+    if not index:
+        for path in ("/search", *_index()):
+            del made["paths"][path]
     _describe(made["paths"])
     return made
 
@@ -119,7 +126,7 @@ def _document(limits: Limits) -> dict[str, Any]:
             {"name": "openai", "description": "For clients of OpenAI's API."},
             {"name": "server", "description": "For operators of the server."},
         ],
-        "paths": _operations(limits) | _openai() | _models() | _server(),
+        "paths": _operations(limits) | _index() | _openai() | _models() | _server(),
         "components": {
             "schemas": schemas(),
             "responses": {str(status): _error(status) for status in sorted(set(kinds().values()))},
@@ -201,6 +208,8 @@ def _operations(limits: Limits) -> dict[str, Any]:
         }
     }
     pngs = {"type": "array", "items": ref("Png")}
+    strings = {"type": "array", "items": {"type": "string"}}
+    found = {"type": "array", "items": strings}
     return {
         **post(
             "embed",
@@ -250,6 +259,46 @@ def _operations(limits: Limits) -> dict[str, Any]:
                 "probabilities": vectors(),
             },
         ),
+        **post(
+            "search",
+            "Find the images of the server's index that are nearest to each image",
+            SearchOptions,
+            {"ids": found, "distances": vectors(), **uncertainty},
+            optional=("uncertainty",),
+            more=(409,),
+        ),
+    }
+
+
+def _index() -> dict[str, Any]:
+    picture = {"schema": {"type": "string", "format": "binary"}}
+    return {
+        "/index/images/{id}": {
+            "get": {
+                "operationId": "index_image",
+                "tags": ["operations"],
+                "summary": "Return a small picture of an image of the server's index",
+                "description": "At most 256 pixels wide and high. The image is decoded and encoded "
+                "again; files are never sent as they are.",
+                "parameters": [
+                    {
+                        "name": "id",
+                        "in": "path",
+                        "required": True,
+                        "description": "One of the `ids` of `/search`. It may contain slashes.",
+                        "schema": {"type": "string"},
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "Success.",
+                        "headers": _HEADERS,
+                        "content": {"image/png": picture, "image/jpeg": picture},
+                    },
+                    **_errors((*_ALWAYS, 404)),
+                },
+            }
+        }
     }
 
 

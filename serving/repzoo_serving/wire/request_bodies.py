@@ -46,6 +46,7 @@ from repzoo_serving.wire import multipart, tensors
 
 __all__ = [
     "CAPABILITIES",
+    "MAX_NEIGHBOURS",
     "MEDIA_TYPES",
     "OPERATIONS",
     "PAYLOADS",
@@ -56,6 +57,7 @@ __all__ = [
     "PosteriorOptions",
     "ProbeOptions",
     "Request",
+    "SearchOptions",
     "describe",
     "json_object",
     "media_type",
@@ -99,6 +101,9 @@ def _list_of_form(value: Any, info: ValidationInfo) -> Any:
         raise ValueError(f"not a list in JSON: {error}") from None
 
 
+#: The largest ``k`` of ``/search``.
+MAX_NEIGHBOURS = 100
+
 #: An id that JavaScript can hold.
 _Id = Annotated[int, Field(ge=0, lt=2**53)]
 
@@ -138,6 +143,14 @@ class ProbeOptions(Options):
     kind: str = "linear"
 
 
+class SearchOptions(Options):
+    """Options of ``/search``."""
+
+    k: int = Field(
+        10, ge=1, le=MAX_NEIGHBOURS, description="The number of neighbours of each image."
+    )
+
+
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 #: Options of each operation. The operation's name is also its path.
@@ -147,6 +160,7 @@ OPERATIONS: Mapping[str, type[Options]] = {
     "reconstruct": Options,
     "generate": GenerateOptions,
     "probe": ProbeOptions,
+    "search": SearchOptions,
 }
 
 

@@ -12,6 +12,13 @@ export class Refused extends Error {
 }
 
 export async function call(path, body) {
+  const response = await send(path, body);
+  const result = await response.json().catch(() => ({ detail: `The server answers with status ${response.status}.` }));
+  if (!response.ok) throw new Refused(result.detail, response.status);
+  return result;
+}
+
+async function send(path, body) {
   const headers = {};
   if ($("key").value) headers.Authorization = `Bearer ${$("key").value}`;
   if (body) headers["Content-Type"] = "application/json";
@@ -27,9 +34,7 @@ export async function call(path, body) {
     const seconds = Number(response.headers.get("Retry-After")) || 1;
     await new Promise((done) => setTimeout(done, 1000 * Math.min(seconds, 5)));
   }
-  const result = await response.json().catch(() => ({ detail: `The server answers with status ${response.status}.` }));
-  if (!response.ok) throw new Refused(result.detail, response.status);
-  return result;
+  return response;
 }
 
 // The request for everything that the model's encoder says about images: [path, body].
@@ -66,4 +71,30 @@ export async function analyse(model, image) {
     ...probeRequests(model, image).map((request) => call(...request)),
   ]);
   return { vectors, reconstruction, probes };
+}
+
+// Return the `k` images of the server's index that are nearest to an image: [{ base64, words, distance }]. `base64` is null
+// if the file cannot be read any more.
+export async function search(model, image, k) {
+  const { ids: [ids], distances: [distances] } = await call("search", { model: model.name, images: [image], k });
+  const pictures = await Promise.all(ids.map(indexed));
+  return ids.map((words, i) => ({ words, base64: pictures[i], distance: Math.sqrt(distances[i]) }));
+}
+
+const pictures = new Map(); // id -> a promise of its base64, so that each picture is loaded once
+
+function indexed(id) {
+  if (!pictures.has(id)) {
+    const found = fetchPicture(id);
+    found.catch(() => pictures.delete(id));
+    pictures.set(id, found);
+  }
+  return pictures.get(id);
+}
+
+async function fetchPicture(id) {
+  const response = await send(`index/images/${id.split("/").map(encodeURIComponent).join("/")}`);
+  if (!response.ok) return null;
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
 }

@@ -1,5 +1,5 @@
-// Neighbours of an image: among samples of the model, or else among the example images.
-import { call, can, embed } from "./api.js";
+// Neighbours of an image: in the server's index, or else among samples of the model, or among the examples.
+import { call, can, embed, search } from "./api.js";
 import { $, make, picture } from "./dom.js";
 import { Globe } from "./globe.js";
 import { nearest, place } from "./neighbours.js";
@@ -56,34 +56,52 @@ export class Gallery {
   async show(shown, { plain, robust }, { still, current }) {
     const model = this.#model;
     const sampled = can(model, "generate");
+    const own = can(model, "search");
+    if (own) {
+      const found = await search(model, shown.sent, 12);
+      if (!current()) return;
+      this.#label("images of the index", "Images of the index that this server was started with. Numbers are distances.");
+      $("nearest").replaceChildren(this.#row(found));
+      if (!sampled) return;
+    }
     const items = (await this.#load()).filter(({ base64 }) => sampled || base64 !== shown.base64);
     if (!current()) return;
     const cosine = model.config.metric === "cosine";
     const find = (centre, kind, count) =>
       nearest(centre, items.map((item) => item[kind]), Math.min(count, Math.ceil(items.length / (sampled ? 2 : 1))), cosine);
-    const count = robust ? 6 : 12;
     const around = find(plain, "plain", ON_GLOBE);
-    const rows = [this.#row(items, around.slice(0, count))];
+    if (sampled) this.#showGlobe(shown, items, around, still);
+    if (own) return;
+    const count = robust ? 6 : 12;
+    const row = (found) => this.#row(found.map(({ index, distance }, rank) => (
+      { ...items[index], words: `${items[index].words} ${rank + 1}`, distance })));
+    const rows = [row(around.slice(0, count))];
     if (robust) {
       rows.unshift(make("h3", {}, "Plain", make("small", {}, " by the embedding of this image")));
       rows.push(make("h3", {}, "Robust", make("small", {}, " by the content mean")),
-        this.#row(items, find(robust, "robust", count)));
+        row(find(robust, "robust", count)));
     }
-    $("near").querySelector(".badge").textContent = sampled ? "samples of the model" : "example images";
     $("nearest").replaceChildren(...rows);
     const estimate = robust ? "The content mean estimates the embedding of the undegraded image. " : "";
-    $("near-note").textContent = estimate + (sampled
+    this.#label(sampled ? "samples of the model" : "example images", estimate + (sampled
       ? `Of ${items.length} samples that the model generated. They are not images of a data set. Numbers are distances.`
-      : "This model generates no samples, so these are the examples above. Numbers are distances.");
-    if (sampled) this.#showGlobe(shown, items, around, still);
+      : "This model generates no samples, so these are the examples above. Numbers are distances."));
   }
 
-  #row(items, found) {
-    return make("ol", { className: "thumbs" }, ...found.map(({ index, distance }, rank) => {
-      const { base64, words } = items[index];
-      const image = make("img", { src: `data:image/png;base64,${base64}`, alt: `${words} ${rank + 1}, at a distance of` });
-      const button = make("button", { type: "button", title: "Analyse this image" }, image, distance.toPrecision(3));
-      button.addEventListener("click", () => this.#onpick(items[index]));
+  #label(badge, note) {
+    $("near").querySelector(".badge").textContent = badge;
+    $("near-note").textContent = note;
+  }
+
+  #row(found) {
+    return make("ol", { className: "thumbs" }, ...found.map((item) => {
+      const { base64, words, distance } = item;
+      const image = make("img", base64
+        ? { src: `data:image/png;base64,${base64}`, alt: `${words}, at a distance of` }
+        : { alt: `${words}, whose file cannot be read, at a distance of` });
+      image.addEventListener("load", () => image.classList.toggle("fine", image.naturalWidth > 128));
+      const button = make("button", { type: "button", title: `Analyse ${words}`, disabled: !base64 }, image, distance.toPrecision(3));
+      button.addEventListener("click", () => this.#onpick(item));
       return make("li", {}, button);
     }));
   }

@@ -149,7 +149,7 @@ async function answer() {
       latents.show(result.vectors.plain);
       if (first) reveal();
     }
-    await gallery.show({ base64: chosen.base64, canvas: $("input") }, result.vectors, { still, current });
+    await gallery.show({ base64: chosen.base64, sent: image, canvas: $("input") }, result.vectors, { still, current });
   } catch (error) {
     if (current()) fail(error);
   }

@@ -1,0 +1,236 @@
+"""``zoo serve --index``: images of an index are found, and no other file is read."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+import pytest
+import repzoo
+from PIL import Image
+
+pytest.importorskip("pymilvus")
+
+COUNT = 40
+
+
+def zoo(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from repzoo.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def png(size: tuple[int, int], seed: int) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images in folders, one of them large, and a secret next to it."""
+    folder = tmp_path_factory.mktemp("library") / "photos"
+    (folder / "cats & dögs").mkdir(parents=True)
+    for number in range(COUNT - 1):
+        (folder / "cats & dögs" / f"{number:02}.png").write_bytes(png((9, 7), number))
+    Image.open(io.BytesIO(png((500, 300), 99))).save(folder / "large.jpg")
+    (folder.parent / "secret.png").write_bytes(png((8, 8), 1234))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(photos: Path, tiny_package: Path) -> Path:
+    place = photos.parent / "index"
+    done = zoo("index", "build", photos, "--model", tiny_package, "--out", place)
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+@pytest.fixture(scope="module")
+def url(index: Path, tiny_package: Path, plain_package: Path, server_process: Any) -> Iterator[str]:
+    """A server of "tiny" under an alias, whose index it is, and of "plain"."""
+    words = ("--models", f"mine={tiny_package},{plain_package}", "--index", str(index))
+    with server_process(*words, "--port", "0", log=index.parent / "log") as server:
+        yield server.wait_until_ready()
+
+
+@pytest.fixture(scope="module")
+def http(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, timeout=30) as client:
+        yield client
+
+
+def search(http: httpx.Client, *files: bytes, **options: Any) -> httpx.Response:
+    form = {"model": "mine", **{name: str(value) for name, value in options.items()}}
+    return http.post("/search", data=form, files=[("images", file) for file in files])
+
+
+def test_it_finds_what_zoo_index_search_finds(
+    http: httpx.Client, index: Path, photos: Path, tiny_package: Path
+) -> None:
+    queries = [(photos / "cats & dögs" / "03.png").read_bytes(), png((8, 8), 77)]
+    answer = search(http, *queries, k=5).json()
+    encoder = repzoo.load(tiny_package, provider="cpu")
+    posterior = encoder.posterior(queries)
+    from repzoo_client.retrieval import PosteriorIndex
+
+    with PosteriorIndex.open(index) as opened:  # the server does not keep it open
+        expected = opened.search(posterior.mean, posterior.variance, k=5)
+    assert answer["ids"] == [[hit.id for hit in each.hits] for each in expected]
+    distances = [[hit.distance for hit in each.hits] for each in expected]
+    np.testing.assert_allclose(answer["distances"], distances, rtol=1e-3, atol=1e-5)
+    assert answer["ids"][0][0] == "cats & dögs/03.png"
+    assert (answer["model"], answer["revision"]) == ("mine", encoder.revision)
+
+
+def test_k_is_ten_by_default_and_no_more_than_there_are(http: httpx.Client) -> None:
+    for k, expected in ((None, 10), (1, 1), (100, COUNT)):
+        answer = search(http, png((8, 8), 1), **({} if k is None else {"k": k})).json()
+        (ids,), (distances,) = answer["ids"], answer["distances"]
+        assert len(ids) == len(set(ids)) == len(distances) == expected
+        assert distances == sorted(distances)
+    for k in (0, 101, "many"):
+        assert search(http, png((8, 8), 1), k=k).status_code == 400
+
+
+def test_many_images_at_once(http: httpx.Client) -> None:
+    queries = [png((8, 8), seed) for seed in range(150)]
+    many = search(http, *queries, k=3).json()
+    for position in (0, 70, 149):
+        one = search(http, queries[position], k=3).json()
+        assert one["ids"][0] == many["ids"][position]
+
+
+def test_only_the_model_of_the_index_searches_it(http: httpx.Client) -> None:
+    models = {m["name"]: m["capabilities"] for m in http.get("/models").json()["models"]}
+    assert "search" in models["mine"]
+    assert "search" not in models["plain"]
+    refused = search(http, png((8, 8), 1), model="plain")
+    assert refused.status_code == 409
+    assert "plain has no index of images" in refused.json()["detail"]
+
+
+def test_pictures_are_small_and_made_anew(http: httpx.Client, photos: Path) -> None:
+    small = http.get("/index/images/cats %26 d%C3%B6gs/03.png")
+    assert small.status_code == 200
+    assert small.headers["content-type"] == "image/png"
+    assert small.headers["cache-control"] == "private, max-age=3600"
+    pixels = np.asarray(Image.open(io.BytesIO(small.content)))
+    np.testing.assert_array_equal(pixels, np.asarray(Image.open(photos / "cats & dögs" / "03.png")))
+    large = http.get("/index/images/large.jpg")
+    assert large.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(large.content)).size == (154, 256)
+    assert http.head("/index/images/large.jpg").content == b""
+    assert http.post("/index/images/large.jpg").status_code == 405
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../secret.png",
+        "%2e%2e/secret.png",
+        "..%2Fsecret.png",
+        "cats & dögs/../../secret.png",
+        "cats & dögs",
+        "/etc/hostname",
+        "%2Fetc%2Fhostname",
+        "large.jpg/",
+        "large.jpg%00",
+        "",
+    ],
+)
+def test_nothing_else_is_read(url: str, path: str) -> None:
+    # httpx would normalise the path.
+    target = f"/index/images/{quote(path, safe='/%.')}".encode()
+    request = httpx.Request("GET", url, extensions={"target": target})
+    with httpx.Client() as client:
+        response = client.send(request)
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_an_image_that_becomes_something_else_is_not_sent(http: httpx.Client, photos: Path) -> None:
+    path = photos / "cats & dögs" / "05.png"
+    before = path.read_bytes()
+    address = "/index/images/cats & dögs/05.png"
+
+    def replaced_by(make: Callable[[], object]) -> int:
+        path.unlink()
+        make()
+        return http.get(address).status_code
+
+    try:
+        assert replaced_by(lambda: path.symlink_to("/etc/hostname")) == 404
+        assert replaced_by(lambda: path.write_text("no image")) == 404
+        assert replaced_by(lambda: os.mkfifo(path)) == 404
+        assert replaced_by(lambda: path.write_bytes(before)) == 200
+    finally:
+        path.unlink(missing_ok=True)
+        path.write_bytes(before)
+
+
+def test_the_document_describes_what_the_server_has(http: httpx.Client, server_url: str) -> None:
+    paths = http.get("/openapi.json").json()["paths"]
+    assert {"/search", "/index/images/{id}"} < paths.keys()
+    properties = paths["/search"]["post"]["responses"]["200"]["content"]["application/json"]
+    described = properties["schema"]["properties"].keys()
+    assert search(http, png((8, 8), 1)).json().keys() <= described
+    without = httpx.get(f"{server_url}/openapi.json").json()["paths"].keys()
+    assert paths.keys() - without == {"/search", "/index/images/{id}"}
+
+
+def test_without_an_index_there_is_no_search(server_url: str) -> None:
+    with httpx.Client(base_url=server_url) as http:
+        assert search(http, png((8, 8), 1), model="tiny").status_code == 409
+        assert http.get("/index/images/large.jpg").status_code == 404
+        for model in http.get("/models").json()["models"]:
+            assert "search" not in model["capabilities"]
+
+
+def test_content_means_search_an_index_of_content_posteriors(
+    content_packages: dict[str, Path], photos: Path, server_process: Any, tmp_path: Path
+) -> None:
+    package, place = content_packages["robust"], tmp_path / "index"
+    assert (
+        zoo("index", "build", photos, "--model", package, "--robust", "--out", place).returncode
+        == 0
+    )
+    words = ("--models", str(package), "--index", str(place), "--port", "0")
+    with server_process(*words, log=tmp_path / "log") as server:
+        url = server.wait_until_ready()
+        query = png((8, 8), 5)
+        form = {"model": "robust", "k": "100"}
+        answer = httpx.post(f"{url}/search", data=form, files=[("images", query)]).json()
+    encoder = repzoo.load(package, provider="cpu")
+    files = [(photos / name).read_bytes() for name in answer["ids"][0]]
+    means = encoder.posterior([query, *files]).content_mean
+    expected = np.square(means[1:] - means[0]).sum(1)
+    np.testing.assert_allclose(answer["distances"][0], expected, rtol=1e-3, atol=1e-5)
+    assert (np.diff(expected) >= -1e-5).all()
+
+
+def test_wrong_indexes_are_one_line(
+    index: Path, tiny_package: Path, plain_package: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text").write_text("no index")
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    (tmp_path / "empty").mkdir()
+    for package, place, said in (
+        (tiny_package, tmp_path / "nope", "nope"),
+        (tiny_package, tmp_path / "empty", "empty"),
+        (tiny_package, tmp_path / "text", "is not an export of an index"),
+        (tiny_package, tmp_path / "other.npz", "is not an export of an index"),
+        (plain_package, index, "which is not among the models"),
+    ):
+        done = zoo("serve", "--models", package, "--index", place, "--port", 0)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
