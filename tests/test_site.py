@@ -39,6 +39,16 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
         assert not re.search(r"url\(\"?(https?:)?//", style.read_text()), style
 
 
+def test_search_works_in_a_folder(site: Path) -> None:
+    """Pages that are opened as files cannot fetch an index or start a worker."""
+    assert (site / "search" / "search_index.js").read_text().startswith("var __index = ")
+    assert '<script src="../iframe-worker.js">' in (site / "how-to" / "sign.html").read_text()
+    (bundle,) = (site / "assets" / "javascripts").glob("bundle.*.min.js")
+    assert "__index" in bundle.read_text()
+    (worker,) = (site / "assets" / "javascripts" / "workers").glob("search.*.min.js")
+    assert "IFrameWorker" in worker.read_text()
+
+
 def test_every_link_leads_somewhere(site: Path) -> None:
     """Links in HTML and in generated pages too, which MkDocs does not check, and their anchors."""
     pages = {page: page.read_text() for page in site.rglob("*.html")}
