@@ -1,4 +1,4 @@
-"""Draw the diagrams of the documentation, all in one style, as SVG files in ``docs/diagrams``.
+"""Draw the diagrams and a chart of the documentation, in one style, as SVG in ``docs/diagrams``.
 
     python docs/diagrams.py            # rewrite docs/diagrams/*.svg
     python docs/diagrams.py --check    # exit with 1 if a file is stale
@@ -10,15 +10,18 @@ reader's preference for light or dark.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import textwrap
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from statistics import fmean
+from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).with_name("diagrams")
+BUNDLED = Path(__file__).parents[1] / "zoo" / "bundled"
 
 WIDTH = 440
 _MARGIN = 16
@@ -36,6 +39,10 @@ _STYLE = """
   .title { font-weight: 600; font-size: 14px; fill: #111827 }
   .inverse { font-weight: 600; font-size: 14px; fill: #ffffff }
   .exit { fill: #a3261b }
+  .start { fill: #ffffff; stroke: #5262bc; stroke-width: 2 }
+  .grid { stroke: #d5d9e0 }
+  .gain { stroke: #5262bc; stroke-width: 3 }
+  .goal { stroke: #111827; stroke-width: 2 }
   @media (prefers-color-scheme: dark) {
     .page { fill: #1e2129; stroke: #3b4150 }
     .box { fill: #2a3046; stroke: #8c9bf0 }
@@ -46,6 +53,10 @@ _STYLE = """
     .title { fill: #f3f4f6 }
     .inverse { fill: #14161c }
     .exit { fill: #ff9d91 }
+    .start { fill: #1e2129; stroke: #8c9bf0 }
+    .grid { stroke: #3b4150 }
+    .gain { stroke: #8c9bf0 }
+    .goal { stroke: #f3f4f6 }
   }
 """
 
@@ -196,7 +207,8 @@ def main() -> None:
                 path.write_text(svg)
     for path in stale:
         print(f"{'stale' if check else 'written'}: {path}")
-    sys.exit(check and bool(stale))
+    if check and stale:
+        sys.exit("run `python docs/diagrams.py` and commit the result")
 
 
 def drawings() -> dict[str, str]:
@@ -206,6 +218,7 @@ def drawings() -> dict[str, str]:
         "batch.svg": way("A batch's way through training", "zoo train", BATCH, "next step"),
         "pull.svg": way("A package's way into the cache", "zoo pull", PULL, "ready to run"),
         "architecture.svg": architecture(),
+        "recovery.svg": recovery(),
     }
 
 
@@ -266,6 +279,67 @@ def _wrap(text: str, width: int) -> list[str]:
     """Split text into lines, but never within brackets, which hold shapes."""
     text = re.sub(r"\[.*?\]", lambda shape: shape[0].replace(" ", "\u00a0"), text)
     return textwrap.wrap(text, width)
+
+
+def recovery() -> str:
+    """Draw what content means find for degraded queries, for every bundled package."""
+    left, right, row = 176, WIDTH - 24, 21
+
+    def x(precision: float) -> float:
+        return left + (right - left) * precision / 100
+
+    out = [
+        _words("title", _MARGIN, 34, "precision@10, %"),
+        *_legend(60),
+    ]
+    reports = [json.loads(path.read_bytes()) for path in sorted(BUNDLED.glob("*/metrics.json"))]
+    reports = [report["content"] for report in reports if "content" in report]
+    described = []
+    y = 100
+    for group, title in (("fit", "degraded by the fitted kinds"), ("test", "by unseen kinds")):
+        out.append(_words("title", _MARGIN, y, title))
+        bottom = y + 14 + row * len(reports)
+        for percent in (0, 25, 50, 75, 100):
+            out.append(_line("grid", x(percent), y + 10, x(percent), bottom))
+            label = f'<text x="{x(percent):.1f}" y="{bottom + 16}" text-anchor="middle">{percent}'
+            out.append(f"{label}</text>")
+        for i, report in enumerate(reports):
+            center = y + 24 + row * i
+            plain, content = (_precision(report, group, name) for name in ("euclidean", "mean"))
+            goal = _precision(report, "clean", "euclidean")
+            out += [
+                _words("", _MARGIN, center + 5, report["model"]),
+                _line("gain", x(plain), center, x(content), center),
+                f'<circle class="start" cx="{x(plain):.1f}" cy="{center}" r="4.5"/>',
+                f'<circle class="end" cx="{x(content):.1f}" cy="{center}" r="4.5"/>',
+                _line("goal", x(goal), center - 7, x(goal), center + 7),
+            ]
+            described.append(
+                f"{report['model']}, {title}: {plain:.0f} by embeddings, {content:.0f} by content "
+                f"means, {goal:.0f} undegraded"
+            )
+        y = bottom + 56
+    return _svg("What content means recover", "; ".join(described), y - 28, out)
+
+
+def _precision(report: dict[str, Any], group: str, name: str) -> float:
+    """Return the mean precision@10 of one group of degradations, in per cent."""
+    return fmean(each["precision"][name] for each in report["rows"] if each["group"] == group)
+
+
+def _legend(y: int) -> list[str]:
+    return [
+        f'<circle class="start" cx="{_MARGIN + 5}" cy="{y - 4}" r="4.5"/>',
+        _words("", _MARGIN + 16, y, "embedding"),
+        f'<circle class="end" cx="{_MARGIN + 113}" cy="{y - 4}" r="4.5"/>',
+        _words("", _MARGIN + 124, y, "content mean"),
+        _line("goal", _MARGIN + 240, y - 11, _MARGIN + 240, y + 3),
+        _words("", _MARGIN + 250, y, "undegraded queries"),
+    ]
+
+
+def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
 def _svg(name: str, described: str, height: int, body: Sequence[str]) -> str:
