@@ -363,6 +363,12 @@ def test_neighbours_are_images_of_the_index(
     assert title == "Analyse " + page.run(
         "return document.querySelector('#nearest img').alt.split(',')[0]"
     )
+    page.run("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    page.run("document.querySelectorAll('#near .copy button')[1].click()")
+    eventually(lambda: status(page) == "Copied as Python.")
+    code = page.run("return window.copied")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert title.removeprefix("Analyse ") in done.stdout
     # Another model has no index.
     choose_model(page, "plain")
     eventually(lambda: len(page.texts("#examples img")) == 6)

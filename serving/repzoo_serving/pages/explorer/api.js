@@ -73,10 +73,12 @@ export async function analyse(model, image) {
   return { vectors, reconstruction, probes };
 }
 
-// Return the `k` images of the server's index that are nearest to an image: [{ base64, words, distance }]. `base64` is null
+export const searchRequest = (model, image) => ["search", { model: model.name, k: 12, images: [image] }];
+
+// Return the images of the server's index that are nearest to an image: [{ base64, words, distance }]. `base64` is null
 // if the file cannot be read any more.
-export async function search(model, image, k) {
-  const { ids: [ids], distances: [distances] } = await call("search", { model: model.name, images: [image], k });
+export async function search(model, image) {
+  const { ids: [ids], distances: [distances] } = await call(...searchRequest(model, image));
   const pictures = await Promise.all(ids.map(indexed));
   return ids.map((words, i) => ({ words, base64: pictures[i], distance: Math.sqrt(distances[i]) }));
 }

@@ -58,7 +58,7 @@ export class Gallery {
     const sampled = can(model, "generate");
     const own = can(model, "search");
     if (own) {
-      const found = await search(model, shown.sent, 12);
+      const found = await search(model, shown.sent);
       if (!current()) return;
       this.#label("images of the index", "Images of the index that this server was started with. Numbers are distances.");
       $("nearest").replaceChildren(this.#row(found));

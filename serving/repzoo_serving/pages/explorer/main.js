@@ -1,6 +1,6 @@
 // The explorer: one image, and all that the chosen model says about it.
 import { showProbes, showReconstruction, showUncertainty, showVector, summary } from "./answer.js";
-import { analyse, call, can, embed, probeRequests, reconstructRequest, vectorRequest } from "./api.js";
+import { analyse, call, can, embed, probeRequests, reconstructRequest, searchRequest, vectorRequest } from "./api.js";
 import { KINDS, drawDegraded } from "./degrade.js";
 import { $, latest, make, picture, range } from "./dom.js";
 import { findExamples } from "./examples.js";
@@ -201,7 +201,7 @@ const copied = {
   image: () => [reconstructRequest(model, sent)],
   vector: () => [vectorRequest(model, [sent])],
   reading: () => [...(can(model, "probe") ? probeRequests(model, sent) : []), ["embed", { model: model.name, images: [sent] }]],
-  near: () => [["embed", { model: model.name, images: [sent] }],
+  near: () => can(model, "search") ? [searchRequest(model, sent)] : [["embed", { model: model.name, images: [sent] }],
     ...(can(model, "content") ? [["embed", { model: model.name, robust: true, images: [sent] }]] : [])],
   latents: () => [["generate", { model: model.name, latents: [latents.values] }]],
 };
