@@ -104,7 +104,12 @@ def test_reference_pages_say_what_the_code_says(site: Path, page: str, words: li
 @pytest.mark.parametrize("page", ["settings", "recipes", "package-format"])
 def test_every_field_has_a_meaning(site: Path, page: str) -> None:
     html = (site / f"reference/{page}.html").read_text()
-    rows = [re.findall(r"<td>(.*?)</td>", row) for row in html.split("<tr>")]
-    meanings = {cells[0]: cells[-1] for cells in rows if cells}
+    meanings = {}
+    for table in html.split("<table>"):
+        heads = re.findall(r"<th>(.*?)</th>", table)
+        if "meaning" in heads:
+            for row in table.split("<tr>")[2:]:
+                cells = re.findall(r"<td>(.*?)</td>", row)
+                meanings[cells[0]] = cells[heads.index("meaning")]
     assert len(meanings) > 10
     assert [field for field, meaning in meanings.items() if not meaning.strip()] == []

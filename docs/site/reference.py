@@ -160,11 +160,11 @@ def _recipes() -> str:
     """Every key of a recipe, and the built-in recipes."""
     out = ["# Recipes", "", plain(Recipe.__doc__), ""]
     out += ["`zoo train RECIPE --set KEY=VALUE` overrides a key.", "", "## Keys", ""]
-    out += table(("key", "type", "default", "meaning"), _fields(Recipe.model_json_schema()))
+    out += table(("key", "meaning", "type", "default"), _fields(Recipe.model_json_schema()))
     for name in ("NetworkSpec", "ViewSpec", "LikelihoodSpec"):
         schema = Recipe.model_json_schema()["$defs"][name]
         out += ["", f"## `{name}`", "", plain(schema.get("description", "")), ""]
-        out += table(("key", "type", "default", "meaning"), _fields(schema, Recipe))
+        out += table(("key", "meaning", "type", "default"), _fields(schema, Recipe))
     out += ["", "## Built-in recipes", ""]
     rows = [(f"`{r.name}`", r.method, str(r.latent_dim), r.summary) for r in list_recipes()]
     out += table(("recipe", "method", "D", "summary"), rows)
@@ -194,11 +194,11 @@ def _package_format() -> str:
         ],
     )
     out += ["", "## `config.json`", "", plain(ModelConfig.__doc__), ""]
-    out += table(("field", "type", "default", "meaning"), _fields(schema, ModelConfig))
+    out += table(("field", "meaning", "type", "default"), _fields(schema, ModelConfig))
     for name, part in schema["$defs"].items():
         if "properties" in part:
             out += ["", f"### `{name}`", "", plain(part.get("description", "")), ""]
-            out += table(("field", "type", "default", "meaning"), _fields(part, ModelConfig))
+            out += table(("field", "meaning", "type", "default"), _fields(part, ModelConfig))
     return "\n".join(out) + "\n"
 
 
@@ -209,9 +209,9 @@ def _fields(
     return [
         (
             f"`{name}`",
+            _cell(field.get("description", "")),
             _named_type(field, document),
             "required" if name in schema.get("required", ()) else f"`{_default(field)}`",
-            _cell(field.get("description", "")),
         )
         for name, field in schema["properties"].items()
     ]
