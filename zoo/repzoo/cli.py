@@ -57,6 +57,7 @@ _COMMANDS = {
     "info": _Entry("Show the details of a package.", "listing:info"),
     "keys": _Entry("Manage the API keys of a server.", "keys:keys"),
     "list": _Entry("List the packages of a hub.", "listing:list_"),
+    "map": _Entry("Draw a map of many images, as one HTML file.", "map:map_", "batch"),
     "path": _Entry("Print the path of a package in the cache.", "cached:path"),
     "probe": _Entry("Fit classifiers to your own labels.", extra="training"),
     "publish": _Entry("Publish a package to a hub.", "publishing:publish"),

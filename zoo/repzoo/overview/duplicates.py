@@ -77,7 +77,7 @@ def find_duplicates(
 
     Raises:
         Conflict: If ``out`` holds the embeddings of other images or of another model.
-        InvalidInput: If there are no images, or too many are bad or too close.
+        InvalidInput: If no image can be read, too many cannot, or too many are close.
         RepzooError, OSError: If the model cannot be loaded, or something cannot be read.
     """
     out = Path(out)

@@ -31,6 +31,7 @@ class Embedded:
         encoder: The encoder.
         ids: The N images, by their paths below the source.
         vectors: float32 ``[N, D]``; of length 1 if the model compares by cosine.
+        uncertainty: float32 ``[N]``, or None if the model has none.
         failed: The number of images that cannot be read.
         file: The Parquet file with the embeddings and errors.
     """
@@ -49,7 +50,7 @@ class Embedded:
 
         Raises:
             Conflict: If ``out`` holds the embeddings of other images or of another model.
-            InvalidInput: If ``out`` is in the source, there are no images, or too many are bad.
+            InvalidInput: If ``out`` is in the source, no image can be read, or too many cannot.
             RepzooError, OSError: If the model cannot be loaded, or something cannot be read.
         """
         if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
@@ -68,13 +69,18 @@ class Embedded:
             max_skipped=max_skipped,
         )
         self.failed = summary.failed
-        table = pq.read_table(self.file, columns=["id", "embedding", "error"], use_threads=False)
+        table = pq.read_table(self.file, use_threads=False)
         good = table["error"].is_null().to_numpy()
+        if not good.any():
+            raise InvalidInput(f"{source}: none of its images can be read")
         self._rows = np.flatnonzero(good)
         table = table.filter(good)
         self.ids: list[str] = table["id"].to_pylist()
         flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         self.vectors: NDArray[np.float32] = flat.reshape(len(self.ids), -1)
+        self.uncertainty: NDArray[np.float32] | None = None
+        if "uncertainty" in table.column_names:
+            self.uncertainty = table["uncertainty"].to_numpy()
         found = Source(source)
         self.source = str(found)
         listing = found.look(besides=Place.of(str(self.file)))
