@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 __all__ = ["PRIVATE", "SECTIONS", "Limits", "Settings"]
 
@@ -22,6 +22,12 @@ def _split(value: object) -> object:
         if value.startswith("["):
             return tuple(json.loads(value))
         return tuple(part for part in (p.strip() for p in value.split(",")) if part)
+    return value
+
+
+def _require_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("expected a URL such as http://127.0.0.1:4318")
     return value
 
 
@@ -152,9 +158,8 @@ class Settings(Limits):
     log: Literal["none", "json"] = Field(
         "none", description="json logs to stdout, one JSON object per line and request."
     )
-    otlp: str | None = Field(
+    otlp: Annotated[str, AfterValidator(_require_url)] | None = Field(
         None,
-        pattern=r"^https?://",
         description="URL of an OpenTelemetry collector that receives spans by OTLP/HTTP, such as "
         "http://127.0.0.1:4318.",
     )

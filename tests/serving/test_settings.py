@@ -112,6 +112,7 @@ def test_paths_are_relative_to_the_file(write: Callable[[str], Path], tmp_path: 
         ("MAX_IMAGES", "many", "valid integer"),
         ("DEADLINE_SECONDS", "inf", "finite number"),
         ("PROVIDER", "tpu", "'cpu' or 'cuda', got 'tpu'"),
+        ("OTLP", "localhost:4318", "expected a URL such as http://127.0.0.1:4318, got 'localhost"),
         ("PUBLIC", "health,everything", "item 1: Input should be 'health'"),
         ("MAX_BYTE", "10", "not a setting; did you mean REPZOO_SERVE_MAX_BYTES?"),
         ("ZZZ", "10", "not a setting; zoo serve --print-config lists them"),

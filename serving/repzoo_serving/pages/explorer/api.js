@@ -96,7 +96,10 @@ function indexed(id) {
 
 async function fetchPicture(id) {
   const response = await send(`index/images/${id.split("/").map(encodeURIComponent).join("/")}`);
-  if (!response.ok) return null;
+  if (!response.ok) {
+    if (response.status !== 404) pictures.delete(id); // a busy server may have it the next time
+    return null;
+  }
   const bytes = new Uint8Array(await response.arrayBuffer());
   return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
 }
