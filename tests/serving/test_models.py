@@ -111,6 +111,12 @@ def test_a_canary_and_its_rollback_are_one_line_each(
     watched.want("tiny", "tiny=tiny", "Canary=tiny")
     assert watched.revisions() == {"tiny": old}
     assert watched.failed() == {"tiny=tiny": "InvalidInput", "Canary=tiny": "InvalidInput"}
+    failed, *_ = [each for each in caplog.records if each.levelno == logging.ERROR]
+    said = failed.getMessage()
+    assert said.startswith("canary=nope cannot be served: ")
+    assert f"; canary keeps revision {old[:12]}, after 0." in said
+    assert (failed.model, failed.old_revision) == ("canary", old)  # type: ignore[attr-defined]
+    assert failed.seconds >= 0  # type: ignore[attr-defined]
     changes = [each for each in caplog.records if each.levelno == logging.INFO]
     assert [each.getMessage().partition(", in ")[0] for each in changes] == [
         f"replaced canary, revision {new[:12]} by {old[:12]}",

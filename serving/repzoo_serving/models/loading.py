@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 from repzoo.errors import InvalidInput, RepzooError
@@ -18,6 +20,8 @@ from repzoo_serving.models.references import split_alias
 from repzoo_serving.models.served import ServedModel
 
 __all__ = ["Loader"]
+
+_logger = logging.getLogger("repzoo_serving")
 
 
 class Loader:
@@ -65,15 +69,17 @@ class Loader:
     ) -> tuple[list[ServedModel], dict[str, RepzooError]]:
         """Load all models that can be loaded.
 
-        If the new revision of a model cannot be loaded, the one in ``served`` is kept.
+        If the new revision of a model cannot be loaded, the one in ``served`` is kept. Each failure
+        is logged.
 
         Returns:
             The models, and the errors of the others by reference.
         """
         models: dict[str, ServedModel] = {}
         failed: dict[str, RepzooError] = {}
-        references = list(references)
+        references, served = list(references), list(served)
         for reference in references:
+            start = time.perf_counter()
             try:
                 model = self.load(reference)
                 if model.name in models:
@@ -83,6 +89,9 @@ class Loader:
                 failed[reference] = error
             except (OSError, ValueError) as error:  # a name that no file can have
                 failed[reference] = InvalidInput(f"{reference[:200]!a}: {error}")
+            if reference in failed:
+                seconds = time.perf_counter() - start
+                self._log_failure(reference, failed[reference], seconds, served)
         for model in served:
             if model.name not in models and any(self._means(each, model) for each in failed):
                 models[model.name] = model
@@ -90,6 +99,17 @@ class Loader:
             with self._lock:
                 self._loaded = {r: m for r, m in self._loaded.items() if r in references}
         return list(models.values()), failed
+
+    def _log_failure(
+        self, reference: str, error: RepzooError, seconds: float, served: Iterable[ServedModel]
+    ) -> None:
+        facts: dict[str, Any] = {"seconds": round(seconds, 3)}
+        what = f"{reference} cannot be served: {error}"
+        kept = next((model for model in served if self._means(reference, model)), None)
+        if kept is not None:
+            facts |= {"model": kept.name, "old_revision": kept.encoder.revision}
+            what += f"; {kept.name} keeps revision {kept.encoder.revision[:12]}"
+        _logger.error("%s, after %.2f s", what, seconds, extra=facts)
 
     def _means(self, reference: str, model: ServedModel) -> bool:
         """Whether a reference that failed refers to the package of a model."""

@@ -85,8 +85,6 @@ class Watcher:
             return
         load = partial(self._loader.load_all, references, served)
         models, failed = await asyncio.get_running_loop().run_in_executor(self._executor, load)
-        for reference, reason in failed.items():
-            _logger.error("%s cannot be served: %s", reference, reason)
         self._models.failed = {r: type(reason).__name__ for r, reason in failed.items()}
         if len(failed) == len(references) or (not complete and references[-1] in failed):
             # Nothing resolves, or the last line is cut off: add models, but remove none.
