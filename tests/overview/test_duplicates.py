@@ -84,6 +84,9 @@ def test_what_cannot_be_compared_is_refused(zoo: Run, photos: Path, tmp_path: Pa
     with pytest.raises(InvalidInput, match="1 of 65 images cannot be read"):
         zoo("duplicates", photos, *model, "--out", tmp_path / "out", "--strict")
     zoo("duplicates", photos, *model, "--out", photos / "bad.png", status=2)
+    for distance in ("nan", "inf"):
+        with pytest.raises(InvalidInput, match=f"the distance is {distance}; expected a number"):
+            zoo("duplicates", photos, *model, "--out", tmp_path / "out", "--distance", distance)
 
 
 def test_one_image_has_no_duplicates(zoo: Run, photos: Path, tmp_path: Path) -> None:

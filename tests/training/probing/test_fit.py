@@ -14,8 +14,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from repzoo.cli import import_command
 from repzoo.errors import PackageError
+from repzoo.packages.config import InputSpec, ResizePolicy
 from repzoo.packages.package import Package
 from repzoo.runtime.golden import check_golden
+from repzoo_training.data import load
 from repzoo_training.errors import DataError
 from repzoo_training.evaluation import probes
 
@@ -187,3 +189,21 @@ def test_files_that_cannot_be_read_are_skipped(
     out = tmp_path / "out"
     result = fit(plain_package, "--data", photos, "--task", "light", "--out", out, status=3)
     assert "24 images of photos" in result.stdout
+
+
+def test_images_are_prepared_as_by_the_package(
+    make_package: Callable[..., Path], tmp_path: Path
+) -> None:
+    """An imported encoder may see the middle of a larger image."""
+    random = np.random.default_rng(0)
+    for number in range(3):
+        path = tmp_path / "photos" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(path)
+    policy = ResizePolicy(size=(12, 12), filter="bicubic")
+    spec = InputSpec(height=8, width=8, channels=3, resize=policy)
+    encoder = repzoo.load(make_package(tmp_path, "imported", input_spec=spec), provider="cpu")
+    expected = encoder.preprocess(sorted((tmp_path / "photos").iterdir()))
+    loaded = load(tmp_path / "photos", size=encoder.config.input, progress=False).images
+    np.testing.assert_array_equal(loaded, expected)
+    assert (load(tmp_path / "photos", size=(8, 8, 3), progress=False).images != expected).any()

@@ -96,7 +96,7 @@ def evaluate(
         encoder = repzoo.load(model)
         if not data:
             raise click.UsageError("--data is required: the images to measure on")
-        size = encoder.config.input.shape
+        size = encoder.config.input
         source = with_split(data, split)
         train_set, test_set = (load(source, part, size=size) for part in ("train", "test"))
         if uncertainty:

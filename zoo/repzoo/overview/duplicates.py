@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from repzoo.errors import InvalidInput
 from repzoo.files import write_atomically
 from repzoo.overview.altered import copy_distances
 from repzoo.overview.embedded import Embedded
@@ -80,6 +82,8 @@ def find_duplicates(
         InvalidInput: If no image can be read, too many cannot, or too many are close.
         RepzooError, OSError: If the model cannot be loaded, or something cannot be read.
     """
+    if distance is not None and not 0 <= distance < math.inf:
+        raise InvalidInput(f"the distance is {distance}; expected a number from 0 on")
     out = Path(out)
     embedded = Embedded(source, out, model, hub=hub, overwrite=overwrite, max_skipped=max_skipped)
     if distance is None:
