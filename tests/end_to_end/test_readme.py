@@ -97,6 +97,13 @@ def test_every_command_and_option_exists(document: Path) -> None:
                 check_command(cli.zoo, arguments)
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+def test_installation_is_from_a_clone(document: Path) -> None:
+    """The distributions are not on PyPI yet, where anyone could take their names."""
+    installed = re.findall(r"pip install [^`\n]*", document.read_text())
+    assert not [line for line in installed if re.search(r"['\" ]repzoo", line)]
+
+
 def check_command(command: click.Command, arguments: list[str]) -> None:
     """Assert that the subcommands and options in ``arguments`` exist."""
     while isinstance(command, click.Group) and not arguments[0].startswith("-"):
