@@ -182,6 +182,29 @@ def test_what_cannot_be_fitted_is_refused(
     assert "exists already" in result.output
 
 
+def test_bursts_are_left_out_together(
+    fit: Fit, make_package: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Two copies of each photo with other pixels: without groups, one predicts the other."""
+    random = np.random.default_rng(0)
+    for number in range(40):
+        pixels = random.integers(0, 255, (8, 8), dtype=np.uint8)
+        folder = tmp_path / "photos" / "ab"[number % 2] / str(number)
+        folder.mkdir(parents=True)
+        for shift in (0, 1):
+            Image.fromarray(pixels + np.uint8(shift)).save(folder / f"{shift}.png")
+    package = make_package(tmp_path, "wide", latent_dim=48)
+    arguments = (package, "--data", tmp_path / "photos", "--task", "chance")
+    result = fit(*arguments, "--out", tmp_path / "grouped", "--group-by", "folder")
+    assert "40 groups" in result.stderr
+    fit(*arguments, "--out", tmp_path / "alone")
+    grouped, alone = (
+        json.loads((tmp_path / name / "metrics.json").read_text())["probes"][0]["accuracy"]
+        for name in ("grouped", "alone")
+    )
+    assert grouped < 0.75 < alone
+
+
 def test_files_that_cannot_be_read_are_skipped(
     fit: Fit, photos: Path, plain_package: Path, tmp_path: Path
 ) -> None:

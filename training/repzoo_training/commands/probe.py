@@ -58,6 +58,12 @@ def probe() -> None:
     show_default=True,
     help="The number of parts for cross-validation.",
 )
+@click.option(
+    "--group-by",
+    metavar="COLUMN",
+    help="Never predict an image by others of its group: 'folder' for the folder of an image file, "
+    "such as a burst of photos below the folder of their class, or a column of parquet files.",
+)
 @split_option
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @skipping_options
@@ -71,6 +77,7 @@ def fit(
     multi_label: bool,
     kinds: tuple[str, ...],
     folds: int,
+    group_by: str | None,
     split: str | None,
     seed: int,
     max_skipped: float,
@@ -103,7 +110,8 @@ def fit(
     found = find(package)
     check_task(found.config, task)
     source = with_split(data, split)
-    dataset = load(source, size=found.config.input, max_skipped=max_skipped)
+    size = found.config.input
+    dataset = load(source, size=size, max_skipped=max_skipped, group_by=group_by)
     click.echo(dataset.summary(), err=True)
     answers = (
         answers_of(dataset, multi_label=multi_label)
@@ -116,7 +124,7 @@ def fit(
     embeddings = represent(encoder, dataset.images)
     test = None
     if labels is None and has_test(source, dataset):
-        held_out = load(source, "test", size=found.config.input, max_skipped=max_skipped)
+        held_out = load(source, "test", size=size, max_skipped=max_skipped)
         truth = held_out.attributes if answers.multi_label else held_out.labels
         if truth is not None:
             test = represent(encoder, held_out.images), truth
