@@ -52,13 +52,15 @@ class Recipe(BaseModel):
     latent_dim: int = Field(gt=0, description="D, the number of dimensions of an embedding")
     input: tuple[int, int, Literal[1, 3]] = Field(description="(height, width, channels)")
     augmentation: ViewSpec = Field(description="random changes that make a view of an image")
-    views_per_image: int = Field(gt=0, description="J")
+    views_per_image: int = Field(gt=0, description="J, the number of views of each image")
     group_by: str | None = Field(
         default=None,
         description="folder, or a column of parquet files: images of one group are views of one "
         "thing, such as photos of one product",
     )
-    images_per_step: int = Field(gt=0, description="B, over all processes and micro-batches")
+    images_per_step: int = Field(
+        gt=0, description="B, the number of images, over all processes and micro-batches"
+    )
     accumulate: int = Field(
         default=1,
         gt=0,
