@@ -26,7 +26,7 @@ DOCS = ROOT / "docs"
 REFERENCES = [DOCS / "serving.md", DOCS / "uncertainty.md"]
 GUIDES = [
     DOCS / "tutorials" / "search-your-photos.md",
-    *sorted((DOCS / "how-to").glob("*.md")),
+    *sorted((DOCS / "how-to").rglob("*.md")),
     *REFERENCES,
 ]
 #: Guides that train or fit for minutes.

@@ -84,7 +84,7 @@ def test_alerts_say_what_to_do() -> None:
 
 
 def test_the_guide_has_every_alert() -> None:
-    text = (MONITORING.parents[2] / "docs" / "how-to" / "monitor-a-server.md").read_text()
+    text = (MONITORING.parents[2] / "docs" / "how-to" / "serve" / "monitor-a-server.md").read_text()
     documented = re.findall(r"^\| `(\w+)` \| (\w+) \|", text, re.MULTILINE)
     assert documented == [(rule["alert"], rule["labels"]["severity"]) for rule in rules()]
 
