@@ -22,6 +22,7 @@ from repzoo_training.networks import NetworkSpec, build, build_encoder
 from repzoo_training.pretrained.graph_weights import read_weights
 from repzoo_training.pretrained.loading import start_from
 from repzoo_training.pretrained.normalisation import settle
+from repzoo_training.recipes.registry import find_recipe
 from repzoo_training.views.views import ViewSpec
 from torch import Tensor, nn
 
@@ -166,4 +167,4 @@ def test_packages_that_cannot_be_trained_are_refused(tmp_path: Path) -> None:
     (package / "metrics.json").write_text(json.dumps(metrics))
     digits = load(ROOT / "tests" / "data" / "mnist", "test", progress=False)
     with pytest.raises(PackageError, match="a network or recipe that this installation does not"):
-        start_from(str(changed()), digits)
+        start_from(str(changed()), digits, find_recipe("minc-mnist"))

@@ -57,8 +57,8 @@ def run_of(recipe: Recipe, digits: ImageDataset, out: Path, **options: object) -
 
 
 def test_a_run_starts_from_a_package(digits: ImageDataset, tmp_path: Path) -> None:
-    start = start_from(str(BUNDLED / "simvae-mnist"), digits)
     recipe = override(find_recipe("simvae-mnist"), STILL)
+    start = start_from(str(BUNDLED / "simvae-mnist"), digits, recipe)
     run = run_of(recipe, digits, tmp_path / "run", start=start)
     encoder = repzoo.load(BUNDLED / "simvae-mnist", provider="cpu")
     model = TrainedModel(run.path)
@@ -81,7 +81,7 @@ def test_a_run_starts_from_a_package(digits: ImageDataset, tmp_path: Path) -> No
     with pytest.raises(RunError, match=r"it started from simvae-mnist@.*, now new weights"):
         run_of(recipe, digits, run.path)
     # A run is a start as well.
-    again = start_from(str(run.path), digits)
+    again = start_from(str(run.path), digits, recipe)
     assert again.source.startswith("the run simvae-mnist (checkpoint ")
     other = run_of(recipe, digits, tmp_path / "other", start=again)
     np.testing.assert_allclose(TrainedModel(other.path).embed(digits.images), mean, atol=1e-4)
@@ -95,9 +95,21 @@ def test_a_run_starts_from_a_package(digits: ImageDataset, tmp_path: Path) -> No
     assert "; extended after 120 views, with a new learning-rate schedule each time |" in card
 
 
+def test_training_does_not_change_what_batch_normalisations_compute(tmp_path: Path) -> None:
+    """Their statistics are those of views, which replace them within a few steps."""
+    photos = load(ROOT / "tests" / "data" / "cifar10", "train", progress=False)
+    steps = ("images_per_step=100", "views=2400", "learning_rate=1e-12", "precision=float32")
+    recipe = override(find_recipe("simclr-cifar10-conv"), steps)
+    start = start_from(str(BUNDLED / "simclr-cifar10"), photos, recipe)
+    run = run_of(recipe, photos, tmp_path / "run", start=start)
+    before = repzoo.load(BUNDLED / "simclr-cifar10", provider="cpu").embed(photos.images)
+    after = TrainedModel(run.path).embed(photos.images)
+    assert np.sqrt(np.mean((after - before) ** 2)) < 0.1 * before.std()
+
+
 def test_copies_of_the_encoder_start_from_the_package_too(digits: ImageDataset) -> None:
-    start = start_from(str(BUNDLED / "minc-mnist"), digits)
     recipe = override(find_recipe("byol-mnist"), ["latent_dim=10"])
+    start = start_from(str(BUNDLED / "minc-mnist"), digits, recipe)
     objective = build_objective(recipe, len(digits), start)
     state = objective.state_dict()
     for name, value in start.encoder.items():
@@ -108,13 +120,13 @@ def test_copies_of_the_encoder_start_from_the_package_too(digits: ImageDataset) 
 def test_a_start_of_another_network_is_refused(
     digits: ImageDataset, small: Recipe, tmp_path: Path
 ) -> None:
-    start = start_from(str(BUNDLED / "simvae-mnist"), digits)
+    start = start_from(str(BUNDLED / "simvae-mnist"), digits, small)
     with pytest.raises(RecipeError, match=r"is another network: its backbone.1.weight is \(2000,"):
         run_of(small, digits, tmp_path / "run", start=start)
     assert not Run(tmp_path / "run").record_file.exists()
     colours = load(ROOT / "tests" / "data" / "cifar10", "test", progress=False)
     with pytest.raises(RecipeError, match="simvae-mnist is for images of 28×28×1, but"):
-        start_from(str(BUNDLED / "simvae-mnist"), colours)
+        start_from(str(BUNDLED / "simvae-mnist"), colours, find_recipe("simvae-cifar10"))
 
 
 def rates(run: Run) -> list[float]:

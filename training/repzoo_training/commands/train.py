@@ -187,7 +187,7 @@ def train(
         try:
             start = None
             if start_source is not None:
-                start = first_then_all(lambda: start_from(start_source, dataset))
+                start = first_then_all(lambda: start_from(start_source, dataset, settled))
             run = run_training(
                 settled,
                 dataset,

@@ -25,9 +25,11 @@ from repzoo_training.loop.start import Start
 from repzoo_training.loop.trained import DecoderGraph, EncoderGraph, TrainedModel
 from repzoo_training.pretrained.graph_weights import read_weights
 from repzoo_training.pretrained.normalisation import settle
+from repzoo_training.randomness import generator
 from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.recipes.registry import find_recipe
 from repzoo_training.run import Run
+from repzoo_training.views.views import Views
 
 __all__ = ["load", "start_from"]
 
@@ -64,8 +66,9 @@ def load(
         hub: see `repzoo.load`.
         revision: see `repzoo.load`.
         images: uint8 ``[N, H, W, C]`` of the model's size. Batch normalisations get the statistics
-            of these images, which they need in training mode: a package does not store any. The
-            outputs in evaluation mode stay the same.
+            of these images, which they need in training mode: a package does not store any. Use
+            images, or views of images, like those to be trained on. The outputs in evaluation mode
+            stay the same.
 
     Returns:
         A module: uint8 ``[N, H, W, C]`` -> embedding float32 ``[N, D]``, or mean and log_variance
@@ -83,12 +86,15 @@ def load(
     return encoder.requires_grad_(True)
 
 
-def start_from(source: str, dataset: ImageDataset) -> Start:
+def start_from(source: str, dataset: ImageDataset, recipe: Recipe) -> Start:
     """Return the weights of a package, or of a run's last checkpoint.
 
     Args:
         source: a package's name or path, or a run's folder.
-        dataset: the images that will be trained on. Batch normalisations get their statistics.
+        dataset: the images that will be trained on.
+        recipe: the recipe of that training. The batch normalisations of a package get the
+            statistics of its views: those of other images would change the encoder within a few
+            steps.
 
     Raises:
         RepzooError: If there is no such package or run, or its weights cannot be read.
@@ -100,10 +106,12 @@ def start_from(source: str, dataset: ImageDataset) -> Start:
         return _start(name, model.recipe.name, _Networks(model.encoder, model.decoder))
     package = find(source)
     found = _networks(package)
+    encoder = found.encoder.encoder
+    views = list(_views(dataset.images, recipe))
     try:
-        settle(found.encoder, _batches(dataset.images))
+        settle(encoder, views)
         if found.decoder is not None:
-            settle(found.decoder, (_mean(found.encoder(x)) for x in _batches(dataset.images)))
+            settle(found.decoder, (_mean(encoder(x)) for x in views))
     except RuntimeError as error:  # images of another size than the network takes
         height, width, channels = package.config.input.shape
         raise RecipeError(
@@ -196,6 +204,14 @@ def _batches(images: Pixels) -> Iterator[Tensor]:
     chosen = images[:: -(-len(images) // _IMAGES)]
     for start in range(0, len(chosen), _BATCH):
         yield torch.from_numpy(np.ascontiguousarray(chosen[start : start + _BATCH]))
+
+
+def _views(images: Pixels, recipe: Recipe) -> Iterator[Tensor]:
+    """Yield a view of each of up to `_IMAGES` images: float32 ``[N, C, H, W]``."""
+    make = Views(recipe.augmentation, images.shape[1:3])
+    draws = generator(recipe.seed, "measurement")
+    for batch in _batches(images):
+        yield make(batch.permute(0, 3, 1, 2).contiguous(), 1, draws)[:, 0].contiguous()
 
 
 def _mean(outputs: Tensor | tuple[Tensor, Tensor]) -> Tensor:
