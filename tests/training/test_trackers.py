@@ -82,7 +82,7 @@ def test_a_tracker_that_fails_does_not_end_the_run(
     assert failing.complete is None
     assert len(other.seen) == len(run.read_metrics()) == small.steps
     (warning,) = capsys.readouterr().err.splitlines()
-    assert warning.startswith("warning: Mine failed and gets no more reports of this run (the ser")
+    assert warning.startswith("warning: Mine failed and gets no more reports of this run (")
 
 
 def test_a_tracker_that_cannot_start_stops_the_run(
