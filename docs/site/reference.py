@@ -35,7 +35,8 @@ def pages() -> Mapping[str, str]:
         "reference/recipes.md": _recipes(),
         "reference/package-format.md": _package_format(),
         "reference/errors.md": _errors(),
-        "reference/repzoo.md": _python("repzoo", "Python: `repzoo`"),
+        "reference/repzoo.md": _python("repzoo", "Python: `repzoo`")
+        + "\n::: repzoo.sklearn.Embedder\n",
         "reference/client.md": _python("repzoo_client", "Python: `repzoo_client`")
         + "\n::: repzoo_client.retrieval.PosteriorIndex\n",
         "reference/training.md": _training(),
@@ -263,6 +264,7 @@ def _python(module: str, title: str) -> str:
 def _training() -> str:
     names = (
         *("repzoo_training.data.load", "repzoo_training.loop.trainer.train"),
+        "repzoo_training.pretrained.loading.load",
         *("repzoo_training.evaluation.runs.evaluate_run", "repzoo_training.recipes.recipe.Recipe"),
         "repzoo_training.objectives.objective.Objective",
         *(f"repzoo_training.objectives.{name}" for name in ("simvae.SimVAE", "vae.VAE")),

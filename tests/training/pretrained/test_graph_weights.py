@@ -70,7 +70,13 @@ def outputs_of(path: Path, inputs: Tensor) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(
     ("kind", "posterior"),
-    [("mlp", True), ("conv", True), ("resnet18", True), ("resnet50", False), ("vit", False)],
+    [
+        ("mlp", False),
+        ("conv", True),
+        ("resnet18", True),
+        pytest.param("resnet50", False, marks=pytest.mark.slow),
+        ("vit", False),
+    ],
 )
 def test_a_graph_gives_its_weights_back(kind: str, posterior: bool, tmp_path: Path) -> None:
     images = torch.randint(0, 256, (4, 16, 16, 3), dtype=torch.uint8)

@@ -86,14 +86,6 @@ def test_a_run_starts_from_a_package(digits: ImageDataset, tmp_path: Path) -> No
     other = run_of(recipe, digits, tmp_path / "other", start=again)
     np.testing.assert_allclose(TrainedModel(other.path).embed(digits.images), mean, atol=1e-4)
 
-    run_of(override(recipe, ["views=240"]), digits, run.path, start=start)
-    out = tmp_path / "package"
-    export_run(run.path, out, digits, None, progress=False)
-    card = (out / "README.md").read_text()
-    assert "| Started from | simvae-mnist@sha256:" in card
-    assert "| Training budget | 240 views" in card
-    assert "; extended after 120 views, with a new learning-rate schedule each time |" in card
-
 
 def test_training_does_not_change_what_batch_normalisations_compute(tmp_path: Path) -> None:
     """Their statistics are those of views, which replace them within a few steps."""
@@ -174,6 +166,21 @@ def test_a_finished_run_is_extended(
     assert ends[1] is not None
     for name, value in ends[0].objective.items():
         assert torch.equal(value, ends[1].objective[name]), name
+
+
+def test_the_card_says_where_a_run_started_and_was_extended(
+    digits: ImageDataset, small: Recipe, tmp_path: Path
+) -> None:
+    run = run_of(small, digits, tmp_path / "run")
+    start = start_from(str(run.path), digits, small)
+    tuned = tmp_path / "tuned"
+    run_of(small, digits, tuned, start=start)
+    run_of(override(small, ["views=960"]), digits, tuned, start=start)
+    export_run(tuned, tmp_path / "package", digits, None, progress=False)
+    card = (tmp_path / "package" / "README.md").read_text()
+    assert f"| Started from | {start.source} |" in card
+    assert "| Training budget | 960 views" in card
+    assert "; extended after 640 views, with a new learning-rate schedule each time |" in card
 
 
 def test_what_is_not_an_extension_is_refused(
