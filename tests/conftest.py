@@ -109,6 +109,13 @@ def plain_package(
 
 
 @pytest.fixture(scope="session")
+def zoo_process() -> Iterator[Callable[..., tuple[int, str]]]:
+    """``zoo_process(words, folder, environment)`` runs a command; see `zoo_processes`."""
+    with _import_beside("zoo_processes").ZooProcesses() as processes:
+        yield processes.run
+
+
+@pytest.fixture(scope="session")
 def server_process() -> type:
     """The class `ServerProcess` of ``tests/server_process.py``."""
     kind: type = _import_beside("server_process").ServerProcess

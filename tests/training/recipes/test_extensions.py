@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -50,20 +47,14 @@ RECIPES = [
 
 
 @pytest.fixture
-def zoo(tmp_path: Path) -> Zoo:
+def zoo(tmp_path: Path, zoo_process: Callable[..., tuple[int, str]]) -> Zoo:
     """``zoo(words, status=0, **env)`` runs a command in ``tmp_path``, with a cache of its own."""
 
     def run(words: Sequence[str], status: int = 0, **env: str) -> str:
-        done = subprocess.run(
-            [Path(sys.executable).with_name("zoo"), *words],
-            cwd=tmp_path,
-            env={**os.environ, "REPZOO_CACHE": str(tmp_path / "cache"), **env},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        environment = {"REPZOO_CACHE": str(tmp_path / "cache"), **env}
+        found, output = zoo_process(words, tmp_path, environment)
+        assert found == status, output
+        return output
 
     return run
 
