@@ -15,7 +15,7 @@ __all__ = ["altered_copies", "copy_distances"]
 #: Images whose copies are made, and how many are embedded at once.
 _SAMPLED, _BATCH = 200, 50
 #: Larger images are reduced first: copies are for encoders, which see far fewer pixels.
-_LARGEST = (1024, 1024)
+_LARGEST = 512
 
 
 def altered_copies(image: Image.Image) -> list[Image.Image]:
@@ -37,11 +37,13 @@ def copy_distances(embedded: Embedded) -> NDArray[np.float32]:
     distances: list[NDArray[np.float32]] = []
     chosen = np.arange(0, len(embedded), -(-len(embedded) // _SAMPLED)).tolist()
     for start in range(0, len(chosen), _BATCH):
-        images = {number: embedded.image(number) for number in chosen[start : start + _BATCH]}
+        images = {
+            number: embedded.image(number, _LARGEST) for number in chosen[start : start + _BATCH]
+        }
         copies, originals = [], []
         for number, image in images.items():
             if image is not None:
-                image.thumbnail(_LARGEST)
+                image.thumbnail((_LARGEST, _LARGEST))
                 made = altered_copies(image)
                 copies += made
                 originals += [number] * len(made)

@@ -15,12 +15,14 @@ from repzoo.bulk.run import embed_all
 from repzoo.bulk.sources import Source
 from repzoo.errors import Conflict, InvalidImage, InvalidInput
 from repzoo.loading import load
+from repzoo.packages.config import InputSpec, ResizePolicy
 from repzoo.runtime.encoder import Encoder, unit_length
 from repzoo.runtime.images import decode
 
 __all__ = ["Embedded"]
 
 _FILE = "embeddings.parquet"
+_SCALED = ResizePolicy(jpeg="scaled")
 
 
 class Embedded:
@@ -92,8 +94,12 @@ class Embedded:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def image(self, number: int) -> Image.Image | None:
-        """Return an image, upright and in mode L or RGB, or None if it is no longer there."""
+    def image(self, number: int, side: int) -> Image.Image | None:
+        """Return an image, upright and in mode L or RGB, or None if it is no longer there.
+
+        Large JPEG files are decoded at a half, a quarter or an eighth of their size, with sides of
+        at least ``2 * side`` pixels.
+        """
         row = int(self._rows[number])
         (item,) = self._found.fetch(
             list(self._found.items(self._listing, self._kind, row, row + 1))
@@ -102,7 +108,7 @@ class Embedded:
             return None
         try:
             data = Path(item.data).read_bytes() if isinstance(item.data, str) else item.data
-            return decode(data)
+            return decode(data, InputSpec(height=side, width=side, channels=3, resize=_SCALED))
         except (InvalidImage, OSError):
             return None
 

@@ -123,7 +123,7 @@ def _pictures(embedded: Embedded, chosen: list[int]) -> bytes:
     rows = -(-len(chosen) // _COLUMNS)
     sheet = Image.new("RGB", (_COLUMNS * _SIDE, rows * _SIDE), "#dddddd")
     for place, number in enumerate(chosen):
-        image = embedded.image(number)
+        image = embedded.image(number, _SIDE)
         if image is not None:
             row, column = divmod(place, _COLUMNS)
             small = ImageOps.fit(image.convert("RGB"), (_SIDE, _SIDE))

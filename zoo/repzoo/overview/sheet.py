@@ -52,7 +52,7 @@ def _draw_group(
     hidden = len(group.members) - _MOST
     for column, number in enumerate(group.members[:_MOST]):
         x = left + column * (_SIDE + _PAD)
-        image = embedded.image(number)
+        image = embedded.image(number, _SIDE)
         if image is not None:
             scale = _SIDE / max(image.size)
             size = tuple(max(1, round(side * scale)) for side in image.size)
