@@ -26,11 +26,12 @@ DOCS = ROOT / "docs"
 REFERENCES = [DOCS / "serving.md", DOCS / "uncertainty.md"]
 GUIDES = [
     DOCS / "tutorials" / "search-your-photos.md",
+    DOCS / "tutorials" / "train-and-publish.md",
     *sorted((DOCS / "how-to").rglob("*.md")),
     *REFERENCES,
 ]
 #: Guides that train or fit for minutes.
-SLOW = {"calibrate", "compare-methods"}
+SLOW = {"calibrate", "compare-methods", "train-and-publish"}
 BLOCK = re.compile(r"^(<!-- not run: .* -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: Languages whose programs are saved to a file: the command that runs it, and the file's suffix.
 PROGRAMS = {"js": ("node", ".mjs"), "java": ("java", ".java")}
