@@ -239,6 +239,8 @@ def test_only_comparable_numbers_have_a_better_side(
         {"evaluation": {"measures": [a_measure("x", float("nan")), a_measure("y", 10**400)]}},
         {"evaluation": {"measures": [a_measure("x", True), a_measure("x", "high")]}},  # type: ignore[arg-type]
         {"onnx_against_torch": [1]},
+        {"probes": {}},
+        {"probes": [None, {"task": "x", "kind": 1}, {"task": "x", "kind": "y", "accuracy": "1"}]},
     ],
 )
 def test_metrics_of_any_shape_are_read(content: Any) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from repzoo.cli import import_command
 from repzoo.errors import PackageError
 from repzoo.packages.config import InputSpec, ResizePolicy
+from repzoo.packages.metrics import measures
 from repzoo.packages.package import Package
 from repzoo.runtime.golden import check_golden
 from repzoo_training.data import load
@@ -84,9 +85,11 @@ def test_class_folders_become_a_probe(
     assert "## Probe light.linear" in card
     assert "figures/confusion-light.linear.png" in card
     assert (out / "figures" / "confusion-light.linear.png").exists()
-    (report,) = json.loads((out / "metrics.json").read_text())["probes"]
+    metrics = json.loads((out / "metrics.json").read_text())
+    (report,) = metrics["probes"]
     assert report["accuracy"] > 0.9
     assert report["dataset"] == "photos"
+    assert measures(metrics)["light.linear"].value == report["accuracy"]  # for zoo find and diff
 
     # A package with a probe of one's own gets another one.
     labels = tmp_path / "labels.csv"

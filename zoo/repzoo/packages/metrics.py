@@ -1,6 +1,6 @@
 """Read the measures in a package's ``metrics.json``.
 
-``zoo export`` writes the file, but packages come from anyone. Content that does not have the form
+``zoo export`` and ``zoo probe fit`` write the file, but packages come from anyone. Content that does not have the form
 of a measure is ignored.
 """
 
@@ -43,7 +43,7 @@ class Measure(NamedTuple):
 def measures(metrics: Any) -> dict[str, Measure]:
     """Return all measures in the content of a ``metrics.json`` by key, in their order."""
     found: dict[str, Measure] = {}
-    for measure in (*_evaluation(metrics), *_parity(metrics)):
+    for measure in (*_evaluation(metrics), *_probes(metrics), *_parity(metrics)):
         found.setdefault(measure.key, measure)
     return found
 
@@ -66,6 +66,28 @@ def _evaluation(metrics: Any) -> list[Measure]:
                 standard_error=_number(each, "standard_error"),
                 unit=_member(each, "unit", str),
                 protocol=[data, each.get("protocol")],
+            )
+        )
+    return found
+
+
+def _probes(metrics: Any) -> list[Measure]:
+    """Return the cross-validated accuracies of probes that were fitted to a user's labels."""
+    found = []
+    for each in _member(metrics, "probes", list) or []:
+        task, kind = _member(each, "task", str), _member(each, "kind", str)
+        value = _number(each, "accuracy")
+        if task is None or kind is None or value is None:
+            continue
+        found.append(
+            Measure(
+                key=f"{task}.{kind}",
+                name=kind,
+                task=task,
+                value=value,
+                standard_error=_number(each, "standard_error"),
+                unit="accuracy",
+                protocol=[each.get(key) for key in ("dataset_sha256", "images", "folds", "seed")],
             )
         )
     return found
