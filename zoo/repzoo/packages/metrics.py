@@ -1,7 +1,7 @@
 """Read the measures in a package's ``metrics.json``.
 
-``zoo export`` and ``zoo probe fit`` write the file, but packages come from anyone. Content that does not have the form
-of a measure is ignored.
+``zoo export`` and ``zoo probe fit`` write the file, but packages come from anyone. Content that
+does not have the form of a measure is ignored.
 """
 
 from __future__ import annotations
