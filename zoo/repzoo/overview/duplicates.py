@@ -73,7 +73,8 @@ def find_duplicates(
         out: The folder. It keeps the embeddings, so that another distance takes seconds.
         model: The argument of `repzoo.load`.
         hub: The hub of a model that is given by name.
-        distance: The largest distance, in the model's own metric.
+        distance: The largest Euclidean distance. If the model compares by cosine, embeddings have
+            length 1.
         overwrite: Discard the embeddings of other images or of another model.
         max_skipped: The share of images that may be bad.
 
