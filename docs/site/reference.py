@@ -152,8 +152,8 @@ def _settings() -> str:
             field = Settings.model_fields[name]
             default = "" if field.default in (None, ()) else f"`{json.dumps(field.default)}`"
             places = f"`{name}`, `{configuration.flag(name)}`, `{configuration.variable(name)}`"
-            rows.append((places, default, _cell(field.description or "")))
-        out += [f"## {title}", "", *table(("key, flag, variable", "default", "meaning"), rows), ""]
+            rows.append((places, _cell(field.description or ""), default))
+        out += [f"## {title}", "", *table(("key, flag, variable", "meaning", "default"), rows), ""]
     return "\n".join([*out, plain(settings.__doc__).partition("\n\n")[2], ""])
 
 
