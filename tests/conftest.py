@@ -109,7 +109,7 @@ def plain_package(
 
 
 @pytest.fixture(scope="session")
-def zoo_process() -> Iterator[Callable[..., tuple[int, str]]]:
+def zoo_process() -> Iterator[Callable[..., tuple[int, str, str]]]:
     """``zoo_process(words, folder, environment)`` runs a command; see `zoo_processes`."""
     with _import_beside("zoo_processes").ZooProcesses() as processes:
         yield processes.run

@@ -28,10 +28,9 @@ for line in sys.stdin:
         os.environ.clear()
         os.environ.update(job["environment"])
         sys.path[:0] = filter(None, job["environment"].get("PYTHONPATH", "").split(os.pathsep))
-        output = os.open(job["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
+        for number, path in enumerate(job["outputs"], 1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.argv = ["zoo", *job["words"]]
         status = 0
         try:
@@ -67,18 +66,19 @@ class ZooProcesses:
 
     def run(
         self, words: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
-    ) -> tuple[int, str]:
+    ) -> tuple[int, str, str]:
         """Return the exit status, and what the command wrote to stdout and stderr."""
-        output = Path(self._scratch.name) / "output"
+        outputs = [Path(self._scratch.name) / name for name in ("stdout", "stderr")]
         job = {
             "words": [str(word) for word in words],
             "folder": str(folder),
             "environment": {**os.environ, **(environment or {})},
-            "output": str(output),
+            "outputs": [str(path) for path in outputs],
         }
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.write(json.dumps(job) + "\n")
         self._server.stdin.flush()
         status = int(self._server.stdout.readline())
-        return status, output.read_text()
+        stdout, stderr = (path.read_text() for path in outputs)
+        return status, stdout, stderr

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from repzoo_training.data import load
 from repzoo_training.export import export_run
 from repzoo_training.loop.trainer import train
@@ -54,6 +55,7 @@ def test_every_bundled_package_has_its_row(tmp_path: Path) -> None:
     assert "not in Inception's" in text
 
 
+@pytest.mark.slow
 def test_what_a_package_lacks_is_measured_once(tmp_path: Path) -> None:
     images = [load(str(MNIST), split, progress=False) for split in ("train", "test")]
     small = ("network.widths=[32]", "views=640", "precision=float32")

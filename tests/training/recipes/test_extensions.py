@@ -47,14 +47,14 @@ RECIPES = [
 
 
 @pytest.fixture
-def zoo(tmp_path: Path, zoo_process: Callable[..., tuple[int, str]]) -> Zoo:
+def zoo(tmp_path: Path, zoo_process: Callable[..., tuple[int, str, str]]) -> Zoo:
     """``zoo(words, status=0, **env)`` runs a command in ``tmp_path``, with a cache of its own."""
 
     def run(words: Sequence[str], status: int = 0, **env: str) -> str:
         environment = {"REPZOO_CACHE": str(tmp_path / "cache"), **env}
-        found, output = zoo_process(words, tmp_path, environment)
-        assert found == status, output
-        return output
+        found, stdout, stderr = zoo_process(words, tmp_path, environment)
+        assert found == status, stdout + stderr
+        return stdout + stderr
 
     return run
 
