@@ -30,6 +30,8 @@ GUIDES = [
     *sorted((DOCS / "how-to").rglob("*.md")),
     *REFERENCES,
 ]
+#: Tutorials that have a test of their own.
+ELSEWHERE = {"import-an-encoder", "own-objective", "your-own-labels"}
 #: Guides that train or fit for minutes.
 SLOW = {"calibrate", "compare-methods", "train-and-publish"}
 BLOCK = re.compile(r"^(<!-- not run: .* -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -55,6 +57,11 @@ def url(server_process: type, tmp_path_factory: pytest.TempPathFactory) -> Itera
     log = tmp_path_factory.mktemp("server") / "log"
     with server_process("--models", "simvae-mnist", "--port", "0", log=log) as server:
         yield server.wait_until_ready()
+
+
+def test_every_tutorial_is_run() -> None:
+    tutorials = {path.stem for path in (DOCS / "tutorials").glob("*.md")}
+    assert tutorials - {guide.stem for guide in GUIDES} == ELSEWHERE
 
 
 class Reader:
