@@ -11,7 +11,7 @@ from repzoo_training.recipes.builtin._methods import COMPARED_ON_TEST
 from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.views.views import ViewSpec
 
-__all__ = ["convolutional", "for_hours"]
+__all__ = ["NOTE", "convolutional", "for_hours"]
 
 NOTE = (
     "This is a small model, trained on a CPU. The recipe of the same name without "
