@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,7 +82,7 @@ def calibrate_package(
         copies: the number of degraded copies that it is fitted to, see `fit_content`.
         name: the name of the new package; by default that of the old one.
         seed: decides everything random.
-        progress: show progress bars on a terminal.
+        progress: show progress bars on a terminal, and a line for each part of the work elsewhere.
 
     Raises:
         PackageError: If ``out`` exists, the name is not valid, or the graph differs from the head
@@ -89,9 +90,15 @@ def calibrate_package(
         InvalidInput: If there is nothing to fit an uncertainty to.
     """
     config = renamed(package.config, name)
+
+    def begin(part: str) -> None:
+        if progress and not sys.stderr.isatty():
+            print(f"{config.name}: {part}", file=sys.stderr, flush=True)
+
     with derived_package(package, out) as folder:
         content = None
         if degrade is not None:
+            begin("fitting the content posterior")
             encoder = Encoder(folder, config)
             content = fit_content(
                 encoder, train, views, kinds=degrade, copies=copies, seed=seed, progress=progress
@@ -104,6 +111,7 @@ def calibrate_package(
                 content=content.spec,
                 uncertainty=None,
             )
+        begin("fitting the uncertainty")
         encoder = Encoder(folder, config)
         fitted = fit_uncertainty(
             encoder, train, views, kinds=degrade or FIT, seed=seed, progress=progress
@@ -116,12 +124,14 @@ def calibrate_package(
         _check_head(encoder, fitted, train)
         report = content_report = None
         if test is not None and (train.labels is None or test.labels is not None):
+            begin("measuring the uncertainty")
             report = measure_uncertainty(
                 encoder, train, test, outside, views=views, seed=seed, progress=progress
             )
         if content is not None:
             _check_content(encoder, content, train)
             if test is not None and has_task(train, test):
+                begin("measuring the content posterior")
                 former = Encoder(package.path, package.config)
                 content_report = measure_content(
                     encoder, train, test, views, former=former, seed=seed, progress=progress
