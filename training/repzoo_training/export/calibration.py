@@ -40,6 +40,9 @@ TOLERANCES = {"cpu": 2e-3, "cuda": 1e-2}
 INT8_TOLERANCES = {"cpu": 2e-2, "cuda": 2e-2}
 #: Largest difference of a probability between float32 and halved weights.
 HALVED = 1e-2
+#: Buffers of the heads that stay float32. The spread of a dimension that hardly varies, such as a
+#: unit that is always zero, would be zero in float16.
+STANDARDISATION = ("center", "spread")
 
 
 class Calibrated(NamedTuple):
@@ -165,6 +168,7 @@ def _write_head(folder: Path, fitted: FittedUncertainty, config: ModelConfig) ->
         examples,
         output_names=["uncertainty"],
         half=True,
+        keep_float32=STANDARDISATION,
     )
 
 
@@ -194,6 +198,7 @@ def _write_content(folder: Path, content: FittedContent, config: ModelConfig) ->
         examples,
         output_names=["content_mean", "content_variance"],
         half=True,
+        keep_float32=STANDARDISATION,
     )
 
 

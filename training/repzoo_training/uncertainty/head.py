@@ -114,7 +114,8 @@ class UncertaintyHead(nn.Module):
         sizes = [(dim, pixels), (features, max(1, classes))]
         if classes:
             sizes.append((features - RARE + 1, classes))
-        width = _widest(sizes, _MOST_WEIGHTS - 2 * components * dim)
+        # The standardisation stays float32: two numbers per feature, of twice the size.
+        width = _widest(sizes, _MOST_WEIGHTS - 2 * components * dim - 4 * features)
         self.decoder, self.own, *neighbour = (_network(*size, width) for size in sizes)
         self.neighbour = neighbour[0] if neighbour else None
         self.register_buffer("weights", torch.full((components,), 1 / components))

@@ -192,8 +192,10 @@ class CollapseMonitor:
         # matplotlib takes a second to import
         from repzoo_training.watching.plots import collapse_figure, curves_figure
 
-        curves = curves_figure(self.run.read_metrics(), self.recipe.name)
-        write_atomically(self.run.figures / "curves.png", curves)
+        reports = [line for line in self.run.read_metrics() if "loss" in line]
+        if reports:
+            curves = curves_figure(reports, self.recipe.name)
+            write_atomically(self.run.figures / "curves.png", curves)
         observations = self.run.observations()
         if observations:
             picture = collapse_figure(observations, self.recipe.latent_dim, self.recipe.name)
