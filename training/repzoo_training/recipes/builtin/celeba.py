@@ -70,8 +70,8 @@ small = [
     for recipe in (with_prior, *generative[1:])
 ]
 
-#: SimVAE for hours: twice the width, D = 128, J = 8 strong views, and a likelihood that asks less of
-#: single pixels.
+#: SimVAE for hours: twice the width, D = 128, J = 8 strong views, and a likelihood that asks less
+#: of single pixels.
 small_for_hours = small[0].model_copy(
     update={
         "network": NetworkSpec(kind="conv", widths=(64, 128, 256, 512), patch=4),
