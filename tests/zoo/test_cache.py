@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import signal
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import repzoo
+from repzoo.cache import upkeep
 from repzoo.cache.cache import Cache
 from repzoo.cache.places import default_cache
 from repzoo.packages.copies import copy_out
@@ -470,3 +472,11 @@ def test_two_different_revisions_are_refused(tiny_package: Path) -> None:
         repzoo.load("a@0123abc", revision="main")
     with pytest.raises(repzoo.InvalidInput, match="is a path"):
         repzoo.load(tiny_package, revision="main")
+
+
+def test_sizes_of_files_that_a_pull_renames_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").write_bytes(b"12345")
+    monkeypatch.setattr(os, "walk", lambda folder: [(str(folder), [], ["there", "renamed.part"])])
+    assert upkeep._size(tmp_path) == 5

@@ -24,6 +24,7 @@ __all__ = [
     "locked",
     "no_space_at",
     "open_regular",
+    "size_if_there",
     "temporary_folder",
     "write_atomically",
 ]
@@ -106,6 +107,14 @@ def no_space_at(path: Path) -> Iterator[None]:
 def is_no_space(error: OSError) -> bool:
     """Whether an error means that a disk, quota or size limit is full."""
     return error.errno in _NO_SPACE
+
+
+def size_if_there(path: Path) -> int:
+    """Return the size of a file in bytes, or 0 if there is none (any more)."""
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def fsync_folder(path: Path) -> None:

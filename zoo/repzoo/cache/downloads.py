@@ -14,7 +14,7 @@ from pathlib import Path
 
 from repzoo.cache.parts import CHUNK, Part
 from repzoo.errors import AccessDenied, HubError, HubUnavailable, IntegrityError
-from repzoo.files import create
+from repzoo.files import create, size_if_there
 from repzoo.hub import Hub
 from repzoo.packages.package import ADVISORY, MAX_ADVISORY_BYTES, FileEntry
 from repzoo.progress import progress_bar
@@ -68,7 +68,7 @@ class Download:
             HubError: If the hub does not deliver a file.
             OSError: If the folder cannot be written.
         """
-        there = {file: _size(part_of(self.folder / file)) for file in files}
+        there = {file: size_if_there(part_of(self.folder / file)) for file in files}
         total = sum(entry.size for entry in files.values())
         # Taken from the end: the largest file first, so that it does not finish last, alone.
         self._left = sorted(files.items(), key=lambda item: item[1].size)
@@ -178,10 +178,3 @@ class Download:
             stream.write(content)
         part_of(self.folder / file).rename(self.folder / file)
         self._advance(len(content))
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.lstat().st_size
-    except FileNotFoundError:
-        return 0

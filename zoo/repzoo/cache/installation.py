@@ -15,7 +15,13 @@ from repzoo.cache.downloads import PART, Download, part_of
 from repzoo.cache.places import Places
 from repzoo.checks.content import check_content
 from repzoo.errors import NoSpace, PackageError
-from repzoo.files import copy_checked, fsync_folder, open_regular, write_atomically
+from repzoo.files import (
+    copy_checked,
+    fsync_folder,
+    open_regular,
+    size_if_there,
+    write_atomically,
+)
 from repzoo.hub import Hub
 from repzoo.packages.package import (
     ADVISORY,
@@ -184,8 +190,7 @@ def _check_space(places: Places, staging: Path, files: Mapping[str, FileEntry]) 
     Raises:
         NoSpace: If the files do not fit.
     """
-    parts = [part_of(staging / file) for file in files]
-    there = sum(path.lstat().st_size for path in parts if path.exists())
+    there = sum(size_if_there(part_of(staging / file)) for file in files)
     needed = sum(entry.size for entry in files.values()) - there
     free = shutil.disk_usage(staging).free
     if needed > free:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from repzoo.cache.cache import Cache
 from repzoo.cache.places import Places, names_in
 from repzoo.errors import PackageError
+from repzoo.files import size_if_there
 from repzoo.packages.reference import Reference
 
 __all__ = ["CachedRevision", "Waste", "cached_revisions", "prune", "verify_all", "waste"]
@@ -132,6 +133,7 @@ def prune(cache: Cache) -> Iterator[Waste]:
 
 
 def _size(folder: Path) -> int:
+    # A pull that still runs renames its files.
     return sum(
-        Path(below, file).lstat().st_size for below, _, files in os.walk(folder) for file in files
+        size_if_there(Path(below, file)) for below, _, files in os.walk(folder) for file in files
     )
