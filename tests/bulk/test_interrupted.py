@@ -65,7 +65,10 @@ def test_killed_again_and_again(
 
 
 def parts_there(out: Path) -> list[Path]:
-    return list(out.with_name(out.name + ".parts").glob("part-*.parquet"))
+    try:
+        return list(out.with_name(out.name + ".parts").glob("part-*.parquet"))
+    except FileNotFoundError:  # the parts were joined meanwhile
+        return []
 
 
 def test_ctrl_c(

@@ -33,7 +33,7 @@ GUIDES = [
 #: Tutorials that have a test of their own.
 ELSEWHERE = {"import-an-encoder", "own-objective", "your-own-labels"}
 #: Guides that train or fit for minutes.
-SLOW = {"calibrate", "compare-methods", "train-and-publish"}
+SLOW = {"calibrate", "compare-methods", "fine-tune", "train-and-publish"}
 BLOCK = re.compile(r"^(<!-- not run: .* -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: Languages whose programs are saved to a file: the command that runs it, and the file's suffix.
 PROGRAMS = {"js": ("node", ".mjs"), "java": ("java", ".java")}

@@ -393,6 +393,7 @@ def test_the_card_links_what_is_there_and_says_how_to_pin(package: Path) -> None
     assert "| Network | mlp, widths 256-64, linear head; the decoder is its mirror |" in card
 
 
+@pytest.mark.slow
 def test_every_method_samples_from_a_fitted_mixture(
     mnist: tuple[ImageDataset, ImageDataset], tmp_path: Path
 ) -> None:

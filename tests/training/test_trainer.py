@@ -144,7 +144,13 @@ def test_a_resnet_with_its_statistics_queue_and_momentum_copy_resumes_exactly(
     assert metrics(run) == metrics(undisturbed)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
+)
 def test_signals_save_first_and_say_so(
     undisturbed: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -295,6 +301,7 @@ def test_a_batch_of_one_view_is_refused_in_our_words(
     assert "channel" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_budget_is_explained_at_the_start(tmp_path: Path) -> None:
     words = command(tmp_path / "run", "--budget", "1s")
     del words[words.index("--views") : words.index("--views") + 2]
