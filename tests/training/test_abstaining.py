@@ -23,6 +23,6 @@ def test_scores_are_compared_on_two_kinds_of_answers(tmp_path: Path) -> None:
     assert len(rows) == 2 * 2 * 3
     for row in rows:
         assert 0.5 < float(row["low"]) <= float(row["value"]) <= float(row["high"]) <= 1
-    shares = {(row["images"], row["wrong_answer"]): float(row["wrong_percent"]) for row in rows}
+    shares = {(row["images"], row["wrong answer"]): float(row["wrong, %"]) for row in rows}
     assert shares["test", "neighbour"] < 10 < shares["corrupted", "neighbour"]
     assert shares["test", "probe"] < 10 < shares["corrupted", "probe"]

@@ -34,7 +34,7 @@ SCORES = {
     "softmax": "softmax of the linear probe",
 }
 FIELDS = (
-    *("model", "revision", "dataset", "images", "wrong_answer", "wrong_percent"),
+    *("model", "revision", "dataset", "images", "wrong answer", "wrong, %"),
     *("measure", "value", "low", "high"),
 )
 
