@@ -1,9 +1,9 @@
-"""What tests of documents share: the environment's commands, and the comparison of outputs."""
+"""What tests of documents share: the environment's commands, a server, and comparing outputs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -28,3 +28,11 @@ def same() -> Callable[[str, str], bool]:
         return re.fullmatch(pattern, NUMBER.sub("#", printed).strip(), re.DOTALL) is not None
 
     return compare
+
+
+@pytest.fixture(scope="module")
+def url(server_process: type, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server of simvae-mnist."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    with server_process("--models", "simvae-mnist", "--port", "0", log=log) as server:
+        yield server.wait_until_ready()

@@ -52,13 +52,6 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def url(server_process: type, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    log = tmp_path_factory.mktemp("server") / "log"
-    with server_process("--models", "simvae-mnist", "--port", "0", log=log) as server:
-        yield server.wait_until_ready()
-
-
 def test_every_tutorial_is_run() -> None:
     tutorials = {path.stem for path in (DOCS / "tutorials").glob("*.md")}
     assert tutorials - {guide.stem for guide in GUIDES} == ELSEWHERE

@@ -161,13 +161,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def url(server_process: type, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    log = tmp_path_factory.mktemp("server") / "log"
-    with server_process("--models", "simvae-mnist", "--port", "0", log=log) as server:
-        yield server.wait_until_ready()
-
-
 def run(place: Path, *words: str) -> str:
     """Run a command of the environment in ``place``, and return what it prints."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -110,7 +110,7 @@ def is_no_space(error: OSError) -> bool:
 
 
 def size_if_there(path: Path) -> int:
-    """Return the size of a file in bytes, or 0 if there is none (any more)."""
+    """Return the size of a file in bytes, or 0 if it does not exist."""
     try:
         return path.lstat().st_size
     except FileNotFoundError:

@@ -192,11 +192,12 @@ class CollapseMonitor:
         # matplotlib takes a second to import
         from repzoo_training.watching.plots import collapse_figure, curves_figure
 
-        reports = [line for line in self.run.read_metrics() if "loss" in line]
+        lines = self.run.read_metrics()
+        reports = [line for line in lines if "loss" in line]
         if reports:
             curves = curves_figure(reports, self.recipe.name)
             write_atomically(self.run.figures / "curves.png", curves)
-        observations = self.run.observations()
+        observations = [line for line in lines if "spectrum" in line]
         if observations:
             picture = collapse_figure(observations, self.recipe.latent_dim, self.recipe.name)
             write_atomically(self.run.figures / "collapse.png", picture)
