@@ -74,6 +74,16 @@ def test_every_way_to_put_images_in(
     np.testing.assert_allclose(found, encoder.embed(FILES, normalize=True), atol=1e-6)
 
 
+def test_other_paths_take_data_urls_too(http: httpx.Client, encoder: repzoo.Encoder) -> None:
+    for images in (PLAIN, URLS, [URLS[0], PLAIN[1]]):
+        response = http.post("/embed", json={"model": "tiny", "images": images})
+        assert response.status_code == 200, response.text
+        np.testing.assert_allclose(response.json()["embeddings"], encoder.embed(FILES), atol=1e-6)
+    response = http.post("/embed", json={"model": "tiny", "images": ["data:image/png,abc"]})
+    assert response.status_code == 422
+    assert "a data: URL must hold base64" in response.json()["detail"]
+
+
 def test_one_image_and_the_chat_form(http: httpx.Client, encoder: repzoo.Encoder) -> None:
     part = {"type": "image_url", "image_url": {"url": URLS[1], "detail": "auto"}}
     expected = encoder.embed(FILES[1:], normalize=True)

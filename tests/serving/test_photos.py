@@ -63,12 +63,17 @@ def test_a_photo_gives_the_same_pixels_everywhere(url: str, package: Path, tmp_p
     assert np.array_equal(decoded.pixels, encoder.preprocess(photos))
 
 
-def test_48_megapixels_are_accepted_unless_they_are_held_in_memory(url: str) -> None:
+def test_48_megapixels_are_accepted_unless_they_are_held_in_memory(url: str, package: Path) -> None:
     response = post(url, photo(8064, 6048))
     assert response.status_code == 200, response.text
-    progressive = post(url, photo(8064, 6048, progressive=True))
+    data = photo(8064, 6048, progressive=True)
+    progressive = post(url, data)
     assert progressive.status_code == 413
     assert "progressive" in progressive.json()["detail"]
+    # The client scales what the server refuses.
+    expected = repzoo.load(package, provider="cpu").embed(data)
+    with Client(url) as client:
+        np.testing.assert_allclose(client.embed(data, model="photos"), expected, atol=1e-6)
 
 
 def test_a_small_image_does_not_wait_for_huge_ones(url: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import pickle
 import struct
 import time
 import warnings
@@ -559,3 +560,17 @@ def test_the_index_is_the_position_in_the_request() -> None:
         list(batches([LEVELS] * 5 + [b"no"], GREY, 2))
     assert caught.value.index == 5
     assert str(caught.value) == "image 5: not an image in a known format"
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "note.png"
+    path.write_bytes(b"no")
+    for image in (path, str(path)):
+        with pytest.raises(InvalidImage) as caught:
+            as_pixels([LEVELS, image], GREY)
+        assert str(caught.value) == f"image 1 ({path}): not an image in a known format"
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert (str(again), again.index, again.path) == (str(caught.value), 1, str(path))
+    path.unlink()
+    with pytest.raises(InvalidImage, match=rf"^image 0 \({path}\): No such file"):
+        as_pixels(path, GREY)

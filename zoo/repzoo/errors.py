@@ -64,15 +64,20 @@ class InvalidInput(RepzooError, ValueError):
 
 
 class InvalidImage(InvalidInput):
-    """One image cannot be decoded or used. ``index`` is its position in the request."""
+    """One image cannot be decoded or used.
 
-    def __init__(self, message: str, index: int = 0) -> None:
-        super().__init__(f"image {index}: {message}")
+    ``index`` is its position in the request, and ``path`` its file, if it was given as a path.
+    """
+
+    def __init__(self, message: str, index: int = 0, path: str | None = None) -> None:
+        place = "" if path is None else f" ({path})"
+        super().__init__(f"image {index}{place}: {message}")
         self.index = index
+        self.path = path
         self.detail = message
 
     def __reduce__(self) -> Any:
-        return type(self), (self.detail, self.index)
+        return type(self), (self.detail, self.index, self.path)
 
 
 class ImageTooLarge(InvalidImage):

@@ -45,7 +45,7 @@ __all__ = ["AsyncClient"]
 
 T = TypeVar("T")
 
-AnyImages: TypeAlias = Images | AsyncIterable[ImageLike]
+AnyImages: TypeAlias = "Images | AsyncIterable[ImageLike]"
 
 
 class AsyncClient(ClientBase):

@@ -7,15 +7,19 @@ when their turn comes, so memory never holds all images.
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repzoo_client.errors import RequestTooLarge
+from repzoo_client._conversion import as_png, is_pillow_image, sendable
+from repzoo_client.errors import InvalidImage, RequestTooLarge
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = [
     "Chunk",
@@ -31,12 +35,15 @@ __all__ = [
     "whole_groups",
 ]
 
-#: One image: a uint8 array ``[H, W]`` or ``[H, W, C]`` of the model's size, or a PNG, JPEG or WebP
-#: file of any size, as a path or its bytes.
-ImageLike: TypeAlias = NDArray[np.uint8] | str | os.PathLike[str] | bytes | bytearray | memoryview
+#: One image: a uint8 array ``[H, W]`` or ``[H, W, C]``, a Pillow image, or the path or bytes of a
+#: file. Arrays of other sizes than the model's, and files that are not PNG, JPEG or WebP, need
+#: Pillow.
+ImageLike: TypeAlias = (
+    "NDArray[np.uint8] | Image.Image | str | os.PathLike[str] | bytes | bytearray | memoryview"
+)
 
 #: One image, an iterable of images, or a uint8 array ``[N, H, W, C]``.
-Images: TypeAlias = ImageLike | Iterable[ImageLike]
+Images: TypeAlias = "ImageLike | Iterable[ImageLike]"
 
 # Room for a request's options, and for the lines around each file of a multipart form.
 _BYTES_OF_REQUEST = 4096
@@ -48,8 +55,12 @@ class Limits(NamedTuple):
 
     images: int
     bytes: int
-    #: The shape ``[H, W, C]`` that arrays must have; None leaves the check to the server.
-    shape: tuple[int, ...] | None = None
+    #: Pixels of one image.
+    pixels: int
+    #: ``(H, W, C)``, the shape of arrays that are sent as they are.
+    shape: tuple[int, ...]
+    #: The model's input, which is ``input`` in its record.
+    input: Mapping[str, Any]
 
 
 @dataclass
@@ -90,11 +101,13 @@ class Chunker:
     Args:
         limits: Limits of one request.
         collect: Keep the error of an image that cannot be sent in its chunk, instead of raising it.
+        files: Send arrays as files too, so that they can be in one request with files.
     """
 
-    def __init__(self, limits: Limits, *, collect: bool) -> None:
+    def __init__(self, limits: Limits, *, collect: bool, files: bool = False) -> None:
         self._limits = limits
         self._collect = collect
+        self._files = files
         self._chunk = Chunk(0)
         self._kind: object = None
         self._bytes = 0
@@ -108,6 +121,7 @@ class Chunker:
 
         Raises:
             TypeError, ValueError: If it is not an image, or not a uint8 array of an image's shape.
+            InvalidImage: If it must be converted and cannot be.
             RequestTooLarge: If it is too large for any request.
             OSError: If a file cannot be read.
         """
@@ -153,18 +167,23 @@ class Chunker:
             item = Path(item).read_bytes()
         if isinstance(item, np.ndarray):
             item = _pixels(item, label)
-            if self._limits.shape not in (None, item.shape):
-                raise ValueError(
-                    f"{label} has shape {list(item.shape)}: the model takes arrays of shape "
-                    f"{list(self._limits.shape or ())}, and files of any size"
-                )
         elif isinstance(item, (bytes, bytearray, memoryview)):
             item = bytes(item)
-        else:
+        elif not is_pillow_image(item):
             raise TypeError(
                 f"{label}: {type(item).__name__} is not an image: expected a path, the bytes "
-                f"of a file, or a NumPy array"
+                f"of a file, a NumPy array or a Pillow image"
             )
+        limits = self._limits
+        try:
+            if isinstance(item, bytes):
+                most = self._room - _BYTES_OF_FILE
+                item = sendable(item, limits.input, max_pixels=limits.pixels, max_bytes=most)
+            elif self._files or is_pillow_image(item) or item.shape != limits.shape:
+                item = as_png(item, limits.input)
+        except ValueError as error:
+            kind = "urn:repzoo:problem:invalid-image"
+            raise InvalidImage(422, kind, f"{label}: {error}", index=place) from error
         size = _size(item)
         if size > self._room:
             raise RequestTooLarge(
@@ -184,8 +203,9 @@ def chunks(images: Images, limits: Limits, *, collect: bool) -> Iterator[Chunk]:
     Raises:
         TypeError, ValueError, OSError: See `Chunker.add`; also ValueError if there are no images.
     """
-    if isinstance(images, np.ndarray) and images.ndim == 4 and len(images):
-        yield from _slices(images, limits, collect=collect)
+    rows = images if isinstance(images, np.ndarray) and images.ndim == 4 and len(images) else None
+    if rows is not None and rows.dtype == np.uint8 and rows.shape[1:] == limits.shape:
+        yield from _slices(rows, limits)
         return
     chunker = Chunker(limits, collect=collect)
     chunk = None
@@ -250,7 +270,7 @@ def together(images: Sequence[ImageLike], places: Sequence[int], limits: Limits)
     """Return one chunk with the images at ``places``.
 
     Raises:
-        DoNotFit: If they do not fit into one request, or are of different kinds.
+        DoNotFit: If they do not fit into one request.
         TypeError, ValueError, OSError: See `Chunker.add`; also ValueError if there are no images.
     """
     if len(places) > limits.images:
@@ -258,12 +278,13 @@ def together(images: Sequence[ImageLike], places: Sequence[int], limits: Limits)
             f"{len(places)} images belong together, but a request to this server may have at most "
             f"{limits.images}"
         )
-    chunker = Chunker(limits, collect=False)
+    files = not all(_has_shape(images[place], limits.shape) for place in places)
+    chunker = Chunker(limits, collect=False, files=files)
     for place in places:
         if chunker.add(images[place], place) is not None:
             raise DoNotFit(
-                f"image {place} does not fit into one request with the others that belong to it: "
-                "send only files, or only arrays of one shape, and fewer bytes"
+                f"image {place} does not fit into one request with the others that belong to it, "
+                f"which may have {limits.bytes:,} bytes"
             )
     chunk = chunker.end()
     if chunk is None:
@@ -278,18 +299,9 @@ def count(images: Any) -> int | None:
     return len(images) if hasattr(images, "__len__") else None
 
 
-def _slices(images: NDArray[Any], limits: Limits, *, collect: bool) -> Iterator[Chunk]:
-    """Yield the chunks of an array ``[N, H, W, C]`` without copying any row."""
-    first = images[0]
-    try:
-        Chunker(limits, collect=False).add(first)
-    except (TypeError, ValueError) as error:
-        if not collect:
-            raise
-        places = range(len(images))
-        yield Chunk(0, len(places), errors=dict.fromkeys(places, error))
-        return
-    step = min(limits.images, max(1, (limits.bytes - _BYTES_OF_REQUEST) // max(1, first.nbytes)))
+def _slices(images: NDArray[np.uint8], limits: Limits) -> Iterator[Chunk]:
+    """Yield the chunks of an array ``[N, H, W, C]`` of the model's size without copying any row."""
+    step = min(limits.images, max(1, (limits.bytes - _BYTES_OF_REQUEST) // images[0].nbytes))
     for start in range(0, len(images), step):
         rows = images[start : start + step]
         yield Chunk(start, len(rows), rows, list(range(start, start + len(rows))))
@@ -302,7 +314,13 @@ def _label(place: int, path: str | None) -> str:
 def _is_one(images: Any) -> bool:
     if isinstance(images, np.ndarray):
         return images.ndim != 4
-    return isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview))
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview)
+    return isinstance(images, kinds) or is_pillow_image(images)
+
+
+def _has_shape(image: Any, shape: tuple[int, ...]) -> bool:
+    """Return whether an image is an array ``[H, W, C]`` of a shape, or ``[H, W]`` with C = 1."""
+    return isinstance(image, np.ndarray) and (*image.shape, 1)[:3] == shape
 
 
 def _size(image: bytes | NDArray[Any]) -> int:
@@ -312,9 +330,9 @@ def _size(image: bytes | NDArray[Any]) -> int:
 def _pixels(image: NDArray[Any], name: str) -> NDArray[np.uint8]:
     if image.dtype != np.uint8:
         raise ValueError(f"{name} is {image.dtype}: expected uint8, 0 to 255")
-    if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))):
+    if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))):
         raise ValueError(
-            f"{name} has shape {list(image.shape)}: expected [H, W], or [H, W, C] with 1 or 3 "
+            f"{name} has shape {list(image.shape)}: expected [H, W], or [H, W, C] with 1, 3 or 4 "
             f"channels"
         )
     return image[:, :, None] if image.ndim == 2 else image

@@ -194,7 +194,7 @@ class Client(ClientBase):
             content: Accept a content posterior alone, if the model has no other.
             group: An id for each image. Images with the same id are views of one thing, and are
                 fused into one row; rows are in the order in which ids first appear. All images of
-                a group go into one request, all as files or all as arrays.
+                a group go into one request.
             options: See `repzoo_client.Options`; not ``on_error="collect"`` with ``group``.
 
         Raises:
@@ -264,8 +264,8 @@ class Client(ClientBase):
             model: The name of a model that the server serves.
             seed: The same seed gives the same images. Without one, every call draws new images.
             latents: float ``[N, D]`` or ``[D]`` to decode; ``n`` and ``seed`` are then ignored.
-            content: Views of one thing, of which new views are drawn; one image or many, all files
-                or all arrays. With the same seed, image i has the same style for every content.
+            content: Views of one thing, of which new views are drawn; one image or many. With the
+                same seed, image i has the same style for every content.
             vary: What differs between the new views: the "content", as far as the images leave it
                 open, the "style", or "both".
             deadline: Seconds for the call; the default is the client's deadline.

@@ -119,10 +119,8 @@ class Core:
     async def begin(self, call: Call[Any], options: CheckedOptions) -> tuple[Limits, float | None]:
         """Return the limits of one request of a call, and when the call must end."""
         ends = self.ends(options.deadline)
-        limits, model = await self._limits(call.model, ends)
-        with _as_unexpected():
-            shape = model.input_shape if options.collect else None
-        return Limits(min(self._batch_size, limits.images), limits.bytes, shape), ends
+        limits = await self._limits(call.model, ends)
+        return limits._replace(images=min(self._batch_size, limits.images)), ends
 
     async def answer(
         self, call: Call[Any], chunk: Chunk, options: CheckedOptions, ends: float | None
@@ -172,7 +170,7 @@ class Core:
         elif latents is not None:
             raise ValueError("latents and content cannot be combined")
         else:
-            limits, _ = await self._limits(model, ends)
+            limits = await self._limits(model, ends)
             chunk = await asyncio.to_thread(together, content, range(len(content)), limits)
             options = {"model": model, "vary": vary, **_wire.drawing(n, seed)}
             request = _wire.images_request(chunk.items, options, self._answers)
@@ -194,7 +192,7 @@ class Core:
         if options.collect:
             raise ValueError("on_error='collect' cannot be combined with group")
         ends = self.ends(options.deadline)
-        limits, _ = await self._limits(call.model, ends)
+        limits = await self._limits(call.model, ends)
         most = min(self._batch_size, limits.images)
         requests = whole_groups(group, len(images), most)
         if not requests:
@@ -320,12 +318,15 @@ class Core:
         """Return the description of a model, which is fetched once."""
         return self._models.get(name) or await self.model(name, ends)
 
-    async def _limits(self, name: str, ends: float | None) -> tuple[Limits, Model]:
-        """Return the server's limits of one request, and the description of a model."""
+    async def _limits(self, name: str, ends: float | None) -> Limits:
+        """Return the server's limits of one request for a model."""
         model = await self._described(name, ends)
         with _as_unexpected():
-            most, size = int(model.limits["max_images"]), int(model.limits["max_bytes"])
-        return Limits(most, min(size, _MAX_BYTES)), model
+            most, size, pixels = (
+                int(model.limits[limit]) for limit in ("max_images", "max_bytes", "max_pixels")
+            )
+            size = min(size, _MAX_BYTES)
+            return Limits(most, size, pixels, model.input_shape, model.config["input"])
 
     async def _parts(
         self, call: Call[Any], chunk: Chunk, options: CheckedOptions, ends: float | None

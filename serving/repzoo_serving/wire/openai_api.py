@@ -28,7 +28,6 @@ An error is a problem document with OpenAI's ``error`` object as an additional m
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -42,6 +41,7 @@ from repzoo_serving.wire.request_bodies import (
     EmbedOptions,
     Request,
     describe,
+    image_file,
     json_object,
     media_type,
     too_many,
@@ -176,7 +176,7 @@ def parse(body: bytes, content_type: bytes, *, bounds: Bounds) -> Request[EmbedO
             encoding_format=given.encoding_format,
             dimensions=given.dimensions,
         ),
-        files=[_file(text, index) for index, text in enumerate(given.images())],
+        files=[image_file(text, index) for index, text in enumerate(given.images())],
     )
 
 
@@ -235,25 +235,3 @@ def _text(item: _Image) -> str:
     if isinstance(item, str):
         return item
     return item.image if isinstance(item, ImageObject) else item.image_url.url
-
-
-def _file(text: str, index: int) -> bytes:
-    scheme, colon, rest = text[:4096].partition(":")
-    if colon and scheme.lower() == "data":
-        head, comma, _ = rest.partition(",")
-        if not comma or not head.lower().endswith(";base64"):
-            raise _invalid(index, "a data: URL must hold base64: data:image/png;base64,...")
-        text = text[len(scheme) + len(head) + 2 :]
-    elif colon:
-        raise _invalid(index, "URLs are not fetched; send a data: URL or the base64 of the file")
-    try:
-        return binascii.a2b_base64(text, strict_mode=True)
-    except ValueError as error:  # binascii.Error, and text that is not ASCII
-        raise _invalid(
-            index,
-            f"neither a data: URL nor the base64 of a file ({error}); text cannot be embedded",
-        ) from None
-
-
-def _invalid(index: int, detail: str) -> Problem:
-    return Problem("invalid-image", f"image {index}: {detail}", index=index)

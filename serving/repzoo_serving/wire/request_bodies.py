@@ -7,7 +7,8 @@ text of its JSON.
     ============================  =======================  =====================================
     format                        options                  payload
     ============================  =======================  =====================================
-    ``application/json``          members                  ``images``: base64 of encoded files;
+    ``application/json``          members                  ``images``: encoded files as base64 or
+                                                           ``data:`` URLs;
                                                            ``latents``: a list of lists
     ``multipart/form-data``       text fields              ``images``: encoded files
     ``application/x-safetensors`` JSON object in the       ``images`` uint8 [N, H, W, C];
@@ -59,6 +60,7 @@ __all__ = [
     "Request",
     "SearchOptions",
     "describe",
+    "image_file",
     "json_object",
     "media_type",
     "parse",
@@ -301,7 +303,8 @@ def _with_payload(options: OptionsT, payload: str, value: Any, bounds: Bounds) -
         return Request(options, latents=_latents(value))
     if isinstance(value, np.ndarray):
         return Request(options, pixels=value)
-    return Request(options, files=[_file(item, index) for index, item in enumerate(value)])
+    files = [v if isinstance(v, bytes) else image_file(v, index) for index, v in enumerate(value)]
+    return Request(options, files=files)
 
 
 def _from_json(body: bytes, payloads: tuple[str, ...], bounds: Bounds) -> _Parts:
@@ -393,15 +396,31 @@ def json_object(
     return document
 
 
-def _file(item: str | bytes, index: int) -> bytes:
-    if isinstance(item, bytes):
-        return item
+def image_file(text: str, index: int) -> bytes:
+    """Return the file that is text in a JSON body: base64, or a data: URL with it.
+
+    Raises:
+        Problem: 422 if it is neither.
+    """
+    scheme, colon, rest = text[:4096].partition(":")
+    if colon and scheme.lower() == "data":
+        head, comma, _ = rest.partition(",")
+        if not comma or not head.lower().endswith(";base64"):
+            raise _no_file(index, "a data: URL must hold base64: data:image/png;base64,...")
+        text = text[len(scheme) + len(head) + 2 :]
+    elif colon:
+        raise _no_file(index, "URLs are not fetched; send a data: URL or the base64 of the file")
     try:
-        return binascii.a2b_base64(item, strict_mode=True)
+        return binascii.a2b_base64(text, strict_mode=True)
     except ValueError as error:  # binascii.Error, and text that is not ASCII
-        raise Problem(
-            "invalid-image", f"image {index}: not the base64 of a file: {error}", index=index
+        raise _no_file(
+            index,
+            f"neither a data: URL nor the base64 of a file ({error}); text cannot be embedded",
         ) from None
+
+
+def _no_file(index: int, detail: str) -> Problem:
+    return Problem("invalid-image", f"image {index}: {detail}", index=index)
 
 
 def _latents(value: Any) -> NDArray[np.float32]:

@@ -88,11 +88,10 @@ def schemas() -> dict[str, Any]:
             "pattern": "^[0-9a-f]{64}$",
         },
         "Image": {
-            "description": "A PNG, JPEG or WebP file; the format is detected from its bytes.",
+            "description": "The base64 of a PNG, JPEG or WebP file, plain or as a data: URL. The "
+            "file's bytes, not the URL, say which format it has.",
             "type": "string",
-            "format": "byte",
-            "contentEncoding": "base64",
-            "contentMediaType": "image/*",
+            "format": "image",
         },
         "Png": {
             "type": "string",

@@ -192,7 +192,8 @@ def as_pixels(
         uint8 ``[N, spec.height, spec.width, spec.channels]``. N is 1 for one image.
 
     Raises:
-        InvalidImage: If an image cannot be used. Its ``index`` is its position in ``images``.
+        InvalidImage: If an image cannot be used. Its ``index`` is its position in ``images``, and
+            ``path`` its file, if it is a path.
         InvalidInput: If ``images`` is neither an image nor an iterable of images, or is an array
             of another type.
     """
@@ -225,7 +226,8 @@ def batches(
         try:
             chunk.append(_one(image, spec, max_pixels, formats))
         except InvalidImage as error:
-            raise type(error)(error.detail, index) from error.__cause__
+            path = os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else None
+            raise type(error)(error.detail, index, path) from error.__cause__
         if len(chunk) == size:
             yield np.stack(chunk)
             chunk = []
@@ -256,12 +258,10 @@ def _one(image: object, spec: InputSpec, max_pixels: int, formats: Collection[st
     if isinstance(image, Image.Image):
         return preprocess(image, spec)
     if isinstance(image, (str, os.PathLike)):
-        name = Path(image)
         try:
-            image = name.read_bytes()
+            image = Path(image).read_bytes()
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InvalidImage(f"{name}: {reason}") from error
+            raise InvalidImage(getattr(error, "strerror", None) or str(error)) from error
     if isinstance(image, (bytes, bytearray, memoryview)):
         return preprocess(decode(image, spec, max_pixels=max_pixels, formats=formats), spec)
     raise InvalidImage(
