@@ -70,6 +70,9 @@ filter_option = click.option(
     metavar="EXPR",
     help="A Milvus expression, such as: metadata[\"folder\"] like 'cats/%'.",
 )
+images_option = click.option(
+    "--images", metavar="DIR", type=click.Path(path_type=Path), help="Folder of the images."
+)
 
 
 @click.group()
@@ -239,9 +242,7 @@ def index_build(
 @click.option(
     "--out", metavar="PNG", type=click.Path(path_type=Path), help="Write a contact sheet."
 )
-@click.option(
-    "--images", metavar="DIR", type=click.Path(path_type=Path), help="Folder of the images."
-)
+@images_option
 @model_option
 @hub_option
 @server_option
@@ -301,12 +302,73 @@ def index_search(
     text = answer_text(image, answer, shown)
     if out is not None:
         folder = images or image_folder(place)
-        for missing in write_sheet(out, image, answer, shown, folder, info.model):
-            click.echo(f"zoo: not on the contact sheet: {missing} cannot be read", err=True)
+        _warn_of(write_sheet(out, image, answer, shown, folder, info.model))
         text += f"\ncontact sheet: {out}"
     hits = [vars(hit) for hit in answer.hits]
     facts = {"uncertainty": answer.uncertainty, "probability": answer.probability}
     return Report({**facts, "abstained": answer.abstained, "metric": metric, "hits": hits}, text)
+
+
+@index.command("outliers")
+@index_option
+@click.option(
+    "-k", type=click.IntRange(1, 800), default=50, show_default=True, help="Number of images."
+)
+@filter_option
+@click.option(
+    "--out", metavar="PNG", type=click.Path(path_type=Path), help="Write a contact sheet of them."
+)
+@click.option(
+    "--csv",
+    "table",
+    metavar="CSV",
+    type=click.Path(path_type=Path),
+    help="Write the uncertainties of all images, the most uncertain first.",
+)
+@images_option
+@reporting
+@_retrieval
+def index_outliers(
+    place: str,
+    k: int,
+    expression: str | None,
+    out: Path | None,
+    table: Path | None,
+    images: Path | None,
+) -> Report:
+    """Show the images in an index that the model is least sure of.
+
+    These are often images of something else than the others, or blurred, cut off or mislabelled
+    ones. The uncertainty is the model's own, calibrated on the images that it was fitted to.
+    """
+    from repzoo_index.answers import (
+        image_folder,
+        outliers_table,
+        write_outliers_sheet,
+        write_outliers_table,
+    )
+
+    with _open(place) as opened:
+        model = opened.info.model
+        found = [
+            (name, float(value))
+            for page in opened.documents(expression)
+            for name, value in zip(page.ids, page.uncertainty, strict=True)
+        ]
+    known = [pair for pair in found if not math.isnan(pair[1])]
+    if found and not known:
+        raise InvalidInput(f"{model} has no calibrated uncertainty: see zoo calibrate")
+    known.sort(key=lambda pair: (-pair[1], pair[0]))
+    shown = known[:k]
+    lines = [outliers_table(shown) if shown else "nothing found"]
+    if table is not None:
+        write_outliers_table(table, known)
+        lines.append(f"table: {table}")
+    if out is not None:
+        _warn_of(write_outliers_sheet(out, shown, images or image_folder(place), model))
+        lines.append(f"contact sheet: {out}")
+    outliers = [{"id": name, "uncertainty": value} for name, value in shown]
+    return Report({"count": len(known), "outliers": outliers}, "\n".join(lines))
 
 
 @index.command("info")
@@ -344,6 +406,11 @@ def index_delete(ids: tuple[str, ...], place: str) -> Report:
         removed, count = opened.delete(ids), opened.count()
     text = f"{place}: {removed:,} removed, {count:,} left"
     return Report({"removed": removed, "count": count}, text)
+
+
+def _warn_of(missing: list[Path]) -> None:
+    for path in missing:
+        click.echo(f"zoo: not on the contact sheet: {path} cannot be read", err=True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A picture of one query and its hits."""
+"""A picture of images in rows, such as the hits of a query next to it."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class Tile(NamedTuple):
     uncertainty: float | None
 
 
-def contact_sheet(query: Tile, hits: Sequence[Tile], title: str, note: str = "") -> bytes:
+def contact_sheet(query: Tile | None, hits: Sequence[Tile], title: str, note: str = "") -> bytes:
     """Draw a PNG file with the query on the left, twice as large, and its hits in rows of five.
 
     Args:
-        query: The query.
-        hits: The hits, nearest first.
+        query: The query, or None to draw only the other images.
+        hits: The hits, nearest first, or other images.
         title: The text at the top.
         note: The text in place of the hits if there are none.
     """
-    rows = max(2, -(-len(hits) // _COLUMNS))
+    rows = max(1 if query is None else 2, -(-len(hits) // _COLUMNS))
     cell = _SIDE + 6 + 3 * (_TEXT + 4)  # the image, the bar and the text
-    left = 2 * _SIDE + 3 * _GAP
+    left = _GAP if query is None else 2 * _SIDE + 3 * _GAP
     width = left + _COLUMNS * (_SIDE + _GAP)
     height = 3 * _GAP + _TEXT + rows * (cell + _GAP)
     sheet = Image.new("RGB", (width, height), _PAPER)
@@ -59,8 +59,9 @@ def contact_sheet(query: Tile, hits: Sequence[Tile], title: str, note: str = "")
         _font(_TEXT + 2),
     )
     top = 2 * _GAP + _TEXT
-    _paste(sheet, query, _GAP, top, 2 * _SIDE)
-    draw.line([(left - _GAP, top), (left - _GAP, height - _GAP)], _FRAME)
+    if query is not None:
+        _paste(sheet, query, _GAP, top, 2 * _SIDE)
+        draw.line([(left - _GAP, top), (left - _GAP, height - _GAP)], _FRAME)
     for place, hit in enumerate(hits):
         row, column = divmod(place, _COLUMNS)
         _paste(sheet, hit, left + column * (_SIDE + _GAP), top + row * (cell + _GAP), _SIDE)
