@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from repzoo_training.commands.options import chosen_measures, load_train_and_test, next_steps
+from repzoo_training.commands.options import (
+    chosen_measures,
+    load_train_and_test,
+    next_steps,
+    warn_of_shared_images,
+)
 
 if TYPE_CHECKING:
     from repzoo.packages.config import Precision
@@ -46,6 +51,7 @@ def export(
     measures: str | None,
 ) -> None:
     """Write the model package of RUN to the folder DIR: graphs, probes, measurements, card."""
+    from repzoo_training.data import absolute
     from repzoo_training.export import export_run
     from repzoo_training.run import Run
 
@@ -64,4 +70,5 @@ def export(
         measures=chosen_measures(measures),
     )
     click.echo(f"exported: {out} ({config.name}, {config.precision})")
+    warn_of_shared_images(absolute(data or record.source), record.recipe)
     next_steps(("zoo", "verify", out), ("zoo", "serve", "--models", out))

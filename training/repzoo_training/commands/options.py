@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from repzoo_training.data import ImageDataset
     from repzoo_training.evaluation.report import Group
+    from repzoo_training.recipes.recipe import Recipe
 
 __all__ = [
     "Duration",
@@ -21,6 +23,7 @@ __all__ = [
     "load_train_and_test",
     "next_steps",
     "split_option",
+    "warn_of_shared_images",
 ]
 
 split_option = click.option(
@@ -54,6 +57,26 @@ class Duration(click.ParamType[float]):
 def next_steps(*commands: tuple[object, ...]) -> None:
     """Print commands that would work now, ready to be copied."""
     click.echo("next: " + "\n      ".join(shlex.join(map(str, words)) for words in commands))
+
+
+def warn_of_shared_images(source: str, recipe: Recipe) -> None:
+    """Say that packages will contain some of the user's own images, if they will.
+
+    Args:
+        source: The images, from `repzoo_training.data.absolute`: the name of a public data set, or
+            a path.
+        recipe: The recipe of the run.
+    """
+    from repzoo_training.data.held_out import separate
+
+    path = separate(source)[0]
+    if recipe.share_images and Path(path).is_absolute():
+        click.echo(
+            f"zoo: share_images is true in this recipe, so packages contain some images of {path}: "
+            "in golden.npz, and in figures on the card. If they are private, train with --set "
+            "share_images=false",
+            err=True,
+        )
 
 
 def chosen_measures(text: str | None) -> tuple[Group, ...]:

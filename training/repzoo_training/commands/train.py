@@ -10,7 +10,12 @@ import click
 from repzoo.commands.arguments import skipping_options
 from repzoo.report import SOME_FAILED
 
-from repzoo_training.commands.options import Duration, next_steps, split_option
+from repzoo_training.commands.options import (
+    Duration,
+    next_steps,
+    split_option,
+    warn_of_shared_images,
+)
 
 __all__ = ["train"]
 
@@ -184,6 +189,7 @@ def train(
         )
         if rank() == 0:
             click.echo(dataset.summary(), err=True)
+            warn_of_shared_images(source, settled)
         try:
             start = None
             if start_source is not None:
