@@ -206,6 +206,18 @@ def test_a_changed_tag_or_commit_is_refused(
     assert Cache().find(Reference.parse(reference)).revision == revision_of(other_tiny)
 
 
+def test_a_dry_run_says_that_the_token_is_missing(
+    zoo_here: Any, faulty_hub: Any, tiny_package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("publish", tiny_package, "--hub", faulty_hub.spec, "--dry-run", "--files-only")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert "no token is set: unless the hub is open to everyone, publishing needs" in zoo_here(*words)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    planned = zoo_here(*words)
+    assert "would be published" in planned
+    assert "token" not in planned
+
+
 def test_a_pinned_digest_is_always_checked(
     faulty_hub: Any, faults: ModuleType, tiny_package: Path, other_tiny: Path
 ) -> None:

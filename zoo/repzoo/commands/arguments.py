@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ __all__ = [
     "hub_option",
     "local_package",
     "name_or_path_argument",
+    "overview_options",
     "reference_argument",
     "references_argument",
     "skipping_options",
@@ -68,6 +70,31 @@ def skipping_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Fail if more than this share of the images cannot be read. One image may always be "
         "skipped.",
     )(command)
+
+
+def overview_options(out_help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add what a command needs to embed a source of images into the folder ``--out``."""
+    options = (
+        click.argument("source"),
+        click.option("--model", metavar="NAME[@REV]|PATH", required=True, help="The model to use."),
+        click.option(
+            "--out",
+            metavar="DIR",
+            type=click.Path(path_type=Path, file_okay=False),
+            required=True,
+            help=out_help,
+        ),
+        hub_option,
+        click.option("--overwrite", is_flag=True, help="Discard the embeddings of another run."),
+        skipping_options,
+    )
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def local_package(name_or_path: str) -> Package:

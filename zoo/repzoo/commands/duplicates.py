@@ -7,22 +7,15 @@ from typing import Any
 
 import click
 
-from repzoo.commands.arguments import hub_option, skipping_options
+from repzoo.commands.arguments import overview_options
 from repzoo.report import SOME_FAILED, Report, reporting
 
 __all__ = ["duplicates"]
 
 
 @click.command()
-@click.argument("source")
-@click.option("--model", metavar="NAME[@REV]|PATH", required=True, help="The model to use.")
-@click.option(
-    "--out",
-    metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    help="The folder for the results. It keeps the embeddings, so that another --distance takes "
-    "seconds.",
+@overview_options(
+    "The folder for the results. It keeps the embeddings, so that another --distance takes seconds."
 )
 @click.option(
     "--distance",
@@ -30,9 +23,6 @@ __all__ = ["duplicates"]
     help="The largest distance between near-duplicates.  [default: measured with altered copies of "
     "some of the images]",
 )
-@hub_option
-@click.option("--overwrite", is_flag=True, help="Discard the embeddings of another run.")
-@skipping_options
 @reporting
 def duplicates(source: str, model: str, out: Path, hub_spec: str | None, **options: Any) -> Report:
     """Find near-duplicates in a source of images.

@@ -7,21 +7,15 @@ from typing import Any
 
 import click
 
-from repzoo.commands.arguments import hub_option, skipping_options
+from repzoo.commands.arguments import overview_options
 from repzoo.report import SOME_FAILED, Report, reporting
 
 __all__ = ["map_"]
 
 
 @click.command("map")
-@click.argument("source")
-@click.option("--model", metavar="NAME[@REV]|PATH", required=True, help="The model to use.")
-@click.option(
-    "--out",
-    metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    help="The folder for map.html. It keeps the embeddings; zoo duplicates uses the same ones.",
+@overview_options(
+    "The folder for map.html. It keeps the embeddings; zoo duplicates uses the same ones."
 )
 @click.option(
     "--most",
@@ -31,9 +25,6 @@ __all__ = ["map_"]
     help="The number of images on the map, spread evenly over the source if it has more.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
-@hub_option
-@click.option("--overwrite", is_flag=True, help="Discard the embeddings of another run.")
-@skipping_options
 @reporting
 def map_(source: str, model: str, out: Path, hub_spec: str | None, **options: Any) -> Report:
     """Draw a map of many images, as one HTML file.

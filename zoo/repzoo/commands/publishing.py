@@ -126,7 +126,20 @@ def _plan(package: Package, hub: Hub, tag: str | None, signed: bool) -> Report:
     lines += [f"  {file}  {format_bytes(size)}" for file, size in files.items()]
     if signed:
         lines.append(f"  {SIGNATURE}")
-    return Report(data, "\n".join(lines))
+    needs = _missing_token(hub)
+    if needs is not None:
+        lines.append(
+            f"no token is set: unless the hub is open to everyone, publishing needs {needs}"
+        )
+    return Report({**data, "token_is_missing": needs is not None}, "\n".join(lines))
+
+
+def _missing_token(hub: Hub) -> str | None:
+    """Return how to set the token for a hub that has none, or None if it has one or takes none."""
+    from repzoo.hubs.huggingface import HuggingFaceHub
+
+    remote = isinstance(hub, HuggingFaceHub) and hub.token() is None
+    return hub.token_hint() if remote else None
 
 
 def _commit(hub: Hub, name: str, revision: str | None) -> str | None:

@@ -10,6 +10,8 @@ import click
 from repzoo.admission.first_load import admit
 from repzoo.checks.content import check_content
 from repzoo.commands.arguments import local_package, name_or_path_argument
+from repzoo.errors import IntegrityError
+from repzoo.packages.reference import is_path
 from repzoo.packages.signatures import verify_signature
 from repzoo.report import Report, format_table, reporting
 
@@ -44,7 +46,14 @@ def verify(
     this machine and must reproduce its golden outputs.
     """
     package = local_package(name_or_path)
-    package.verify()
+    try:
+        package.verify()
+    except IntegrityError as error:
+        if is_path(name_or_path):
+            raise
+        raise IntegrityError(
+            f"{error}; to repair it: zoo pull {name_or_path}", error.files
+        ) from error
     check_content(package)
     name, files = package.config.name, len(package.manifest.files)
     data: dict[str, Any] = {
