@@ -1,4 +1,4 @@
-"""`zoo embed`: embed the images of a source into a Parquet file."""
+"""`zoo embed`: embed the images of a source into a Parquet file, and a NumPy file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ __all__ = ["embed"]
 @click.argument("source")
 @click.option("--model", metavar="NAME[@REV]|PATH", required=True, help="The model to use.")
 @click.option(
-    "--out", metavar="FILE.parquet", required=True, help="Path or URL of the output file."
+    "--out",
+    metavar="FILE.parquet|FILE.npy",
+    required=True,
+    help="Path or URL of the output file. With FILE.npy, FILE.parquet is written too.",
 )
 @hub_option
 @click.option("--posterior", is_flag=True, help="Add the variance of the posterior.")
@@ -55,7 +58,7 @@ __all__ = ["embed"]
 @skipping_options
 @reporting
 def embed(source: str, model: str, out: str, hub_spec: str | None, **options: Any) -> Report:
-    """Embed many images into a Parquet file.
+    """Embed many images into a Parquet file, or also into a NumPy file.
 
     SOURCE is an image, a folder (including its subfolders), a pattern such as 'photos/**/*.jpg', or
     one or more Parquet files with images, as in Hugging Face datasets. It may also be a URL of any
@@ -66,16 +69,26 @@ def embed(source: str, model: str, out: str, hub_spec: str | None, **options: An
     status is 3. If they are more than --max-skipped, there is no output and the exit status is 1.
     The finished parts are kept, so the command can be repeated with a larger share at once.
 
+    FILE.npy is a float32 array, held in memory once. Row i belongs to row i of FILE.parquet, which
+    has the ids, and is NaN if the image has an error.
+
     If the run is interrupted, the same command resumes it, and the result has the same bytes. Until
     it is complete, the finished parts are in FILE.parquet.parts.
     """
+    from repzoo.bulk.npy import parquet_beside, write_npy
     from repzoo.bulk.run import embed_all
 
-    summary = embed_all(source, out, model, hub=hub_spec, **options)
+    as_npy = out.endswith(".npy")
+    summary = embed_all(
+        source, parquet_beside(out) if as_npy else out, model, hub=hub_spec, **options
+    )
+    if as_npy:
+        write_npy(out)
     job = summary.job
     rate = summary.done_now / summary.seconds
     data = {
         "out": summary.out,
+        "npy": out if as_npy else None,
         "model": job.model,
         "revision": job.revision,
         "source": job.source,
@@ -93,6 +106,8 @@ def embed(source: str, model: str, out: str, hub_spec: str | None, **options: An
     else:
         how = "already done"
     lines = [f"{summary.out}: {job.images:,} images by {job.model} {job.revision[:12]}, {how}"]
+    if as_npy:
+        lines.append(f"{out}: the same embeddings as an array")
     if summary.skipped:
         lines.append(f"files skipped because they are not images: {summary.skipped:,}")
     if summary.failed:
