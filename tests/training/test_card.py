@@ -8,7 +8,9 @@ import pytest
 import torch
 from huggingface_hub.repocard_data import ModelCardData, model_index_to_eval_results
 from repzoo_training.evaluation.report import EvaluationReport, Measure, Unit
-from repzoo_training.export.card import _citation, _licence, _network, _results
+from repzoo_training.export.card.details import _network
+from repzoo_training.export.card.front_matter import _licence, _results
+from repzoo_training.export.card.render import _citation
 from repzoo_training.export.costs import graph_costs
 from repzoo_training.export.graphs import write_graph
 from repzoo_training.networks import NetworkSpec

@@ -19,17 +19,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 
 import torch
-from repzoo_training.data import ImageDataset, load
-from repzoo_training.evaluation.runs import evaluate_run
+from repzoo_training.data import load
 from repzoo_training.evaluation.splits import held_out_tenth
-from repzoo_training.loop.trainer import train
 from repzoo_training.objectives import METHODS
 from repzoo_training.recipes.recipe import Recipe, override
 from repzoo_training.recipes.registry import find_recipe
-from tables import add_rows
+from trials import Trials, run
 
 GENERATIVE = ("simvae", "vae", "beta-vae", "cr-vae")
 
@@ -41,12 +38,7 @@ CHOICES = {
 
 VIEWS_PER_STEP = 320
 
-MEASURES = {"knn_euclidean": "k-NN euclidean, %", "linear": "linear, %", "mlp": "MLP, %"}
-
-FIELDS = (
-    *("dataset", "split", "method", "likelihood", "views", "seeds"),
-    *("measure", "value", "standard_error"),
-)
+COLUMNS = ("dataset", "split", "method", "likelihood", "views")
 
 
 def main() -> None:
@@ -70,7 +62,11 @@ def main() -> None:
     size = recipes[methods[0]].input
     images = load(arguments.data, size=size)
     test = load(arguments.data, "test", size=size)
-    rows = Rows(arguments.csv, images.name, arguments.views)
+    trials = Trials(arguments.csv, COLUMNS)
+
+    def add(split: str, method: str, setting: str, seeds: Sequence[Mapping[str, float]]) -> None:
+        likelihood = setting.removeprefix("likelihood.")
+        trials.add((images.name, split, METHODS[method].title, likelihood, arguments.views), seeds)
 
     kept, held_out = held_out_tenth(images)
     chosen = {}
@@ -79,7 +75,7 @@ def main() -> None:
         for setting in settings(recipe):
             folder = arguments.out / f"{recipe.name}-{setting}"
             numbers = run(override(recipe, [setting]), folder, kept, held_out)
-            rows.add("validation", method, setting, [numbers])
+            add("validation", method, setting, [numbers])
             scores[setting] = numbers["knn_euclidean"] + numbers["mlp"]
         chosen[method] = max(scores, key=scores.__getitem__)
 
@@ -93,7 +89,7 @@ def main() -> None:
             )
             for seed in range(arguments.seeds)
         ]
-        rows.add("test", method, chosen[method], numbers_of_seeds)
+        add("test", method, chosen[method], numbers_of_seeds)
 
 
 def comparable(recipe: Recipe, views: int) -> Recipe:
@@ -108,44 +104,6 @@ def settings(recipe: Recipe) -> Iterator[str]:
     assert recipe.likelihood is not None
     name, values = CHOICES[recipe.likelihood.kind]
     yield from (f"likelihood.{name}={value:g}" for value in values)
-
-
-def run(
-    recipe: Recipe, folder: Path, images: ImageDataset, queries: ImageDataset
-) -> Mapping[str, float]:
-    """Train on ``images``, probe with them, and return accuracies of ``queries`` in per cent."""
-    train(recipe, images, folder, progress=False)
-    report = evaluate_run(folder, (images, queries), ("knn", "linear", "mlp"), progress=False)
-    measures = {name: report.measure(name) for name in MEASURES}
-    return {name: 100 * measure.value for name, measure in measures.items() if measure}
-
-
-class Rows:
-    """Prints results, and adds them to a CSV file."""
-
-    def __init__(self, path: Path | None, dataset: str, views: int) -> None:
-        self.path = path
-        self.dataset = dataset
-        self.views = views
-
-    def add(
-        self, split: str, method: str, setting: str, seeds: Sequence[Mapping[str, float]]
-    ) -> None:
-        """Add the mean over seeds, with its standard error if there are several."""
-        title, likelihood = METHODS[method].title, setting.removeprefix("likelihood.")
-        lines = []
-        for name, measure in MEASURES.items():
-            values = [numbers[name] for numbers in seeds]
-            error = f"{stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
-            lines.append(
-                (
-                    *(self.dataset, split, title, likelihood, self.views, len(seeds)),
-                    *(measure, f"{fmean(values):.1f}", error),
-                )
-            )
-            print(*lines[-1], sep="\t", flush=True)
-        if self.path is not None:
-            add_rows(self.path, FIELDS, lines)
 
 
 if __name__ == "__main__":

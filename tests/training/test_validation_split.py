@@ -1,4 +1,4 @@
-"""The validation split, and the benchmark that tunes the likelihood of every method on it."""
+"""The validation split, and the benchmarks that choose settings on it."""
 
 from __future__ import annotations
 
@@ -58,3 +58,29 @@ def test_the_weight_is_chosen_on_held_out_training_images(tmp_path: Path) -> Non
     assert {row["likelihood"] for row in tested} == {max(scores, key=scores.__getitem__)}
     assert {row["seeds"] for row in tested} == {"2"}
     assert len(list((tmp_path / "runs").iterdir())) == 5
+
+
+@pytest.mark.slow
+def test_every_combination_of_settings_is_measured_on_held_out_training_images(
+    tmp_path: Path,
+) -> None:
+    table = tmp_path / "sweep.csv"
+    command = [
+        *(sys.executable, ROOT / "training" / "benchmarks" / "sweep.py", "minc-mnist"),
+        *("--data", DIGITS, "--views", 512, "--seeds", 2, "--set", "latent_dim=16"),
+        *("--vary", "options.triangle=false,true", "--vary", "options.moment_momentum=0.5,0.9"),
+        *("--out", tmp_path / "runs", "--csv", table),
+    ]
+    for _ in range(2):  # the second time, no run is trained again
+        subprocess.run([*map(str, command)], check=True, capture_output=True)
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    first, second = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    assert first == second
+    assert {row["settings"] for row in first} == {
+        f"latent_dim=16, options.triangle={triangle}, options.moment_momentum={moment}"
+        for triangle in ("false", "true")
+        for moment in ("0.5", "0.9")
+    }
+    assert {row["measure"] for row in first} >= {"k-NN cosine, %", "linear, %", "MLP, %"}
+    assert {(row["split"], row["seeds"]) for row in first} == {("validation", "2")}
+    assert len(list((tmp_path / "runs").iterdir())) == 8
