@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import subprocess
@@ -16,6 +17,14 @@ import numpy as np
 import pytest
 import repzoo
 from PIL import Image
+from repzoo_client import (
+    AsyncClient,
+    Client,
+    InvalidImage,
+    InvalidRequest,
+    Neighbours,
+    UnsupportedOperation,
+)
 
 pytest.importorskip("pymilvus")
 
@@ -89,6 +98,45 @@ def test_it_finds_what_zoo_index_search_finds(
     np.testing.assert_allclose(answer["distances"], distances, rtol=1e-3, atol=1e-5)
     assert answer["ids"][0][0] == "cats & dögs/03.png"
     assert (answer["model"], answer["revision"]) == ("mine", encoder.revision)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("answers", ["json", "safetensors"])
+def test_both_clients_search(
+    kind: type[Client | AsyncClient], answers: Any, url: str, http: httpx.Client
+) -> None:
+    bad = b"no image"
+    queries = [bad, *(png((8, 8), seed) for seed in range(3)), bad]
+
+    def found(images: list[bytes], k: int, batch_size: int, **options: Any) -> Neighbours:
+        client = kind(url, answers=answers, batch_size=batch_size)
+        if isinstance(client, Client):
+            with client:
+                return client.search(images, model="mine", k=k, **options)
+
+        async def ask() -> Neighbours:
+            async with client:
+                return await client.search(images, model="mine", k=k, **options)
+
+        return asyncio.run(ask())
+
+    errors: dict[int, Exception] = {}
+    for batch_size in (1, 2, 5):  # requests with nothing but a bad image, and with some good ones
+        near = found(queries, 100, batch_size, on_error="collect", errors=errors)
+        expected = search(http, *queries[1:4], k=100).json()
+        assert near.ids == [[], *expected["ids"], []]
+        assert near.distances.shape == (5, COUNT)
+        np.testing.assert_allclose(near.distances[1:4], expected["distances"], rtol=1e-4, atol=1e-6)
+        assert np.isnan(near.distances[[0, 4]]).all()
+        assert near.uncertainty is None
+        assert sorted(errors) == [0, 4]
+    assert found([bad], 3, 5, on_error="collect").ids == [[]]
+    with pytest.raises(InvalidImage):
+        found([bad], 3, 5)
+    with pytest.raises(InvalidRequest, match="k"):
+        found(queries[1:2], 101, 5)
+    with Client(url) as client, pytest.raises(UnsupportedOperation, match="no index"):
+        client.search(queries[1], model="plain")
 
 
 def test_k_is_ten_by_default_and_no_more_than_there_are(http: httpx.Client) -> None:

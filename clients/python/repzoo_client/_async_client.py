@@ -36,6 +36,7 @@ from repzoo_client._results import (
     Embedding,
     Generation,
     Model,
+    Neighbours,
     Posterior,
     Predictions,
     Reconstruction,
@@ -157,6 +158,12 @@ class AsyncClient(ClientBase):
     ) -> Predictions:
         """See `Client.probe`."""
         return await self._run(_calls.probe(model, task, kind), images, options)
+
+    async def search(
+        self, images: AnyImages, *, model: str, k: int = 10, **options: Unpack[Options]
+    ) -> Neighbours:
+        """See `Client.search`."""
+        return await self._run(_calls.search(model, k), images, options)
 
     async def generate(
         self,

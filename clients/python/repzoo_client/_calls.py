@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -11,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repzoo_client._chunks import Chunk
-from repzoo_client._results import Embedding, Model, Posterior, Predictions, Reconstruction
+from repzoo_client._results import (
+    Embedding,
+    Model,
+    Neighbours,
+    Posterior,
+    Predictions,
+    Reconstruction,
+)
 from repzoo_client._wire import Answer
 from repzoo_client.errors import UnexpectedAnswer
 
@@ -25,6 +33,7 @@ __all__ = [
     "read_model",
     "read_models",
     "reconstruct",
+    "search",
     "uncertainty",
 ]
 
@@ -42,6 +51,8 @@ class Call(Generic[T]):
     join: Callable[[Sequence[Answer]], T]
     #: Makes the answer for one image that failed: a row of each array, and facts.
     blank: Callable[[Model], Answer]
+    #: The fact that has an entry for each image.
+    listed: str = "labels"
 
     @property
     def model(self) -> str:
@@ -53,17 +64,19 @@ class Call(Generic[T]):
         if len(parts) == 1 and len(parts[0][0].places) == chunk.size:
             return parts[0][1]
         blank = self.blank(model)
-        tensors = {
-            name: np.repeat(row[None], chunk.size, axis=0) for name, row in blank.tensors.items()
-        }
-        labels = [blank.facts.get("label")] * chunk.size
+        tensors = {}
+        for name, row in blank.tensors.items():
+            # An answer knows how many neighbours there are.
+            shape = parts[0][1][name].shape[1:] if parts else row.shape
+            tensors[name] = np.repeat(np.broadcast_to(row, shape)[None], chunk.size, axis=0)
+        listed = [blank.facts.get(self.listed)] * chunk.size
         for part, answer in parts:
             rows = [place - chunk.first for place in part.places]
             for name, tensor in tensors.items():
                 tensor[rows] = answer[name]
-            for row, label in zip(rows, answer.facts.get("labels", ()), strict=False):
-                labels[row] = label
-        return Answer(tensors, {**blank.facts, "labels": labels})
+            for row, entry in zip(rows, answer.facts.get(self.listed, ()), strict=False):
+                listed[row] = entry
+        return Answer(tensors, {**blank.facts, self.listed: listed})
 
 
 def embed(model: str, *, normalize: bool, robust: bool) -> Call[NDArray[np.float32]]:
@@ -136,9 +149,34 @@ def probe(model: str, task: str, kind: str) -> Call[Predictions]:
         (spec,) = (p for p in model.config["probes"] if (p["task"], p["kind"]) == (task, kind))
         row = _nan(len(spec["classes"]))
         label: Any = [] if spec["activation"] == "sigmoid" else ""
-        return Answer({"probabilities": row}, {"classes": spec["classes"], "label": label})
+        return Answer({"probabilities": row}, {"classes": spec["classes"], "labels": label})
 
     return Call("probe", {"model": model, "task": task, "kind": kind}, join, blank)
+
+
+def search(model: str, k: int) -> Call[Neighbours]:
+    """Return the call for ids, distances and uncertainties."""
+
+    def join(answers: Sequence[Answer]) -> Neighbours:
+        ids = [list(found) for answer in answers for found in _fact(answer, "ids")]
+        widest = max(answer["distances"].shape[1] for answer in answers)
+        distances = np.full((len(ids), widest), np.nan, np.float32)
+        first = 0
+        for answer in answers:
+            rows, columns = answer["distances"].shape
+            distances[first : first + rows, :columns] = answer["distances"]
+            first += rows
+        if first != len(ids):
+            raise UnexpectedAnswer(f"expected ids of {first} images, got those of {len(ids)}")
+        return Neighbours(ids, distances, _calibrated(answers))
+
+    def blank(model: Model) -> Answer:
+        rows = {"distances": _nan(1)}
+        if model.config.get("uncertainty"):
+            rows["uncertainty"] = _nan()
+        return Answer(rows, {"ids": []})
+
+    return Call("search", {"model": model, "k": operator.index(k)}, join, blank, "ids")
 
 
 def model_path(name: str) -> str:

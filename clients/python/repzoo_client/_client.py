@@ -22,6 +22,7 @@ from repzoo_client._results import (
     Embedding,
     Generation,
     Model,
+    Neighbours,
     Posterior,
     Predictions,
     Reconstruction,
@@ -243,6 +244,25 @@ class Client(ClientBase):
             UnknownTask: If the model has no probe for this task and kind.
         """
         return self._run(_calls.probe(model, task, kind), images, options)
+
+    def search(
+        self, images: Images, *, model: str, k: int = 10, **options: Unpack[Options]
+    ) -> Neighbours:
+        """Find the images of the server's index that are nearest to each image.
+
+        The server must have been started with ``zoo serve --index``.
+
+        Args:
+            images: One image or many.
+            model: The model that the index was built with.
+            k: The number of neighbours of each image, from 1 to 100. An index of fewer images
+                returns all of them.
+            options: See `repzoo_client.Options`. The row of an image that failed has no ids.
+
+        Raises:
+            UnsupportedOperation: If the server has no index of this model.
+        """
+        return self._run(_calls.search(model, k), images, options)
 
     def generate(
         self,

@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Embedding", "Generation", "Model", "Posterior", "Predictions", "Reconstruction"]
+__all__ = [
+    "Embedding",
+    "Generation",
+    "Model",
+    "Neighbours",
+    "Posterior",
+    "Predictions",
+    "Reconstruction",
+]
 
 
 class Embedding(NamedTuple):
@@ -81,6 +89,19 @@ class Predictions(NamedTuple):
     labels: list[str] | list[list[str]]
 
 
+class Neighbours(NamedTuple):
+    """The nearest images of the server's index to each image, nearest first."""
+
+    #: K ids for each image: paths below the folder that was indexed.
+    ids: list[list[str]]
+    #: float32 ``[N, K]``: squared Euclidean distances; of embeddings of length 1 if the model
+    #: recommends cosine similarity.
+    distances: NDArray[np.float32]
+    #: float32 ``[N]`` in [0, 1], a calibrated probability that the nearest neighbour is wrong; None
+    #: if the model has none.
+    uncertainty: NDArray[np.float32] | None
+
+
 @dataclass(frozen=True)
 class Model:
     """A model that the server serves."""
@@ -91,7 +112,7 @@ class Model:
     #: The ONNX Runtime execution provider that runs the model on the server.
     provider: str
     #: What the model supports: embed, posterior, reconstruct, generate, probe, ``content`` for
-    #: robust embeddings, and ``views`` for new views of one thing.
+    #: robust embeddings, ``views`` for new views of one thing, and search.
     capabilities: tuple[str, ...]
     #: Limits of one request: ``max_bytes``, ``max_images``, ``max_pixels``, ...
     limits: Mapping[str, float]

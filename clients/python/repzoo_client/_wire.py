@@ -31,7 +31,7 @@ SAFETENSORS_TYPE = "application/x-safetensors"
 #: Arrays ``[N, D]`` of answers.
 _VECTORS = (
     *("embeddings", "mean", "variance", "content_mean", "content_variance"),
-    *("latents", "probabilities"),
+    *("latents", "probabilities", "distances"),
 )
 
 #: The format of answers.
