@@ -19,8 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 import repzoo
 from PIL import Image
+from repzoo.bulk.decoding import Decoders, usable_cores
 from repzoo.bulk.run import Summary, embed_all
 from repzoo.errors import Conflict, InvalidInput, MissingExtra, UnsupportedOperation
+from repzoo.packages.config import InputSpec
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -92,12 +94,36 @@ def test_too_many_bad_images(finish: Callable[..., Any], photos: Path, tmp_path:
 
 
 def test_how_many_work_changes_nothing(
-    embed: Callable[..., Summary], photos: Path, tmp_path: Path
+    embed: Callable[..., Summary], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed(photos, out=tmp_path / "alone.parquet", part_size=200)
     embed(photos, out=tmp_path / "two.parquet", part_size=200, workers=2)
-    alone, two = ((tmp_path / name).read_bytes() for name in ("alone.parquet", "two.parquet"))
-    assert alone == two
+    monkeypatch.setattr("repzoo.bulk.parts._LARGE_BYTES", 0)  # as if all images were large
+    embed(photos, out=tmp_path / "large.parquet", part_size=200)
+    alone, two, large = (
+        (tmp_path / f"{n}.parquet").read_bytes() for n in ("alone", "two", "large")
+    )
+    assert alone == two == large
+
+
+def test_processes_decode_many_images_or_large_ones(
+    embed: Callable[..., Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def decoders(spec: InputSpec, workers: int) -> Decoders:
+        asked.append(workers)
+        return Decoders(spec, 0)
+
+    monkeypatch.setattr("repzoo.bulk.run.Decoders", decoders)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(noise).save(tmp_path / "in" / "0.png")
+    for limit in ("_SMALL", "_FEW", None):
+        embed(tmp_path / "in", workers=None, overwrite=True)
+        if limit is not None:
+            monkeypatch.setattr(f"repzoo.bulk.run.{limit}", 1)
+    assert asked == [0, usable_cores(), usable_cores()]
 
 
 def test_uncertainty_and_normalize(tmp_path: Path) -> None:

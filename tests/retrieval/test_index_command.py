@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ import pytest
 import repzoo
 from PIL import Image
 from repzoo_client.retrieval import PosteriorIndex
+from repzoo_index import embedding
+from repzoo_index.embedding import open_model
 
 COMMAND = [sys.executable, "-c", "from repzoo.cli import main; main()", "index"]
 
@@ -114,6 +117,34 @@ def test_an_index_follows_its_folder(zoo_index: Run, digits: Make, index_place: 
         index.add(["of mine"], expected.mean[:1])
     # 0009.png is dropped at last; the document "of mine" was not added by a build.
     assert built(zoo_index, *words, status=3)["count"] == 60
+
+
+@pytest.mark.parametrize("least", [1, 2**30])
+def test_large_files_are_decoded_in_threads(
+    least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [b"not an image"]
+    for number in range(3):
+        noise = np.random.default_rng(number).integers(0, 256, (90, 70), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "image.jpg")
+        files.append((tmp_path / "image.jpg").read_bytes())
+    monkeypatch.setattr(embedding, "_THREADED_BYTES", least)
+    encoder, threads = repzoo.load("simvae-mnist"), set[str]()
+    as_it_is = repzoo.Encoder.preprocess
+
+    def spy(self: repzoo.Encoder, images: Any) -> Any:
+        threads.add(threading.current_thread().name.split("_")[0])
+        return as_it_is(self, images)
+
+    with monkeypatch.context() as patched, open_model("simvae-mnist", None, None) as model:
+        patched.setattr(repzoo.Encoder, "preprocess", spy)
+        found = model.embed(files)
+    assert threads == {"decode"} if least == 1 else {"MainThread"}
+    assert [*found.bad] == [0]
+    expected = encoder.posterior(files[1:])
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    assert found.uncertainty is not None
+    np.testing.assert_allclose(found.uncertainty, expected.uncertainty, atol=1e-5)
 
 
 def test_what_cannot_be_read_stays_in_the_index(

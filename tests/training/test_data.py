@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from repzoo.errors import RepzooError
-from repzoo.packages.config import InputSpec
-from repzoo.runtime.images import preprocess
+from repzoo.packages.config import InputSpec, ResizePolicy
+from repzoo.runtime.images import as_pixels, decode, preprocess
 from repzoo_training.data import ImageDataset, absolute, load, with_split
 from repzoo_training.errors import DataError
 
@@ -329,6 +330,37 @@ def test_size_is_the_one_preprocessing(photos: ImageDataset) -> None:
     spec = InputSpec(height=20, width=24, channels=1)
     for ours, image in zip(data.images, photos.images, strict=True):
         np.testing.assert_array_equal(ours, preprocess(Image.fromarray(image), spec))
+
+
+@pytest.mark.parametrize("in_parquet", [False, True])
+def test_large_jpeg_files_are_decoded_as_an_exported_package_does(
+    in_parquet: bool, tmp_path: Path, photos: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, specs, threads = [], [], set[str]()
+    for image in photos.images[:3]:
+        stream = io.BytesIO()
+        Image.fromarray(image).resize((700, 500), Image.Resampling.NEAREST).save(stream, "JPEG")
+        files.append(stream.getvalue())
+    if in_parquet:
+        write_table(tmp_path / "train.parquet", {"image": files})
+    else:
+        for number, file in enumerate(files):
+            (tmp_path / f"{number}.jpg").write_bytes(file)
+
+    def spy(data: bytes, spec: InputSpec | None = None) -> Image.Image:
+        threads.add(threading.current_thread().name)
+        return decode(data, spec)
+
+    room = "parquet" if in_parquet else "folders"
+    monkeypatch.setattr(f"repzoo_training.data.{room}.decode", spy)
+    for jpeg in ("scaled", "full"):
+        policy = ResizePolicy.model_validate({"jpeg": jpeg})
+        specs.append(InputSpec(height=32, width=32, channels=3, resize=policy))
+    scaled, full = (as_pixels(files, spec) for spec in specs)
+    assert (scaled != full).any()
+    np.testing.assert_array_equal(load(tmp_path, size=(32, 32, 3)).images, scaled)
+    np.testing.assert_array_equal(load(tmp_path, size=specs[1]).images, full)
+    assert len(threads) > 1  # although they are small once they are resized
 
 
 @pytest.mark.parametrize("size", [(28, 28, 2), (0, 28, 1), (28, 28)])

@@ -25,7 +25,7 @@ from repzoo_training.optim.optimizers import learning_rate
 from repzoo_training.randomness import generator, image_indices
 from repzoo_training.recipes.recipe import Recipe, override
 from repzoo_training.recipes.registry import find_recipe, list_recipes
-from repzoo_training.run import Run
+from repzoo_training.run import Run, RunRecord
 from repzoo_training.views.views import Views
 from torch import Tensor
 
@@ -413,6 +413,9 @@ def test_a_budget_is_turned_into_views_once(
     run = train(small, mnist, tmp_path, budget_seconds=1.0, progress=False)
     record = run.read_record()
     assert record is not None
+    assert record.input.resize.jpeg == "scaled"
+    older = RunRecord.model_validate(record.model_dump(exclude={"jpeg"}))
+    assert older.input.resize.jpeg == "full"  # its images were decoded at full size
     before = run.checkpoint_file.read_bytes()
     # Repeating the command does nothing, even if the machine is faster by then.
     train(small, mnist, tmp_path, budget_seconds=1.0, progress=False)

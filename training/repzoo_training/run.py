@@ -17,13 +17,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 from repzoo.files import write_atomically
+from repzoo.packages.config import InputSpec
 
+from repzoo_training.data.pixels import input_spec
 from repzoo_training.errors import RunError, problems
 from repzoo_training.objectives import Objective, find_method
 from repzoo_training.recipes.extensions import VARIABLE, load_again
@@ -38,7 +40,8 @@ class RunRecord(BaseModel):
     ``source`` is the value of ``--data``, with its split. ``recipe_files`` are files of the user;
     see :mod:`repzoo_training.recipes.extensions`. ``started_from`` says which weights the run
     started from, if they were not new. ``extended_at`` are the steps at which the run was finished
-    before it was extended.
+    before it was extended. ``jpeg`` is how large JPEG files were decoded, as in the resize policy
+    of packages; runs of version 0.1 do not record it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +57,12 @@ class RunRecord(BaseModel):
     recipe_files: tuple[str, ...] = ()
     started_from: str | None = None
     extended_at: tuple[int, ...] = ()
+    jpeg: Literal["full", "scaled"] = "full"
+
+    @property
+    def input(self) -> InputSpec:
+        """The input that the run's images are prepared for."""
+        return input_spec(self.recipe.input, self.jpeg)
 
     @property
     def begin(self) -> int:

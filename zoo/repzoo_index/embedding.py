@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from repzoo_client import Client
 
 __all__ = ["Model", "open_model"]
+
+
+#: Files of at least this many bytes on average are decoded in a pool of threads. Smaller ones are
+#: decoded mostly by Python code, of which only one thread can run at a time.
+_THREADED_BYTES = 2**15
 
 
 class Model(NamedTuple):
@@ -44,6 +50,7 @@ def open_model(
         UnsupportedOperation: If ``robust`` is set and the model has no content posterior.
     """
     if server is None:
+        from repzoo.bulk.decoding import usable_cores
         from repzoo.loading import load
         from repzoo.runtime.encoder import NO_CONTENT
 
@@ -51,13 +58,17 @@ def open_model(
         config = encoder.config
         if robust and config.content is None:
             raise UnsupportedOperation(f"{config.name} {NO_CONTENT}")
-        yield Model(
-            functools.partial(_embed, encoder, robust),
-            config.name,
-            encoder.revision,
-            config.latent_dim,
-            config.metric,
-        )
+        decoders = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode")
+        try:
+            yield Model(
+                functools.partial(_embed, encoder, robust, decoders),
+                config.name,
+                encoder.revision,
+                config.latent_dim,
+                config.metric,
+            )
+        finally:
+            decoders.shutdown(cancel_futures=True)
         return
     from repzoo_client import Client
 
@@ -81,15 +92,24 @@ def open_model(
         )
 
 
-def _embed(encoder: Encoder, robust: bool, files: Sequence[bytes]) -> Embedded:
-    pixels, bad = [np.empty((0, *encoder.config.input.shape), np.uint8)], {}
-    for place, data in enumerate(files):
+def _embed(
+    encoder: Encoder, robust: bool, decoders: ThreadPoolExecutor, files: Sequence[bytes]
+) -> Embedded:
+    def decode(data: bytes) -> NDArray[np.uint8] | str:
         try:
-            pixels.append(encoder.preprocess(data))
+            return encoder.preprocess(data)
         except InvalidImage as error:
-            bad[place] = error.detail
+            return error.detail
         except MemoryError:
-            bad[place] = "not enough memory to decode it"
+            return "not enough memory to decode it"
+
+    large = sum(map(len, files)) >= _THREADED_BYTES * len(files)
+    pixels, bad = [np.empty((0, *encoder.config.input.shape), np.uint8)], {}
+    for place, found in enumerate((decoders.map if large else map)(decode, files)):
+        if isinstance(found, str):
+            bad[place] = found
+        else:
+            pixels.append(found)
     images = np.concatenate(pixels)
     outputs = encoder.outputs(images, content=robust)
     uncertainty = _uncertainties(encoder, outputs, images)

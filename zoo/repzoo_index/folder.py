@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -40,8 +43,11 @@ class Embedded(NamedTuple):
     bad: dict[int, str]
 
 
-#: Embeds the contents of files, with a local model or a server.
+#: Embeds the contents of files, with a local model or a server. It is called from several threads.
 Embedder: TypeAlias = Callable[[Sequence[bytes]], Embedded]
+
+#: Batches that are read and embedded while another one is added to the index.
+_AHEAD = 2
 
 
 @dataclass
@@ -100,13 +106,18 @@ def index_folder(
     root, report = Path(folder), FolderReport()
     images = _list_images(root, report)
     known = {name: facts for name, facts in index.metadata().items() if "sha256" in facts}
+    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
     done = 0
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        _add(index, root, batch, known, embed, checksums, report)
-        done += len(batch)
-        if progress is not None:
-            progress(done, len(images))
+
+    def work(paths: list[str]) -> _Batch:
+        return _embed(root, paths, known, embed, checksums)
+
+    with closing(_in_order(work, batches)) as embedded:
+        for batch in embedded:
+            _add(index, batch, known, report)
+            done += batch.images
+            if progress is not None:
+                progress(done, len(images))
     if not keep:
         gone = {*known} - ({*images} - {*report.bad}) - {*report.unread}
         folders = tuple(path for path in report.unread if path.endswith("/"))
@@ -142,45 +153,84 @@ def _list_images(root: Path, report: FolderReport) -> list[str]:
     return images
 
 
-def _add(
-    index: PosteriorIndex,
+class _Batch(NamedTuple):
+    """Consecutive images of a folder, after embedding."""
+
+    #: How many images there were.
+    images: int
+    unchanged: int
+    #: The paths and metadata of the images that were embedded, in their order.
+    good: list[tuple[str, dict[str, Any]]]
+    embedded: Embedded | None
+    bad: dict[str, str]
+    unread: dict[str, str]
+
+
+def _in_order(
+    embed: Callable[[list[str]], _Batch], batches: list[list[str]]
+) -> Generator[_Batch, None, None]:
+    """Yield the batches, embedded. Threads work on the next ones meanwhile."""
+    pool = ThreadPoolExecutor(_AHEAD, thread_name_prefix="index")
+    waiting: deque[Future[_Batch]] = deque()
+    try:
+        for batch in batches:
+            waiting.append(pool.submit(embed, batch))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        # Not waited for: the model's own threads end when it is closed, and end these.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _embed(
     root: Path,
-    paths: Sequence[str],
+    paths: list[str],
     known: dict[str, dict[str, Any]],
     embed: Embedder,
     checksums: bool,
-    report: FolderReport,
-) -> None:
+) -> _Batch:
+    unchanged, bad, unread = 0, {}, {}
     wanted: list[tuple[str, bytes, dict[str, Any]]] = []
     for path in paths:
         try:
             read = _read(root / path, known.get(path), checksums)
         except FileNotFoundError as error:
-            report.bad[path] = error.strerror or str(error)
+            bad[path] = error.strerror or str(error)
             continue
         except OSError as error:
-            report.unread[path] = error.strerror or str(error)
+            unread[path] = error.strerror or str(error)
             continue
         if read is None:
-            report.unchanged += 1
+            unchanged += 1
         else:
             wanted.append((path, *read))
-    if not wanted:
+    found = embed([data for _, data, _ in wanted]) if wanted else None
+    refused = found.bad if found is not None else {}
+    bad |= {wanted[place][0]: reason for place, reason in refused.items()}
+    good = [(path, facts) for n, (path, _, facts) in enumerate(wanted) if n not in refused]
+    return _Batch(len(paths), unchanged, good, found, bad, unread)
+
+
+def _add(
+    index: PosteriorIndex, batch: _Batch, known: dict[str, dict[str, Any]], report: FolderReport
+) -> None:
+    report.unchanged += batch.unchanged
+    report.bad |= batch.bad
+    report.unread |= batch.unread
+    if batch.embedded is None or not batch.good:
         return
-    found = embed([data for _, data, _ in wanted])
-    report.bad |= {wanted[place][0]: reason for place, reason in found.bad.items()}
-    good = [item for place, item in enumerate(wanted) if place not in found.bad]
-    if good:
-        index.add(
-            [path for path, _, _ in good],
-            found.mean,
-            found.variance,
-            found.uncertainty,
-            [{"folder": path.rpartition("/")[0], **facts} for path, _, facts in good],
-        )
-    changed = sum(path in known for path, _, _ in good)
+    index.add(
+        [path for path, _ in batch.good],
+        batch.embedded.mean,
+        batch.embedded.variance,
+        batch.embedded.uncertainty,
+        [{"folder": path.rpartition("/")[0], **facts} for path, facts in batch.good],
+    )
+    changed = sum(path in known for path, _ in batch.good)
     report.changed += changed
-    report.added += len(good) - changed
+    report.added += len(batch.good) - changed
 
 
 def _read(

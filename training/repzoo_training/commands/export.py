@@ -58,7 +58,7 @@ def export(
     record = Run(run).read_record()
     if record is None:
         raise click.UsageError(f"{run} holds no run: it has no run.json")
-    train_set, test_set = load_train_and_test(data or record.source, record.recipe.input)
+    train_set, test_set = load_train_and_test(data or record.source, record.input)
     config = export_run(
         run,
         out,

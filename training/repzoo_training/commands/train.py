@@ -158,10 +158,12 @@ def train(
     from repzoo.errors import RepzooError
 
     from repzoo_training.data import absolute, has_test, load, with_split
+    from repzoo_training.data.pixels import input_spec
     from repzoo_training.distributed.gather import rank, world_size
     from repzoo_training.loop.parallel import first_then_all, local_device, processes
     from repzoo_training.loop.trainer import train as run_training
     from repzoo_training.pretrained.loading import start_from
+    from repzoo_training.run import Run
     from repzoo_training.watching.trackers import TRACKERS
 
     if threads is not None:
@@ -175,13 +177,15 @@ def train(
     ]
     settled = override(find_recipe(recipe), (*settings, *extra))
     source = absolute(with_split(data, split))
+    stored = Run(out).read_record()
+    size = input_spec(settled.input, "scaled" if stored is None else stored.jpeg)
     here = local_device(device)
     with processes(here):
         dataset = first_then_all(
             lambda: load(
                 source,
                 "train",
-                size=settled.input,
+                size=size,
                 max_skipped=max_skipped,
                 progress=rank() == 0,
                 group_by=settled.group_by,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from repzoo.packages.config import InputSpec
 from tqdm import tqdm
 
 from repzoo_training.data import ImageDataset, load
@@ -64,7 +65,7 @@ class Images:
     def __init__(self, data: str | None = None, *, progress: bool = True) -> None:
         self.data = data
         self.progress = progress
-        self._read: dict[tuple[str, tuple[int, int, int]], tuple[ImageDataset, ImageDataset]] = {}
+        self._read: dict[tuple[str, InputSpec], tuple[ImageDataset, ImageDataset]] = {}
 
     def of(self, path: Path, record: RunRecord) -> tuple[ImageDataset, ImageDataset]:
         """Return training and test images at the input size of the run.
@@ -72,7 +73,7 @@ class Images:
         Raises:
             DataError: If they cannot be read. The message names the run.
         """
-        source, size = self.data or record.source, record.recipe.input
+        source, size = self.data or record.source, record.input
         if not source:
             raise DataError(f"{path} does not record where its images came from: give --data")
         if (source, size) not in self._read:

@@ -15,7 +15,7 @@ from repzoo.bulk.formats import IMAGE_SUFFIXES, is_image_name
 from repzoo.runtime.images import decode
 
 from repzoo_training.data.dataset import ImageDataset
-from repzoo_training.data.pixels import Size, stack_pixels
+from repzoo_training.data.pixels import Size, input_spec, stack_pixels
 from repzoo_training.data.splits import AnySplit, Split, split_named
 from repzoo_training.errors import DataError
 
@@ -99,9 +99,10 @@ def load_image_folder(
             raise entry.error
         data = (folder / entry.path).read_bytes()
         contents[index] = hashlib.sha256(data).digest()
-        return decode(data)
+        return decode(data, spec)
 
     name = printable_path(folder.resolve().name)
+    spec = None if size is None else input_spec(size)
     stacked = stack_pixels(
         len(mine),
         open_image,

@@ -18,7 +18,7 @@ from repzoo.errors import InvalidImage
 from repzoo.runtime.images import decode
 
 from repzoo_training.data.dataset import ImageDataset
-from repzoo_training.data.pixels import Size, stack_pixels
+from repzoo_training.data.pixels import Size, input_spec, stack_pixels
 from repzoo_training.data.splits import AnySplit, Split, split_named
 from repzoo_training.errors import DataError
 
@@ -86,12 +86,13 @@ def load_parquet_folder(
         raise DataError(f"{folder} has no {split} images: its parquet files have no rows")
 
     name = printable_path(folder.resolve().name)
+    spec = None if size is None else input_spec(size)
     contents = np.zeros(len(rows), "V32")
 
     def open_image(index: int) -> Image.Image:
         data = _encoded(*rows[index])
         contents[index] = hashlib.sha256(data).digest()
-        return decode(data)
+        return decode(data, spec)
 
     stacked = stack_pixels(
         len(rows),

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
+from repzoo.bulk.decoding import usable_cores
 from repzoo.bulk.skipping import bad_files, listed
 from repzoo.errors import InvalidImage
-from repzoo.packages.config import InputSpec
+from repzoo.packages.config import InputSpec, ResizePolicy
 from repzoo.runtime.images import Pixels, preprocess
 from tqdm import tqdm
 
 from repzoo_training.errors import DataError
 
-__all__ = ["Size", "Stacked", "stack_pixels"]
+__all__ = ["Size", "Stacked", "input_spec", "stack_pixels"]
 
 #: Height, width and channels (1 grey or 3 RGB), or the input of a model with its resize policy.
 Size = tuple[int, int, int] | InputSpec
 
-#: Images of at least this many pixels are decoded in a pool of threads. For smaller images,
-#: decoding is mostly Python code, and threads that compete for the interpreter lock take 1.8 times
-#: as long as one thread (28 x 28 PNG, two cores). At 109 x 89 (JPEG), threads begin to help.
+#: Images of at least this many pixels before resizing are decoded in a pool of threads. Decoding
+#: smaller images is mostly Python code, and threads that compete for the interpreter lock take 1.8
+#: times as long as one thread (28 x 28 PNG, two cores). From 109 x 89 (JPEG) on, threads help.
 _THREADED_PIXELS = 64 * 64
 
 #: How many images a task of the pool decodes.
-_CHUNK = 64
+_CHUNK = 16
 
 
 class Stacked(NamedTuple):
@@ -49,6 +49,31 @@ class Stacked(NamedTuple):
         bad = len(self.skipped)
         found = f"skipped {bad:,} of {len(self.kept) + bad:,} images"
         return [listed(found, self.skipped, bad)]
+
+
+def input_spec(size: Size, jpeg: Literal["full", "scaled"] = "scaled") -> InputSpec:
+    """Return the input that images are prepared for: ``size``, or a model's own input.
+
+    Args:
+        size: ``(H, W, C)``, or the input of a model, which is returned as it is.
+        jpeg: How JPEG files are decoded for ``(H, W, C)``. "scaled" is also the policy of the
+            packages that ``zoo export`` writes.
+
+    Raises:
+        DataError: If the size is not valid.
+    """
+    if isinstance(size, InputSpec):
+        return size
+    try:
+        height, width, channels = size
+        return InputSpec.model_validate(
+            {"height": height, "width": width, "channels": channels}
+            | {"resize": ResizePolicy(jpeg=jpeg)}
+        )
+    except ValueError as error:
+        raise DataError(
+            f"size is {size}, expected (height, width, channels) with 1 or 3 channels"
+        ) from error
 
 
 def stack_pixels(
@@ -81,11 +106,14 @@ def stack_pixels(
     Raises:
         DataError: If too many images cannot be read, or if they differ in size.
     """
-    spec = None if size is None else _spec(size)
+    spec = None if size is None else input_spec(size)
+    largest = 0
 
     def read(index: int) -> Pixels | str:
+        nonlocal largest
         try:
             image = open_image(index)
+            largest = max(largest, image.width * image.height)
             return preprocess(image, spec) if spec else _unchanged(image)
         except InvalidImage as error:
             return f"{place(index)}: {error.detail}"
@@ -97,7 +125,7 @@ def stack_pixels(
     skipped: list[str] = []
     misfits: list[str] = []
     hidden = None if progress else True  # None: hidden unless on a terminal
-    results = _map(read, count)
+    results = _map(read, count, lambda: largest >= _THREADED_PIXELS)
     for index, pixels in enumerate(tqdm(results, name, count, unit=" images", disable=hidden)):
         if isinstance(pixels, str):
             skipped.append(pixels)
@@ -124,39 +152,27 @@ def stack_pixels(
     return Stacked(stacked[: len(kept)], kept, tuple(skipped))
 
 
-def _map(read: Callable[[int], Pixels | str], count: int) -> Iterator[Pixels | str]:
+def _map(
+    read: Callable[[int], Pixels | str], count: int, are_large: Callable[[], bool]
+) -> Iterator[Pixels | str]:
     """Yield ``read`` of 0, 1, ..., in order; in threads if the first readable image is large."""
-    start, large = 0, False
+    start = 0
     while start < count:
         pixels = read(start)
         yield pixels
         start += 1
         if not isinstance(pixels, str):
-            large = pixels.shape[0] * pixels.shape[1] >= _THREADED_PIXELS
             break
-    if not large:
+    if not are_large():
         yield from map(read, range(start, count))
         return
 
     def read_chunk(first: int) -> Sequence[Pixels | str]:
         return [read(index) for index in range(first, min(first + _CHUNK, count))]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for chunk in pool.map(read_chunk, range(start, count, _CHUNK)):
             yield from chunk
-
-
-def _spec(size: Size) -> InputSpec:
-    if isinstance(size, InputSpec):
-        return size
-    try:
-        return InputSpec.model_validate(
-            dict(zip(("height", "width", "channels"), size, strict=True))
-        )
-    except ValueError as error:
-        raise DataError(
-            f"size is {size}, expected (height, width, channels) with 1 or 3 channels"
-        ) from error
 
 
 def _unchanged(image: Image.Image) -> Pixels:

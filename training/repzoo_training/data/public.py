@@ -10,7 +10,7 @@ from PIL import Image
 from repzoo.cache.places import default_cache
 
 from repzoo_training.data.dataset import ImageDataset
-from repzoo_training.data.pixels import Size, stack_pixels
+from repzoo_training.data.pixels import Size, input_spec, stack_pixels
 from repzoo_training.data.splits import Split
 from repzoo_training.errors import DataError
 
@@ -48,7 +48,7 @@ def load_public(name: str, split: Split, *, size: Size | None, progress: bool) -
         ) from error
     images = np.asarray(dataset.data, np.uint8)
     images = images.reshape(*images.shape[:3], -1)  # [N, H, W] and [N, H, W, C] -> [N, H, W, C]
-    if size is not None and size != images.shape[1:]:
+    if size is not None and input_spec(size).shape != images.shape[1:]:
         images = stack_pixels(
             len(images),
             lambda index: Image.fromarray(images[index].squeeze()),

@@ -60,7 +60,9 @@ def load(
         split: ``"train"`` or ``"test"``.
         size: ``(H, W, C)`` to resize and convert every image to, with repzoo's common
             preprocessing, or the ``config.input`` of a package, with its preprocessing. None keeps
-            the size of the images, which must all be equal.
+            the size of the images, which must all be equal. For ``(H, W, C)``, JPEG files are
+            decoded at a half, a quarter or an eighth of their size, if both sides stay at least
+            twice as long as H and W.
         max_skipped: The share of images that may be skipped because they cannot be read; 0: none.
         progress: Show progress bars, on a terminal only, and log warnings.
         group_by: What says which images show the same thing: ``"folder"`` for a folder of images,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from repzoo.errors import UnsupportedOperation
 from repzoo.files import write_atomically
+from repzoo.packages.config import InputSpec
 from repzoo.runtime.encoder import Generation
 from repzoo.runtime.prior import sample_prior
 
@@ -80,7 +81,7 @@ def evaluate_run(
     record = run.read_record()
     if record is None:
         raise RunError(f"{path} is not a run: it has no run.json")
-    train, test = _splits(data or record.source, record.recipe.input, progress)
+    train, test = _splits(data or record.source, record.input, progress)
     checkpoint = _sha256(run.checkpoint_file)
     known = _read(run.path / REPORT_FILE, checkpoint, train, test)
     missing = [group for group in wanted if known is None or group not in known.groups]
@@ -168,9 +169,7 @@ def _others(measures: Sequence[Measure], known: Sequence[Measure]) -> tuple[Meas
     return tuple(m for m in measures if (m.task, m.name, m.unit) not in names)
 
 
-def _splits(
-    data: Splits, size: tuple[int, int, int], progress: bool
-) -> tuple[ImageDataset, ImageDataset]:
+def _splits(data: Splits, size: InputSpec, progress: bool) -> tuple[ImageDataset, ImageDataset]:
     if isinstance(data, tuple):
         return data
     train, test = (load(data, split, size=size, progress=progress) for split in ("train", "test"))

@@ -95,7 +95,7 @@ def refit_prior(folder: Path, source: str, *, progress: bool = True) -> None:
     config = encoder.config
     if not config.has_decoder:
         raise PackageError(f"{folder} has no decoder")
-    train = load(source, "train", size=config.input.shape, progress=progress)
+    train = load(source, "train", size=config.input, progress=progress)
     if train.sha256 != config.facts.dataset_sha256:
         raise PackageError(f"{folder} was not trained on the images of {source}")
     outputs = encoder.outputs(train.images[:MOST_IMAGES])
@@ -114,7 +114,7 @@ def refit_prior(folder: Path, source: str, *, progress: bool = True) -> None:
     metrics = json.loads(path.read_bytes())
     measures = (metrics.get("evaluation") or {}).get("measures", [])
     if any(measure["name"] == _SAMPLES for measure in measures):
-        test = load(source, "test", size=config.input.shape, progress=progress)
+        test = load(source, "test", size=config.input, progress=progress)
         groups: tuple[Group, ...] = ("fid",)
         report = evaluate_dataset(encoder, train, test, measures=groups, progress=progress).report
         (found,) = (each for each in report.measures if each.name == _SAMPLES)

@@ -130,6 +130,7 @@ def train(
                 code_commit=_code_commit(),
                 recipe_files=loaded_files(),
                 started_from=None if start is None else start.source,
+                jpeg="scaled",
             )
         learner = Learner(
             record.recipe,

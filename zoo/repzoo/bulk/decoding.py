@@ -21,7 +21,7 @@ from repzoo.errors import InvalidImage
 from repzoo.packages.config import InputSpec
 from repzoo.runtime.images import Pixels, decode, preprocess
 
-__all__ = ["Batch", "Decoded", "Decoders"]
+__all__ = ["Batch", "Decoded", "Decoders", "usable_cores"]
 
 
 class Batch(NamedTuple):
@@ -127,6 +127,13 @@ class Decoders:
         # Not forked, because threads of ONNX Runtime may hold locks.
         context = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(workers, context, initializer=_end_with_parent)
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _end_with_parent() -> None:

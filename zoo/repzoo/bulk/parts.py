@@ -24,10 +24,15 @@ __all__ = ["FinishedPart", "embed_parts"]
 
 T = TypeVar("T")
 
-# Images that a process decodes at a time, and batches that the encoder takes at once. Which images
-# share a run of the encoder must depend on nothing but their positions.
-_BATCH = 64
-_BATCHES = 4
+# Images that the encoder takes at once. Which images share a run of the encoder must depend on
+# nothing but their positions.
+_RUN = 256
+
+# Images that a process decodes at a time, divisors of the number above: few large ones, so that a
+# few hundred photos keep all cores busy, and many small ones, which take less time than passing
+# them on.
+_SMALL, _LARGE = 64, 8
+_LARGE_BYTES = 2**16
 
 
 class FinishedPart(NamedTuple):
@@ -59,19 +64,25 @@ def embed_parts(
     """
     source = Source(job.source)
     with open_parquet((folder / LISTING).buffered()) as listing:
-        batches = _batches(job, parts, source, listing)
+        size = _batch_size(job, listing)
+        batches = _batches(job, parts, source, listing, size)
         # Reading waits for a disk or a network, so it runs in another thread.
         for part, decoded in groupby(decoders.map(_ahead(batches)), lambda batch: batch.part):
             rows = _Rows(job)
-            while some := list(islice(decoded, _BATCHES)):
+            while some := list(islice(decoded, _RUN // size)):
                 rows.add(some, encoder)
                 advance(sum(len(batch.ids) for batch in some))
             (folder / part_name(part)).write(rows.parquet())
             yield FinishedPart(part, len(rows.ids), len(rows.errors))
 
 
+def _batch_size(job: Job, listing: pq.ParquetFile) -> int:
+    sizes = listing.read(columns=["size"], use_threads=False)["size"]
+    return _SMALL if sum(sizes.to_pylist()) < _LARGE_BYTES * job.images else _LARGE
+
+
 def _batches(
-    job: Job, parts: Iterable[int], source: Source, listing: pq.ParquetFile
+    job: Job, parts: Iterable[int], source: Source, listing: pq.ParquetFile, size: int
 ) -> Iterator[Batch]:
     # Consecutive parts are read together.
     for _, run in groupby(enumerate(parts), lambda pair: pair[1] - pair[0]):
@@ -80,8 +91,8 @@ def _batches(
         items = source.items(listing, job.kind, start, stop)
         for part in numbers:
             first, end = job.range(part)
-            for at in range(first, end, _BATCH):
-                yield Batch(part, source.fetch(list(islice(items, min(_BATCH, end - at)))))
+            for at in range(first, end, size):
+                yield Batch(part, source.fetch(list(islice(items, min(size, end - at)))))
 
 
 class _Rows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from repzoo.bulk.decoding import Decoders
+from repzoo.bulk.decoding import Decoders, usable_cores
 from repzoo.bulk.job import JOB, LISTING, Job, part_name
 from repzoo.bulk.parts import embed_parts
 from repzoo.bulk.places import Place
@@ -26,7 +25,7 @@ from repzoo.bulk.streams import open_parquet
 from repzoo.errors import Conflict, HubError, InvalidInput, UnsupportedOperation
 from repzoo.files import locked, no_space_at
 from repzoo.loading import load
-from repzoo.runtime.encoder import NO_CONTENT, Encoder
+from repzoo.runtime.encoder import NO_CONTENT
 from repzoo.runtime.sessions import Provider
 
 __all__ = ["Engine", "Summary", "embed_all"]
@@ -35,8 +34,9 @@ Engine = Literal["local", "ray"]
 
 _LOCK = "lock"
 
-#: Below this number of images, starting processes takes longer than decoding.
+#: Below this number of images and of bytes, starting processes takes longer than decoding.
 _FEW = 512
+_SMALL = 2**25
 
 
 @dataclass(frozen=True)
@@ -144,27 +144,17 @@ def embed_all(
                     for part in embed_on_ray(job, missing, folder, model, hub, workers):
                         bar.update(part.images)
                 elif missing:
-                    _embed_here(job, missing, folder, encoder, workers, bar)
+                    if workers is None:
+                        small = listing.images < _FEW and listing.size < _SMALL
+                        workers = 0 if small else usable_cores()
+                    with Decoders(encoder.config.input, workers) as decoders:
+                        for _ in embed_parts(job, missing, folder, encoder, decoders, bar.update):
+                            pass
             _join(job, folder, target, max_skipped)
         failed, examples = _failures(target, job, max_skipped)
         _empty(folder)
     seconds = time.monotonic() - start
     return Summary(str(target), job, failed, examples, listing.skipped, done_now, seconds)
-
-
-def _embed_here(
-    job: Job,
-    parts: list[int],
-    folder: Place,
-    encoder: Encoder,
-    workers: int | None,
-    bar: tqdm[NoReturn],
-) -> None:
-    if workers is None:
-        workers = 0 if job.images < _FEW else os.cpu_count() or 1
-    with Decoders(encoder.config.input, workers) as decoders:
-        for _ in embed_parts(job, parts, folder, encoder, decoders, bar.update):
-            pass
 
 
 def _is_there(job: Job, target: Place) -> bool:

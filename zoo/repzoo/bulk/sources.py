@@ -63,6 +63,8 @@ class Listing:
     digest: str
     #: Number of other files, which are skipped.
     skipped: int
+    #: Total size of the files in bytes.
+    size: int
     #: The listing as a Parquet file.
     data: bytes
 
@@ -114,7 +116,7 @@ class Source:
             InvalidInput: If there are no images, or both images and Parquet files.
         """
         kinds: dict[str, str] = {}
-        digest, images, skipped = hashlib.sha256(), 0, 0
+        digest, images, skipped, size = hashlib.sha256(), 0, 0, 0
         buffer = io.BytesIO()
         group: list[dict[str, Any]] = []
         with pq.ParquetWriter(buffer, _SCHEMA) as writer:
@@ -141,6 +143,7 @@ class Source:
                     f"{line}\0{file.error}\n".encode() if file.error else f"{line}\n".encode()
                 )
                 images += rows
+                size += file.size
                 group.append({**file._asdict(), "rows": rows})
                 if len(group) == _GROUP:
                     writer.write_table(pa.Table.from_pylist(group, _SCHEMA))
@@ -150,7 +153,7 @@ class Source:
         if not images:
             raise InvalidInput(f"{self} holds no images ({skipped:,} other files)")
         kind = "parquet" if "parquet" in kinds else "images"
-        return Listing(kind, images, digest.hexdigest(), skipped, buffer.getvalue())
+        return Listing(kind, images, digest.hexdigest(), skipped, size, buffer.getvalue())
 
     def items(self, listing: pq.ParquetFile, kind: str, start: int, stop: int) -> Iterator[Item]:
         """Yield the images of a listing from ``start`` to ``stop``.
