@@ -211,7 +211,8 @@ def test_a_dry_run_says_that_the_token_is_missing(
 ) -> None:
     words = ("publish", tiny_package, "--hub", faulty_hub.spec, "--dry-run", "--files-only")
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    assert "no token is set: unless the hub is open to everyone, publishing needs" in zoo_here(*words)
+    shown = zoo_here(*words)
+    assert "no token is set: unless the hub is open to everyone, publishing needs" in shown
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     planned = zoo_here(*words)
     assert "would be published" in planned

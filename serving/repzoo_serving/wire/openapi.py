@@ -138,8 +138,8 @@ def _document(limits: Limits) -> dict[str, Any]:
 _DESCRIPTION = """\
 Images are sent as JSON (base64 of encoded files, or `data:` URLs), as a multipart form (files) or
 as safetensors (pixels in the model's own size, `images` uint8 [N, H, W, C]; the options are a JSON
-object in the metadata's `request`). `Accept` chooses between JSON and safetensors for the response. In
-safetensors, every array is a tensor, and everything else is a JSON object in the metadata's
+object in the metadata's `request`). `Accept` chooses between JSON and safetensors for the response.
+In safetensors, every array is a tensor, and everything else is a JSON object in the metadata's
 `response`.
 
 `/embed` returns embeddings as the model computes them, unless `normalize` is true. `/v1/embeddings`
