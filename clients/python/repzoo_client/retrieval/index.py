@@ -275,9 +275,10 @@ class PosteriorIndex:
         reveals: its likelihood is that of `distances.mutual_log_likelihood`, with the logarithm, so
         that documents that could show anything are near to nothing.
 
-        ``mean`` is the default for both kinds of posterior. By content posteriors it finds up to a
-        point less than ``robust`` on digits, up to four points more on clothes, and takes an eighth
-        of the time. ``trusted`` finds most; docs/retrieval.md has the numbers.
+        ``mean`` is the default for both kinds of posterior, and takes an eighth of the time of
+        metrics that re-rank. By content posteriors, ``trusted`` finds most with models whose
+        uncertainty is about labels, and ``robust`` up to two points more than ``mean`` where
+        documents are degraded as well, but not with all models. docs/retrieval.md has the numbers.
 
         Args:
             mean: ``[N, D]`` or ``[D]``.
