@@ -115,7 +115,8 @@ def train(
         record = from_first(run.read_record)
         stored = record
         if stored is not None:
-            record = from_first(lambda: _extended(run, stored, recipe, progress))
+            if budget_seconds is None:  # a budget became a number of views when the run began
+                record = from_first(lambda: _extended(run, stored, recipe, progress))
             _check_same(run, record, recipe, dataset, start, budget_seconds)
         images = to_device(dataset, device)
         if record is None:

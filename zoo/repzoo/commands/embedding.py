@@ -58,7 +58,7 @@ __all__ = ["embed"]
 @skipping_options
 @reporting
 def embed(source: str, model: str, out: str, hub_spec: str | None, **options: Any) -> Report:
-    """Embed many images into a Parquet file, or also into a NumPy file.
+    """Embed many images into a Parquet file.
 
     SOURCE is an image, a folder (including its subfolders), a pattern such as 'photos/**/*.jpg', or
     one or more Parquet files with images, as in Hugging Face datasets. It may also be a URL of any
