@@ -39,10 +39,12 @@ bench: .venv/.installed  ## Run the benchmarks
 	.venv/bin/python zoo/benchmarks/startup.py
 	.venv/bin/python zoo/benchmarks/pull.py
 	.venv/bin/python zoo/benchmarks/embed.py
+	.venv/bin/python zoo/benchmarks/photos.py
 	.venv/bin/python zoo/benchmarks/binding.py
 	.venv/bin/python serving/benchmarks/wire.py
 	.venv/bin/python serving/benchmarks/photos.py
 	.venv/bin/python serving/benchmarks/overload.py
+	.venv/bin/python serving/benchmarks/imported.py
 	.venv/bin/python clients/python/benchmarks/index.py
 
 clean:  ## Remove both environments

@@ -1,6 +1,6 @@
 """Measure what the server adds to a large imported encoder: ``make bench``.
 
-    python serving/benchmarks/imported.py --images 8 --seconds 10 --rounds 3
+    python serving/benchmarks/imported.py --images 8 --seconds 30 --rounds 3
 
 A ViT-S of random weights is imported from timm. `zoo serve` answers ``/embed`` with 8 images of
 224x224 pixels per request, as safetensors, over 4 connections. The bare engine is ONNX Runtime with
@@ -33,7 +33,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=int, default=8, help="images per request")
-    parser.add_argument("--seconds", type=float, default=10, help="duration of each measurement")
+    parser.add_argument("--seconds", type=float, default=30, help="duration of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--package", type=Path, help="a package imported before")
     arguments = parser.parse_args()

@@ -158,6 +158,10 @@ def test_a_server_with_small_limits(
     np.testing.assert_allclose(found, encoder.embed(images), atol=1e-6)
     one = ask(server_url, "embed", pillow_images()["RGB"], model="tiny")
     np.testing.assert_allclose(one, encoder.embed(pillow_images()["RGB"]), atol=1e-6)
+    with path.open("rb") as opened:  # such as an upload
+        both = ask(server_url, "embed", [path, opened], model="tiny")
+    np.testing.assert_array_equal(both[0], both[1])
+    assert len(ask(server_url, "embed", io.BytesIO(files()["PNG"]), model="tiny")) == 1
     many = noise(5, 20, 30, 3)
     found = ask(server_url, "embed", many, model="tiny")
     np.testing.assert_allclose(found, encoder.embed(many), atol=1e-6)

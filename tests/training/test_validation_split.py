@@ -29,6 +29,16 @@ def test_every_tenth_training_image_is_held_out() -> None:
     assert len({kept.sha256, held_out.sha256, images.sha256}) == 3
 
 
+def run_twice(command: list[object], table: Path) -> list[dict[str, str]]:
+    """Run a benchmark twice, and return the rows that the first run added to its table."""
+    for _ in range(2):  # the second time, no run is trained again
+        subprocess.run([*map(str, command)], check=True, capture_output=True)
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    first, second = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    assert first == second
+    return first
+
+
 @pytest.mark.slow
 def test_the_weight_is_chosen_on_held_out_training_images(tmp_path: Path) -> None:
     table = tmp_path / "weights.csv"
@@ -37,11 +47,7 @@ def test_the_weight_is_chosen_on_held_out_training_images(tmp_path: Path) -> Non
         *("--data", DIGITS, "--method", "vae", "--views", 640, "--seeds", 2),
         *("--out", tmp_path / "runs", "--csv", table),
     ]
-    for _ in range(2):  # the second time, no run is trained again
-        subprocess.run([*map(str, command)], check=True, capture_output=True)
-    rows = list(csv.DictReader(table.read_text().splitlines()))
-    first, second = rows[: len(rows) // 2], rows[len(rows) // 2 :]
-    assert first == second
+    first = run_twice(command, table)
     tried = {row["likelihood"]: row for row in first if row["split"] == "validation"}
     assert tried.keys() == {"weight=1", "weight=10", "weight=99.5"}
     scores = {
@@ -71,11 +77,7 @@ def test_every_combination_of_settings_is_measured_on_held_out_training_images(
         *("--vary", "options.triangle=false,true", "--vary", "options.moment_momentum=0.5,0.9"),
         *("--out", tmp_path / "runs", "--csv", table),
     ]
-    for _ in range(2):  # the second time, no run is trained again
-        subprocess.run([*map(str, command)], check=True, capture_output=True)
-    rows = list(csv.DictReader(table.read_text().splitlines()))
-    first, second = rows[: len(rows) // 2], rows[len(rows) // 2 :]
-    assert first == second
+    first = run_twice(command, table)
     assert {row["settings"] for row in first} == {
         f"latent_dim=16, options.triangle={triangle}, options.moment_momentum={moment}"
         for triangle in ("false", "true")

@@ -493,8 +493,12 @@ def test_every_way_to_pass_an_image(tmp_path: Path) -> None:
         path,
         str(path),
     ]
-    for way in ways:
+    for way in (*ways, io.BytesIO(data)):
         assert np.array_equal(as_pixels(way, GREY), LEVELS[None, ..., None])
+    with path.open("rb") as opened:
+        assert len(as_pixels([data, opened], GREY)) == 2
+    with pytest.raises(InvalidImage, match="got str"):
+        as_pixels(io.StringIO("text"), GREY)
     together = as_pixels(ways, GREY)
     assert np.array_equal(together, np.stack([LEVELS[..., None]] * len(ways)))
     assert np.array_equal(as_pixels((way for way in ways), GREY), together)

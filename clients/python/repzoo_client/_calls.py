@@ -74,8 +74,8 @@ class Call(Generic[T]):
             rows = [place - chunk.first for place in part.places]
             for name, tensor in tensors.items():
                 tensor[rows] = answer[name]
-            for row, entry in zip(rows, answer.facts.get(self.listed, ()), strict=False):
-                listed[row] = entry
+            for place, entry in zip(rows, answer.facts.get(self.listed, ()), strict=False):
+                listed[place] = entry
         return Answer(tensors, {**blank.facts, self.listed: listed})
 
 

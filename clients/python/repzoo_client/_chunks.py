@@ -6,11 +6,12 @@ when their turn comes, so memory never holds all images.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +36,12 @@ __all__ = [
     "whole_groups",
 ]
 
-#: One image: a uint8 array ``[H, W]`` or ``[H, W, C]``, a Pillow image, or the path or bytes of a
-#: file. Arrays of other sizes than the model's, and files that are not PNG, JPEG or WebP, need
-#: Pillow.
+#: One image: a uint8 array ``[H, W]`` or ``[H, W, C]``, a Pillow image, or a file: its path, its
+#: bytes or an open binary file. Arrays of other sizes than the model's, and files that are not PNG,
+#: JPEG or WebP, need Pillow.
 ImageLike: TypeAlias = (
     "NDArray[np.uint8] | Image.Image | str | os.PathLike[str] | bytes | bytearray | memoryview"
+    " | BinaryIO"
 )
 
 #: One image, an iterable of images, or a uint8 array ``[N, H, W, C]``.
@@ -165,6 +167,8 @@ class Chunker:
         """Return an image as it is sent: a file's bytes, or uint8 ``[H, W, C]``."""
         if isinstance(item, (str, os.PathLike)):
             item = Path(item).read_bytes()
+        elif isinstance(item, io.IOBase):
+            item = item.read()
         if isinstance(item, np.ndarray):
             item = _pixels(item, label)
         elif isinstance(item, (bytes, bytearray, memoryview)):
@@ -172,7 +176,7 @@ class Chunker:
         elif not is_pillow_image(item):
             raise TypeError(
                 f"{label}: {type(item).__name__} is not an image: expected a path, the bytes "
-                f"of a file, a NumPy array or a Pillow image"
+                f"of a file, an open binary file, a NumPy array or a Pillow image"
             )
         limits = self._limits
         try:
@@ -314,7 +318,8 @@ def _label(place: int, path: str | None) -> str:
 def _is_one(images: Any) -> bool:
     if isinstance(images, np.ndarray):
         return images.ndim != 4
-    kinds = (str, os.PathLike, bytes, bytearray, memoryview)
+    # An open file can be iterated, too: by its lines.
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, io.IOBase)
     return isinstance(images, kinds) or is_pillow_image(images)
 
 

@@ -97,8 +97,8 @@ class Neighbours(NamedTuple):
     #: float32 ``[N, K]``: squared Euclidean distances; of embeddings of length 1 if the model
     #: recommends cosine similarity.
     distances: NDArray[np.float32]
-    #: float32 ``[N]`` in [0, 1], a calibrated probability that the nearest neighbour is wrong; None
-    #: if the model has none.
+    #: float32 ``[N]`` in [0, 1], a calibrated probability that the nearest neighbour is wrong. None
+    #: if the model has no calibrated uncertainty.
     uncertainty: NDArray[np.float32] | None
 
 

@@ -113,8 +113,8 @@ def train(
         check_shares(recipe)
         from_first(lambda: held.enter_context(run.locked()))
         record = from_first(run.read_record)
-        stored = record
-        if stored is not None:
+        if record is not None:
+            stored = record
             if budget_seconds is None:  # a budget became a number of views when the run began
                 record = from_first(lambda: _extended(run, stored, recipe, progress))
             _check_same(run, record, recipe, dataset, start, budget_seconds)

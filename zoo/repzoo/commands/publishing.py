@@ -135,11 +135,12 @@ def _plan(package: Package, hub: Hub, tag: str | None, signed: bool) -> Report:
 
 
 def _missing_token(hub: Hub) -> str | None:
-    """Return how to set the token for a hub that has none, or None if it has one or takes none."""
+    """Return how to set the token of a hub, or None if it is set or the hub takes no token."""
     from repzoo.hubs.huggingface import HuggingFaceHub
 
-    remote = isinstance(hub, HuggingFaceHub) and hub.token() is None
-    return hub.token_hint() if remote else None
+    if not isinstance(hub, HuggingFaceHub) or hub.token() is not None:
+        return None
+    return hub.token_hint()
 
 
 def _commit(hub: Hub, name: str, revision: str | None) -> str | None:

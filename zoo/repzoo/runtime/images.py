@@ -14,7 +14,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, BinaryIO, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,9 +44,17 @@ __all__ = [
 #: uint8 ``[N, height, width, channels]``, or ``[height, width, channels]`` for one image.
 Pixels: TypeAlias = NDArray[np.uint8]
 
-#: One image: uint8 ``[H, W]`` or ``[H, W, C]``, a Pillow image, a path, or the bytes of a file.
+#: One image: uint8 ``[H, W]`` or ``[H, W, C]``, a Pillow image, or a file: its path, its bytes
+#: or an open binary file.
 ImageLike: TypeAlias = (
-    NDArray[np.uint8] | Image.Image | str | os.PathLike[str] | bytes | bytearray | memoryview
+    NDArray[np.uint8]
+    | Image.Image
+    | str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryIO
 )
 
 #: One image, an iterable of images, or a uint8 array ``[N, H, W, C]``.
@@ -248,7 +256,8 @@ def _each(images: Images) -> Iterable[Any]:
 
 
 def _is_one(image: object) -> TypeGuard[ImageLike]:
-    kinds = (np.ndarray, Image.Image, str, os.PathLike, bytes, bytearray, memoryview)
+    # An open file can be iterated, too: by its lines.
+    kinds = (np.ndarray, Image.Image, str, os.PathLike, bytes, bytearray, memoryview, io.IOBase)
     return isinstance(image, kinds)
 
 
@@ -262,10 +271,13 @@ def _one(image: object, spec: InputSpec, max_pixels: int, formats: Collection[st
             image = Path(image).read_bytes()
         except (OSError, ValueError) as error:
             raise InvalidImage(getattr(error, "strerror", None) or str(error)) from error
+    if isinstance(image, io.IOBase):
+        image = image.read()
     if isinstance(image, (bytes, bytearray, memoryview)):
         return preprocess(decode(image, spec, max_pixels=max_pixels, formats=formats), spec)
     raise InvalidImage(
-        f"got {type(image).__name__}; expected an array, a Pillow image, a path or bytes"
+        f"got {type(image).__name__}; expected an array, a Pillow image, a path, bytes or a binary "
+        "file"
     )
 
 
