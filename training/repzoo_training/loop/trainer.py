@@ -112,11 +112,14 @@ def train(
     with processes(device), ExitStack() as held, deterministic(), Stop() as stop:
         check_shares(recipe)
         from_first(lambda: held.enter_context(run.locked()))
-        record = from_first(run.read_record)
-        if record is not None:
-            stored = record
-            if budget_seconds is None:  # a budget became a number of views when the run began
-                record = from_first(lambda: _extended(run, stored, recipe, progress))
+        record = stored = from_first(run.read_record)
+        if stored is not None:
+            # A budget became a number of views when the run began, and cannot extend it.
+            record = (
+                from_first(lambda: _extended(run, stored, recipe, progress))
+                if budget_seconds is None
+                else stored
+            )
             _check_same(run, record, recipe, dataset, start, budget_seconds)
         images = to_device(dataset, device)
         if record is None:
