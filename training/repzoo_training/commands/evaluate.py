@@ -26,7 +26,7 @@ __all__ = ["evaluate"]
     "--measures",
     metavar="NAME,...",
     help="A comma-separated list. The default is knn, linear, mlp, clustering, reconstruction and "
-    "style; decoder, fid and inception take minutes on a CPU.",
+    "style; there is also invariance, and decoder, fid and inception, which take minutes on a CPU.",
 )
 @click.option(
     "--inception",

@@ -46,6 +46,7 @@ STYLE_AXES = {
     "style_position linear_fit": "style: position of the crop, R²",
     "style_scale linear_fit": "style: scale of the crop, R²",
     "style_flip linear_fit": "style: mirrored or not, accuracy in %",
+    "style_colour linear_fit": "style: changed colours, R²",
 }
 _INK = "#222222"
 _PAPER = "#c62828"

@@ -25,11 +25,17 @@ NAMES = {
     "style_position linear_fit": "position R²",
     "style_scale linear_fit": "scale R²",
     "style_flip linear_fit": "flip",
+    "style_colour linear_fit": "colour R²",
+    "style_crop invariance": "invariance to crops",
+    "style_colour invariance": "to colour",
     "reconstruction": "own MSE",
     "decoder_reconstruction": "frozen MSE",
 }
 #: Variants of other measures. JSON has them, but the table has no room for them.
-_LEFT_OUT = ("gmm_ari", "style_position knn_fit", "style_scale knn_fit", "style_flip knn_fit")
+_LEFT_OUT = (
+    "gmm_ari",
+    *(f"style_{task} knn_fit" for task in ("position", "scale", "flip", "colour")),
+)
 #: A baseline for all accuracies, which does not depend on the method and is printed once.
 BASELINE = "majority"
 _TASKS = {"knn": "k-NN", "linear": "linear", "mlp": "MLP", "hair-colour mlp": "hair colour, MLP"}
@@ -234,6 +240,15 @@ def _meanings(board: Board) -> list[str]:
         (
             "style_position linear_fit",
             "position, scale, flip: how well a linear model predicts the crop and flip of a view",
+        ),
+        (
+            "style_colour linear_fit",
+            "colour: the same for brightness, contrast, saturation and hue of a view",
+        ),
+        (
+            "style_crop invariance",
+            "invariance: 1 if all views of an image have one embedding, 0 if they are as far apart "
+            "as different images",
         ),
         ("reconstruction", "MSE of pixels in [0, 1], in thousandths"),
         ("decoder_reconstruction", "frozen MSE: of a decoder trained on the frozen representation"),

@@ -13,12 +13,13 @@ Measures are chosen by group:
 ``clustering``      a Gaussian mixture fitted without labels: accuracy, NMI, ARI
 ``reconstruction``  error of the representation's own decoder, if it has one
 ``style``           what it reveals about crops and flips; see the module ``style``
+``invariance``      how close views of one image are; see the module ``invariance``
 ``decoder``         error of a decoder trained on the frozen representation, for any method
 ``fid``             Fréchet distances in features of a CNN trained on the data set's labels
 ``inception``       Fréchet distances in features of Inception-v3, with weights from a file
 ==================  ==========================================================================
 
-The last three take minutes on a CPU and are not part of ``DEFAULT_GROUPS``.
+The last four are not part of ``DEFAULT_GROUPS``; the last three take minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from repzoo_training.errors import DataError
 from repzoo_training.evaluation.clustering import measure_clusters
 from repzoo_training.evaluation.fid import CNNFeatures, Features, InceptionFeatures, measure_fid
 from repzoo_training.evaluation.inputs import Embeddings, Labels
+from repzoo_training.evaluation.invariance import measure_invariance
 from repzoo_training.evaluation.knn import NEIGHBOURS, Distance, knn_predict
 from repzoo_training.evaluation.probes import (
     L2,
@@ -177,16 +179,17 @@ def evaluate_dataset(
         found += _reconstruction(
             "reconstruction", representation, test, {"from": "embedding"}, batch_size, progress
         )
-    if "style" in groups:
-        found += measure_style(
-            representation,
-            train.images,
-            test.images,
-            seed=seed,
-            batch_size=batch_size,
-            device=device,
-            progress=progress,
-        )
+    for views, measure in (("style", measure_style), ("invariance", measure_invariance)):
+        if views in groups:
+            found += measure(
+                representation,
+                train.images,
+                test.images,
+                seed=seed,
+                batch_size=batch_size,
+                device=device,
+                progress=progress,
+            )
     if "decoder" in groups and decoder is not None:
         found += _reconstruction(
             "decoder_reconstruction",

@@ -20,12 +20,22 @@ Unit: TypeAlias = Literal[
     "normalised mutual information",
     "adjusted Rand index",
     "R²",
+    "intraclass correlation",
     "squared Fréchet distance",
 ]
 
 #: Measures that are computed and chosen together.
 Group: TypeAlias = Literal[
-    "knn", "linear", "mlp", "clustering", "reconstruction", "style", "decoder", "fid", "inception"
+    "knn",
+    "linear",
+    "mlp",
+    "clustering",
+    "reconstruction",
+    "style",
+    "invariance",
+    "decoder",
+    "fid",
+    "inception",
 ]
 
 

@@ -30,7 +30,18 @@ from repzoo_training.evaluation.report import Measure, Protocol
 from repzoo_training.evaluation.representation import Representation, represent
 from repzoo_training.views.views import Views, ViewSpec
 
-__all__ = ["STYLE_VIEWS", "measure_style", "r_squared", "ridge", "style_views"]
+__all__ = [
+    "MOST_TEST",
+    "MOST_TRAIN",
+    "STYLE_VIEWS",
+    "explained",
+    "mean_of_nearest",
+    "measure_style",
+    "r_squared",
+    "ridge",
+    "sample_rows",
+    "style_views",
+]
 
 #: The views whose style is predicted.
 STYLE_VIEWS = ViewSpec(scale=(0.4, 1.0), ratio=(0.75, 4 / 3), horizontal_flip=0.5)
@@ -65,7 +76,7 @@ def measure_style(
     """
     place = default_device(device)
     (train_x, train_y), (test_x, test_y) = (
-        style_views(images[_choose(len(images), most, seed)], seed + number)
+        style_views(images[sample_rows(len(images), most, seed)], seed + number)
         for number, (images, most) in enumerate(((train, MOST_TRAIN), (test, MOST_TEST)))
     )
     train_z, test_z = (
@@ -82,7 +93,7 @@ def measure_style(
     names = ("x", "y", "scale")
     targets, truth = (np.stack([y[name] for name in names], 1) for y in (train_y, test_y))
     k = min(NEIGHBOURS, len(train_z))
-    by_neighbours = _mean_of_nearest(train_z, targets, test_z, k, place, progress)
+    by_neighbours = mean_of_nearest(train_z, targets, test_z, k, place, progress)
     by_ridge = ridge(train_z, targets, test_z)
     measures = []
     for task, columns in (("style_position", [0, 1]), ("style_scale", [2])):
@@ -90,19 +101,12 @@ def measure_style(
             ("knn_fit", by_neighbours, neighbours),
             ("linear_fit", by_ridge, linear),
         ):
-            found = [r_squared(truth[:, c], predicted[:, c], targets[:, c].mean()) for c in columns]
-            scores = np.stack([influence for _, influence in found]).mean(0)  # [N]
-            by_class = {names[c]: value for c, (value, _) in zip(columns, found, strict=True)}
             measures.append(
-                Measure(
-                    name=name,
-                    task=task,
-                    value=float(np.mean([value for value, _ in found])),
-                    standard_error=float(scores.std() / math.sqrt(len(scores))),
-                    n=len(scores),
-                    unit="R²",
-                    protocol=protocol,
-                    by_class=by_class if len(columns) > 1 else None,
+                explained(
+                    name,
+                    task,
+                    {names[c]: (truth[:, c], predicted[:, c], targets[:, c]) for c in columns},
+                    protocol,
                 )
             )
     flipped = train_y["flip"].astype(np.int64)
@@ -120,6 +124,36 @@ def measure_style(
             Measure.of_scores(name, right, unit="accuracy", protocol=protocol, task="style_flip")
         )
     return tuple(measures)
+
+
+def explained(
+    name: str, task: str, targets: dict[str, tuple[Floats, Floats, Floats]], protocol: Protocol
+) -> Measure:
+    """Return the mean R² of some targets, each by its name.
+
+    Args:
+        name: name of the measure.
+        task: name of the task.
+        targets: of each target, the truth ``[N]``, the predictions ``[N]`` and the targets of the
+            training views ``[M]``, whose mean is the prediction to compare with.
+        protocol: how the predictions were made.
+    """
+    found = {
+        each: r_squared(truth, predicted, train.mean())
+        for each, (truth, predicted, train) in targets.items()
+    }
+    scores = np.stack([influence for _, influence in found.values()]).mean(0)  # [N]
+    by_class = {each: value for each, (value, _) in found.items()}
+    return Measure(
+        name=name,
+        task=task,
+        value=float(np.mean([*by_class.values()])),
+        standard_error=float(scores.std() / math.sqrt(len(scores))),
+        n=len(scores),
+        unit="R²",
+        protocol=protocol,
+        by_class=by_class if len(by_class) > 1 else None,
+    )
 
 
 def style_views(images: Pixels, seed: int) -> tuple[Pixels, dict[str, Floats]]:
@@ -189,7 +223,7 @@ def ridge(train_z: NDArray[np.floating], targets: Floats, test_z: NDArray[np.flo
     return result
 
 
-def _mean_of_nearest(
+def mean_of_nearest(
     train_z: NDArray[np.float32],
     targets: Floats,
     test_z: NDArray[np.float32],
@@ -207,6 +241,6 @@ def _mean_of_nearest(
     return result
 
 
-def _choose(count: int, most: int, seed: int) -> NDArray[np.int64]:
+def sample_rows(count: int, most: int, seed: int) -> NDArray[np.int64]:
     """Return the rows of a random sample, in the order of the data set."""
     return np.sort(np.random.default_rng(seed).permutation(count)[:most])

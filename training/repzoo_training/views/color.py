@@ -24,7 +24,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["color_jitter", "color_maps"]
+__all__ = ["apply_color_maps", "color_factors", "color_jitter", "color_maps"]
 
 #: From RGB to the luma Y and the chroma plane (I, Q) of NTSC.
 YIQ = (
@@ -61,11 +61,7 @@ def color_jitter(
     if x.shape[1] != 3:
         raise ValueError(f"colour jitter needs RGB images, got {x.shape[1]} channels")
     unit = torch.rand((6, len(x)), generator=generator, device=x.device)  # [6, N]
-    brightness, contrast, saturation = (
-        max(0.0, 1 - s) + u * (1 + s - max(0.0, 1 - s))
-        for s, u in zip(strengths[:3], unit[:3], strict=True)
-    )
-    hue = strengths[3] * (2 * unit[3] - 1)
+    brightness, contrast, saturation, hue = color_factors(unit[:4], strengths)
     jittered = unit[4] < probability
     grey = unit[5] < greyscale
     one = torch.ones_like(brightness)
@@ -76,6 +72,25 @@ def color_jitter(
         torch.where(grey, 0 * one, torch.where(jittered, saturation, one)),
         torch.where(jittered, hue, 0 * one),
     )
+    return apply_color_maps(x, matrix, offset)
+
+
+def color_factors(
+    unit: Tensor, strengths: tuple[float, float, float, float]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return brightness, contrast, saturation and hue ``[N]`` from uniform numbers ``[4, N]``.
+
+    The ranges are those of `color_jitter`.
+    """
+    brightness, contrast, saturation = (
+        max(0.0, 1 - s) + u * (1 + s - max(0.0, 1 - s))
+        for s, u in zip(strengths[:3], unit[:3], strict=True)
+    )
+    return brightness, contrast, saturation, strengths[3] * (2 * unit[3] - 1)
+
+
+def apply_color_maps(x: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
+    """Map the colours of images ``[N, 3, H, W]`` by `color_maps`, and clip them to [0, 1]."""
     colors = torch.baddbmm(offset, matrix, x.flatten(2))  # [N, 3, H*W]
     return colors.clamp_(0, 1).view(x.shape)
 

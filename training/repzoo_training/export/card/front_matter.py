@@ -44,6 +44,7 @@ _HUB_METRICS = {
     "normalised mutual information": "nmi",
     "adjusted Rand index": "ari",
     "R²": "r_squared",
+    "intraclass correlation": "intraclass_correlation",
     "squared Fréchet distance": "fid",
 }
 #: Measures that describe the data and not the model.
