@@ -597,7 +597,19 @@ def test_published_over_http_and_pulled(
     first = hub.publish(Package.open(tiny_package), message="The first", tag="v1")
     assert first == ("tiny", revision_of(tiny_package), first.commit, True)
     assert hub.publish(Package.open(tiny_package), tag="v1") == first._replace(new=False)
+    for change in (
+        lambda folder: (folder / "README.md").unlink(),
+        lambda folder: (folder / "README.md").write_text("Better words.\n"),
+        lambda folder: (folder / SIGNATURE).write_bytes(b"{}"),
+    ):
+        changed = shutil.copytree(tiny_package, tmp_path / "changed", dirs_exist_ok=True)
+        change(changed)
+        with pytest.raises(repzoo.HubError, match="tags do not move"):
+            hub.publish(Package.open(changed), tag="v1")
+    assert hub.revisions("tiny") == [first.commit]
     second = hub.publish(Package.open(other_tiny))
+    with pytest.raises(repzoo.HubError, match="not the newest commit any more; tags do not move"):
+        hub.publish(Package.open(tiny_package), tag="v1")
     assert second.new
     assert hub.names() == ["tiny"]
     assert hub.revisions("tiny") == [second.commit, first.commit]

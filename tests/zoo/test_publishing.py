@@ -66,8 +66,18 @@ def test_a_dry_run_changes_nothing(
 
 
 def test_an_edited_card_can_be_published(zoo_here: Any, store: Path, package: Path) -> None:
+    zoo_here("publish", package, "--hub", store, "--tag", "v1")
+    tagged = open_hub(store).tags("tiny")
     (package / "README.md").write_text("Better words.\n")
+    # The tag would stay on the commit with the old card.
+    for words in ([], ["--dry-run"]):
+        tag = ["--hub", store, "--tag", "v1", *words]
+        assert "the tag v1" in zoo_here("publish", package, *tag, status=1)
+    assert open_hub(store).tags("tiny") == tagged
+    assert zoo_here.json("publish", package, "--hub", store, "--dry-run")["new"]
     published = zoo_here.json("publish", package, "--hub", store)
+    assert published["new"]
+    assert not zoo_here.json("publish", package, "--hub", store, "--dry-run")["new"]
     assert published["revision"] == Package.open(package).revision
     assert zoo_here.json("pull", "tiny", "--hub", store)["revision"] == published["revision"]
     assert "golden outputs verified" in zoo_here("verify", "tiny", "--provider", "cpu")

@@ -11,13 +11,14 @@ from typing import Any
 import click
 
 from repzoo.checks.content import check_content
-from repzoo.errors import HubError, InvalidInput, ModelNotFound
+from repzoo.errors import EntryNotFound, HubError, InvalidInput, ModelNotFound
 from repzoo.files import write_atomically
 from repzoo.hub import Hub, WritableHub
 from repzoo.hubs.opening import open_hub
+from repzoo.hubs.transport import FileMissing
 from repzoo.packages.copies import copy_out
 from repzoo.packages.names import names
-from repzoo.packages.package import SIGNATURE, Package
+from repzoo.packages.package import ADVISORY, MAX_ADVISORY_BYTES, SIGNATURE, Package
 from repzoo.packages.signatures import is_encrypted, require_signature_of, sign_package
 from repzoo.report import Report, format_bytes, reporting
 
@@ -84,7 +85,7 @@ def publish(
         require_signature_of(package)
     signed = signature is not None or (package.path / SIGNATURE).is_file()
     if dry_run:
-        return _plan(package, hub, tag, signed)
+        return _plan(package, hub, tag, signature)
     with ExitStack() as stack:
         if signature is not None:
             scratch = stack.enter_context(TemporaryDirectory(prefix="zoo-publish-"))
@@ -103,19 +104,24 @@ def publish(
     return Report(data, f"{text}\nzoo pull {name}@sha256:{published.revision} --hub {hub_spec}")
 
 
-def _plan(package: Package, hub: Hub, tag: str | None, signed: bool) -> Report:
+def _plan(package: Package, hub: Hub, tag: str | None, signature: bytes | None) -> Report:
     """Show what would be published."""
     name = package.config.name
+    words = _words(package)
+    if signature is not None:
+        words[SIGNATURE] = signature
+    signed = words[SIGNATURE] is not None
     newest, existing = (_commit(hub, name, revision) for revision in (None, package.revision))
     tags = hub.tags(name) if newest is not None else {}
-    if tag in tags and tags[tag] != existing:
+    new = newest is None or existing != newest or _words_in(hub, name, newest) != words
+    if tag in tags and (new or tags[tag] != newest):
         raise HubError(f"{hub.spec} has the tag {tag} of {name} on another revision")
     files = {file: entry.size for file, entry in package.manifest.files.items()}
     data: dict[str, Any] = {
         "name": name,
         "revision": package.revision,
         "hub": hub.spec,
-        "new": existing is None or existing != newest,
+        "new": new,
         "files": files,
         "size": package.size,
         "tag": tag,
@@ -132,6 +138,24 @@ def _plan(package: Package, hub: Hub, tag: str | None, signed: bool) -> Report:
             f"no token is set: unless the hub is open to everyone, publishing needs {needs}"
         )
     return Report({**data, "token_is_missing": needs is not None}, "\n".join(lines))
+
+
+def _words(package: Package) -> dict[str, bytes | None]:
+    """Return the files that the manifest does not determine; None if one does not exist."""
+    paths = {file: package.path / file for file in (*ADVISORY, SIGNATURE)}
+    return {file: path.read_bytes() if path.exists() else None for file, path in paths.items()}
+
+
+def _words_in(hub: Hub, name: str, commit: str) -> dict[str, bytes | None]:
+    """Return the same files of a commit."""
+    words = {SIGNATURE: hub.signature(name, commit)}
+    for file in ADVISORY:
+        try:
+            with hub.open(name, commit, file) as stream:
+                words[file] = stream.read(MAX_ADVISORY_BYTES + 1)
+        except (EntryNotFound, FileMissing):
+            words[file] = None
+    return words
 
 
 def _missing_token(hub: Hub) -> str | None:

@@ -94,19 +94,32 @@ def upload(
         tags = hub.tags(name)
         files = _files(package)
         if tag in tags:
-            there = hub.files(name, tags[tag])
-            different = sorted(_different(package, files, there).keys() - ADVISORY)
-            if different:
-                raise HubError(
-                    f"{name} in {hub.spec} already has the tag {tag} on {tags[tag][:12]}, where "
-                    f"{', '.join(different[:3])} differ{'s' if len(different) == 1 else ''}; tags "
-                    "do not move, so choose another tag"
-                )
+            _require_same(hub, package, files, tag, tags[tag])
         message = message or f"Publish {name}"
         commit, new = _commit(hub, api, repository, package, files, message)
-        if tag is not None and tag not in tags:
+        if tag is not None and tags.get(tag) != commit:
             api.create_tag(repository, tag=tag, revision=commit)
     return Published(name, package.revision, commit, new)
+
+
+def _require_same(
+    hub: RemoteHub, package: Package, files: Mapping[str, str], tag: str, commit: str
+) -> None:
+    """Refuse to publish if that would make a commit other than the one that has the tag."""
+    name = package.config.name
+    there = hub.files(name, commit)
+    gone = (file for file in there if file not in files and _is_ours(file))
+    different = sorted({*_different(package, files, there), *gone})
+    if different:
+        reason = f"where {', '.join(different[:3])} differ{'s' if len(different) == 1 else ''}"
+    elif commit != hub.resolve(name):
+        reason = "which is not the newest commit any more"
+    else:
+        return
+    raise HubError(
+        f"{name} in {hub.spec} already has the tag {tag} on {commit[:12]}, {reason}; tags do not "
+        "move, so choose another tag"
+    )
 
 
 def _commit(
@@ -188,15 +201,15 @@ def _deletions(there: Iterable[str], files: Iterable[str]) -> Iterator[CommitOpe
     from huggingface_hub import CommitOperationDelete
 
     for file in set(there).difference(files):
-        if file == SIGNATURE or _is_of_a_package(file):
+        if _is_ours(file):
             yield CommitOperationDelete(file, is_folder=False)
 
 
-def _is_of_a_package(file: str) -> bool:
+def _is_ours(file: str) -> bool:
     try:
         check_file_name(file)
     except ValueError:
-        return False
+        return file == SIGNATURE
     return True
 
 
