@@ -8,6 +8,7 @@ import json
 import socket
 import struct
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -416,6 +417,35 @@ def test_images_with_too_many_pixels(http: httpx.Client) -> None:
     response = http.post("/embed", json={"model": "tiny", "images": [text(file()), text(bomb)]})
     problem = assert_problem(response, 413, "too-many-pixels")
     assert problem["index"] == 1
+    # A header alone, with more pixels than Pillow opens.
+    header = struct.pack(">II5B", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", b""), (b"IEND", b"")]
+    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    response = http.post("/embed", json={"model": "tiny", "images": [text(file()), text(bomb)]})
+    worse = assert_problem(response, 413, "too-many-pixels")
+    limit = http.get("/models/tiny").json()["limits"]["max_pixels"]
+    assert problem["limit"] == worse["limit"] == limit
+    assert problem["detail"] == f"image 1: 4000 x 4000 pixels exceed the limit of {limit}"
+    assert worse["detail"] == f"image 1: 3600000000 pixels exceed the limit of {limit}"
+
+
+def test_json_with_too_many_values(http: httpx.Client) -> None:
+    headers = {"Content-Type": "application/json"}
+    response = http.post("/embed", content=b'{"images": [' + b'"",' * 20_000, headers=headers)
+    problem = assert_problem(response, 413, "too-many-images")
+    assert problem["limit"] == 64
+    assert problem["detail"] == (
+        "the body has 20001 JSON values; a request may have at most 1536, and 64 images"
+    )
+    # Whatever is no JSON at all gets 400, however many commas it has.
+    noise = np.random.default_rng(0).bytes(2**19)
+    problem = assert_problem(
+        http.post("/embed", content=noise, headers=headers), 400, "malformed-request"
+    )
+    assert "JSON object" in problem["detail"]
 
 
 def test_too_many_images(http: httpx.Client) -> None:

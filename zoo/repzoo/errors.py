@@ -28,7 +28,7 @@ Each also inherits the matching builtin, so ordinary clauses such as ``except Va
 from __future__ import annotations
 
 import errno
-from typing import Any
+from typing import Any, Self
 
 __all__ = [
     "AccessDenied",
@@ -76,12 +76,30 @@ class InvalidImage(InvalidInput):
         self.path = path
         self.detail = message
 
-    def __reduce__(self) -> Any:
+    def at(self, index: int, path: str | None = None) -> Self:
+        """Return the same error about the image at another position."""
+        kind, (message, _, _, *more) = self.__reduce__()
+        moved: Self = kind(message, index, path, *more)
+        return moved
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         return type(self), (self.detail, self.index, self.path)
 
 
 class ImageTooLarge(InvalidImage):
-    """One image has more pixels than the limit. It was not decoded."""
+    """One image has more pixels than the limit. It was not decoded.
+
+    ``limit`` is the limit that it exceeds, in pixels.
+    """
+
+    def __init__(
+        self, message: str, index: int = 0, path: str | None = None, limit: int | None = None
+    ) -> None:
+        super().__init__(message, index, path)
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return type(self), (self.detail, self.index, self.path, self.limit)
 
 
 class UnsupportedOperation(RepzooError, TypeError):

@@ -36,7 +36,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from PIL.Image import DecompressionBombError
 from repzoo.errors import (
     ImageTooLarge,
     InvalidImage,
@@ -128,11 +127,9 @@ class Problem(Exception):
     def of(cls, error: RepzooError) -> Problem:
         """Return the problem for an error raised by the model's checks."""
         match error:
-            # Pillow checks its own, much higher limit first.
-            case InvalidImage() if isinstance(error.__cause__, DecompressionBombError):
-                return cls("too-many-pixels", str(error), index=error.index)
             case ImageTooLarge():
-                return cls("too-many-pixels", str(error), index=error.index)
+                limit = {} if error.limit is None else {"limit": error.limit}
+                return cls("too-many-pixels", str(error), index=error.index, **limit)
             case InvalidImage():
                 return cls("invalid-image", str(error), index=error.index)
             case UnsupportedOperation():

@@ -137,4 +137,4 @@ def _decode(
     except InvalidImage as error:
         if error.index is None or not start:
             raise
-        raise type(error)(error.detail, start + error.index) from error.__cause__
+        raise error.at(start + error.index) from error.__cause__

@@ -22,6 +22,7 @@ them is parsed, and a list is checked up to its first error.
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,6 +55,7 @@ __all__ = [
     "Bounds",
     "EmbedOptions",
     "GenerateOptions",
+    "Metric",
     "Options",
     "PosteriorOptions",
     "ProbeOptions",
@@ -106,6 +108,9 @@ def _list_of_form(value: Any, info: ValidationInfo) -> Any:
 #: The largest ``k`` of ``/search``.
 MAX_NEIGHBOURS = 100
 
+#: The metrics of ``/search``, which are those of `PosteriorIndex.search`.
+Metric = Literal["mean", "trusted", "w2", "csd", "content", "robust", "euclidean", "cosine"]
+
 #: An id that JavaScript can hold.
 _Id = Annotated[int, Field(ge=0, lt=2**53)]
 
@@ -150,6 +155,18 @@ class SearchOptions(Options):
 
     k: int = Field(
         10, ge=1, le=MAX_NEIGHBOURS, description="The number of neighbours of each image."
+    )
+    metric: Metric = Field(
+        "mean",
+        description="The distance, as of zoo index search. mean is the distance that the model "
+        "recommends, euclidean (squared) or cosine (1 - cos), and its name works too. robust needs "
+        "an index of content posteriors, content one of the encoder's.",
+    )
+    max_uncertainty: float | None = Field(
+        None, ge=0, le=1, description="Skip images of the index that are more uncertain."
+    )
+    abstain: float | None = Field(
+        None, ge=0, le=1, description="Return no neighbours of images that are more uncertain."
     )
 
 
@@ -222,6 +239,8 @@ class _Parts:
     payload: dict[str, Any] = field(default_factory=dict)
     from_text: bool = False
 
+
+_OBJECT = re.compile(rb"[ \t\r\n]*\{")
 
 #: Text fields that a form may have: all options, and some more, so that errors can name them.
 _MAX_FIELDS = 16
@@ -382,15 +401,21 @@ def json_object(
         Problem: 413 if it has more values than ``bounds`` allow.
         ValueError: If it is not a JSON object.
     """
-    commas = text.count(b"," if isinstance(text, bytes) else ",")  # type: ignore[arg-type]
-    if commas > bounds.max_values:
-        raise too_many(payload, f"{commas + 1} values", bounds)
+    data = text.encode() if isinstance(text, str) else text
+    if _OBJECT.match(data) is None:  # perhaps a file, whose commas are not between values
+        raise ValueError(f"{what} must be a JSON object, which starts with {{")
+    values = data.count(b",") + 1
+    if values > bounds.max_values:
+        raise Problem(
+            "too-many-images",
+            f"{what} has {values} JSON values; a request may have at most {bounds.max_values}, and "
+            f"{bounds.max_items} {payload}",
+            limit=bounds.max_items,
+        )
     try:
-        document = pydantic_core.from_json(text, allow_inf_nan=False)
+        document: dict[str, Any] = pydantic_core.from_json(text, allow_inf_nan=False)
     except ValueError as error:
         raise ValueError(f"{what} is not valid JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise ValueError(f"{what} must be a JSON object")
     if len(document) > _MAX_FIELDS:
         raise ValueError(f"{what} has {len(document)} members; there are fewer options")
     return document

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,12 +138,13 @@ def decode(
     if len(data) > _MAX_PLAIN and bytes(data[:2]) in (b"P1", b"P2", b"P3"):
         raise InvalidImage(f"PPM files in plain text are limited to {_MAX_PLAIN} bytes")
     data, orientation, one_scan = strip_metadata(data)
+    scaled = spec is not None and spec.resize.jpeg == "scaled"
     with (
-        _as_invalid_image(formats),
+        _as_invalid_image(formats, _largest(max_pixels) if scaled and one_scan else max_pixels),
         Image.open(io.BytesIO(data), formats=_readable(formats)) as image,
     ):
         size = image.size
-        if spec is not None and spec.resize.jpeg == "scaled" and image.format == "JPEG":
+        if spec is not None and scaled and image.format == "JPEG":
             # The orientation is applied later, so either side may become the width.
             side = 2 * max(spec.scaled)
             image.draft(None, (side, side))
@@ -235,7 +237,7 @@ def batches(
             chunk.append(_one(image, spec, max_pixels, formats))
         except InvalidImage as error:
             path = os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else None
-            raise type(error)(error.detail, index, path) from error.__cause__
+            raise error.at(index, path) from error.__cause__
         if len(chunk) == size:
             yield np.stack(chunk)
             chunk = []
@@ -431,17 +433,22 @@ def _check_size(
     """Refuse an image of ``size`` that is decoded at the size ``decoded``, if it is too large."""
     reason = ""
     if decoded != size and one_scan:
-        most = max(max_pixels, min(_MAX_REDUCTION * max_pixels, MAX_PIXELS))
+        most = _largest(max_pixels)
         fits = decoded[0] * decoded[1] <= max_pixels
     else:
         most, fits = max_pixels, True
         if decoded != size:
             reason = "; a progressive JPEG file is held in memory as a whole"
     if size[0] * size[1] > most or not fits:
+        limit = most if fits else max_pixels
         raise ImageTooLarge(
-            f"{size[0]} x {size[1]} pixels exceed the limit of {most if fits else max_pixels}"
-            f"{reason}"
+            f"{size[0]} x {size[1]} pixels exceed the limit of {limit}{reason}", limit=limit
         )
+
+
+def _largest(max_pixels: int) -> int:
+    """Return how many pixels a JPEG file may have that is decoded at a smaller size."""
+    return max(max_pixels, min(_MAX_REDUCTION * max_pixels, MAX_PIXELS))
 
 
 def _readable(formats: Collection[str]) -> list[str]:
@@ -451,7 +458,9 @@ def _readable(formats: Collection[str]) -> list[str]:
 
 
 @contextmanager
-def _as_invalid_image(formats: Collection[str] = FORMATS) -> Iterator[None]:
+def _as_invalid_image(
+    formats: Collection[str] = FORMATS, max_pixels: int = MAX_PIXELS
+) -> Iterator[None]:
     try:
         yield
     except (InvalidImage, MemoryError):
@@ -459,6 +468,13 @@ def _as_invalid_image(formats: Collection[str] = FORMATS) -> Iterator[None]:
     except UnidentifiedImageError as error:
         known = "a known format" if formats is FORMATS else f"one of {', '.join(formats)}"
         raise InvalidImage(f"not an image in {known}") from error
+    except Image.DecompressionBombError as error:
+        # Pillow checks its own, much higher limit first, and only its message has the size.
+        pixels = re.search(r"\d+", str(error))
+        raise ImageTooLarge(
+            f"{pixels[0] if pixels else 'its'} pixels exceed the limit of {max_pixels}",
+            limit=max_pixels,
+        ) from error
     except Exception as error:
         # Pillow's decoders raise nearly every builtin error for damaged data.
         raise InvalidImage(f"cannot be read as an image: {error}") from error
