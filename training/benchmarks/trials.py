@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
 from repzoo_training.data import ImageDataset
+from repzoo_training.evaluation.report import Group
 from repzoo_training.evaluation.runs import evaluate_run
 from repzoo_training.loop.trainer import train
 from repzoo_training.recipes.recipe import Recipe
@@ -19,24 +20,40 @@ MEASURES = {
     "knn_cosine": "k-NN cosine, %",
     "linear": "linear, %",
     "mlp": "MLP, %",
+    "linear_fit": "linear",
+    "invariance": "invariance",
 }
 
 
 def run(
-    recipe: Recipe, folder: Path, images: ImageDataset, queries: ImageDataset
-) -> Mapping[str, float]:
-    """Train on ``images``, probe with them, and return accuracies of ``queries`` in per cent.
+    recipe: Recipe,
+    folder: Path,
+    images: ImageDataset,
+    queries: ImageDataset,
+    measures: Collection[Group] = ("knn", "linear", "mlp"),
+) -> dict[str, float]:
+    """Train on ``images``, probe with them, and return the measures of ``queries`` by their labels.
 
-    A finished run in ``folder`` is not trained again, and an interrupted one is resumed.
+    If there are several tasks, a label begins with the task's name. Accuracies are in per cent. A
+    finished run in ``folder`` is not trained again, and an interrupted one is resumed.
     """
     train(recipe, images, folder, progress=False)
-    report = evaluate_run(folder, (images, queries), ("knn", "linear", "mlp"), progress=False)
-    measures = {name: report.measure(name) for name in MEASURES}
-    return {name: 100 * measure.value for name, measure in measures.items() if measure}
+    report = evaluate_run(folder, (images, queries), measures, progress=False)
+    found = [measure for measure in report.measures if measure.name in MEASURES]
+    several = len({measure.task for measure in found}) > 1
+    numbers = {}
+    for m in found:
+        label = MEASURES[m.name]
+        if m.name == "linear_fit":
+            label += ", %" if m.unit == "accuracy" else f", {m.unit}"
+        if several and m.task:
+            label = f"{m.task.removeprefix('style_')}, {label}"
+        numbers[label] = 100 * m.value if m.unit == "accuracy" else m.value
+    return numbers
 
 
 class Trials:
-    """Prints accuracies, and adds them to a CSV file.
+    """Prints measures, and adds them to a CSV file.
 
     Args:
         path: The file, or None to print only.
@@ -55,10 +72,17 @@ class Trials:
             seeds: The result of `run` for each seed.
         """
         lines = []
-        for name in seeds[0]:
-            values = [numbers[name] for numbers in seeds]
-            error = f"{stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
-            lines.append((*tried, len(seeds), MEASURES[name], f"{fmean(values):.1f}", error))
+        for label in seeds[0]:
+            values = [numbers[label] for numbers in seeds]
+            digits = 1 if label.endswith("%") else 2
+            error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+            lines.append(
+                (
+                    *(*tried, len(seeds), label),
+                    f"{fmean(values):.{digits}f}",
+                    "" if error is None else f"{error:.{digits}f}",
+                )
+            )
             print(*lines[-1], sep="\t", flush=True)
         if self.path is not None:
             add_rows(self.path, self.fields, lines)

@@ -23,6 +23,7 @@ from repzoo_training.watching.plots import STYLE, png
 __all__ = [
     "STYLE_AXES",
     "Strip",
+    "attributes_figure",
     "collapse_figure",
     "content_figure",
     "content_style_figure",
@@ -47,6 +48,7 @@ STYLE_AXES = {
     "style_scale linear_fit": "style: scale of the crop, R²",
     "style_flip linear_fit": "style: mirrored or not, accuracy in %",
     "style_colour linear_fit": "style: changed colours, R²",
+    "hair-colour mlp": "hair colour: MLP accuracy, %",  # the paper's example of style
 }
 _INK = "#222222"
 _PAPER = "#c62828"
@@ -152,6 +154,56 @@ def content_style_figure(board: Board) -> bytes | None:
         handles = _families(board.rows)
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
         return png(figure)
+
+
+def attributes_figure(board: Board) -> bytes | None:
+    """Plot by attribute what the MLP probe of each method gains over the most common answer.
+
+    It follows Figure 6 of arXiv 2402.01399. Returns None if no attributes were measured.
+    """
+    gains = {row.label: _gains(row) for row in board.rows}
+    names = next(iter(gains.values()), {})
+    if not names or any(each.keys() != names.keys() for each in gains.values()):
+        return None
+    order = sorted(names, key=lambda name: float(np.mean([each[name] for each in gains.values()])))
+    places = np.arange(len(order))
+    marks = "osD^v<>PXph*"
+    shown: dict[str, int] = {}
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 1.6 + 0.27 * len(order)), layout="constrained")
+        axis = figure.subplots()
+        for row in board.rows:
+            family = find_method(row.method).family
+            mark = shown[family] = shown.get(family, -1) + 1
+            axis.plot(
+                [100 * gains[row.label][name] for name in order],
+                places,
+                marks[mark % len(marks)],
+                color=_colour(row),
+                markersize=6,
+                markeredgecolor="w",
+                label=row.label,
+            )
+        axis.axvline(0, color="#888888", linewidth=1, linestyle=":")
+        axis.set_yticks(places, [name.replace("_", " ") for name in order])
+        axis.tick_params(axis="y", length=0)
+        axis.set_ylim(-0.7, len(order) - 0.3)
+        axis.set_xlabel("accuracy of the MLP probe above the most common answer, points")
+        axis.set_title(f"{board.dataset}: what each representation tells about each attribute")
+        figure.legend(loc="outside lower center", ncols=4)
+        return png(figure)
+
+
+def _gains(row: Row) -> dict[str, float]:
+    """Return by attribute the accuracy of the MLP probe above the majority, mean of the seeds."""
+    of_seeds = []
+    for run in row.runs:
+        mlp, majority = (run.report.measure(name, "attributes") for name in ("mlp", "majority"))
+        if mlp is None or majority is None or not mlp.by_class or not majority.by_class:
+            return {}
+        base = majority.by_class
+        of_seeds.append({name: value - base[name] for name, value in mlp.by_class.items()})
+    return {name: float(np.mean([gains[name] for gains in of_seeds])) for name in of_seeds[0]}
 
 
 def collapse_figure(board: Board) -> bytes | None:
@@ -276,8 +328,9 @@ def _content_style(axis: Axes, rows: Sequence[Row], probe: str, task: str) -> No
             ecolor=(*mpl.colors.to_rgb(_colour(row)), 0.45),
         )
     axis.margins(0.14)
-    chance = 50 if accuracy else 0
-    axis.axhline(chance, color="#888888", linewidth=1, linestyle=":")
+    if task.startswith("style_"):
+        chance = 50 if accuracy else 0
+        axis.axhline(chance, color="#888888", linewidth=1, linestyle=":")
     _label(
         axis,
         [
