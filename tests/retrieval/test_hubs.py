@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from repzoo.runtime.encoder import Encoder
 from repzoo_client.retrieval import PosteriorIndex
-from repzoo_client.retrieval.searching import Metric
+from repzoo_client.retrieval.ranking import Metric
 from repzoo_training.content import FittedContent, fit_content
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.degradations import FIT, draw_degraded

@@ -358,7 +358,7 @@ def test_one_word_for_one_distance(
     words = ("search", folder / "part 0" / "0000.png", "--index", index_place)
     plain, named = zoo_index(*words), zoo_index(*words, "--metric", metric)
     assert plain == named
-    assert f"DISTANCE ({metric})" in plain.stdout
+    assert "DISTANCE (squared Euclidean)" in plain.stdout
     (other,) = {"euclidean", "cosine"} - {metric}
     refused = zoo_index(*words, "--metric", other, status=1)
     assert f"metric is '{other}', but {index_place} is built for '{metric}'" in refused.stderr

@@ -26,7 +26,7 @@ from repzoo_client.retrieval import (
     PosteriorIndex,
     distances,
 )
-from repzoo_client.retrieval.searching import CANDIDATES, TRUST_WEIGHT, Metric
+from repzoo_client.retrieval.ranking import CANDIDATES, TRUST_WEIGHT, Metric
 
 N, D = 600, 5
 RANDOM = np.random.default_rng(3)
@@ -121,6 +121,9 @@ def test_an_index_of_content_posteriors(
             for number, answer in enumerate(answers):
                 expected = brute_force(metric, number, 7)
                 assert [hit.id for hit in answer.hits] == [name for name, _ in expected]
+        assert index.search(**queries(), metric="euclidean") == index.search(**queries())
+        with pytest.raises(InvalidQuery, match="built for 'euclidean' distances"):
+            index.search(**queries(), metric="cosine")
         with pytest.raises(InvalidQuery, match="zoo index build DIR --model m --out NEW"):
             index.search(**queries(), metric="content")
         with pytest.raises(InvalidQuery, match="robust needs the variances of the queries"):
@@ -366,9 +369,14 @@ def test_cosine(index_place: Path) -> None:
         unit = MEAN / np.linalg.norm(MEAN, axis=1, keepdims=True)
         cosine = unit @ unit[8]
         assert [hit.id for hit in answer.hits] == [IDS[i] for i in np.argsort(-cosine)[:5]]
-        expected = 2 - 2 * np.sort(cosine)[::-1][:5]
+        expected = 1 - np.sort(cosine)[::-1][:5]
         assert [hit.distance for hit in answer.hits] == pytest.approx(expected, abs=1e-5)
         assert made.search(3 * MEAN[8], k=5, metric="cosine") == [answer]
+        made.add(IDS, 7 * MEAN, VARIANCE, UNCERTAINTY)
+        (trusted,) = made.search(3 * MEAN[8], k=5, metric="trusted")
+        rows = [IDS.index(hit.id) for hit in trusted.hits]
+        expected = (1 - cosine[rows]) * (1 + TRUST_WEIGHT * UNCERTAINTY[rows])
+        assert [hit.distance for hit in trusted.hits] == pytest.approx(expected, abs=1e-5)
         with pytest.raises(InvalidQuery, match="built for 'cosine' distances"):
             made.search(MEAN[8], metric="euclidean")
 

@@ -369,6 +369,19 @@ def test_neighbours_are_images_of_the_index(
     code = page.run("return window.copied")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert title.removeprefix("Analyse ") in done.stdout
+    # The choices of /search.
+    choices = "return [...document.querySelectorAll('#metric option')].map((each) => each.value)"
+    assert page.run(choices) == ["mean", "trusted", "w2", "csd", "content", "euclidean"]
+    assert not page.visible("#abstain")  # the model has no uncertainty
+    before = page.texts("#nearest li")
+    page.run(
+        "const m = document.querySelector('#metric'); m.value = 'csd';"
+        "m.dispatchEvent(new Event('change', { bubbles: true }))"
+    )
+    eventually(lambda: page.texts("#nearest li") != before)
+    page.run("document.querySelectorAll('#near .copy button')[0].click()")
+    eventually(lambda: status(page) == "Copied as curl.")
+    assert "csd" in page.run("return window.copied")
     # Another model has no index.
     choose_model(page, "plain")
     eventually(lambda: len(page.texts("#examples img")) == 6)

@@ -14,6 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from PIL import Image
+from repzoo_client.retrieval import Documents, IndexInfo
+from repzoo_client.retrieval.export import write_documents
 from repzoo_serving.api.operations import PATHS
 
 with warnings.catch_warnings():
@@ -83,11 +86,12 @@ def server_url(
     """The URL of a server that has everything: the models of the other tests, and an index."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "tiny").write_bytes(files()[0])
-    info = {"model": "tiny", "metric": "cosine"}
-    info["revision"] = repzoo.Package.open(tiny_package).revision
+    revision = repzoo.Package.open(tiny_package).revision
+    info = IndexInfo("tiny", revision, 4, 0.15, "cosine", "FLAT")
     vectors = np.ones((2, 4), np.float32)
+    documents = Documents(["other", "tiny"], vectors, vectors, np.ones(2, np.float32), [{}, {}])
     index = folder / "index.npz"
-    np.savez(index, ids=np.array(["other", "tiny"]), mean=vectors, info=np.array(json.dumps(info)))
+    write_documents(index, [documents], asdict(info))
     limits = {"MAX_BYTES": 1000000, "MAX_IMAGES": 64, "MAX_PIXELS": 100000, "DEADLINE_SECONDS": 4}
     env = {f"REPZOO_SERVE_{name}": str(value) for name, value in limits.items()}
     models = ("--models", f"{tiny_package},{plain_package}")

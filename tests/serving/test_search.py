@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 import httpx
@@ -25,6 +26,9 @@ from repzoo_client import (
     Neighbours,
     UnsupportedOperation,
 )
+from repzoo_client._options import Distance, Metric
+from repzoo_client.retrieval import PosteriorIndex
+from repzoo_serving.wire.request_bodies import SearchOptions
 
 pytest.importorskip("pymilvus")
 
@@ -82,22 +86,68 @@ def search(http: httpx.Client, *files: bytes, **options: Any) -> httpx.Response:
     return http.post("/search", data=form, files=[("images", file) for file in files])
 
 
+def same_as_the_index(
+    url: str, index: Path, package: Path, queries: list[bytes], metric: Any, **options: Any
+) -> Neighbours:
+    """Search over HTTP, and compare with `PosteriorIndex.search`."""
+    with Client(url) as client:
+        model = client.models()[0].name
+        found = client.search(queries, model=model, k=5, metric=metric, **options)
+    with PosteriorIndex.open(index) as opened:  # the server does not keep it open
+        content = opened.info.posterior == "content"
+        posterior = repzoo.load(package, provider="cpu").posterior(queries)
+        moments = (posterior.mean, posterior.variance)
+        if content:
+            moments = (posterior.content_mean, posterior.content_variance)
+        expected = opened.search(*moments, posterior.uncertainty, k=5, metric=metric, **options)
+    assert found.ids == [[hit.id for hit in answer.hits] for answer in expected]
+    assert found.abstained.tolist() == [answer.abstained for answer in expected]
+    for row, answer in zip(found.distances, expected, strict=True):
+        distances = [hit.distance for hit in answer.hits]
+        np.testing.assert_allclose(row[: len(distances)], distances, rtol=1e-3, atol=1e-5)
+        assert np.isnan(row[len(distances) :]).all()
+    return found
+
+
+@pytest.mark.parametrize("metric", [m for m in get_args(Metric) if m != "robust"])
 def test_it_finds_what_zoo_index_search_finds(
-    http: httpx.Client, index: Path, photos: Path, tiny_package: Path
+    url: str, index: Path, photos: Path, tiny_package: Path, metric: Metric
 ) -> None:
     queries = [(photos / "cats & dögs" / "03.png").read_bytes(), png((8, 8), 77)]
-    answer = search(http, *queries, k=5).json()
-    encoder = repzoo.load(tiny_package, provider="cpu")
-    posterior = encoder.posterior(queries)
-    from repzoo_client.retrieval import PosteriorIndex
+    found = same_as_the_index(url, index, tiny_package, queries, metric)
+    assert metric != "mean" or found.ids[0][0] == "cats & dögs/03.png"
 
-    with PosteriorIndex.open(index) as opened:  # the server does not keep it open
-        expected = opened.search(posterior.mean, posterior.variance, k=5)
-    assert answer["ids"] == [[hit.id for hit in each.hits] for each in expected]
-    distances = [[hit.distance for hit in each.hits] for each in expected]
-    np.testing.assert_allclose(answer["distances"], distances, rtol=1e-3, atol=1e-5)
-    assert answer["ids"][0][0] == "cats & dögs/03.png"
-    assert (answer["model"], answer["revision"]) == ("mine", encoder.revision)
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        ({"metric": "robust"}, 409, "robust', which needs content posteriors, but the server's"),
+        ({"metric": "cosine"}, 409, "the server's index is built for 'euclidean' distances"),
+        ({"abstain": 0.5}, 409, "abstain: mine has no calibrated uncertainty"),
+        ({"metric": "nearest"}, 400, "metric"),
+        ({"abstain": 1.5}, 400, "abstain"),
+        ({"max_uncertainty": "low"}, 400, "max_uncertainty"),
+    ],
+)
+def test_what_the_index_cannot_do(
+    http: httpx.Client, options: dict[str, Any], status: int, said: str
+) -> None:
+    refused = search(http, png((8, 8), 1), **options)
+    assert refused.status_code == status
+    assert said in refused.json()["detail"]
+
+
+def test_the_choices_are_those_of_the_index() -> None:
+    assert {*get_args(SearchOptions.model_fields["metric"].annotation)} == {
+        *get_args(Metric),
+        *get_args(Distance),
+    }
+    for search_ in (Client.search, AsyncClient.search, PosteriorIndex.search):
+        defaults = {
+            name: given.default for name, given in inspect.signature(search_).parameters.items()
+        }
+        for name, field in SearchOptions.model_fields.items():
+            assert name in ("model", "encoding_format") or defaults[name] == field.default
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
@@ -161,6 +211,13 @@ def test_only_the_model_of_the_index_searches_it(http: httpx.Client) -> None:
     models = {m["name"]: m["capabilities"] for m in http.get("/models").json()["models"]}
     assert "search" in models["mine"]
     assert "search" not in models["plain"]
+    mine, plain = http.get("/models").json()["models"]
+    assert mine["index"] == {
+        "count": COUNT,
+        "posterior": "encoder",
+        "metrics": ["mean", "trusted", "w2", "csd", "content", "euclidean"],
+    }
+    assert "index" not in plain
     refused = search(http, png((8, 8), 1), model="plain")
     assert refused.status_code == 409
     assert "plain has no index of images" in refused.json()["detail"]
@@ -243,26 +300,41 @@ def test_without_an_index_there_is_no_search(server_url: str) -> None:
             assert "search" not in model["capabilities"]
 
 
-def test_content_means_search_an_index_of_content_posteriors(
+def test_an_index_of_content_posteriors(
     content_packages: dict[str, Path], photos: Path, server_process: Any, tmp_path: Path
 ) -> None:
     package, place = content_packages["robust"], tmp_path / "index"
-    assert (
-        zoo("index", "build", photos, "--model", package, "--robust", "--out", place).returncode
-        == 0
-    )
+    done = zoo("index", "build", photos, "--model", package, "--robust", "--out", place)
+    assert done.returncode == 0
+    queries = [png((8, 8), seed) for seed in range(6)]
+    uncertainty = repzoo.load(package, provider="cpu").uncertainty(queries)
+    assert uncertainty is not None
+    middle = float(np.median(uncertainty))
     words = ("--models", str(package), "--index", str(place), "--port", "0")
     with server_process(*words, log=tmp_path / "log") as server:
         url = server.wait_until_ready()
-        query = png((8, 8), 5)
-        form = {"model": "robust", "k": "100"}
-        answer = httpx.post(f"{url}/search", data=form, files=[("images", query)]).json()
-    encoder = repzoo.load(package, provider="cpu")
-    files = [(photos / name).read_bytes() for name in answer["ids"][0]]
-    means = encoder.posterior([query, *files]).content_mean
-    expected = np.square(means[1:] - means[0]).sum(1)
-    np.testing.assert_allclose(answer["distances"][0], expected, rtol=1e-3, atol=1e-5)
-    assert (np.diff(expected) >= -1e-5).all()
+        for metric in ("mean", "trusted", "robust"):
+            same_as_the_index(url, place, package, queries, metric)
+        found = same_as_the_index(
+            url, place, package, queries, "robust", abstain=middle, max_uncertainty=middle
+        )
+        assert 0 < found.abstained.sum() < len(queries)
+        nothing = same_as_the_index(url, place, package, queries, "mean", max_uncertainty=0)
+        assert nothing.ids == [[]] * len(queries)
+        with httpx.Client(base_url=url) as http:
+            refused = search(http, queries[0], model="robust", metric="content")
+            assert (refused.status_code, "zoo index build" in refused.text) == (409, True)
+            for answer in (
+                search(http, *queries, model="robust", abstain=0),
+                search(http, *queries, model="robust", abstain=0, encoding_format="base64"),
+            ):
+                assert answer.json()["abstained"] == [True] * len(queries)
+                assert not any(answer.json()["ids"] + answer.json()["distances"])
+        for answers in ("json", "safetensors"):
+            with Client(url, answers=answers) as client:
+                silent = client.search(queries, model="robust", abstain=middle)
+            assert silent.abstained.tolist() == [len(ids) == 0 for ids in silent.ids]
+            assert (np.isnan(silent.distances).all(axis=1) == silent.abstained).all()
 
 
 def test_wrong_indexes_are_one_line(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
 import click
 from repzoo.commands.arguments import hub_option, skipping_options
@@ -19,7 +19,7 @@ from repzoo.report import SOME_FAILED, Report, format_table, reporting
 
 if TYPE_CHECKING:
     from repzoo_client.retrieval import PosteriorIndex
-    from repzoo_client.retrieval.searching import Metric
+    from repzoo_client.retrieval.ranking import Distance, Metric
 
 __all__ = ["index"]
 
@@ -224,7 +224,8 @@ def index_build(
     type=click.Choice(_METRICS),
     default="mean",
     show_default=True,
-    help="mean is the index's own distance, euclidean or cosine; either name works too.",
+    help="mean is the index's own distance, euclidean (squared) or cosine (1 - cos); either name "
+    "works too.",
 )
 @click.option(
     "--max-uncertainty", type=click.FloatRange(0, 1), help="Skip images that are more uncertain."
@@ -252,7 +253,7 @@ def index_search(
     image: Path,
     place: str,
     k: int,
-    metric: Metric | Literal["euclidean", "cosine"],
+    metric: Metric | Distance,
     max_uncertainty: float | None,
     abstain: float | None,
     where: tuple[str, ...],
@@ -298,7 +299,8 @@ def index_search(
             max_uncertainty=max_uncertainty,
             abstain=abstain,
         )
-    shown = info.metric if metric == "mean" else metric
+    shown = info.distance if metric == "mean" else metric
+    shown = "squared Euclidean" if shown == "euclidean" else shown
     text = answer_text(image, answer, shown)
     if out is not None:
         folder = images or image_folder(place)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from repzoo.runtime.encoder import Posterior
 from repzoo_client.retrieval import PosteriorIndex, distances
 from repzoo_client.retrieval.layout import IndexType
-from repzoo_client.retrieval.searching import CANDIDATES, TRUST_WEIGHT, Metric
+from repzoo_client.retrieval.ranking import CANDIDATES, TRUST_WEIGHT, Metric
 from repzoo_training.data import load
 from threadpoolctl import threadpool_limits
 

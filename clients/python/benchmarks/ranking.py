@@ -39,7 +39,8 @@ from repzoo.runtime.encoder import Encoder, Posterior, unit_length
 from repzoo_client.retrieval import Documents, PosteriorIndex, distances
 from repzoo_client.retrieval.documents import vectors
 from repzoo_client.retrieval.layout import Held
-from repzoo_client.retrieval.searching import CANDIDATES, TRUST_WEIGHT, Metric, Queries
+from repzoo_client.retrieval.ranking import CANDIDATES, TRUST_WEIGHT, Metric
+from repzoo_client.retrieval.searching import Queries
 from repzoo_training.content.fitting import MOST_IMAGES
 from repzoo_training.data import load
 from repzoo_training.degradations import (

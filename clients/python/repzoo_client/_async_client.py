@@ -31,7 +31,7 @@ from repzoo_client._chunks import (
     count,
 )
 from repzoo_client._core import ClientBase
-from repzoo_client._options import CheckedOptions, Options
+from repzoo_client._options import CheckedOptions, Distance, Metric, Options
 from repzoo_client._results import (
     Embedding,
     Generation,
@@ -160,10 +160,21 @@ class AsyncClient(ClientBase):
         return await self._run(_calls.probe(model, task, kind), images, options)
 
     async def search(
-        self, images: AnyImages, *, model: str, k: int = 10, **options: Unpack[Options]
+        self,
+        images: AnyImages,
+        *,
+        model: str,
+        k: int = 10,
+        metric: Metric | Distance = "mean",
+        max_uncertainty: float | None = None,
+        abstain: float | None = None,
+        **options: Unpack[Options],
     ) -> Neighbours:
         """See `Client.search`."""
-        return await self._run(_calls.search(model, k), images, options)
+        call = _calls.search(
+            model, k, metric=metric, max_uncertainty=max_uncertainty, abstain=abstain
+        )
+        return await self._run(call, images, options)
 
     async def generate(
         self,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repzoo_client._chunks import Chunk
+from repzoo_client._options import Distance, Metric
 from repzoo_client._results import (
     Embedding,
     Model,
@@ -51,8 +52,8 @@ class Call(Generic[T]):
     join: Callable[[Sequence[Answer]], T]
     #: Makes the answer for one image that failed: a row of each array, and facts.
     blank: Callable[[Model], Answer]
-    #: The fact that has an entry for each image.
-    listed: str = "labels"
+    #: The facts that have an entry for each image.
+    listed: tuple[str, ...] = ("labels",)
 
     @property
     def model(self) -> str:
@@ -69,14 +70,15 @@ class Call(Generic[T]):
             # An answer knows how many neighbours there are.
             shape = parts[0][1][name].shape[1:] if parts else row.shape
             tensors[name] = np.repeat(np.broadcast_to(row, shape)[None], chunk.size, axis=0)
-        listed = [blank.facts.get(self.listed)] * chunk.size
+        listed = {name: [blank.facts.get(name)] * chunk.size for name in self.listed}
         for part, answer in parts:
             rows = [place - chunk.first for place in part.places]
             for name, tensor in tensors.items():
                 tensor[rows] = answer[name]
-            for place, entry in zip(rows, answer.facts.get(self.listed, ()), strict=False):
-                listed[place] = entry
-        return Answer(tensors, {**blank.facts, self.listed: listed})
+            for name, entries in listed.items():
+                for place, entry in zip(rows, answer.facts.get(name, ()), strict=False):
+                    entries[place] = entry
+        return Answer(tensors, {**blank.facts, **listed})
 
 
 def embed(model: str, *, normalize: bool, robust: bool) -> Call[NDArray[np.float32]]:
@@ -154,7 +156,14 @@ def probe(model: str, task: str, kind: str) -> Call[Predictions]:
     return Call("probe", {"model": model, "task": task, "kind": kind}, join, blank)
 
 
-def search(model: str, k: int) -> Call[Neighbours]:
+def search(
+    model: str,
+    k: int,
+    *,
+    metric: Metric | Distance,
+    max_uncertainty: float | None,
+    abstain: float | None,
+) -> Call[Neighbours]:
     """Return the call for ids, distances and uncertainties."""
 
     def join(answers: Sequence[Answer]) -> Neighbours:
@@ -168,15 +177,19 @@ def search(model: str, k: int) -> Call[Neighbours]:
             first += rows
         if first != len(ids):
             raise UnexpectedAnswer(f"expected ids of {first} images, got those of {len(ids)}")
-        return Neighbours(ids, distances, _calibrated(answers))
+        abstained = [flag for answer in answers for flag in _fact(answer, "abstained")]
+        return Neighbours(ids, distances, _calibrated(answers), np.array(abstained, bool))
 
     def blank(model: Model) -> Answer:
         rows = {"distances": _nan(1)}
         if model.config.get("uncertainty"):
             rows["uncertainty"] = _nan()
-        return Answer(rows, {"ids": []})
+        return Answer(rows, {"ids": [], "abstained": False})
 
-    return Call("search", {"model": model, "k": operator.index(k)}, join, blank, "ids")
+    options: dict[str, Any] = {"model": model, "k": operator.index(k), "metric": metric}
+    limits = {"max_uncertainty": max_uncertainty, "abstain": abstain}
+    options |= {name: float(value) for name, value in limits.items() if value is not None}
+    return Call("search", options, join, blank, ("ids", "abstained"))
 
 
 def model_path(name: str) -> str:

@@ -16,7 +16,7 @@ from repzoo_client import _calls, _wire
 from repzoo_client._calls import Call
 from repzoo_client._chunks import Chunk, Images, as_list, chunks, count
 from repzoo_client._core import ClientBase
-from repzoo_client._options import CheckedOptions, Options
+from repzoo_client._options import CheckedOptions, Distance, Metric, Options
 from repzoo_client._portal import Portal
 from repzoo_client._results import (
     Embedding,
@@ -246,23 +246,42 @@ class Client(ClientBase):
         return self._run(_calls.probe(model, task, kind), images, options)
 
     def search(
-        self, images: Images, *, model: str, k: int = 10, **options: Unpack[Options]
+        self,
+        images: Images,
+        *,
+        model: str,
+        k: int = 10,
+        metric: Metric | Distance = "mean",
+        max_uncertainty: float | None = None,
+        abstain: float | None = None,
+        **options: Unpack[Options],
     ) -> Neighbours:
         """Find the images of the server's index that are nearest to each image.
 
-        The server must have been started with ``zoo serve --index``.
+        The server must have been started with ``zoo serve --index``. Choices and results are those
+        of `repzoo_client.retrieval.PosteriorIndex.search`.
 
         Args:
             images: One image or many.
             model: The model that the index was built with.
             k: The number of neighbours of each image, from 1 to 100. An index of fewer images
                 returns all of them.
+            metric: The distance. "mean" is the one that the model recommends: "euclidean" (squared)
+                or "cosine" (1 − cos). "trusted" ranks uncertain images of the index lower.
+                "robust" needs an index of content posteriors.
+            max_uncertainty: Skip images of the index that are more uncertain.
+            abstain: Return no neighbours of images that are more uncertain than this.
             options: See `repzoo_client.Options`. The row of an image that failed has no ids.
 
         Raises:
-            UnsupportedOperation: If the server has no index of this model.
+            UnsupportedOperation: If the server has no index of this model, the index does not have
+                the metric, or ``abstain`` is given and the model has no uncertainty.
+            InvalidRequest: If ``k``, ``metric`` or a limit is out of range.
         """
-        return self._run(_calls.search(model, k), images, options)
+        call = _calls.search(
+            model, k, metric=metric, max_uncertainty=max_uncertainty, abstain=abstain
+        )
+        return self._run(call, images, options)
 
     def generate(
         self,

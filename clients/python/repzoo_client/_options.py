@@ -9,10 +9,16 @@ from typing import Literal, TypeAlias, TypedDict
 
 from repzoo_client._chunks import Chunk
 
-__all__ = ["CheckedOptions", "Options", "Progress"]
+__all__ = ["CheckedOptions", "Distance", "Metric", "Options", "Progress"]
 
 #: Called with the number of images done and the total, which is None if it is not known.
 Progress: TypeAlias = Callable[[int, int | None], object]
+
+#: The metrics of a search, see `repzoo_client.retrieval.PosteriorIndex.search`.
+Metric: TypeAlias = Literal["mean", "w2", "csd", "content", "trusted", "robust"]
+
+#: The distance that a model recommends, which is the metric "mean" of its index.
+Distance: TypeAlias = Literal["euclidean", "cosine"]
 
 
 class Options(TypedDict, total=False):

@@ -92,14 +92,16 @@ class Predictions(NamedTuple):
 class Neighbours(NamedTuple):
     """The nearest images of the server's index to each image, nearest first."""
 
-    #: K ids for each image: paths below the folder that was indexed.
+    #: K ids for each image: paths below the folder that was indexed. Empty for images on which
+    #: the search abstained.
     ids: list[list[str]]
-    #: float32 ``[N, K]``: squared Euclidean distances; of embeddings of length 1 if the model
-    #: recommends cosine similarity.
+    #: float32 ``[N, K]``: distances by the metric of the search; NaN where there is no id.
     distances: NDArray[np.float32]
-    #: float32 ``[N]`` in [0, 1], a calibrated probability that the nearest neighbour is wrong. None
-    #: if the model has no calibrated uncertainty.
+    #: float32 ``[N]`` in [0, 1], the uncertainty of the images, see `Client.uncertainty`. None if
+    #: the model has none.
     uncertainty: NDArray[np.float32] | None
+    #: bool ``[N]``: whether the image is more uncertain than ``abstain``.
+    abstained: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def read(response: httpx.Response, chunk: Chunk | None = None, through: str = ""
 def _from_json(document: Any) -> dict[str, NDArray[Any]]:
     """Return the arrays among the fields of a JSON answer."""
     arrays = {
-        name: np.stack([np.frombuffer(base64.b64decode(row), "<f4") for row in document[name]])
+        name: _stacked([np.frombuffer(base64.b64decode(row), "<f4") for row in document[name]])
         for name in _VECTORS
         if name in document
     }
@@ -151,6 +151,12 @@ def _from_json(document: Any) -> dict[str, NDArray[Any]]:
     if "images" in document:
         arrays["images"] = np.stack([_read_png(text) for text in document["images"]])
     return arrays
+
+
+def _stacked(rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return the rows ``[N, D]``; a row without values is NaN."""
+    widest = max(len(row) for row in rows)
+    return np.stack([row if len(row) else np.full(widest, np.nan, np.float32) for row in rows])
 
 
 def _read_png(text: str) -> NDArray[np.uint8]:

@@ -9,31 +9,58 @@ from __future__ import annotations
 import io
 import json
 import os
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from repzoo.errors import InvalidInput, MissingExtra
+from repzoo.errors import InvalidInput, MissingExtra, UnsupportedOperation
 from repzoo.packages.config import InputSpec, ResizePolicy
-from repzoo.runtime.encoder import unit_length
 from repzoo.runtime.images import decode
 
-__all__ = ["ImageIndex", "export", "indexed_folder"]
+from repzoo_serving.wire.request_bodies import Metric
+
+if TYPE_CHECKING:
+    from repzoo_client.retrieval.ranking import Ranking
+
+__all__ = ["Found", "ImageIndex", "Moments", "export", "indexed_folder"]
+
+Floats: TypeAlias = NDArray[np.float32]
 
 #: The largest side of a small picture.
 _SIDE = 256
 #: JPEG files are decoded at a smaller scale if that is enough for a small picture.
 _SMALL = InputSpec(height=_SIDE, width=_SIDE, channels=3, resize=ResizePolicy(jpeg="scaled"))
 
-#: Distances of this many queries are computed at once, from float32 products.
+#: Distances of at most this many queries are computed at once, and of this many numbers.
 _QUERIES = 32
-#: Candidates beyond k, of which the exact distances are computed too.
-_SPARE = 16
+_NUMBERS = 2**22
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Posteriors: float32 means and variances ``[N, D]``, or points whose variances are 0."""
+
+    mean: Floats
+    variance: Floats
+
+    def __getitem__(self, rows: slice | NDArray[Any]) -> Moments:
+        return Moments(self.mean[rows], self.variance[rows])
+
+
+@dataclass(frozen=True)
+class Found:
+    """The nearest images to one query: positions in `ImageIndex.ids`, and float32 distances."""
+
+    rows: NDArray[np.int64]
+    distances: Floats
 
 
 class ImageIndex:
-    """The vectors of N images, by the path of each image below a folder.
+    """The posteriors of N images, by the path of each image below a folder.
 
     Args:
         path: A file that `export` has written.
@@ -47,63 +74,116 @@ class ImageIndex:
 
     Raises:
         InvalidInput: If the file is not such an export.
+        MissingExtra: If repzoo-client is not installed, which computes the distances.
     """
 
     def __init__(self, path: Path, folder: Path | None = None) -> None:
         try:
+            from repzoo_client.retrieval import IndexInfo
+            from repzoo_client.retrieval.documents import vectors
+        except ImportError as error:
+            raise MissingExtra("zoo serve --index", "retrieval", error) from error
+        try:
             with np.load(path, allow_pickle=False) as file:
-                ids, vectors, info = file["ids"], file["mean"], json.loads(file["info"].item())
-            self.model, self.revision = str(info["model"]), str(info["revision"])
-            self.holds_content = info.get("posterior") == "content"
-            self._is_cosine = info["metric"] == "cosine" and not self.holds_content
+                self._info = IndexInfo(**json.loads(file["info"].item()))
+                self._all = Moments(file["mean"], file["variance"])
+                self._uncertainty, ids = file["uncertainty"], file["ids"]
+            shape = (len(ids), self._info.dim)
         except OSError as error:
             raise InvalidInput(f"{path}: {error.strerror or error}") from None
         except (ValueError, KeyError, TypeError, AttributeError, BadZipFile, EOFError):
             raise InvalidInput(f"{path} is not an export of an index") from None
-        if vectors.ndim != 2 or ids.shape != (len(vectors),) or not len(vectors):
+        if not len(ids) or not self._all.mean.shape == self._all.variance.shape == shape:
             raise InvalidInput(f"{path}: expected the vectors of at least one image")
+        self.model, self.revision = self._info.model, self._info.revision
+        self.holds_content = self._info.posterior == "content"
         self.ids: list[str] = ids.tolist()
         self._known = frozenset(self.ids)
-        self._vectors = np.ascontiguousarray(vectors, np.float32)
-        self._squares = np.square(self._vectors).sum(1)
+        self._vectors_of = vectors
+        #: The vectors of each field that was searched, and their squared lengths.
+        self._fields: dict[str, tuple[Floats, Floats]] = {}
         self._folder = folder
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def nearest(
-        self, embeddings: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return the nearest images to each embedding ``[Q, D]``, nearest first.
+    def describe(self) -> dict[str, Any]:
+        """Return the member ``index`` of the model's entry in ``/models``."""
+        from repzoo_client.retrieval import InvalidQuery
 
-        The distance is that of ``zoo index search``: ‖a − b‖², of vectors of length 1 if the model
-        recommends cosine similarity.
+        metrics = []
+        for metric in get_args(Metric):
+            with suppress(InvalidQuery):
+                self._info.ranking(metric)
+                metrics.append(metric)
+        return {"count": len(self), "posterior": self._info.posterior, "metrics": metrics}
 
-        Returns:
-            Positions in `ids`, int64 ``[Q, K]``, and distances, float32 ``[Q, K]``, where K is the
-            smaller of k and N.
+    def ranking(self, metric: str) -> Ranking:
+        """Return how a metric of `PosteriorIndex.search` ranks the images.
+
+        Raises:
+            UnsupportedOperation: If the index does not have this metric.
         """
-        k = min(k, len(self.ids))
-        rows = np.empty((len(embeddings), k), np.int64)
-        distances = np.empty((len(embeddings), k), np.float32)
-        for start in range(0, len(embeddings), _QUERIES):
-            part = slice(start, start + _QUERIES)
-            rows[part], distances[part] = self._nearest(embeddings[part], k)
-        return rows, distances
+        from repzoo_client.retrieval import InvalidQuery
 
-    def _nearest(
-        self, queries: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        if self._is_cosine:
-            queries = unit_length(queries)
-        rough = self._squares - 2 * (queries @ self._vectors.T)  # [Q, N], without ‖query‖²
-        some = min(k + _SPARE, len(self.ids))
-        rows = np.argpartition(rough, some - 1, axis=1)[:, :some]
-        rows.sort(axis=1)  # equal distances are ordered by ID
-        ways = self._vectors[rows].astype(np.float64) - queries[:, None]  # [Q, some, D]
-        exact = np.square(ways).sum(2)
-        order = np.argsort(exact, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(rows, order, 1), np.take_along_axis(exact, order, 1)
+        try:
+            return self._info.ranking(metric, where="the server's index")  # type: ignore[arg-type]
+        except InvalidQuery as error:
+            raise UnsupportedOperation(str(error)) from None
+
+    def search(
+        self, queries: Moments, k: int, ranking: Ranking, max_uncertainty: float | None = None
+    ) -> list[Found]:
+        """Return the k nearest images to each query, nearest first; equal ones are ordered by ID.
+
+        Results are those of `PosteriorIndex.search`.
+
+        Args:
+            queries: The queries; the index scales them as its own means.
+            k: The number of images. If there are fewer, all of them are found.
+            ranking: From `ranking`.
+            max_uncertainty: Skip images whose uncertainty is larger or unknown.
+        """
+        allowed: NDArray[np.bool_] | None = None
+        if max_uncertainty is not None:
+            allowed = self._uncertainty <= max_uncertainty
+        there = len(self) if allowed is None else int(np.count_nonzero(allowed))
+        if self._info.distance == "cosine":
+            length = np.linalg.norm(queries.mean, axis=1, keepdims=True)
+            length[length == 0] = 1
+            queries = Moments(queries.mean / length, queries.variance / length**2)
+        some = min(ranking.candidates(k), there)
+        step = max(1, min(_QUERIES, _NUMBERS // max(1, some * self._info.dim)))
+        found: list[Found] = []
+        for start in range(0, len(queries.mean), step):
+            part = queries[start : start + step]
+            rows = self._candidates(part, ranking.field, some, allowed)
+            near, uncertainty = self._all[rows], self._uncertainty[rows]
+            distances = ranking.distances(
+                part.mean[:, None], part.variance[:, None], near.mean, near.variance, uncertainty
+            )
+            order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+            nearest = np.take_along_axis(distances, order, 1).astype(np.float32)
+            found += map(Found, np.take_along_axis(rows, order, 1), nearest)
+        return found
+
+    def _candidates(
+        self, queries: Moments, field: str, some: int, allowed: NDArray[np.bool_] | None
+    ) -> NDArray[np.int64]:
+        """Return the rows nearest to each query by a field's vectors, sorted: ``[Q, some]``."""
+        if field not in self._fields:
+            made = self._vectors_of(self._all.mean, self._all.variance, field)
+            self._fields[field] = np.ascontiguousarray(made, np.float32), np.square(made).sum(1)
+        vectors, squares = self._fields[field]
+        asked = self._vectors_of(queries.mean, queries.variance, field, query=True)
+        rough = squares - 2 * (asked @ vectors.T)  # [Q, N], without the square of the query
+        if allowed is not None:
+            rough[:, ~allowed] = np.inf
+        if some < rough.shape[1]:
+            rows = np.argpartition(rough, max(0, some - 1), axis=1)[:, :some]
+            rows.sort(axis=1)  # IDs are sorted, too
+            return rows
+        return np.broadcast_to(np.arange(some), rough.shape)
 
     def picture(self, name: str, max_pixels: int) -> tuple[str, bytes]:
         """Return a small picture of an image of the index: its media type and the file.

@@ -18,14 +18,13 @@ from repzoo_serving.http.problems import Problem
 from repzoo_serving.http.timing import Timing
 from repzoo_serving.models.batching import Batcher, Outputs
 from repzoo_serving.models.decoding import Decoder
-from repzoo_serving.models.image_index import ImageIndex
+from repzoo_serving.models.image_index import Found, ImageIndex, Moments
 from repzoo_serving.models.runner import Runner
 from repzoo_serving.settings import Limits
 from repzoo_serving.telemetry.metrics import Metrics
 from repzoo_serving.wire import openai_api
 from repzoo_serving.wire.request_bodies import (
     CAPABILITIES,
-    MAX_NEIGHBOURS,
     EmbedOptions,
     GenerateOptions,
     Options,
@@ -117,6 +116,7 @@ class ServedModel:
             "capabilities": [name for name in CAPABILITIES if has.get(name, True)],
             "limits": self._limits.model_dump(),
             "config": config.record(),
+            **({} if self.index is None else {"index": self.index.describe()}),
         }
 
     def warm_up(self) -> None:
@@ -234,13 +234,30 @@ class ServedModel:
             raise UnsupportedOperation(
                 f"{self.name} has no index of images; start the server with --index"
             )
+        options = request.options
+        index.ranking(options.metric)  # refused before images are decoded
+        abstain = options.abstain
+        if abstain is not None and self.encoder.config.uncertainty is None:
+            raise UnsupportedOperation(
+                f"abstain: {self.name} has no calibrated uncertainty; leave it out"
+            )
         pixels = await self._pixels(request, timing)
         run = partial(_search, self.encoder, index)
-        outputs = await self._batch(run, pixels, timing, "search", most=_SEARCHED)
-        k = request.options.k
-        rows, distances = outputs.pop("rows")[:, :k], outputs.pop("distances")[:, :k]
-        ids = [[index.ids[row] for row in found] for found in rows.tolist()]
-        return Result({**self.facts, "ids": ids}, {"distances": distances, **outputs})
+        outputs = await self._batch(
+            run, _searched(pixels, options), timing, "search", most=_SEARCHED
+        )
+        found: list[Found] = outputs.pop("found")
+        abstained = np.zeros(len(found), bool)
+        if abstain is not None:
+            abstained = outputs["uncertainty"] > abstain
+        ids = [
+            [] if silent else [index.ids[row] for row in each.rows]
+            for each, silent in zip(found, abstained, strict=True)
+        ]
+        distances = np.stack([each.distances for each in found])
+        distances[abstained] = np.nan
+        facts = {**self.facts, "ids": ids, "abstained": abstained.tolist()}
+        return Result(facts, {"distances": distances, **outputs}, gaps="distances")
 
     async def _views(
         self, request: Request[GenerateOptions], timing: Timing
@@ -331,10 +348,46 @@ def _probe(encoder: Encoder, task: str, kind: str, pixels: NDArray[Any]) -> Outp
     return {"probabilities": predictions.probabilities, "labels": predictions.labels}
 
 
-def _search(encoder: Encoder, index: ImageIndex, pixels: NDArray[Any]) -> Outputs:
-    made = {**_embed(encoder, False, index.holds_content, pixels)}
-    rows, distances = index.nearest(np.asarray(made.pop("embeddings")), MAX_NEIGHBOURS)
-    return {"rows": rows, "distances": distances, **made}
+#: ``max_uncertainty`` of a request that has none.
+_NO_LIMIT = -1.0
+
+
+def _searched(pixels: NDArray[np.uint8], options: SearchOptions) -> NDArray[Any]:
+    """Return images with the options of their search, so that requests can share batches."""
+    about = [("metric", "U16"), ("k", "i4"), ("max_uncertainty", "f8")]
+    rows = np.empty(len(pixels), [("pixels", "u1", pixels.shape[1:]), ("options", about)])
+    rows["pixels"] = pixels
+    most = options.max_uncertainty
+    rows["options"] = (options.metric, options.k, _NO_LIMIT if most is None else most)
+    return rows
+
+
+def _search(encoder: Encoder, index: ImageIndex, rows: NDArray[Any]) -> Outputs:
+    content = index.holds_content
+    made = encoder.outputs(rows["pixels"], uncertainty=True, content=content, batch_size=len(rows))
+    mean = made["content_mean" if content else "embedding"]
+    if content:
+        variance = made["content_variance"]
+    elif encoder.config.has_posterior:
+        variance = np.exp(made["log_variance"])
+    else:
+        variance = np.zeros_like(mean)
+    found: list[Any] = [None] * len(rows)
+    for options in np.unique(rows["options"]):
+        places = np.flatnonzero(rows["options"] == options)
+        metric, k, most = options.item()
+        answers = index.search(
+            Moments(mean[places], variance[places]),
+            k,
+            index.ranking(metric),
+            None if most == _NO_LIMIT else most,
+        )
+        for place, answer in zip(places, answers, strict=True):
+            found[place] = answer
+    outputs: dict[str, Any] = {"found": found}
+    if "uncertainty" in made:
+        outputs["uncertainty"] = made["uncertainty"]
+    return outputs
 
 
 def _as_arrays(posterior: Posterior) -> dict[str, NDArray[Any]]:

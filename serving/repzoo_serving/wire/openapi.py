@@ -46,14 +46,15 @@ _OF_BODIES = (404, 406, 413, 415, 422, 504)
 
 #: The meaning of members of requests and responses that no other place describes.
 _MEANINGS = {
+    "abstained": "Whether each image is more uncertain than `abstain`, and got no neighbours.",
     "classes": "The names of the classes, in the order of the probabilities.",
     "content_mean": "The expected embedding of the undegraded picture, per image or group.",
     "content_variance": "How far off the content mean may be: a variance per dimension.",
     "created": "Always 0.",
     "data": "One entry per input, in their order.",
     "dimensions": "Must be the model's own, if given.",
-    "distances": "The distance of each neighbour, per image: the squared Euclidean distance, of "
-    "vectors of length 1 if the model recommends cosine similarity.",
+    "distances": "The distance of each neighbour by the metric, per image. `mean` is the squared "
+    "Euclidean distance, or the cosine distance 1 - cos if the model recommends it.",
     "embeddings": "One vector per image, or base64 of little-endian float32 values.",
     "encoding_format": "How vectors are written: numbers, or base64 of little-endian float32.",
     "error": "The mean squared error of each reconstruction, of pixel values in [0, 1].",
@@ -210,6 +211,7 @@ def _operations(limits: Limits) -> dict[str, Any]:
     pngs = {"type": "array", "items": ref("Png")}
     strings = {"type": "array", "items": {"type": "string"}}
     found = {"type": "array", "items": strings}
+    flags = {"type": "array", "items": {"type": "boolean"}}
     return {
         **post(
             "embed",
@@ -263,7 +265,7 @@ def _operations(limits: Limits) -> dict[str, Any]:
             "search",
             "Find the images of the server's index that are nearest to each image",
             SearchOptions,
-            {"ids": found, "distances": vectors(), **uncertainty},
+            {"ids": found, "distances": vectors(), "abstained": flags, **uncertainty},
             optional=("uncertainty",),
             more=(409,),
         ),

@@ -38,12 +38,14 @@ class Result:
         arrays: One row per image.
         encoding: Format of vectors in JSON, ``"float"`` or ``"base64"``.
         robust: Whether embeddings are content means.
+        gaps: The array that may have rows without values. They are NaN, and empty in JSON.
     """
 
     facts: Mapping[str, Any]
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     encoding: str = "float"
     robust: bool = False
+    gaps: str | None = None
 
     def encode(self, media_type: str) -> bytes:
         """Return the response body in a type from `choose_media_type`.
@@ -60,6 +62,9 @@ class Result:
             else json_vectors(array, self.encoding)
             for name, array in arrays.items()
         }
+        if self.gaps is not None:
+            for row in np.flatnonzero(np.isnan(arrays[self.gaps]).any(axis=1)):
+                lists[self.gaps][row] = type(lists[self.gaps][row])()  # [] or ""
         return pydantic_core.to_json({**self.facts, **lists})
 
     def finite(self, name: str) -> NDArray[Any]:
@@ -69,7 +74,8 @@ class Result:
             ValueError: If a number is not finite.
         """
         array = self.arrays[name]
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        shown = array[~np.isnan(array).all(axis=1)] if name == self.gaps else array
+        if array.dtype.kind == "f" and not np.isfinite(shown).all():
             raise ValueError(f"{name} has numbers that are not finite")
         return array
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -11,7 +11,7 @@ from repzoo.packages.config import ModelConfig
 
 from repzoo_serving.settings import Limits
 from repzoo_serving.wire.openai_api import EmbeddingsRequest
-from repzoo_serving.wire.request_bodies import CAPABILITIES
+from repzoo_serving.wire.request_bodies import CAPABILITIES, Metric
 
 __all__ = [
     "SAFETENSORS",
@@ -79,9 +79,21 @@ def schemas() -> dict[str, Any]:
         "limits": ref("Limits"),
         "config": ref("ModelConfig"),
     }
+    index = {
+        "count": {"type": "integer", "minimum": 1, "description": "The number of images."},
+        "posterior": {
+            "enum": ["encoder", "content"],
+            "description": "Which posteriors the index holds.",
+        },
+        "metrics": {
+            **strings,
+            "items": {"enum": list(get_args(Metric))},
+            "description": "The metrics of /search that the index has.",
+        },
+    }
     return {
         **made["$defs"],
-        "Model": _object(model),
+        "Model": _object(model, {"index": _object(index)}),
         "Revision": {
             "description": "The SHA-256 of the package's manifest.",
             "type": "string",
@@ -109,7 +121,7 @@ def schemas() -> dict[str, Any]:
             "little-endian bytes.",
             "anyOf": [
                 {"type": "array", "items": {"type": "number"}},
-                {"type": "string", "pattern": "^[A-Za-z0-9+/]+={0,2}$"},
+                {"type": "string", "pattern": "^[A-Za-z0-9+/]*={0,2}$"},
             ],
         },
     }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,14 +26,8 @@ from repzoo_client.retrieval.export import write_documents
 from repzoo_client.retrieval.filters import Filter, filter_expression
 from repzoo_client.retrieval.layout import Held, IndexInfo, IndexType, create_collection
 from repzoo_client.retrieval.milvus import connect, milvus_errors
-from repzoo_client.retrieval.searching import (
-    TRUST_WEIGHT,
-    Answer,
-    Metric,
-    Queries,
-    Search,
-    search_all,
-)
+from repzoo_client.retrieval.ranking import TRUST_WEIGHT, Distance, Metric
+from repzoo_client.retrieval.searching import Answer, Queries, Search, search_all
 
 __all__ = ["PosteriorIndex"]
 
@@ -73,7 +67,7 @@ class PosteriorIndex:
         revision: str = "",
         dim: int,
         scatter: float = 0.15,
-        metric: Literal["euclidean", "cosine"] = "euclidean",
+        metric: Distance = "euclidean",
         posterior: Held = "encoder",
         index_type: IndexType = "IVF_FLAT",
         collection: str = "repzoo",
@@ -102,7 +96,7 @@ class PosteriorIndex:
         """
         if dim < 1 or not scatter > 0:
             raise InvalidQuery(f"dim is {dim} and scatter {scatter}; expected more than 0 for both")
-        _require_choice("metric", metric, ("euclidean", "cosine"))
+        _require_choice("metric", metric, get_args(Distance))
         _require_choice("posterior", posterior, get_args(Held))
         _require_choice("index_type", index_type, get_args(IndexType))
         info = IndexInfo(model, revision, dim, scatter, metric, index_type, posterior)
@@ -170,7 +164,7 @@ class PosteriorIndex:
         *,
         model: str | None = None,
         revision: str | None = None,
-        metric: Metric | Literal["euclidean", "cosine"] | None = None,
+        metric: Metric | Distance | None = None,
     ) -> None:
         """Check that the index can answer a search.
 
@@ -188,20 +182,8 @@ class PosteriorIndex:
                     f"{wanted}: distances between models mean nothing. Build another index: "
                     f"{self.info.build_command()}"
                 )
-        if metric in ("euclidean", "cosine") and metric != self.info.metric:
-            raise InvalidQuery(
-                f"metric is {metric!r}, but {self.location} is built for {self.info.metric!r} "
-                f"distances, as its model recommends"
-            )
-        if metric in ("robust", "content") and (metric == "robust") != self._holds_content:
-            held, needed = "the encoder's posteriors", "content posteriors"
-            if self._holds_content:
-                held, needed = needed, held
-            raise InvalidQuery(
-                f"metric is {metric!r}, which needs {needed}, but {self.location} holds {held}. "
-                "Build another index: "
-                + self.info.build_command("content" if metric == "robust" else "encoder")
-            )
+        if metric is not None:
+            self.info.ranking(metric, where=self.location)
 
     def add(
         self,
@@ -247,7 +229,7 @@ class PosteriorIndex:
         uncertainty: ArrayLike | None = None,
         k: int = 10,
         *,
-        metric: Metric | Literal["euclidean", "cosine"] = "mean",
+        metric: Metric | Distance = "mean",
         filter: Filter | None = None,  # noqa: A002 - Milvus's own word
         max_uncertainty: float | None = None,
         abstain: float | None = None,
@@ -258,17 +240,17 @@ class PosteriorIndex:
         ============  ========================================================  =================
         metric        distance of a hit (smaller is nearer)                     candidates
         ============  ========================================================  =================
-        ``mean``      ‖μ₁ − μ₂‖²                                                all
+        ``mean``      d = ‖μ₁ − μ₂‖², or 1 − cos (μ₁, μ₂)                       all
         ``w2``        ‖μ₁ − μ₂‖² + ‖σ₁ − σ₂‖²                                   all
         ``csd``       ‖μ₁ − μ₂‖² + Σσ₁² + Σσ₂²                                  all
         ``content``   −log likelihood that both show the same content           20 k by ``mean``
-        ``trusted``   ‖μ₁ − μ₂‖² (1 + w u₂), u₂ the document's uncertainty      20 k by ``mean``
+        ``trusted``   d (1 + w u₂), u₂ the document's uncertainty               20 k by ``mean``
         ``robust``    −log likelihood that both show the same content           20 k by ``mean``
         ============  ========================================================  =================
 
         Distances are recomputed in float64, and ties are ordered by ID, so an exact index returns
-        what brute force returns. The module `distances` has the equations. In an index whose
-        ``info.metric`` is "cosine" all vectors have length 1, and ``mean`` is 2 − 2 cos.
+        what brute force returns. The module `distances` has the equations. ``mean`` is the cosine
+        distance, 1 − cos, if ``info.distance`` is "cosine"; all vectors then have length 1.
 
         ``content`` derives the likelihood from the encoder's posteriors and one scatter s² for all
         images. ``robust`` needs an index of content posteriors, which express how much each image
@@ -286,7 +268,7 @@ class PosteriorIndex:
             uncertainty: ``[N]`` in [0, 1], the uncertainty of the queries, if the model has one.
             k: The number of hits per query, 1 to 800.
             metric: One of the metrics above. "euclidean" or "cosine", whichever is
-                ``info.metric``, also stands for "mean".
+                ``info.distance``, also stands for "mean".
             filter: Which documents to search, see `repzoo_client.retrieval.filters`.
             max_uncertainty: Skip documents whose uncertainty is larger or unknown.
             abstain: Return no hits for queries whose uncertainty is larger.
@@ -300,21 +282,12 @@ class PosteriorIndex:
         means, variances = self._scaled(means, variances)
         if abstain is not None and np.isnan(doubt).any():
             raise InvalidQuery("abstain needs the uncertainty of the queries")
-        self.require(metric=metric)
+        ranking = self.info.ranking(metric, weight, where=self.location)
         if metric == "robust" and variance is None:
             raise InvalidQuery(
                 "metric robust needs the variances of the queries' content posteriors"
             )
-        if metric == "euclidean" or metric == "cosine":
-            metric = "mean"
-        search = Search(
-            k=k,
-            metric=metric,
-            expression=filter_expression(filter, max_uncertainty),
-            abstain=abstain,
-            weight=weight,
-            scatter=self.info.scatter,
-        )
+        search = Search(k, ranking, filter_expression(filter, max_uncertainty), abstain)
         return search_all(self._ask, Queries(means, variances, doubt), search)
 
     def get(self, ids: Sequence[str]) -> Documents:
@@ -362,7 +335,7 @@ class PosteriorIndex:
         return self.info.posterior == "content"
 
     def _scaled(self, mean: Any, variance: Any) -> tuple[Any, Any]:
-        if self.info.metric == "euclidean" or self._holds_content:
+        if self.info.distance == "euclidean":
             return mean, variance
         length = np.sqrt(np.square(mean).sum(1, keepdims=True))
         length[length == 0] = 1

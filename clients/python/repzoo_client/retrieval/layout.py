@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from repzoo_client.retrieval.documents import MAX_ID_BYTES
-from repzoo_client.retrieval.errors import IndexNotFound
+from repzoo_client.retrieval.errors import IndexNotFound, InvalidQuery
+from repzoo_client.retrieval.ranking import TRUST_WEIGHT, Distance, Metric, Ranking
 
 __all__ = [
     "Held",
@@ -39,9 +40,8 @@ class IndexInfo:
         revision: The revision of that model, or "" if unknown.
         dim: D.
         scatter: s², the variance of views around their content, for the metric "content".
-        metric: The distance that the model recommends. With "cosine", means are scaled to length 1
-            (and variances accordingly) when they are added and searched, so that ‖μ₁ − μ₂‖² is
-            2 − 2 cos.
+        metric: The distance that the model recommends. With "cosine", the encoder's means are
+            scaled to length 1 (and variances accordingly) when they are added and searched.
         index_type: How Milvus finds neighbours.
         posterior: Whose posteriors the index holds: the ``encoder``'s, or ``content`` posteriors,
             which are never scaled.
@@ -51,9 +51,43 @@ class IndexInfo:
     revision: str
     dim: int
     scatter: float
-    metric: Literal["euclidean", "cosine"]
+    metric: Distance
     index_type: IndexType
     posterior: Held = "encoder"
+
+    @property
+    def distance(self) -> Distance:
+        """The distance of the metric "mean". Content means are always compared by "euclidean"."""
+        return self.metric if self.posterior == "encoder" else "euclidean"
+
+    def ranking(
+        self, metric: Metric | Distance, weight: float = TRUST_WEIGHT, *, where: str = "the index"
+    ) -> Ranking:
+        """Return how a search of the index ranks documents.
+
+        Args:
+            metric: One of the metrics of `PosteriorIndex.search`.
+            weight: w of "trusted".
+            where: The index, in errors.
+
+        Raises:
+            InvalidQuery: If the index does not have this metric.
+        """
+        if metric in ("euclidean", "cosine"):
+            if metric != self.distance:
+                raise InvalidQuery(
+                    f"metric is {metric!r}, but {where} is built for {self.distance!r} distances"
+                    + (", as its model recommends" if self.posterior == "encoder" else "")
+                )
+            metric = "mean"
+        needed: Held = "content" if metric == "robust" else "encoder"
+        if metric in ("robust", "content") and needed != self.posterior:
+            names = {"encoder": "the encoder's posteriors", "content": "content posteriors"}
+            raise InvalidQuery(
+                f"metric is {metric!r}, which needs {names[needed]}, but {where} holds "
+                f"{names[self.posterior]}. Build another index: {self.build_command(needed)}"
+            )
+        return Ranking(metric, self.distance == "cosine", self.scatter, weight)
 
     def to_json(self) -> str:
         """Return the description as JSON, readable by the versions that know its fields."""

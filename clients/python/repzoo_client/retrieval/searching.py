@@ -4,51 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repzoo_client.retrieval import distances
 from repzoo_client.retrieval.documents import Documents
 from repzoo_client.retrieval.errors import InvalidQuery
+from repzoo_client.retrieval.ranking import Ranking
 
-__all__ = [
-    "MAX_K",
-    "TRUST_WEIGHT",
-    "Answer",
-    "Ask",
-    "Hit",
-    "Metric",
-    "Queries",
-    "Search",
-    "search_all",
-]
-
-Floats: TypeAlias = NDArray[np.float64]
-
-Metric = Literal["mean", "w2", "csd", "content", "trusted", "robust"]
+__all__ = ["MAX_K", "Answer", "Ask", "Hit", "Queries", "Search", "search_all"]
 
 #: 20 times this number stays below the 16,384 hits that Milvus returns per query.
 MAX_K = 800
-#: w of the metric "trusted", chosen on training images; see clients/python/benchmarks/RESULTS.md.
-TRUST_WEIGHT = 4.0
-#: Extra candidates, because Milvus ranks in float32 and orders equal distances arbitrarily.
-_SPARE = 10
-#: Metrics that re-rank consider this many times k candidates.
-CANDIDATES = 20
 #: Queries per request, and hits of all queries of a request together.
 _REQUEST_QUERIES = 32
 _REQUEST_HITS = 16_384
-
-_FIELDS = {
-    "mean": "mean",
-    "w2": "deviation",
-    "csd": "radius",
-    "content": "mean",
-    "trusted": "mean",
-    "robust": "mean",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,21 +44,13 @@ class Search:
     """The options of a search; see `PosteriorIndex.search`."""
 
     k: int
-    metric: Metric
+    ranking: Ranking
     expression: str
     abstain: float | None
-    weight: float
-    scatter: float
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= MAX_K:
             raise InvalidQuery(f"k is {self.k}; expected 1 to {MAX_K:,}")
-        if self.metric not in get_args(Metric):
-            raise InvalidQuery(
-                f"metric is {self.metric!r}; expected one of {', '.join(get_args(Metric))}"
-            )
-        if not self.weight >= 0:
-            raise InvalidQuery(f"weight is {self.weight}; expected 0 or more")
 
 
 @dataclass(frozen=True)
@@ -142,12 +105,11 @@ def search_all(ask: Ask, queries: Queries, search: Search) -> list[Answer]:
     silent = [search.abstain is not None and u is not None and u > search.abstain for u in known]
     answers = [Answer((), u, abstained=s) for u, s in zip(known, silent, strict=True)]
     rows = np.flatnonzero(~np.array(silent, bool))
-    reranked = search.metric in ("content", "trusted", "robust")
-    limit = search.k * CANDIDATES if reranked else search.k + _SPARE
+    limit = search.ranking.candidates(search.k)
     step = max(1, min(_REQUEST_QUERIES, _REQUEST_HITS // limit))
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        found = ask(queries.take(part), _FIELDS[search.metric], limit, search.expression)
+        found = ask(queries.take(part), search.ranking.field, limit, search.expression)
         for row, documents in zip(part, found, strict=True):
             hits = _rank(queries.take(np.array([row])), documents, search)
             answers[row] = Answer(hits, known[row])
@@ -158,7 +120,9 @@ def _rank(query: Queries, found: Documents, search: Search) -> tuple[Hit, ...]:
     """Return the k nearest candidates."""
     if not len(found):
         return ()
-    distance = _distance(query, found, search)
+    distance = search.ranking.distances(
+        query.mean, query.variance, found.mean, found.variance, found.uncertainty
+    )
     order = sorted(range(len(found)), key=lambda i: (distance[i], found.ids[i]))
     doubt = float(query.uncertainty[0])
     probability = None if np.isnan(doubt) else 1 - doubt
@@ -172,20 +136,3 @@ def _rank(query: Queries, found: Documents, search: Search) -> tuple[Hit, ...]:
         )
         for i in order[: search.k]
     )
-
-
-def _distance(query: Queries, found: Documents, search: Search) -> Floats:
-    ours, theirs = (query.mean, query.variance), (found.mean, found.variance)
-    if search.metric == "w2":
-        return distances.wasserstein(*ours, *theirs)
-    if search.metric == "csd":
-        return distances.closed_form_sampled(*ours, *theirs)
-    if search.metric == "robust":
-        return -distances.mutual_log_likelihood(*ours, *theirs)
-    if search.metric == "content":
-        contents = (distances.content_posterior(*each, search.scatter) for each in (ours, theirs))
-        return -distances.mutual_log_likelihood(*next(contents), *next(contents))
-    distance = distances.euclidean(query.mean, found.mean)
-    if search.metric == "trusted":
-        return distances.trusted(distance, found.uncertainty, search.weight)
-    return distance

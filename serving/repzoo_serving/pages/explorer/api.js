@@ -73,14 +73,16 @@ export async function analyse(model, image) {
   return { vectors, reconstruction, probes };
 }
 
-export const searchRequest = (model, image) => ["search", { model: model.name, k: 12, images: [image] }];
+// `options` are those of /search, such as { metric: "trusted", abstain: 0.5 }.
+export const searchRequest = (model, image, options) => ["search", { model: model.name, k: 12, ...options, images: [image] }];
 
 // Return the images of the server's index that are nearest to an image: [{ base64, words, distance }]. `base64` is null
-// if the file cannot be read any more.
-export async function search(model, image) {
-  const { ids: [ids], distances: [distances] } = await call(...searchRequest(model, image));
+// if the file cannot be read any more. Return null if the image is too uncertain for the option `abstain`.
+export async function search(model, image, options) {
+  const { ids: [ids], distances: [distances], abstained: [silent] } = await call(...searchRequest(model, image, options));
+  if (silent) return null;
   const pictures = await Promise.all(ids.map(indexed));
-  return ids.map((words, i) => ({ words, base64: pictures[i], distance: Math.sqrt(distances[i]) }));
+  return ids.map((words, i) => ({ words, base64: pictures[i], distance: distances[i] }));
 }
 
 const pictures = new Map(); // id -> a promise of its base64, so that each picture is loaded once

@@ -14,9 +14,11 @@ export class Gallery {
   #globe;
   #onpick;
 
-  // `onpick(item)` when the user chooses a neighbour.
-  constructor({ onpick }) {
+  // `onpick(item)` when the user chooses a neighbour, `onsearch()` when other neighbours are asked for.
+  constructor({ onpick, onsearch }) {
     this.#onpick = onpick;
+    $("search").addEventListener("submit", (event) => event.preventDefault());
+    $("search").addEventListener("change", onsearch);
     const hint = "Drag to rotate, click a sample to analyse it.";
     $("globe-words").textContent = hint;
     this.#globe = new Globe($("globe"), {
@@ -32,6 +34,15 @@ export class Gallery {
     this.examples = examples;
     $("nearest").replaceChildren();
     $("around").hidden = !can(model, "generate");
+    $("search").hidden = !can(model, "search");
+    $("metric").replaceChildren(...(model.index?.metrics ?? []).map((name) => new Option(name)));
+    $("abstain").parentElement.hidden = !model.config.uncertainty;
+  }
+
+  // The options of /search that the user has chosen.
+  get options() {
+    const [metric, abstain] = [$("metric").value, $("abstain").valueAsNumber];
+    return { ...(metric !== "mean" && { metric }), ...(abstain >= 0 && this.#model.config.uncertainty && { abstain }) };
   }
 
   #load() {
@@ -58,10 +69,10 @@ export class Gallery {
     const sampled = can(model, "generate");
     const own = can(model, "search");
     if (own) {
-      const found = await search(model, shown.sent);
+      const found = await search(model, shown.sent, this.options);
       if (!current()) return;
       this.#label("images of the index", "Images of the index that this server was started with. Numbers are distances.");
-      $("nearest").replaceChildren(this.#row(found));
+      $("nearest").replaceChildren(found ? this.#row(found) : "The image is too uncertain: no answer.");
       if (!sampled) return;
     }
     const items = (await this.#load()).filter(({ base64 }) => sampled || base64 !== shown.base64);

@@ -194,14 +194,14 @@ $("undegrade").addEventListener("click", () => {
 
 // Cards.
 
-const gallery = new Gallery({ onpick: ({ base64 }) => choose(base64) });
+const gallery = new Gallery({ onpick: ({ base64 }) => choose(base64), onsearch: answerSoon });
 const latents = new Latents({ onanalyse: choose, onproblem: fail });
 
 const copied = {
   image: () => [reconstructRequest(model, sent)],
   vector: () => [vectorRequest(model, [sent])],
   reading: () => [...(can(model, "probe") ? probeRequests(model, sent) : []), ["embed", { model: model.name, images: [sent] }]],
-  near: () => can(model, "search") ? [searchRequest(model, sent)] : [["embed", { model: model.name, images: [sent] }],
+  near: () => can(model, "search") ? [searchRequest(model, sent, gallery.options)] : [["embed", { model: model.name, images: [sent] }],
     ...(can(model, "content") ? [["embed", { model: model.name, robust: true, images: [sent] }]] : [])],
   latents: () => [["generate", { model: model.name, latents: [latents.values] }]],
 };

@@ -24,7 +24,6 @@ const METHODS = { embed: "embed_with_uncertainty", probe: "probe" };
 const POSITIONAL = ["task", "kind"];
 
 function python(requests, name) {
-  if (requests[0][0] === "search") return pythonSearch(requests[0][1], name);
   const [, { images }] = requests[0];
   const written = (value) => (value === true ? "True" : JSON.stringify(value));
   const lines = requests.map(([path, body]) => {
@@ -41,22 +40,6 @@ function python(requests, name) {
     ...(images ? [long ? `image = ${JSON.stringify(name)}` : `image = base64.b64decode("${images[0]}")`, ""] : []),
     `with Client("${server}") as client:`,
     ...lines,
-    "",
-  ].join("\n");
-}
-
-// The client has no method for /search.
-function pythonSearch(body, name) {
-  const long = isLong(body);
-  const key = $("key").value ? ', headers={"Authorization": "Bearer YOUR_KEY"}' : "";
-  return [
-    ...(long ? [] : ["import base64", ""]),
-    "import httpx",
-    "",
-    long ? `image = open(${JSON.stringify(name)}, "rb").read()` : `image = base64.b64decode("${body.images[0]}")`,
-    `data = ${JSON.stringify(options(body))}`,
-    `answer = httpx.post("${server}/search", data=data, files={"images": image}${key})`,
-    'print(answer.raise_for_status().json()["ids"])',
     "",
   ].join("\n");
 }
