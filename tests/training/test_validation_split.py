@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -74,15 +75,49 @@ def test_every_combination_of_settings_is_measured_on_held_out_training_images(
     command = [
         *(sys.executable, ROOT / "training" / "benchmarks" / "sweep.py", "minc-mnist"),
         *("--data", DIGITS, "--views", 512, "--seeds", 2, "--set", "latent_dim=16"),
-        *("--vary", "options.triangle=false,true", "--vary", "options.moment_momentum=0.5,0.9"),
+        *("--vary", "options.triangle=false,true", "--vary", "views_per_image=2,4"),
+        *("--views-per-step", 64),
         *("--out", tmp_path / "runs", "--csv", table),
     ]
     first = run_twice(command, table)
     assert {row["settings"] for row in first} == {
-        f"latent_dim=16, options.triangle={triangle}, options.moment_momentum={moment}"
+        f"latent_dim=16, options.triangle={triangle}, views_per_image={views}"
         for triangle in ("false", "true")
-        for moment in ("0.5", "0.9")
+        for views in (2, 4)
     }
     assert {row["measure"] for row in first} >= {"k-NN cosine, %", "linear, %", "MLP, %"}
     assert {(row["split"], row["seeds"]) for row in first} == {("validation", "2")}
-    assert len(list((tmp_path / "runs").iterdir())) == 8
+    recipes = [json.loads(path.read_text())["recipe"] for path in tmp_path.glob("runs/*/run.json")]
+    assert len(recipes) == 8
+    assert {recipe["views_per_image"] * recipe["images_per_step"] for recipe in recipes} == {64}
+
+
+@pytest.mark.slow
+def test_methods_are_compared_with_one_network(tmp_path: Path) -> None:
+    table, figures = tmp_path / "methods.csv", tmp_path / "figures"
+    command = [
+        *(sys.executable, ROOT / "training" / "benchmarks" / "content_style.py", "cifar10-conv"),
+        *("--data", ROOT / "tests" / "data" / "cifar10", "--views", 512),
+        *("--method", "vae", "--method", "simclr", "--method", "random"),
+        *("--set", "network.widths=[8,16,16,16]", "--set", "latent_dim=16"),
+        *("--out", tmp_path / "runs", "--csv", table, "--figures", figures),
+    ]
+    first = run_twice(command, table)
+    assert {(row["method"], row["J"], row["D"]) for row in first} == {
+        ("VAE", "1", "16"),
+        ("SimCLR", "2", "16"),
+        ("Random", "2", "16"),
+    }
+    assert {row["measure"] for row in first} >= {
+        "class, MLP, %",
+        "position, linear, R²",
+        "flip, linear, %",
+        "crop, invariance",
+        "colour, invariance",
+        "colour, linear, R²",
+    }
+    assert (figures / "content-style-cifar10.png").read_bytes().startswith(b"\x89PNG")
+    recipes = [json.loads(path.read_text())["recipe"] for path in tmp_path.glob("runs/*/run.json")]
+    assert len(recipes) == 3
+    assert len({json.dumps(recipe["network"]) for recipe in recipes}) == 1
+    assert {recipe["views_per_image"] * recipe["images_per_step"] for recipe in recipes} == {256}

@@ -30,6 +30,9 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("--data", required=True)
     parser.add_argument("--views", type=int, default=500_000, help="per run")
+    parser.add_argument(
+        "--views-per-step", type=int, metavar="N", help="N = images_per_step * views_per_image"
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument(
         "--set", dest="fixed", action="append", default=[], metavar="KEY=VALUE", help="for all runs"
@@ -46,10 +49,14 @@ def main() -> None:
     kept, held_out = held_out_tenth(images)
     trials = Trials(arguments.csv, ("dataset", "split", "recipe", "settings", "views"))
     for settings in product(*arguments.vary):
+        changed = override(recipe, settings)
+        if arguments.views_per_step:
+            images_per_step = arguments.views_per_step // changed.views_per_image
+            changed = changed.model_copy(update={"images_per_step": images_per_step})
         name = "-".join([recipe.name, *arguments.fixed, *settings]).replace("/", "-")
         seeds = [
             run(
-                override(recipe, [*settings, f"seed={seed}"]),
+                override(changed, [f"seed={seed}"]),
                 arguments.out / f"{name}-views={arguments.views}-seed={seed}",
                 kept,
                 held_out,
