@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import socket
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import repzoo
 from repzoo.cache.cache import Cache
+from repzoo.hubs import opening
 from repzoo.hubs.opening import default_hub, open_hub
 from repzoo.packages.bundled import bundled_folder
 from repzoo.packages.names import Names, names
@@ -157,7 +161,30 @@ def test_asking_the_fallback_hub_is_announced(
     zoo_here: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("REPZOO_OFFLINE", "1")
-    error = zoo_here("pull", "simvae-mnits", status=1)
-    assert "offline" in error
-    assert "not a bundled package; did you mean simvae-mnist" in caplog.text
-    assert f"asking {names().organisation}" in caplog.text
+    for command in ("pull", "info"):
+        caplog.clear()
+        error = zoo_here(command, "simvae-mnits", status=1)
+        assert "offline" in error
+        for text in (error, caplog.text):
+            assert "simvae-mnits is neither bundled nor cached; did you mean simvae-mnist" in text
+        assert f"asking {names().organisation}" in caplog.text
+
+
+def test_a_typing_error_is_answered_soon_even_if_a_firewall_drops_packets(
+    zoo_here: Any, monkeypatch: pytest.MonkeyPatch, flat_hub: Path
+) -> None:
+    zoo_here("pull", "tiny", "--hub", flat_hub)
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):  # its backlog is full, so it does not answer further connections
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        monkeypatch.setenv("HF_ENDPOINT", "http://{}:{}".format(*full.getsockname()))
+        monkeypatch.delenv("REPZOO_HUB")
+        monkeypatch.setattr(opening, "_LAST_RESORT_SECONDS", 0.2)
+        started = time.monotonic()
+        error = zoo_here("pull", "tinny", status=1)
+        assert time.monotonic() - started < 5
+    assert "did you mean tiny? " in error
+    assert "no answer within 0.2 s; is there a network?" in error

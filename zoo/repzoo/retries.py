@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from repzoo.errors import HubUnavailable, Offline
 from repzoo.progress import say
 
-__all__ = ["Interrupted", "Patience"]
+__all__ = ["Interrupted", "Patience", "within"]
 
 T = TypeVar("T")
 
@@ -63,3 +64,29 @@ class Patience:
         say("waiting %.*f s: %s", 1 if delay < 10 else 0, delay, error)
         if self.stop.wait(delay):
             raise Interrupted
+
+
+def within(seconds: float, where: str, action: Callable[[], T]) -> T:
+    """Call ``action`` once, in a thread that is left behind if it takes too long.
+
+    A connection is tried for each address of a host in turn, so its own timeout is too long where
+    a firewall drops packets.
+
+    Raises:
+        HubUnavailable: If it takes longer than ``seconds``; the message names ``where``.
+    """
+    result = Future[T]()
+
+    def run() -> None:
+        try:
+            result.set_result(action())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="within", daemon=True).start()
+    try:
+        return result.result(seconds)
+    except TimeoutError:
+        if result.done():
+            raise
+        raise HubUnavailable(f"{where}: no answer within {seconds:g} s; is there a network?") from None

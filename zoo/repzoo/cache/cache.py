@@ -18,7 +18,7 @@ from repzoo.cache.places import Places, default_cache, names_in, writing_to
 from repzoo.cache.trust import MOVING, Memory
 from repzoo.errors import IntegrityError, ModelNotFound
 from repzoo.files import write_atomically
-from repzoo.hubs.opening import default_hub, hub_spec, open_hub
+from repzoo.hubs.opening import default_hub, hub_of, hub_spec
 from repzoo.packages.package import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -227,12 +227,14 @@ class Cache:
         """Ask a hub what a reference means, and check that it still means the same."""
         name, asked = reference.name, reference.revision
         memory = self.memory(name)
-        source = open_hub(reference.hub_or(hub) or _usual_hub(name, memory), name)
-        commit = patience(lambda: source.resolve(name, asked))
-        meant = memory.meaning(source.spec, commit)
-        data = Places(self.path, name).manifest(meant) if meant is not None else None
-        if data is None:
-            data = patience(lambda: source.manifest(name, commit))
+        spec = reference.hub_or(hub) or _usual_hub(name, memory)
+        with hub_of(name, spec, self.names) as (source, brief):
+            ask = brief or patience
+            commit = ask(lambda: source.resolve(name, asked))
+            meant = memory.meaning(source.spec, commit)
+            data = Places(self.path, name).manifest(meant) if meant is not None else None
+            if data is None:
+                data = ask(lambda: source.manifest(name, commit))
         if asked is None or _DIGITS.fullmatch(asked):
             asked = MOVING if asked is None else commit
         manifest = Manifest.parse(data, f"{name} in {source.spec}")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from repzoo.cache.cache import Cache
 from repzoo.errors import HubError, IntegrityError, ModelNotFound, PackageError
 from repzoo.hub import Hub
-from repzoo.hubs.opening import open_hub
+from repzoo.hubs.opening import hub_of
 from repzoo.packages.config import ModelConfig
 from repzoo.packages.package import Manifest, Package
 from repzoo.packages.records import parse_record, read_file
@@ -146,8 +146,9 @@ def look_up(name_or_path: str, hub_spec: str | None, cache: Cache) -> LocatedCar
     reference = Reference.parse(name_or_path)
     asked = reference.hub_or(hub_spec)
     try:
-        hub = open_hub(asked, reference.name)
-        commit = hub.resolve(reference.name, reference.revision)
+        with hub_of(reference.name, asked, cache.names) as (hub, brief):
+            resolve = partial(hub.resolve, reference.name, reference.revision)
+            commit = resolve() if brief is None else brief(resolve)
         return LocatedCard(
             card_on_hub(hub, Reference(reference.name, commit)),
             hub.spec,

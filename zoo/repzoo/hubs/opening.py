@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-from repzoo.errors import HubError
+from repzoo.errors import HubError, ModelNotFound
 from repzoo.hub import Hub
 from repzoo.hubs.flat import FlatHub
 from repzoo.hubs.huggingface import HuggingFaceHub
@@ -14,9 +18,21 @@ from repzoo.packages.names import names
 from repzoo.packages.package import MANIFEST, is_package
 from repzoo.packages.reference import did_you_mean, is_url
 from repzoo.progress import say
+from repzoo.retries import within
 from repzoo.store.store import Store, is_store
 
-__all__ = ["default_hub", "hub_spec", "open_hub"]
+__all__ = ["Ask", "default_hub", "hub_of", "hub_spec", "open_hub"]
+
+T = TypeVar("T")
+
+#: Time in which the public organisation must answer for a name that may be a typing error.
+_LAST_RESORT_SECONDS = 10.0
+
+
+class Ask(Protocol):
+    """Calls a function that asks a hub, and returns its result."""
+
+    def __call__(self, action: Callable[[], T], /) -> T: ...
 
 
 def open_hub(spec: str | os.PathLike[str] | None = None, name: str | None = None) -> Hub:
@@ -32,9 +48,6 @@ def open_hub(spec: str | os.PathLike[str] | None = None, name: str | None = None
     """
     if spec is None:
         spec = default_hub(name)
-        if name is not None and spec == names().organisation:
-            meant = did_you_mean(name, [*names().aliases, *_names_below(bundled_folder())])
-            say("%s is not a bundled package; %sasking %s", name, meant, spec)
     text = os.fspath(spec)
     if not text:
         raise HubError("the hub name is empty; expected a folder, hf://ORG or https://HOST/ORG")
@@ -48,6 +61,41 @@ def open_hub(spec: str | os.PathLike[str] | None = None, name: str | None = None
     if is_package(path):
         raise HubError(f"{text} is a package, not a hub; expected the folder that contains it")
     return FlatHub(path)
+
+
+@contextmanager
+def hub_of(
+    name: str, spec: str | None, cached: Callable[[], Iterable[str]]
+) -> Iterator[tuple[Hub, Ask | None]]:
+    """Open the hub that is asked about a package: the named one or the default one.
+
+    If that is the public organisation, the last resort, the name may be a typing error. Then the
+    names that repzoo knows are suggested, also by errors.
+
+    Args:
+        name: The package.
+        spec: The hub's address; None for the default hub.
+        cached: Returns the names of cached packages.
+
+    Yields:
+        The hub, and how to ask it: once and for a few seconds if it is the last resort, otherwise
+        None.
+
+    Raises:
+        HubError: As `open_hub` does.
+    """
+    hub = open_hub(spec, name)
+    if spec is not None or default_hub(name) != names().organisation:
+        yield hub, None
+        return
+    known = [*names().aliases, *_names_below(bundled_folder()), *cached()]
+    about = f"{name} is neither bundled nor cached; {did_you_mean(name, known)}"
+    say("%sasking %s", about, hub.spec)
+    try:
+        yield hub, partial(within, _LAST_RESORT_SECONDS, hub.spec)
+    except (HubError, ModelNotFound) as error:
+        error.args = (f"{about}{error}",)
+        raise
 
 
 def hub_spec(spec: str | os.PathLike[str] | None = None) -> str:
