@@ -116,13 +116,20 @@ def test_other_policies_are_refused() -> None:
 
 def test_only_what_exceeds_a_limit_is_converted() -> None:
     spec = POLICIES[0].model_dump(mode="json")
-    for data in (file(Image.fromarray(noise(30, 40, 3)), kind) for kind in ("PNG", "JPEG", "WEBP")):
+    for data in (file(Image.fromarray(noise(30, 40, 3)), kind) for kind in ("GIF", "JPEG", "WEBP")):
         fits: dict[str, Any] = {"max_pixels": 1200, "max_bytes": len(data)}
         assert sendable(data, spec, **fits) is data
         assert sendable(data, spec, **fits | {"max_pixels": 1199}) != data
         assert sendable(data, spec, **fits | {"max_bytes": len(data) - 1}) != data
     for data in (b"", b"no image", b"\x89PNG or not"):
         assert sendable(data, spec, **NOTHING) is data
+
+
+def test_a_photo_of_48_megapixels_is_scaled_as_by_the_runtime() -> None:
+    spec = InputSpec(height=8, width=8, channels=3)  # whose policy is to decode files at full size
+    data = file(Image.fromarray(noise(60, 80, 3)).resize((8064, 6048)), "JPEG")
+    found = read(sendable(data, spec.model_dump(mode="json"), **NOTHING), spec)
+    assert np.array_equal(found, as_pixels(data, spec, max_pixels=2**24))
 
 
 def test_what_cannot_be_converted() -> None:
@@ -179,13 +186,14 @@ def test_errors_name_the_file(ask: Callable[..., Any], server_url: str, tmp_path
 def test_without_pillow(
     server_url: str, encoder: repzoo.Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent = [files()["PNG"], files()["turned"], noise(8, 8, 1)]
-    refused = [files()["BMP"], noise(9, 9), b"no image"]
+    sent = [files()["PNG"], files()["turned"], files()["BMP"], files()["GIF"], noise(8, 8, 1)]
+    refused = [noise(9, 9), b"no image"]
     expected = np.concatenate([encoder.embed(image) for image in sent])
     monkeypatch.setitem(sys.modules, "PIL", None)
     found: dict[int, Exception] = {}
     with Client(server_url) as client:
         rows = client.embed([*sent, *refused], model="tiny", on_error="collect", errors=found)
-    np.testing.assert_allclose(rows[:3], expected, atol=1e-6)
-    assert found.keys() == {3, 4, 5}
-    assert all("pip install pillow" in str(error) for error in found.values())
+    np.testing.assert_allclose(rows[:5], expected, atol=1e-6)
+    assert found.keys() == {5, 6}
+    assert "pip install pillow" in str(found[5])
+    assert "image 6: not an image in one of BMP, GIF" in str(found[6])

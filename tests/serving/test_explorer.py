@@ -400,7 +400,7 @@ def test_an_error_replaces_the_answer(
     explorer.type("#file", str(tmp_path / "x.png"))
     eventually(lambda: explorer.visible("#error"))
     assert explorer.texts("#error h2") == ["The model cannot read this image"]
-    assert "PNG, JPEG, WEBP" in explorer.texts("#error p")[0]
+    assert "GIF, JPEG" in explorer.texts("#error p")[0]
     assert explorer.run("return document.querySelector('#error').getAttribute('role')") == "alert"
     assert status(explorer) == ""
     for selector in ("#answer", "#around", "#latents"):

@@ -7,6 +7,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,11 @@ def animated(kind: str) -> tuple[bytes, bytes]:
     return data, encoded(frames[0])
 
 
+def same_pixels(kind: str) -> tuple[bytes, bytes]:
+    options = {"irreversible": False} if kind == "JPEG2000" else {}
+    return encoded(Image.fromarray(RGB), kind, **options), encoded(Image.fromarray(RGB))
+
+
 @pytest.mark.parametrize(
     "pair",
     [
@@ -76,12 +82,14 @@ def animated(kind: str) -> tuple[bytes, bytes]:
         cmyk,
         lambda: animated("PNG"),
         lambda: animated("WEBP"),
+        lambda: animated("GIF"),
+        *(partial(same_pixels, kind) for kind in ("BMP", "PPM", "TIFF", "JPEG2000")),
         lambda: (encoded(Image.fromarray(GREY), "WEBP", lossless=True), encoded_grey()),
         lambda: (encoded(Image.fromarray(GREY > 99)), encoded_bilevel()),
     ],
     ids=[
         "exif-png", "exif-webp", "16-bit", "alpha", "palette", "cmyk", "apng",
-        "animated-webp", "grey-webp", "bilevel",
+        "animated-webp", "animated-gif", "bmp", "ppm", "tiff", "jpeg2000", "grey-webp", "bilevel",
     ],
 )  # fmt: skip
 def test_a_file_is_seen_as_the_plain_png_of_what_it_shows(
@@ -125,8 +133,17 @@ def png(width: int, height: int, *chunks: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(chunks) + chunk(b"IEND", b"")
 
 
-def large(kind: str) -> bytes:
-    return encoded(Image.new("L", (2000, 2000)), kind)
+def large(kind: str, **options: Any) -> bytes:
+    return encoded(Image.new("L", (2000, 2000)), kind, **options)
+
+
+def tiled(side: int) -> bytes:
+    """A TIFF file of 8 x 8 pixels in a tile of ``side`` x ``side``."""
+    tags = [(256, 8), (257, 8), (258, 8), (259, 8), (262, 1), (277, 1)]  # Deflate, one grey byte
+    tags += [(322, side), (323, side), (324, 200), (325, 12)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    return head.ljust(200, b"\0") + zlib.compress(bytes(2**10))
 
 
 @pytest.mark.parametrize(
@@ -143,8 +160,20 @@ def large(kind: str) -> bytes:
         (png(8, 8, chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(2**26), 9))), 422),
         # More pixels than the header says.
         (png(8, 8, chunk(b"IDAT", zlib.compress(bytes(2**24), 9))), 200),
-        # Formats that are read locally, but not from clients.
-        *((encoded(Image.fromarray(RGB), kind), 422) for kind in ("BMP", "GIF", "PPM", "TIFF")),
+        *(
+            (encoded(Image.fromarray(RGB), kind)[:99], 422)
+            for kind in ("BMP", "GIF", "PPM", "TIFF")
+        ),
+        (large("GIF"), 413),
+        (large("TIFF", compression="tiff_lzw"), 413),
+        (large("JPEG2000"), 413),
+        # Tiles that are larger than the limit, in a small image.
+        (tiled(512), 413),
+        # Pillow would decode them in Python.
+        (b"P6 300 300 254\n" + bytes(270_000), 413),
+        (b"P6 30 30 254\n" + bytes(2700), 200),
+        # The decoder of AVIF has no limit.
+        *((encoded(Image.fromarray(RGB), "AVIF"), 422) for _ in range("AVIF" in Image.SAVE)),
     ],
 )
 def test_what_is_cut_off_or_blows_up_is_refused(server_url: str, data: bytes, status: int) -> None:

@@ -35,16 +35,20 @@ def package(make_package: Callable[..., Path], tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def url(
-    server_process: type, package: Path, tmp_path_factory: pytest.TempPathFactory
+    server_process: type,
+    package: Path,
+    tiny_package: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
+    """A server of "photos", and of "tiny", whose policy is to decode files at full size."""
     log = tmp_path_factory.mktemp("server") / "log"
-    with server_process("--models", str(package), "--port", "0", log=log) as server:
+    with server_process("--models", f"{package},{tiny_package}", "--port", "0", log=log) as server:
         yield server.wait_until_ready()
 
 
-def post(url: str, data: bytes) -> httpx.Response:
+def post(url: str, data: bytes, model: str = "photos") -> httpx.Response:
     files = [("images", ("photo", data))]
-    return httpx.post(f"{url}/embed", data={"model": "photos"}, files=files, timeout=60)
+    return httpx.post(f"{url}/embed", data={"model": model}, files=files, timeout=60)
 
 
 def test_a_photo_gives_the_same_pixels_everywhere(url: str, package: Path, tmp_path: Path) -> None:
@@ -63,9 +67,15 @@ def test_a_photo_gives_the_same_pixels_everywhere(url: str, package: Path, tmp_p
     assert np.array_equal(decoded.pixels, encoder.preprocess(photos))
 
 
-def test_48_megapixels_are_accepted_unless_they_are_held_in_memory(url: str, package: Path) -> None:
-    response = post(url, photo(8064, 6048))
-    assert response.status_code == 200, response.text
+def test_48_megapixels_are_accepted_unless_they_are_held_in_memory(
+    url: str, package: Path, tiny_package: Path
+) -> None:
+    data = photo(8064, 6048)
+    for model, folder in (("photos", package), ("tiny", tiny_package)):
+        response = post(url, data, model)
+        assert response.status_code == 200, response.text
+        expected = repzoo.load(folder, provider="cpu").embed(data)
+        np.testing.assert_allclose(response.json()["embeddings"], expected, atol=1e-6)
     data = photo(8064, 6048, progressive=True)
     progressive = post(url, data)
     assert progressive.status_code == 413

@@ -428,8 +428,8 @@ def test_images_with_too_many_pixels(http: httpx.Client) -> None:
     worse = assert_problem(response, 413, "too-many-pixels")
     limit = http.get("/models/tiny").json()["limits"]["max_pixels"]
     assert problem["limit"] == worse["limit"] == limit
-    assert problem["detail"] == f"image 1: 4000 x 4000 pixels exceed the limit of {limit}"
-    assert worse["detail"] == f"image 1: 3600000000 pixels exceed the limit of {limit}"
+    assert problem["detail"] == f"image 1: 4000 x 4000 pixels exceed the limit of {limit}. Scale the image down"
+    assert worse["detail"] == f"image 1: 3600000000 pixels exceed the limit of {limit}. Scale the image down"
 
 
 def test_json_with_too_many_values(http: httpx.Client) -> None:

@@ -87,17 +87,27 @@ def test_the_limit_counts_what_decoding_holds() -> None:
     spec = InputSpec(height=32, width=32, channels=3, resize=SCALED)
     file = encode(photo(800, 600))
     assert decode(file, spec, max_pixels=120_000).size == (100, 75)
-    with pytest.raises(ImageTooLarge, match=r"800 x 600 pixels exceed the limit of 479996$"):
+    with pytest.raises(ImageTooLarge, match=r"800 x 600 pixels exceed the limit of 479996\. Scale"):
         decode(file, spec, max_pixels=119_999)  # of which a file may have four times as many
     progressive = encode(photo(800, 600), progressive=True)
     with pytest.raises(ImageTooLarge, match=r"limit of 479999; a progressive JPEG file is held"):
         decode(progressive, spec, max_pixels=479_999)
     assert decode(progressive, spec, max_pixels=480_000).size == (100, 75)
     large = InputSpec(height=120, width=120, channels=3, resize=SCALED)
-    with pytest.raises(ImageTooLarge, match=r"800 x 600 pixels exceed the limit of 119999$"):
+    with pytest.raises(ImageTooLarge, match=r"800 x 600 pixels exceed the limit of 119999\. Scale"):
         decode(file, large, max_pixels=119_999)  # 400 x 300 would be decoded
-    with pytest.raises(ImageTooLarge, match=r"limit of 120000$"):
+    with pytest.raises(ImageTooLarge, match=r"limit of 120000\. Scale"):
         decode(file, max_pixels=120_000)
+
+
+def test_a_large_jpeg_is_scaled_whatever_the_policy() -> None:
+    full = InputSpec(height=32, width=32, channels=3)
+    assert decode(encode(photo(4096, 4096)), full).size == (4096, 4096)
+    file = encode(photo(4097, 4096))
+    assert decode(file, full, max_pixels=2**24).size == (513, 512)
+    assert decode(file).size == (4097, 4096)
+    with pytest.raises(ImageTooLarge, match=r"limit of 16777216; a progressive JPEG file is held"):
+        decode(encode(photo(4097, 4096), progressive=True), full, max_pixels=2**24)
 
 
 def test_a_file_in_several_scans_counts_as_a_whole() -> None:

@@ -37,8 +37,8 @@ __all__ = [
 ]
 
 #: One image: a uint8 array ``[H, W]`` or ``[H, W, C]``, a Pillow image, or a file: its path, its
-#: bytes or an open binary file. Arrays of other sizes than the model's, and files that are not PNG,
-#: JPEG or WebP, need Pillow.
+#: bytes or an open binary file. Arrays of other sizes than the model's, AVIF files, and files that
+#: exceed the server's limits, need Pillow.
 ImageLike: TypeAlias = (
     "NDArray[np.uint8] | Image.Image | str | os.PathLike[str] | bytes | bytearray | memoryview"
     " | BinaryIO"

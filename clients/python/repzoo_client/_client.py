@@ -43,10 +43,11 @@ class Client(ClientBase):
         (1, 10)
 
     ``images`` is one image or an iterable of images. An image is a uint8 array ``[H, W]`` or
-    ``[H, W, C]`` of the model's own size, or a PNG, JPEG or WebP file of any size, as a path or as
-    bytes. A uint8 array ``[N, H, W, C]`` works too. Any number of images is split into requests
-    that the server's limits allow; several requests run at a time, and results keep the order of
-    the images. Iterators are advanced and files are read only as requests need them.
+    ``[H, W, C]``, a Pillow image, or an image file, as a path, as bytes or as an open binary file.
+    A uint8 array ``[N, H, W, C]`` works too. With Pillow installed, the client scales what the
+    server would refuse. Any number of images is split into requests that the server's limits allow;
+    several requests run at a time, and results keep the order of the images. Iterators are advanced
+    and files are read only as requests need them.
 
     Calls with images also take ``on_error``, ``errors``, ``progress`` and ``deadline``: see
     `repzoo_client.Options`. A forked process may go on using the client: it opens connections of

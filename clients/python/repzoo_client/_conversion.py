@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["as_png", "is_pillow_image", "sendable"]
 
-#: Formats that are read, by Pillow's names.
+#: Formats that are read, by Pillow's names. The server reads all of them but AVIF.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-#: Formats that the server reads too. MPO is a JPEG file with more pictures behind the first.
-_SENT = ("JPEG", "MPO", "PNG", "WEBP")
 
 #: Images with more pixels are refused, as by the local runtime. As RGB they take 192 MiB.
 _MAX_PIXELS = 2**26
+#: JPEG files with more pixels are decoded at a smaller size, whatever the resize policy.
+_MAX_FULL = 2**24
 
 # The header of a smaller file is not read, because that takes longer than sending the file: only
 # images of a single colour have more pixels per byte.
@@ -65,17 +65,13 @@ def sendable(data: bytes, spec: Mapping[str, Any], *, max_pixels: int, max_bytes
     Raises:
         ValueError: If the file must be converted, but cannot be read or Pillow is not installed.
     """
-    known = data.startswith((b"\x89PNG", b"\xff\xd8\xff")) or data[8:12] == b"WEBP"
-    if known and len(data) <= min(max_bytes, max_pixels // _PIXELS_PER_BYTE):
+    is_avif = data[4:8] == b"ftyp"
+    if len(data) <= min(max_bytes, max_pixels // _PIXELS_PER_BYTE) and not is_avif:
         return data
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
-        if known:
-            return data
-        raise ValueError(
-            "not a PNG, JPEG or WebP file; other formats need Pillow: pip install pillow"
-        ) from None
+        return data
     Image.init()  # loads the decoders of all formats that Pillow was built with
     formats = [name for name in _FORMATS if name in Image.OPEN]
     with _as_value_error():
@@ -85,13 +81,15 @@ def sendable(data: bytes, spec: Mapping[str, Any], *, max_pixels: int, max_bytes
             return data
         with file:
             size = file.width * file.height
-            if file.format in _SENT and size <= max_pixels and len(data) <= max_bytes:
+            if size <= max_pixels and len(data) <= max_bytes and not is_avif:
                 return data
             if size > _MAX_PIXELS:
                 raise ValueError(
                     f"{file.width} x {file.height} pixels exceed the limit of {_MAX_PIXELS}"
                 )
-            if file.format in ("JPEG", "MPO") and _policy(spec)["jpeg"] == "scaled":
+            # MPO is a JPEG file with more pictures behind the first.
+            is_jpeg = file.format in ("JPEG", "MPO")
+            if is_jpeg and (size > _MAX_FULL or _policy(spec)["jpeg"] == "scaled"):
                 side = 2 * max(_scaled(spec))
                 file.draft(None, (side, side))
             return _as_png(file, spec)

@@ -24,14 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 from repzoo.errors import ImageTooLarge, InvalidImage
 from repzoo.packages.config import InputSpec
-from repzoo.runtime.images import as_pixels
+from repzoo.runtime.images import FORMATS, as_pixels
 
 from repzoo_serving.models.batching import QueueFull
 
 __all__ = ["Decoder"]
 
-#: Accepted formats; the decoders of all others are not exposed to clients.
-_FORMATS = ("PNG", "JPEG", "WEBP")
+#: Accepted formats. The decoder of AVIF ignores the size in the header, and with it any limit.
+_FORMATS = tuple(name for name in FORMATS if name != "AVIF")
 
 _FILES_AT_ONCE = 8
 

@@ -100,8 +100,9 @@ def schemas() -> dict[str, Any]:
             "pattern": "^[0-9a-f]{64}$",
         },
         "Image": {
-            "description": "The base64 of a PNG, JPEG or WebP file, plain or as a data: URL. The "
-            "file's bytes, not the URL, say which format it has.",
+            "description": "The base64 of an image file, plain or as a data: URL: BMP, GIF (the "
+            "first frame), JPEG, JPEG 2000, PNG, PPM, TIFF or WebP. The file's bytes, not the URL, "
+            "say which format it has.",
             "type": "string",
             "format": "image",
         },

@@ -75,7 +75,8 @@ class ResizePolicy(_Record):
     jpeg: Literal["full", "scaled"] = Field(
         "full",
         description="how JPEG files are decoded: at full size, or scaled down by 2, 4 or 8 while "
-        "both sides stay at least twice as long as the target's",
+        "both sides stay at least twice as long as the target's; files of more than 16 Mi pixels "
+        "are always scaled down",
     )
     size: tuple[Side, Side] | None = Field(
         None,

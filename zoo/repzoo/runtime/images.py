@@ -26,7 +26,9 @@ from repzoo.runtime.image_metadata import strip_metadata
 
 try:
     from PIL import ExifTags, Image, UnidentifiedImageError
+    from PIL.ImageFile import ImageFile
     from PIL.PngImagePlugin import PngImageFile
+    from PIL.TiffImagePlugin import TiffImageFile
 except ImportError as error:
     raise MissingExtra("reading images", "runtime", error) from error
 
@@ -72,6 +74,15 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 # A JPEG file that is decoded at a smaller size may have this many times more pixels than the limit.
 # That takes little memory, but time.
 _MAX_REDUCTION = 4
+
+# Larger JPEG files are decoded at a smaller size, whatever the resize policy: photos of 24 or 48
+# megapixels would take a lot of memory, and their full size makes no visible difference.
+_MAX_FULL = 2**24
+
+# BMP files with run lengths and PPM files with unusual levels are decoded in Python, at a few MB/s.
+_PIXELS_PER_PYTHON_BYTE = 16
+
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 # Pillow decodes PPM files in plain text in Python, and takes quadratic time for comments.
 _MAX_PLAIN = 2**18
@@ -120,13 +131,14 @@ def decode(
 
     Args:
         data: The bytes of a file. They determine its format.
-        spec: The input that the image is decoded for. If its resize policy allows that, a JPEG file
-            is decoded at a half, a quarter or an eighth of its size, with both sides at least
-            twice as long as the target's.
+        spec: The input that the image is decoded for. If its resize policy allows that, or the
+            file has more than 16 Mi pixels, a JPEG file is decoded at a half, a quarter or an
+            eighth of its size, with both sides at least twice as long as the target's.
         max_pixels: The largest number of pixels to hold in memory. Larger images are refused before
             decoding. A JPEG file that is decoded at a smaller size may itself have four times as
             many pixels, up to `MAX_PIXELS`, unless it is progressive: then decoding holds the
-            coefficients of the whole image.
+            coefficients of the whole image. Files that Pillow decodes in Python, which are slow,
+            may have a byte per 16 pixels of the limit.
         formats: The subset of `FORMATS` to accept.
 
     Raises:
@@ -138,17 +150,19 @@ def decode(
     if len(data) > _MAX_PLAIN and bytes(data[:2]) in (b"P1", b"P2", b"P3"):
         raise InvalidImage(f"PPM files in plain text are limited to {_MAX_PLAIN} bytes")
     data, orientation, one_scan = strip_metadata(data)
-    scaled = spec is not None and spec.resize.jpeg == "scaled"
+    limit = _largest(max_pixels) if spec is not None and one_scan else max_pixels
     with (
-        _as_invalid_image(formats, _largest(max_pixels) if scaled and one_scan else max_pixels),
+        _as_invalid_image(formats, limit),
         Image.open(io.BytesIO(data), formats=_readable(formats)) as image,
     ):
         size = image.size
-        if spec is not None and scaled and image.format == "JPEG":
+        large = size[0] * size[1] > _MAX_FULL
+        if spec and image.format == "JPEG" and (large or spec.resize.jpeg == "scaled"):
             # The orientation is applied later, so either side may become the width.
             side = 2 * max(spec.scaled)
             image.draft(None, (side, side))
         _check_size(size, image.size, max_pixels, one_scan)
+        _check_cost(image, len(data), max_pixels)
         return _canonical(image, orientation)
 
 
@@ -441,9 +455,29 @@ def _check_size(
             reason = "; a progressive JPEG file is held in memory as a whole"
     if size[0] * size[1] > most or not fits:
         limit = most if fits else max_pixels
-        raise ImageTooLarge(
-            f"{size[0]} x {size[1]} pixels exceed the limit of {limit}{reason}", limit=limit
-        )
+        raise _too_large(f"{size[0]} x {size[1]}", limit, reason)
+
+
+def _check_cost(image: ImageFile, length: int, max_pixels: int) -> None:
+    """Refuse a file of ``length`` bytes whose decoding costs more than the image's size says."""
+    if isinstance(image, TiffImageFile):
+        # A tile is decoded as a whole, and may be larger than the image.
+        width, height = (image.tag_v2.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH))
+        if width * height > max_pixels:
+            raise _too_large(f"tiles of {width} x {height}", max_pixels)
+    if image.tile and image.tile[0].codec_name in Image.DECODERS:
+        most = max_pixels // _PIXELS_PER_PYTHON_BYTE
+        if length > most:
+            raise ImageTooLarge(
+                f"a file of {length} bytes exceeds the limit of {most} for this variant of "
+                f"{image.format}. Save it as PNG"
+            )
+
+
+def _too_large(size: str, limit: int, reason: str = "") -> ImageTooLarge:
+    return ImageTooLarge(
+        f"{size} pixels exceed the limit of {limit}{reason}. Scale the image down", limit=limit
+    )
 
 
 def _largest(max_pixels: int) -> int:
@@ -471,10 +505,7 @@ def _as_invalid_image(
     except Image.DecompressionBombError as error:
         # Pillow checks its own, much higher limit first, and only its message has the size.
         pixels = re.search(r"\d+", str(error))
-        raise ImageTooLarge(
-            f"{pixels[0] if pixels else 'its'} pixels exceed the limit of {max_pixels}",
-            limit=max_pixels,
-        ) from error
+        raise _too_large(pixels[0] if pixels else "its", max_pixels) from error
     except Exception as error:
         # Pillow's decoders raise nearly every builtin error for damaged data.
         raise InvalidImage(f"cannot be read as an image: {error}") from error
