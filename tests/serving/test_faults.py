@@ -181,9 +181,9 @@ class TestSmallBodiesThatCostMuch:
 
     def test_a_list_is_checked_up_to_its_first_error(self, http: httpx.Client) -> None:
         response = http.post("/embed", json={"model": "tiny", "images": [0] * 64})
-        assert response.json()["detail"] == "images.0: Input should be a valid string"
+        assert response.json()["detail"] == "images[0]: expected text, got 0"
         response = http.post("/generate", json={"model": "tiny", "latents": [["x"] * 4] * 64})
-        assert response.json()["detail"].startswith("latents.0.0: ")
+        assert response.json()["detail"].startswith("latents[0][0]: ")
         assert "more" not in response.json()["detail"]
 
     def test_safetensors_headers(self, http: httpx.Client) -> None:

@@ -36,11 +36,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.json_schema import SkipJsonSchema
 
 from repzoo_serving.http.problems import Problem
+from repzoo_serving.wire.findings import describe
 from repzoo_serving.wire.request_bodies import (
     Bounds,
     EmbedOptions,
     Request,
-    describe,
     image_file,
     json_object,
     media_type,
@@ -162,9 +162,10 @@ def parse(body: bytes, content_type: bytes, *, bounds: Bounds) -> Request[EmbedO
             raise too_many("input", str(len(images)), bounds)
         given = EmbeddingsRequest.model_validate(document)
     except ValidationError as error:
-        if error.errors(include_url=False)[0]["loc"][:1] == ("input",):
-            raise Problem("malformed-request", _INPUT) from None
-        raise Problem("malformed-request", describe(error)) from None
+        place = error.errors(include_url=False)[0]["loc"][:1]
+        expected = {("input",): _INPUT, ("messages",): _MESSAGES}.get(place)
+        detail = expected or describe(error, [*EmbeddingsRequest.model_fields])
+        raise Problem("malformed-request", detail) from None
     except ValueError as error:
         raise Problem("malformed-request", str(error)) from None
     name, robust = given.model.removesuffix(ROBUST), given.model.endswith(ROBUST)
@@ -211,6 +212,11 @@ def list_models(names: Iterable[str]) -> dict[str, Any]:
 _INPUT = (
     "input: expected an image (base64 or a data: URL), or a non-empty list of images as text, "
     '{"image": ...} or {"type": "image_url", "image_url": {"url": ...}}'
+)
+
+_MESSAGES = (
+    'messages: expected one message, {"role": "user", "content": [PART]}, with one image, which is '
+    '{"type": "image_url", "image_url": {"url": ...}}'
 )
 
 _CODES = {"unknown-model": "model_not_found", "unauthorized": "invalid_api_key"}

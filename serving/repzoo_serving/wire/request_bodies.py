@@ -45,6 +45,7 @@ from repzoo.runtime.contents import Vary
 
 from repzoo_serving.http.problems import Problem
 from repzoo_serving.wire import multipart, tensors
+from repzoo_serving.wire.findings import describe
 
 __all__ = [
     "CAPABILITIES",
@@ -61,7 +62,6 @@ __all__ = [
     "ProbeOptions",
     "Request",
     "SearchOptions",
-    "describe",
     "image_file",
     "json_object",
     "media_type",
@@ -297,7 +297,8 @@ def parse(
         if len(parts.payload) > 1:
             raise ValueError(f"{' and '.join(sorted(parts.payload))} cannot be combined")
     except ValidationError as error:
-        raise Problem("malformed-request", describe(error)) from None
+        known = [*options.model_fields, *payloads]
+        raise Problem("malformed-request", describe(error, known)) from None
     except ValueError as error:
         raise Problem("malformed-request", str(error)) from None
     if parts.payload:
@@ -339,7 +340,7 @@ def _from_json(body: bytes, payloads: tuple[str, ...], bounds: Bounds) -> _Parts
         try:
             parts.payload[payload] = adapter.validate_python(value)
         except ValidationError as error:
-            raise ValueError(describe(error, payload)) from None
+            raise ValueError(describe(error, (), payload)) from None
     return parts
 
 
@@ -459,15 +460,3 @@ def _latents(value: Any) -> NDArray[np.float32]:
     if not np.isfinite(latents).all():
         raise Problem("malformed-request", "latents: all numbers must be finite in float32")
     return latents
-
-
-def describe(error: ValidationError, prefix: str = "") -> str:
-    """Describe pydantic's first few findings in one line."""
-    findings = error.errors(include_url=False, include_input=False, include_context=False)
-    lines = []
-    for finding in findings[:3]:
-        place = ".".join([prefix, *map(str, finding["loc"])]).strip(".")
-        lines.append(f"{place or 'the body'}: {finding['msg']}")
-    if len(findings) > 3:
-        lines.append(f"and {len(findings) - 3} more")
-    return "; ".join(lines)
