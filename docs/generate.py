@@ -30,7 +30,9 @@ from pathlib import Path
 from statistics import fmean
 
 from repzoo.packages.config import ModelConfig
+from repzoo_client._wire import error_type
 from repzoo_serving.configuration import variable
+from repzoo_serving.http.problems import KINDS
 from repzoo_serving.settings import SECTIONS, Settings
 from repzoo_training.objectives import METHODS
 from repzoo_training.results.published import SOURCES
@@ -315,12 +317,29 @@ def server_settings() -> str:
     return markdown(["variable", "default", "meaning"], body, text=3)
 
 
+def http_errors() -> str:
+    """One row per kind of problem of the server's HTTP API."""
+    body = [
+        [
+            f"`{name}`",
+            str(kind.status),
+            kind.meaning,
+            kind.action,
+            f"`{error_type(f'urn:repzoo:problem:{name}', kind.status).__name__}`",
+        ]
+        for name, kind in KINDS.items()
+    ]
+    heads = ["`type`, after `urn:repzoo:problem:`", "status", "meaning", "what to do"]
+    return markdown([*heads, "in the Python client"], body, text=5)
+
+
 COMPUTED: Mapping[str, Callable[[], str]] = {
     "zoo": zoo,
     "zoo-summary": zoo_summary,
     "methods": methods,
     "published": published,
     "content": content,
+    "http-errors": http_errors,
     "ranking": ranking,
     "server-settings": server_settings,
     "uncertainty": lambda: uncertainty("another label"),

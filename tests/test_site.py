@@ -88,7 +88,8 @@ def test_files_of_the_repository_come_along(site: Path) -> None:
         ("settings", ["REPZOO_SERVE_MAX_PIXELS", "16777216"]),
         ("recipes", ["augmentation", "degraded", "simvae-celeba-conv"]),
         ("package-format", ["encoder.onnx", "ContentSpec", "regions"]),
-        ("errors", ["RevisionChanged", "too-many-pixels", "DeadlineExceeded"]),
+        ("errors", ["RevisionChanged", "DeadlineExceeded"]),
+        ("http-errors", ["too-many-pixels", "REPZOO_SERVE_MAX_PIXELS", "RequestTooLarge"]),
         ("repzoo", ["repzoo.Encoder", "content_mean", "Raises"]),
         ("client", ["repzoo_client.AsyncClient", "PosteriorIndex"]),
         ("training", ["SimVAE", "checkpoint_seconds"]),
@@ -101,7 +102,7 @@ def test_reference_pages_say_what_the_code_says(site: Path, page: str, words: li
     assert not re.search(r":\w+:`|====", text)  # markup of reStructuredText
 
 
-@pytest.mark.parametrize("page", ["settings", "recipes", "package-format"])
+@pytest.mark.parametrize("page", ["http-errors", "package-format", "recipes", "settings"])
 def test_every_field_has_a_meaning(site: Path, page: str) -> None:
     html = (site / f"reference/{page}.html").read_text()
     meanings = {}

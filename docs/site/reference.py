@@ -15,7 +15,6 @@ from pydantic import BaseModel
 from repzoo import cli
 from repzoo.packages.config import ModelConfig
 from repzoo_serving import configuration, settings
-from repzoo_serving.http import problems
 from repzoo_serving.settings import SECTIONS, Limits, Settings
 from repzoo_serving.wire import openapi
 from repzoo_training.recipes.recipe import Recipe
@@ -97,7 +96,7 @@ def _operation(method: str, path: str, operation: Mapping[str, Any], document: A
         out += _members("Response", _deref(answer["schema"], document), document)
     statuses = ", ".join(s for s in operation["responses"] if s != "200")
     if statuses:
-        out += [f"Errors: {statuses}; see [errors](errors.md#problems-of-the-http-api).", ""]
+        out += [f"Errors: {statuses}; see [errors](http-errors.md).", ""]
     return out
 
 
@@ -237,13 +236,11 @@ def _default(field: Mapping[str, Any]) -> str:
 
 
 def _errors() -> str:
-    """The exceptions in Python, and the problems of the HTTP API."""
+    """The exceptions in Python."""
     return (
-        "# Errors\n\n## Exceptions\n\n"
+        "# Exceptions\n\n## Of repzoo\n\n"
         + with_code(repzoo.errors.__doc__)
-        + "\n\n## Problems of the HTTP API\n\n"
-        + with_code(problems.__doc__)
-        + "\n\n## Exceptions of the client\n\n::: repzoo_client.errors\n    options:\n"
+        + "\n\n## Of the client\n\n::: repzoo_client.errors\n    options:\n"
         "      show_root_heading: false\n      show_root_toc_entry: false\n      heading_level: 3\n"
     )
 

@@ -24,7 +24,15 @@ from numpy.typing import ArrayLike, NDArray
 from repzoo_client import errors
 from repzoo_client._chunks import Chunk
 
-__all__ = ["Answer", "AnswerFormat", "drawing", "generation", "images_request", "read"]
+__all__ = [
+    "Answer",
+    "AnswerFormat",
+    "drawing",
+    "error_type",
+    "generation",
+    "images_request",
+    "read",
+]
 
 SAFETENSORS_TYPE = "application/x-safetensors"
 
@@ -187,6 +195,12 @@ _BY_STATUS: dict[int, type[errors.APIError]] = {
 }
 
 
+def error_type(kind: str, status: int) -> type[errors.APIError]:
+    """Return the exception for a problem's type and status."""
+    default = errors.ServerError if status >= 500 else errors.InvalidRequest
+    return _BY_TYPE.get(kind, _BY_STATUS.get(status, default))
+
+
 def _problem(response: httpx.Response) -> dict[str, Any]:
     """Return the problem document of a response, or an empty one."""
     if not response.headers.get("content-type", "").startswith("application/problem+json"):
@@ -211,8 +225,7 @@ def _error(response: httpx.Response, chunk: Chunk | None, through: str) -> error
         place = chunk.places[index]
         detail = detail.replace(f"image {index}:", f"{chunk.label(place)}:", 1)
         index = place
-    default = errors.ServerError if status >= 500 else errors.InvalidRequest
-    return _BY_TYPE.get(kind, _BY_STATUS.get(status, default))(
+    return error_type(kind, status)(
         status,
         kind,
         detail,

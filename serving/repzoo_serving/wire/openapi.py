@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from repzoo_serving.http.problems import PROBLEM_TYPE, kinds
+from repzoo_serving.http.problems import KINDS, PROBLEM_TYPE
 from repzoo_serving.settings import Limits
 from repzoo_serving.wire.request_bodies import (
     EmbedOptions,
@@ -130,7 +130,7 @@ def _document(limits: Limits) -> dict[str, Any]:
         "paths": _operations(limits) | _index() | _openai() | _models() | _server(),
         "components": {
             "schemas": schemas(),
-            "responses": {str(status): _error(status) for status in sorted(set(kinds().values()))},
+            "responses": {str(status): _error(status) for status in sorted({kind.status for kind in KINDS.values()})},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -428,7 +428,7 @@ def _errors(statuses: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _error(status: int) -> dict[str, Any]:
-    matching = [kind for kind, its in kinds().items() if its == status]
+    matching = [name for name, kind in KINDS.items() if kind.status == status]
     headers: dict[str, Any] = dict(_HEADERS)
     if status in (429, 503):
         headers["Retry-After"] = {
