@@ -1,7 +1,7 @@
 """Every error that a client can get: one exception, sent as ``application/problem+json``.
 
-The ``type`` of a problem is stable: ``urn:repzoo:problem:`` and one of `KINDS`. Clients should depend
-on it. docs/reference/http-errors.md lists them.
+The ``type`` of a problem is stable: ``urn:repzoo:problem:`` and one of `KINDS`. Clients should
+depend on it. docs/reference/http-errors.md lists them.
 
 Additional members (RFC 9457): every problem has ``request_id``; ``index`` (of an image) and
 ``limit`` are present if they apply.
@@ -95,8 +95,8 @@ KINDS: Mapping[str, Kind] = {
     "unsupported-operation": Kind(
         409,
         "The model does not support the operation",
-        "The model has no posterior, no content posterior, no decoder, no model of several views or "
-        "no index, or its index does not have the metric.",
+        "The model has no posterior, content posterior, decoder, model of several views or index, or "
+        "its index does not have the metric.",
         "Choose a model with the operation among its `capabilities` in `/models`, and one of the "
         "`metrics` of its `index`.",
     ),
