@@ -95,8 +95,8 @@ KINDS: Mapping[str, Kind] = {
     "unsupported-operation": Kind(
         409,
         "The model does not support the operation",
-        "The model has no posterior, content posterior, decoder, model of several views or index, or "
-        "its index does not have the metric.",
+        "The model has no posterior, content posterior, decoder, model of several views or index. "
+        "Or its index does not have the metric.",
         "Choose a model with the operation among its `capabilities` in `/models`, and one of the "
         "`metrics` of its `index`.",
     ),

@@ -42,6 +42,7 @@ __all__ = ["document"]
 #: Statuses of problems: of every path, and of paths that take a body.
 _ALWAYS = (400, 401, 408, 429, 431, 500, 503)
 _OF_BODIES = (404, 406, 413, 415, 422, 504)
+_STATUSES = sorted({kind.status for kind in KINDS.values()})
 
 
 #: The meaning of members of requests and responses that no other place describes.
@@ -130,7 +131,7 @@ def _document(limits: Limits) -> dict[str, Any]:
         "paths": _operations(limits) | _index() | _openai() | _models() | _server(),
         "components": {
             "schemas": schemas(),
-            "responses": {str(status): _error(status) for status in sorted({kind.status for kind in KINDS.values()})},
+            "responses": {str(status): _error(status) for status in _STATUSES},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -204,8 +205,8 @@ def _operations(limits: Limits) -> dict[str, Any]:
         "uncertainty": {
             "type": "array",
             "items": UNCERTAINTY,
-            "description": "The probability that the nearest neighbour of the plain embedding is "
-            "wrong, even if robust embeddings are returned.",
+            "description": "The probability that the model's config states in `uncertainty`. It is "
+            "about the neighbour of the plain embedding, even if robust embeddings are returned.",
         }
     }
     pngs = {"type": "array", "items": ref("Png")}
