@@ -168,9 +168,11 @@ class Client(ClientBase):
     def uncertainty(
         self, images: Images, *, model: str, **options: Unpack[Options]
     ) -> NDArray[np.float32] | None:
-        """Return the calibrated probability that each image's nearest neighbour is wrong.
+        """Return the uncertainty of each image: a calibrated probability.
 
-        ``model(name).config["uncertainty"]`` states the gallery, and what "wrong" means there.
+        For most models, it is the probability that the nearest of the training images has another
+        label. ``model(name).config["uncertainty"]`` says exactly what it is. It is calibrated for
+        images like those that it was fitted to.
 
         Returns:
             float32 ``[N]`` in [0, 1], or None if the model has no calibrated uncertainty.

@@ -331,9 +331,11 @@ class Encoder:
         return self.views
 
     def uncertainty(self, images: Images, *, batch_size: int = 256) -> Floats:
-        """Return the calibrated probability that each image's nearest neighbour is wrong.
+        """Return the uncertainty of each image: a calibrated probability.
 
-        ``config.uncertainty`` defines the gallery and what counts as wrong.
+        For most models, it is the probability that the nearest of the training images has another
+        label. ``config.uncertainty`` says exactly what it is. It is calibrated for images like
+        those that it was fitted to.
 
         Returns:
             float32 ``[N]`` in [0, 1].

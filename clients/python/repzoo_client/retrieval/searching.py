@@ -89,12 +89,14 @@ class Answer:
 
     @property
     def probability(self) -> float | None:
-        """The probability that a hit shows what the query shows: 1 − the query's uncertainty.
+        """1 − the query's uncertainty; for most models, the probability that a hit has its label.
 
-        It is calibrated for the nearest hit by "mean", in a gallery like the one that the model's
-        config names. Ten hits are right nearly as often as the nearest one. In other galleries it
-        is not a probability, but still tells which queries are safe. Numbers are in
-        clients/python/benchmarks/RESULTS.md. None if the query's uncertainty was not given.
+        It is calibrated for the nearest hit by "mean" among the encoder's posteriors, in a gallery
+        like the one that the model's config names, and for queries like those that the model was
+        fitted to. Ten hits are right nearly as often as the nearest one. In other galleries it is
+        not a probability, but still tells which queries are safe. An index of content posteriors is
+        right more often for degraded queries, see docs/how-to/search/search-images.md. Numbers are
+        in clients/python/benchmarks/RESULTS.md. None if the query's uncertainty was not given.
         """
         return None if self.uncertainty is None else 1 - self.uncertainty
 
