@@ -9,7 +9,7 @@ A page marks the place of a table:
     <!-- end -->
 
 NAME is a CSV file in ``docs/results`` or one of the tables in ``COMPUTED``, which come from the
-packages in ``zoo/bundled``, the server's settings, and the data that ships with
+packages in ``zoo/bundled``, the server's code, and the data that ships with
 ``repzoo_training.results``.
 
 A CSV file has one row per number. The columns before ``measure`` say what was measured; those that
@@ -34,6 +34,8 @@ from repzoo_client._wire import error_type
 from repzoo_serving.configuration import variable
 from repzoo_serving.http.problems import KINDS
 from repzoo_serving.settings import SECTIONS, Settings
+from repzoo_serving.telemetry.logs import MEMBERS
+from repzoo_serving.telemetry.metrics import FAMILIES
 from repzoo_training.objectives import METHODS
 from repzoo_training.results.published import SOURCES
 from repzoo_training.results.published import rows as published_rows
@@ -317,6 +319,26 @@ def server_settings() -> str:
     return markdown(["variable", "default", "meaning"], body, text=3)
 
 
+def server_metrics() -> str:
+    """One row per metric of the server."""
+    body = [
+        [f"`{each.name}`", each.type, ", ".join(f"`{x}`" for x in each.labels), each.meaning]
+        for each in FAMILIES
+    ]
+    return markdown(["metric", "type", "labels", "meaning"], body, text=4)
+
+
+def server_logs() -> str:
+    """One row per member of the server's log lines."""
+    events = {"any": "all", "request": "requests", "log": "other lines"}
+    body = [
+        [f"`{name}`", events[event], meaning]
+        for event, members in MEMBERS.items()
+        for name, meaning in members.items()
+    ]
+    return markdown(["member", "in", "meaning"], body, text=3)
+
+
 def http_errors() -> str:
     """One row per kind of problem of the server's HTTP API."""
     body = [
@@ -341,6 +363,8 @@ COMPUTED: Mapping[str, Callable[[], str]] = {
     "content": content,
     "http-errors": http_errors,
     "ranking": ranking,
+    "server-logs": server_logs,
+    "server-metrics": server_metrics,
     "server-settings": server_settings,
     "uncertainty": lambda: uncertainty("another label"),
     "uncertainty-answers": lambda: uncertainty("same picture, undegraded"),

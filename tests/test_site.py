@@ -102,7 +102,9 @@ def test_reference_pages_say_what_the_code_says(site: Path, page: str, words: li
     assert not re.search(r":\w+:`|====", text)  # markup of reStructuredText
 
 
-@pytest.mark.parametrize("page", ["http-errors", "package-format", "recipes", "settings"])
+@pytest.mark.parametrize(
+    "page", ["http-errors", "metrics-and-logs", "package-format", "recipes", "settings"]
+)
 def test_every_field_has_a_meaning(site: Path, page: str) -> None:
     html = (site / f"reference/{page}.html").read_text()
     meanings = {}

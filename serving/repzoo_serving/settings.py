@@ -8,6 +8,7 @@ and metrics. Workers share the port, the settings and the file of keys.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -22,6 +23,21 @@ def _split(value: object) -> object:
         if value.startswith("["):
             return tuple(json.loads(value))
         return tuple(part for part in (p.strip() for p in value.split(",")) if part)
+    return value
+
+
+#: As browsers send them; no other text would ever match.
+_ORIGIN = re.compile(
+    r"\*|null|(?!https://.*:443$|http://.*:80$)[a-z][a-z0-9+.-]*://[a-z0-9.:[\]-]+"
+)
+
+
+def _require_origin(value: str) -> str:
+    if _ORIGIN.fullmatch(value) is None:
+        raise ValueError(
+            "expected * or an origin as browsers send it: lower case, without a path or a default "
+            "port, such as https://app.example"
+        )
     return value
 
 
@@ -121,7 +137,9 @@ class Settings(Limits):
     public: Annotated[
         tuple[Literal["health", "metrics", "pages"], ...], BeforeValidator(_split)
     ] = Field(("health", "pages"), description="What needs no key: health, metrics, pages.")
-    cors_origins: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+    cors_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_require_origin)], ...], BeforeValidator(_split)
+    ] = Field(
         (),
         description="Origins of web pages that may call the server (CORS), such as "
         "https://app.example, or * for all.",
@@ -167,6 +185,8 @@ class Settings(Limits):
     supervisor_key: str | None = None
     #: The process that started this one; this one exits with it.
     supervisor: int | None = None
+    #: The file in which it counts the workers that died.
+    supervisor_deaths: str | None = None
 
     @property
     def limits(self) -> Limits:
@@ -174,7 +194,7 @@ class Settings(Limits):
 
 
 #: What only the supervisor sets, for its workers.
-PRIVATE = frozenset({"supervisor", "supervisor_key"})
+PRIVATE = frozenset({"supervisor", "supervisor_deaths", "supervisor_key"})
 
 #: All other settings, as help and documents list them.
 SECTIONS: Mapping[str, tuple[str, ...]] = {

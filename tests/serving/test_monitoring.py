@@ -15,6 +15,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from repzoo.secrets_file import add_secret
+from repzoo_serving.telemetry.metrics import FAMILIES
 
 MONITORING = Path(__file__).parents[2] / "serving" / "deploy" / "monitoring"
 #: Labels that Prometheus adds when it scrapes.
@@ -72,9 +73,13 @@ def test_every_metric_and_label_is_in_the_metrics_of_a_server(live: Any, tmp_pat
         grouped = set(re.findall(r"\w+", " ".join(re.findall(r"by \((.*?)\)", expression))))
         assert grouped <= SCRAPED.union(*(labels[name] for name in names)), expression
         used |= {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
-    # Nothing that a server measures is left out.
+    # Nothing that a server measures is left out, in the dashboard, the alerts or the reference.
     measured = {re.sub(r"_(bucket|sum|count|created)$", "", name) for name in labels}
     assert {name for name in measured if name.startswith("repzoo_")} == used
+    assert {family.name for family in FAMILIES} == used
+    for family in FAMILIES:
+        name = f"{family.name}_count" if family.type == "histogram" else family.name
+        assert labels[name] in (set(), {*family.labels, "worker"})
 
 
 def test_alerts_say_what_to_do() -> None:

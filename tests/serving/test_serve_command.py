@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -17,6 +18,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from repzoo_serving.telemetry.logs import MEMBERS
 
 Serve = Callable[..., Any]
 
@@ -45,6 +47,15 @@ def run(*arguments: object) -> tuple[int, str]:
     )
     assert done.stdout == ""
     return done.returncode, done.stderr
+
+
+def deaths(url: httpx.URL) -> float | None:
+    """Return how many workers a server says have died, or None if it does not respond."""
+    try:
+        text = httpx.get(url.join("/metrics"), timeout=2).text
+    except httpx.TransportError:
+        return None
+    return float(re.search(r"^repzoo_worker_deaths_total{.*} (.*)$", text, re.MULTILINE)[1])
 
 
 def wait_until_gone(workers: list[psutil.Process]) -> None:
@@ -97,8 +108,10 @@ def test_it_says_where_it_serves_and_what(
 
         assert server.stop(signal.SIGINT) == 0
         wait_until_gone([worker])
-        # Requests and the shutdown are not logged, and no files are left behind.
-        assert server.output() == output
+        # Requests are not logged, and no files are left behind.
+        begun, ended = server.output().removeprefix(output).splitlines()
+        assert begun.endswith(" INFO draining after SIGTERM; requests in flight: 0")
+        assert ended.endswith(" INFO drained: all requests are answered")
         assert list((tmp_path / "scratch").iterdir()) == []
         assert len(list(home.iterdir())) == 4
 
@@ -137,6 +150,40 @@ def test_sigterm_drains(serve: Serve, tiny_package: Path, eventually: Any) -> No
     (late,) = [line for line in requests if line["request_id"] == refused.headers["x-request-id"]]
     assert late["status"] == 503
     assert late["problem"] == "unavailable"
+    begun, ended = [line for line in lines if "drain" in line.get("message", "")]
+    assert begun["message"] == "draining after SIGTERM; requests in flight: 1"
+    assert (begun["in_flight"], ended["in_flight"]) == (1, 0)
+    assert 0 < ended["seconds"] < 30
+    # The supervisor's own requests, by which it learns that the server is up, are not clients'.
+    assert not [line for line in requests if line["path"] == "/models"]
+    known = {event: {*MEMBERS["any"], *members} for event, members in MEMBERS.items()}
+    for line in lines:
+        assert line.keys() <= known[line["event"]]
+
+
+def test_what_takes_too_long_is_cut_off_and_logged(serve: Serve, tiny_package: Path) -> None:
+    words = ("--models", tiny_package, "--port", 0, "--log", "json", "--deadline-seconds", 60)
+    with serve(*words) as server:
+        url = httpx.URL(server.wait_until_ready())
+        (worker,) = server.workers()
+        with socket.create_connection((url.host, url.port), timeout=30) as connection:
+            connection.sendall(
+                b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+            )
+            assert connection.recv(100).startswith(b"HTTP/1.1 100 ")
+            # As Ctrl-C twice in a terminal.
+            for _ in range(2):
+                worker.send_signal(signal.SIGINT)
+                server.process.send_signal(signal.SIGINT)
+                time.sleep(0.5)
+            assert server.process.wait(30) == 0
+        lines = [json.loads(x) for x in server.output().splitlines() if x.startswith("{")]
+    drained = [line for line in lines if "requests" in line.get("message", "")]
+    assert [(line["message"], line["in_flight"]) for line in drained] == [
+        ("draining after SIGINT; requests in flight: 1", 1),
+        ("cut off by a second signal; requests in flight: 1", 1),
+    ]
 
 
 def test_after_sigterm_it_refuses_for_as_long_as_it_is_told_to(
@@ -155,22 +202,29 @@ def test_after_sigterm_it_refuses_for_as_long_as_it_is_told_to(
 
 
 def test_a_killed_worker_is_replaced_and_a_killed_supervisor_followed(
-    serve: Serve, tiny_package: Path
+    serve: Serve, server_process: type, tiny_package: Path, tmp_path: Path, eventually: Any
 ) -> None:
-    with serve("--models", tiny_package, "--port", 0) as server:
-        url = httpx.URL(server.wait_until_ready())
-        (worker,) = server.workers()
+    words = ("--models", str(tiny_package), "--port", "0")
+    with (
+        serve(*words) as server,
+        server_process(*words, "--log", "json", log=tmp_path / "json") as in_json,
+    ):
+        urls = [httpx.URL(each.wait_until_ready()) for each in (server, in_json)]
+        assert [deaths(url) for url in urls] == [0, 0]
+        (worker,), (other,) = server.workers(), in_json.workers()
         worker.kill()
+        other.kill()
         # BentoML checks its workers every ten seconds.
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            try:
-                if httpx.get(f"{url}/models/tiny", timeout=2).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.2)
+        eventually(lambda: [deaths(url) for url in urls] == [1, 1], 60)
+        url = urls[0]
+        assert httpx.get(url.join("/models/tiny")).status_code == 200
         (successor,) = server.workers()
         assert successor.pid != worker.pid
+        said = f"ERROR worker {worker.pid} died: SIGKILL; a new one starts\n"
+        assert server.output().count(said) == 1
+        lines = [json.loads(line) for line in in_json.output().splitlines() if line[0] == "{"]
+        (line,) = [line for line in lines if line["level"] == "ERROR"]
+        assert (line["pid"], line["exit"]) == (other.pid, "SIGKILL")
 
         server.process.kill()
         server.process.wait()
@@ -239,7 +293,7 @@ def test_a_taken_port_is_said_plainly(tiny_package: Path) -> None:
         port = holder.getsockname()[1]
         status, error = run("--models", tiny_package, "--port", port)
     assert status == 1
-    assert error == f"zoo: port {port} on 127.0.0.1 is in use; choose another with --port\n"
+    assert error == f"zoo: --port: port {port} on 127.0.0.1 is in use; choose another\n"
 
 
 @pytest.mark.parametrize(

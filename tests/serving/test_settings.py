@@ -217,6 +217,58 @@ def test_zoo_serve_takes_a_file(
         assert server.stop() == 0
 
 
+def test_a_check_reports_all_problems_at_once(
+    tiny_package: Path, tmp_path: Path, write: Callable[[str], Path]
+) -> None:
+    (tmp_path / "tiny").symlink_to(tiny_package)
+    (tmp_path / "wanted").write_text("tiny=./tiny\nother=./other\ntiny=./tiny\n")
+    file = write('watch = "wanted"\nkeys = "nokeys"\nindex_images = "pictures"\n')
+    words = (
+        "--check",
+        "--config",
+        file,
+        "--hub",
+        tmp_path / "nohub",
+        "--index",
+        tmp_path / "noindex",
+    )
+    done = zoo(*words)
+    assert (done.returncode, done.stdout) == (1, "")
+    starts = (
+        f"{file}: keys: {tmp_path}/nokeys: No such file",
+        f"{file}: index_images: {tmp_path}/pictures is not a folder",
+        f"--hub: {tmp_path}/nohub: no such folder",
+        f"{file}: watch: {tmp_path}/other is not a model package",
+        f"--index: there is no index in {tmp_path}/noindex",
+    )
+    for line, start in zip(done.stderr.splitlines(), starts, strict=True):
+        assert line.startswith(f"zoo: {start}")
+    # A start reports the first of them, before it pulls models.
+    done = zoo(*words[1:])
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert all(start in done.stderr for start in starts[:3])
+
+    done = zoo("--check", "--models", tmp_path / "tiny", "--cors-origins", "https://a.example,*")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].startswith("tiny  ")
+    (worse,) = zoo("--check", "--cors-origins", "https://a.example/").stderr.splitlines()
+    assert "--cors-origins: item 0: expected * or an origin" in worse
+
+
+def zoo(*words: object) -> Any:
+    command = [sys.executable, "-c", "from repzoo.cli import main; main()", "serve"]
+    command += map(str, words)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://A.example", "https://a.example:443", "http://a.example:80", "a.example"]
+)
+def test_origins_that_no_browser_sends(origin: str) -> None:
+    with pytest.raises(InvalidInput, match="an origin as browsers send it"):
+        configure({"REPZOO_SERVE_CORS_ORIGINS": f"null, https://a.example:8443, {origin}"})
+
+
 def test_wrong_settings_are_one_line(tmp_path: Path, write: Callable[[str], Path]) -> None:
     for words, status, said in (
         (("--config", write("max_image = 1")), 1, "did you mean max_images?"),
@@ -225,9 +277,7 @@ def test_wrong_settings_are_one_line(tmp_path: Path, write: Callable[[str], Path
         (("--watch", tmp_path / "nope"), 1, "is not a file"),
         ((), 2, "give either --models or --watch"),
     ):
-        command = [sys.executable, "-c", "from repzoo.cli import main; main()", "serve"]
-        command += map(str, words)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = zoo(*words)
         assert (done.returncode, done.stdout) == (status, "")
         assert said in done.stderr
         assert done.stderr.count("\n") == 1

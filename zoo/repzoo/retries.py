@@ -89,4 +89,6 @@ def within(seconds: float, where: str, action: Callable[[], T]) -> T:
     except TimeoutError:
         if result.done():
             raise
-        raise HubUnavailable(f"{where}: no answer within {seconds:g} s; is there a network?") from None
+        raise HubUnavailable(
+            f"{where}: no answer within {seconds:g} s; is there a network?"
+        ) from None

@@ -82,13 +82,9 @@ class Access:
         Raises:
             Problem: 401 without a valid key, 429 if the key exceeds its rate.
         """
-        if self._keys is None or exchange.path in self._public:
+        if self._keys is None or exchange.own or exchange.path in self._public:
             return
-        scheme, _, shown = exchange.header(b"authorization").partition(" ")
-        shown = shown.strip() if scheme.lower() == "bearer" else ""
-        own = self._supervisor_key
-        if own is not None and hmac.compare_digest(shown.encode(), own.encode()):
-            return
+        shown = _shown(exchange)
         key = self._keys.find(shown)
         if key is None:
             raise Problem(
@@ -100,6 +96,13 @@ class Access:
         rate = key.rate or self._rate
         if rate:
             self._take(key, rate)
+
+    def is_supervisor(self, exchange: Exchange) -> bool:
+        """Whether a request is the supervisor's own, which checks that the server is up."""
+        own = self._supervisor_key
+        if own is None or b"authorization" not in exchange.headers:
+            return False
+        return hmac.compare_digest(_shown(exchange).encode(), own.encode())
 
     def _take(self, key: Secret, rate: float) -> None:
         bucket = self._buckets.get(key)
@@ -151,3 +154,9 @@ class Access:
             (b"access-control-expose-headers", _EXPOSED),
             (b"vary", b"origin"),
         )
+
+
+def _shown(exchange: Exchange) -> str:
+    """Return the key that a request carries, or an empty string."""
+    scheme, _, key = exchange.header(b"authorization").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -41,8 +41,9 @@ from repzoo_serving.models.registry import Models
 from repzoo_serving.models.served import ServedModel
 from repzoo_serving.pages.pages import Pages
 from repzoo_serving.settings import Limits, Settings
+from repzoo_serving.supervision import Deaths
 from repzoo_serving.telemetry.logs import LogWriter, RequestLog
-from repzoo_serving.telemetry.metrics import METRICS_TYPE, Gauge, Metrics
+from repzoo_serving.telemetry.metrics import METRICS_TYPE, Metrics, Samples
 from repzoo_serving.telemetry.tracing import Tracing
 from repzoo_serving.wire import openai_api
 from repzoo_serving.wire.response_bodies import JSON_TYPE, choose_media_type
@@ -98,6 +99,8 @@ class App:
         self._log = RequestLog(self.log_writer) if as_json else None
         self.models = Models()
         self.tracing: Tracing | None = None
+        file = self.settings.supervisor_deaths
+        self._deaths = None if file is None else Deaths(Path(file))
         self._access = Access(self.settings)
         self._index: ImageIndex | None = None
         if self.settings.index is not None:
@@ -165,8 +168,9 @@ class App:
         request_id = self._ids.make(headers.get(b"x-request-id"))
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         exchange = Exchange(scope, receive, headers, path, request_id, self._budget)
+        exchange.own = self._access.is_supervisor(exchange)
         monitoring = path in _MONITORING
-        if self.tracing is not None and not monitoring:
+        if self.tracing is not None and not (monitoring or exchange.own):
             self.tracing.begin(exchange)
         if self.drain.begun and not monitoring:
             await self._finish(exchange, send, _refusal(exchange, _draining()))
@@ -185,7 +189,7 @@ class App:
         try:
             return await self._respond(exchange)
         except Gone:
-            self.metrics.hangups[exchange.operation] += 1
+            self.metrics.hangups[exchange.operation,] += 1
             self._log_request(exchange, 499)  # nginx's status for it
             if self.tracing is not None:
                 self.tracing.end(exchange, None)
@@ -200,15 +204,15 @@ class App:
             return _refusal(exchange, _INTERNAL)
 
     async def _finish(self, exchange: Exchange, send: Send, response: Response) -> None:
-        self.metrics.answered(exchange, response.status)
-        if self._log is not None:
-            self._log_request(exchange, response.status)
+        if not exchange.own:
+            self.metrics.answered(exchange, response.status)
+        self._log_request(exchange, response.status)
         if self.tracing is not None:
             self.tracing.end(exchange, response.status)
         await exchange.send(send, response, self._access.cors_headers(exchange))
 
     def _log_request(self, exchange: Exchange, status: int) -> None:
-        if self._log is None:
+        if self._log is None or exchange.own:
             return
         client = exchange.scope.get("client")
         timing = exchange.timing
@@ -300,8 +304,7 @@ class App:
 
     async def _monitor(self, path: str) -> Response:
         if path == METRICS_PATH:
-            body = self.metrics.exposition(self._gauges(), self.log_writer.dropped)
-            return Response(200, METRICS_TYPE, body)
+            return Response(200, METRICS_TYPE, self.metrics.exposition(self._samples()))
         if path == "/readyz":
             await self._require_ready()
             return Response(200, JSON_TYPE, b'{"status": "ready"}')
@@ -333,31 +336,27 @@ class App:
                     "unavailable", f"{model.name} does not respond", headers=[RETRY_AFTER]
                 )
 
-    def _gauges(self) -> Iterable[Gauge]:
+    def _samples(self) -> Mapping[str, Samples]:
+        """Return the metrics that `Metrics` does not count."""
         models = list(self.models)
-        resident = psutil.Process().memory_info().rss
-        yield "repzoo_process_resident_bytes", "Memory of the process.", [({}, resident)]
-        in_flight = self.drain.active
-        yield "repzoo_requests_in_flight", "Requests not answered yet.", [({}, in_flight)]
-        yield "repzoo_draining", "1 after SIGTERM.", [({}, self.drain.begun)]
-        yield (
-            "repzoo_queued_images",
-            "Images, or latents, waiting for a batch.",
-            [
-                ({"operation": operation, "model": model.name}, rows)
+        deaths = self._deaths.read() if self._deaths is not None else None
+        return {
+            "log_lines_dropped_total": {(): self.log_writer.dropped},
+            "worker_deaths_total": {} if deaths is None else {(): deaths},
+            "queued_images": {
+                (operation, model.name): rows
                 for model in models
                 for operation, rows in model.queued().items()
-            ],
-        )
-        yield (
-            "repzoo_model_info",
-            "1 for each served model.",
-            [({**model.facts, "provider": model.encoder.provider}, 1) for model in models],
-        )
-        memory = [({"model": model.name}, model.memory_bytes) for model in models]
-        yield "repzoo_model_memory_bytes", "Approximate memory of a model.", memory
-        failed = len(self.models.failed)
-        yield "repzoo_models_failed", "Models that could not be loaded.", [({}, failed)]
+            },
+            "requests_in_flight": {(): self.drain.active},
+            "draining": {(): self.drain.begun},
+            "model_info": {
+                (model.name, model.encoder.revision, model.encoder.provider): 1 for model in models
+            },
+            "model_memory_bytes": {(model.name,): model.memory_bytes for model in models},
+            "models_failed": {(): len(self.models.failed)},
+            "process_resident_bytes": {(): psutil.Process().memory_info().rss},
+        }
 
 
 def _draining() -> Problem:

@@ -10,13 +10,17 @@ the worker is not ready. Ctrl-C skips that wait; a second Ctrl-C exits at once.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import TypeAlias
 
 __all__ = ["Drain"]
+
+_logger = logging.getLogger("repzoo_serving")
 
 _Handler: TypeAlias = Callable[[int, FrameType | None], object]
 
@@ -33,6 +37,7 @@ class Drain:
         self.active = 0
         self.begun = False
         self._idle = asyncio.Event()
+        self._cut_off = False
         self._task: asyncio.Task[None] | None = None
 
     def enter(self) -> None:
@@ -67,13 +72,35 @@ class Drain:
         if not self.begun:
             self._task = asyncio.ensure_future(self._drain(number, then, seconds, limit))
         elif number == signal.SIGINT:
+            if self.active and not self._cut_off:
+                self._cut_off = True
+                facts = {"in_flight": self.active}
+                _logger.warning(
+                    "cut off by a second signal; requests in flight: %d", self.active, extra=facts
+                )
             # uvicorn exits without waiting on the second signal.
             then(number, None)
             then(number, None)
 
     async def _drain(self, number: int, then: _Handler, seconds: float, limit: float) -> None:
-        await self.begin(seconds, limit)
+        # Ctrl-C in a terminal without requests needs no explanation.
+        if number == signal.SIGTERM or self.active:
+            await self._logged(signal.Signals(number).name, seconds, limit)
+        else:
+            await self.begin(seconds, limit)
         then(number, None)
+
+    async def _logged(self, why: str, seconds: float, limit: float) -> None:
+        started, facts = time.monotonic(), {"in_flight": self.active}
+        _logger.info("draining after %s; requests in flight: %d", why, self.active, extra=facts)
+        await self.begin(seconds, limit)
+        facts = {"in_flight": self.active, "seconds": round(time.monotonic() - started, 3)}
+        if self.active:
+            _logger.warning(
+                "cut off, out of time; requests in flight: %d", self.active, extra=facts
+            )
+        else:
+            _logger.info("drained: all requests are answered", extra=facts)
 
     async def begin(self, seconds: float = 0.0, limit: float = 30.0) -> None:
         """Refuse new requests; return when all accepted ones are answered."""

@@ -107,6 +107,8 @@ class Exchange:
     images: int = 0
     #: Name of the API key, if one was needed.
     key: str | None = None
+    #: Whether the supervisor sent it, which is not a client.
+    own: bool = False
     #: Kind of the problem, if the response is a problem document.
     problem: str | None = None
     #: The request's span, if spans are recorded.

@@ -5,8 +5,7 @@
      "path": "/embed", "status": 200, "model": "simvae-mnist", "images": 1,
      "seconds": 0.0021, "queue_seconds": 0.0, "run_seconds": 0.0008}
 
-``problem`` is present if the response was a problem, ``trace_id`` and ``span_id`` if spans are
-recorded. Images and keys are never logged.
+`MEMBERS` lists all members. Images and keys are never logged.
 
 Lines are written by a separate thread. If their reader stalls, requests go on: lines that find
 the queue full are dropped, and counted in ``repzoo_log_lines_dropped_total``.
@@ -20,17 +19,51 @@ import logging
 import os
 import select
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from queue import Full, Queue
 from typing import Any
 
-__all__ = ["LogWriter", "RequestLog"]
+__all__ = ["MEMBERS", "LogWriter", "RequestLog"]
 
-#: Members of a log record: what connects it with the line of its request, and facts about a model
-#: that is loaded, replaced or unloaded.
+#: The members of a line by its ``event``, and their meanings. Members without a value are left out.
+MEMBERS: Mapping[str, Mapping[str, str]] = {
+    "any": {
+        "time": "when it was logged, in UTC",
+        "level": "`INFO`, `WARNING` or `ERROR`",
+        "event": "`request` for a request that was answered or broken off, otherwise `log`",
+        "request_id": "the ID that the response has in `X-Request-ID`",
+        "trace_id": "the ID of its trace, if spans are recorded",
+        "span_id": "the ID of its span, if spans are recorded",
+    },
+    "request": {
+        "client": "the client's IP address",
+        "method": "the HTTP method",
+        "path": "the path",
+        "key": "the name of the API key, if one was needed",
+        "status": "the status of the response; 499 if the client hung up",
+        "problem": "the last part of the problem's `type`",
+        "model": "the name under which the model is served",
+        "images": "how many images or latents it had",
+        "seconds": "time from its head to its response",
+        "queue_seconds": "time that it waited for batches",
+        "run_seconds": "time in which the model ran",
+    },
+    "log": {
+        "logger": "the name of the Python logger",
+        "message": "what happened",
+        "trace": "the Python traceback of an error in the server",
+        "model": "the model that was loaded, replaced, unloaded, or could not be loaded",
+        "old_revision": "the revision that it replaces, or that was unloaded",
+        "revision": "the revision that is served now",
+        "seconds": "how long loading or draining took",
+        "in_flight": "when draining begins and ends: requests that are not answered yet",
+        "pid": "the process ID of a worker that died",
+        "exit": "how that worker ended, such as `SIGKILL` or `status 1`",
+    },
+}
 _IDS = ("request_id", "trace_id", "span_id")
-_FACTS = ("model", "old_revision", "revision", "seconds")
 
 _QUEUED_WRITES = 1024
 _END = ("", 0)
@@ -81,7 +114,9 @@ class LogWriter:
         root = logging.getLogger()
         root.handlers = [handler]
         root.setLevel(logging.WARNING)
-        logging.getLogger("repzoo_serving").setLevel(logging.INFO)
+        ours = logging.getLogger("repzoo_serving")
+        ours.setLevel(logging.INFO)
+        ours.disabled = False  # BentoML disables the loggers that exist when it starts
         for name in ("bentoml", "circus", "uvicorn.error"):  # BentoML gives them handlers
             logger = logging.getLogger(name)
             logger.handlers = []
@@ -139,8 +174,8 @@ class _Handler(logging.Handler):
 class _JSONFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         trace = self.formatException(record.exc_info) if record.exc_info else None
-        members = {"logger": record.name, "message": record.getMessage(), "trace": trace}
-        members |= {name: getattr(record, name, None) for name in (*_IDS, *_FACTS)}
+        about = {"logger": record.name, "message": record.getMessage(), "trace": trace}
+        members = {name: getattr(record, name, None) for name in (*MEMBERS["log"], *_IDS)} | about
         return _line(record.levelname, "log", members).rstrip("\n")
 
 

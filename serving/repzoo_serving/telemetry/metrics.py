@@ -5,30 +5,8 @@ numbers when Prometheus asks for them. Its own counters and histograms are not u
 lock and look up labels for every number. Metrics are per worker and have the worker's number as
 the label ``worker``: with several workers on one port, any of them may answer.
 
-    ===================================  =========  ==============================================
-    name                                 type       labels, in addition to ``worker``
-    ===================================  =========  ==============================================
-    repzoo_requests_total                counter    operation, model, status
-    repzoo_rejections_total              counter    operation, model, reason (a problem's type)
-    repzoo_hangups_total                 counter    operation: clients gone before the response
-    repzoo_images_total                  counter    operation, model
-    repzoo_key_requests_total            counter    key (its name), operation, status
-    repzoo_key_images_total              counter    key, operation, model
-    repzoo_log_lines_dropped_total       counter
-    repzoo_request_seconds               histogram  operation, model
-    repzoo_queue_seconds                 histogram  operation, model: waiting for batches
-    repzoo_inference_seconds             histogram  operation, model: one batch
-    repzoo_batch_images                  histogram  operation, model: images in one batch
-    repzoo_queued_images                 gauge      operation, model
-    repzoo_requests_in_flight            gauge
-    repzoo_draining                      gauge      1 after SIGTERM
-    repzoo_model_info                    gauge      model, revision, provider: 1
-    repzoo_model_memory_bytes            gauge      model
-    repzoo_models_failed                 gauge      models that could not be loaded
-    repzoo_process_resident_bytes        gauge
-    ===================================  =========  ==============================================
-
-``model`` is empty if a request names no served model, ``operation`` if the path has none.
+`FAMILIES` lists them all. ``model`` is empty if a request names no served model, ``operation`` if
+the path has none.
 """
 
 from __future__ import annotations
@@ -36,8 +14,8 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple, TypeAlias
 
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import (
@@ -49,7 +27,7 @@ from prometheus_client.metrics_core import (
 
 from repzoo_serving.http.exchange import Exchange
 
-__all__ = ["METRICS_TYPE", "Gauge", "Histogram", "Metrics"]
+__all__ = ["FAMILIES", "METRICS_TYPE", "Family", "Histogram", "Metrics", "Samples"]
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -59,8 +37,90 @@ _IMAGES = tuple(float(2**power) for power in range(13))
 #: Operation and model.
 Key: TypeAlias = tuple[str, str]
 
-#: A gauge's name, its help, and its values by their labels.
-Gauge: TypeAlias = tuple[str, str, Iterable[tuple[Mapping[str, str], float]]]
+#: Numbers by the values of their labels.
+Samples: TypeAlias = Mapping[tuple[str | int, ...], float]
+
+
+class Family(NamedTuple):
+    """A metric: its labels in addition to ``worker``, and its meaning."""
+
+    name: str
+    type: Literal["counter", "histogram", "gauge"]
+    labels: tuple[str, ...]
+    meaning: str
+
+
+#: All metrics of a server.
+FAMILIES: tuple[Family, ...] = tuple(
+    Family(f"repzoo_{name}", kind, tuple(labels.split()), meaning)
+    for name, kind, labels, meaning in (
+        ("requests_total", "counter", "operation model status", "Requests answered."),
+        (
+            "rejections_total",
+            "counter",
+            "operation model reason",
+            "Requests answered with a problem, by the last part of its type.",
+        ),
+        ("hangups_total", "counter", "operation", "Clients that hung up before the response."),
+        (
+            "images_total",
+            "counter",
+            "operation model",
+            "Images, or latents, of requests answered with 200.",
+        ),
+        (
+            "key_requests_total",
+            "counter",
+            "key operation status",
+            "Requests answered, by the name of their API key.",
+        ),
+        (
+            "key_images_total",
+            "counter",
+            "key operation model",
+            "Images, or latents, of requests answered with 200, by the name of their API key.",
+        ),
+        (
+            "log_lines_dropped_total",
+            "counter",
+            "",
+            "Log lines dropped because they could not be written in time.",
+        ),
+        (
+            "worker_deaths_total",
+            "counter",
+            "",
+            "Workers of this server that died, such as for lack of memory. All workers report the "
+            "same number. bentoml serve does not count them.",
+        ),
+        (
+            "request_seconds",
+            "histogram",
+            "operation model",
+            "Time from a request's head to its response.",
+        ),
+        (
+            "queue_seconds",
+            "histogram",
+            "operation model",
+            "Time that a request waited for batches.",
+        ),
+        ("inference_seconds", "histogram", "operation model", "Time of one run of a batch."),
+        ("batch_images", "histogram", "operation model", "Images, or latents, in a batch."),
+        (
+            "queued_images",
+            "gauge",
+            "operation model",
+            "Images, or latents, waiting for a batch.",
+        ),
+        ("requests_in_flight", "gauge", "", "Requests not answered yet."),
+        ("draining", "gauge", "", "1 after SIGTERM, otherwise 0."),
+        ("model_info", "gauge", "model revision provider", "1 for each served model."),
+        ("model_memory_bytes", "gauge", "model", "Approximate memory of a model."),
+        ("models_failed", "gauge", "", "Models that could not be loaded."),
+        ("process_resident_bytes", "gauge", "", "Memory of the process."),
+    )
+)
 
 
 class Histogram:
@@ -99,7 +159,7 @@ class _Histograms(dict[Key, Histogram]):
 class _Snapshot(NamedTuple):
     """Metrics at one moment, as prometheus-client collects them."""
 
-    metrics: list[Metric]
+    metrics: Iterable[Metric]
 
     def collect(self) -> Iterable[Metric]:
         return self.metrics
@@ -112,7 +172,7 @@ class Metrics:
         self._worker = worker
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.rejections: Counter[tuple[str, str, str]] = Counter()
-        self.hangups: Counter[str] = Counter()
+        self.hangups: Counter[tuple[str]] = Counter()
         self.images: Counter[Key] = Counter()
         self.key_requests: Counter[tuple[str, str, int]] = Counter()
         self.key_images: Counter[tuple[str, str, str]] = Counter()
@@ -141,66 +201,38 @@ class Metrics:
         if exchange.operation:
             self.request_seconds[key].observe(time.perf_counter() - exchange.started)
 
-    def exposition(self, gauges: Iterable[Gauge] = (), log_lines_dropped: int = 0) -> bytes:
-        """Return all metrics, including ``gauges``, in Prometheus's text format."""
-        return generate_latest(_Snapshot([*self._metrics(gauges, log_lines_dropped)]))
+    def exposition(self, more: Mapping[str, Samples]) -> bytes:
+        """Return all metrics in Prometheus's text format.
 
-    def _metrics(self, gauges: Iterable[Gauge], log_lines_dropped: int) -> Iterator[Metric]:
-        hangups = {(operation,): count for operation, count in self.hangups.items()}
-        for name, text, labels, counter in (
-            ("requests", "Requests answered.", "operation model status", self.requests),
-            (
-                "rejections",
-                "Requests answered with a problem, by its type.",
-                "operation model reason",
-                self.rejections,
-            ),
-            ("hangups", "Clients that hung up before the response.", "operation", hangups),
-            (
-                "images",
-                "Images, or latents, of requests answered with 200.",
-                "operation model",
-                self.images,
-            ),
-            (
-                "key_requests",
-                "Requests answered, by the name of their API key.",
-                "key operation status",
-                self.key_requests,
-            ),
-            (
-                "key_images",
-                "Images, or latents, of requests answered with 200, by the name of their API key.",
-                "key operation model",
-                self.key_images,
-            ),
-            (
-                "log_lines_dropped",
-                "Log lines dropped because they could not be written in time.",
-                "",
-                {(): log_lines_dropped},
-            ),
-        ):
-            counts = CounterMetricFamily(
-                f"repzoo_{name}_total", text, labels=[*labels.split(), "worker"]
-            )
-            for key, count in counter.items():
-                counts.add_metric([*map(str, key), self._worker], count)
-            yield counts
-        for name, text, histograms in (
-            ("request_seconds", "From a request's head to its response.", self.request_seconds),
-            ("queue_seconds", "Time that a request waited for batches.", self.queue_seconds),
-            ("inference_seconds", "One run of a batch.", self.inference_seconds),
-            ("batch_images", "Images, or latents, in a batch.", self.batch_images),
-        ):
-            family = HistogramMetricFamily(
-                f"repzoo_{name}", text, labels=["operation", "model", "worker"]
-            )
-            for key, histogram in histograms.items():
-                family.add_metric([*key, self._worker], histogram.buckets(), histogram.sum)
-            yield family
-        for name, text, values in gauges:
-            gauge = GaugeMetricFamily(name, text, labels=())
-            for its_labels, value in values:
-                gauge.add_sample(name, {**its_labels, "worker": self._worker}, value)
-            yield gauge
+        Args:
+            more: The samples of the counters and gauges that are not attributes, by name.
+        """
+        own: dict[str, Samples] = {
+            "requests_total": self.requests,
+            "rejections_total": self.rejections,
+            "hangups_total": self.hangups,
+            "images_total": self.images,
+            "key_requests_total": self.key_requests,
+            "key_images_total": self.key_images,
+        }
+        histograms = {
+            "request_seconds": self.request_seconds,
+            "queue_seconds": self.queue_seconds,
+            "inference_seconds": self.inference_seconds,
+            "batch_images": self.batch_images,
+        }
+        numbers, metrics = {**own, **more}, list[Metric]()
+        for name, kind, labels, meaning in FAMILIES:
+            short, all_labels = name.removeprefix("repzoo_"), [*labels, "worker"]
+            if kind == "histogram":
+                histogram = HistogramMetricFamily(name, meaning, labels=all_labels)
+                for key, values in histograms[short].items():
+                    histogram.add_metric([*key, self._worker], values.buckets(), values.sum)
+                metrics.append(histogram)
+                continue
+            make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+            family = make(name, meaning, labels=all_labels)
+            for of_sample, number in numbers[short].items():
+                family.add_metric([*map(str, of_sample), self._worker], number)
+            metrics.append(family)
+        return generate_latest(_Snapshot(metrics))
