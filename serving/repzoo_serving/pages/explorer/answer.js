@@ -92,11 +92,11 @@ function showContent(model, { robust, spread, plain }, clean, degraded) {
     (i) => `dimension ${i}: content ${number(robust[i])} ± ${number(reach[i])}, plain ${number(now[i])}`,
   );
   const width = Math.sqrt(sum(spread) / sum(clean.spread));
-  heading("Content posterior", "", robust.length, shown);
+  heading("Content posterior", robust.length, shown);
   $("vector-words").replaceChildren(...(degraded
     ? [make("b", {}, `${width.toFixed(1)} times as wide`), " as for the undegraded image. From the undegraded image's embedding, " +
       `the plain embedding is ${number(distance(now, before))} away, the content mean ${number(distance(robust, before))}.`]
-    : ["Where the embedding of an undegraded picture should lie. ",
+    : ["Where the embedding should lie without degradation. ",
       make("b", {}, "Degrade the image, and the bars grow.")]));
   legend([["interval", "content posterior, mean ± 2 standard deviations"], ["plain", "plain embedding"], ["clean", "plain embedding, undegraded"]]);
 }
@@ -111,18 +111,17 @@ function showEmbedding({ plain, variance }, clean, degraded) {
     })),
     (i) => `${i}: ${number(plain[i])}${deviation ? ` ± ${number(deviation[i])}` : ""}`,
   );
-  heading(deviation ? "Posterior" : "Embedding", deviation ? "mean ± 2 standard deviations" : "", plain.length, shown);
+  heading(deviation ? "Posterior" : "Embedding", plain.length, shown);
   const moved = degraded ? `Degradation moved it by ${number(distance(plain, clean.plain))}, from a length of ${number(norm(clean.plain))}. ` : "";
   const narrow = deviation ? `Standard deviations from ${number(Math.min(...deviation))} to ${number(Math.max(...deviation))}.` : "";
   $("vector-words").textContent = moved + narrow;
-  legend([["value", deviation ? "mean" : "embedding"], ["clean", "undegraded image"]]);
+  legend([["value", deviation ? "mean, with ± 2 standard deviations" : "embedding"], ["clean", "undegraded image"]]);
 }
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 
-function heading(title, detail, all, shown) {
-  $("vector-title").replaceChildren(title, make("small", {}, detail && ` ${detail}`));
-  $("vector-note").textContent = shown < all ? `The first ${shown} of ${all} dimensions are shown.` : "";
+function heading(title, all, shown) {
+  $("vector-title").replaceChildren(title, make("small", {}, shown < all ? ` the first ${shown} of ${all} dimensions` : ` ${all} dimensions`));
   const ends = ["top", "bottom"].map((end) => $("chart").querySelector(`.${end}`).textContent);
   $("chart").setAttribute("aria-label", `${title}, ${shown} dimensions between ${ends[1]} and ${ends[0]}`);
 }

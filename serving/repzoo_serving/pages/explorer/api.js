@@ -57,16 +57,20 @@ export async function embed(model, images) {
   }));
 }
 
+export const embedRequest = (model, image, options) => ["embed", { model: model.name, ...options, images: [image] }];
 export const reconstructRequest = (model, image) => ["reconstruct", { model: model.name, images: [image] }];
 
 export function probeRequests(model, image) {
   return model.config.probes.map(({ task, kind }) => ["probe", { model: model.name, task, kind, images: [image] }]);
 }
 
-// All answers for an image (base64 of a file): { vectors, reconstruction, probes }.
-export async function analyse(model, image) {
+// All answers for an image (base64 of a file): { vectors, reconstruction, probes }. If `doubtful`, the rest is
+// asked for only if the server can read the image.
+export async function analyse(model, image, doubtful) {
+  const first = embed(model, [image]);
+  if (doubtful) await first;
   const [[vectors], reconstruction, ...probes] = await Promise.all([
-    embed(model, [image]),
+    first,
     can(model, "reconstruct") ? call(...reconstructRequest(model, image)) : null,
     ...probeRequests(model, image).map((request) => call(...request)),
   ]);

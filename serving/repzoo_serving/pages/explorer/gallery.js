@@ -32,7 +32,7 @@ export class Gallery {
     this.#model = model;
     this.#items = null;
     this.examples = examples;
-    $("nearest").replaceChildren();
+    $("nearest").replaceChildren("Looking for neighbours ...");
     $("around").hidden = !can(model, "generate");
     $("search").hidden = !can(model, "search");
     $("metric").replaceChildren(...(model.index?.metrics ?? []).map((name) => new Option(name)));

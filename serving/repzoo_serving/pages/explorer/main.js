@@ -1,6 +1,6 @@
 // The explorer: one image, and all that the chosen model says about it.
 import { showProbes, showReconstruction, showUncertainty, showVector, summary } from "./answer.js";
-import { analyse, call, can, embed, probeRequests, reconstructRequest, searchRequest, vectorRequest } from "./api.js";
+import { analyse, call, can, embed, embedRequest, probeRequests, reconstructRequest, searchRequest, vectorRequest } from "./api.js";
 import { KINDS, drawDegraded } from "./degrade.js";
 import { $, latest, make, picture, range } from "./dom.js";
 import { findExamples } from "./examples.js";
@@ -21,12 +21,24 @@ const say = (text) => { $("status").textContent = text; };
 
 const TITLES = { 0: "That did not work", 401: "This server needs an API key", 422: "The model cannot read this image" };
 
+// Show the answer, or nothing but the first screen.
+function show(answered) {
+  document.body.classList.toggle("answered", answered);
+  for (const id of ["answer", "below"]) $(id).hidden = !answered;
+}
+
+// While an answer for another image is awaited, the present one is dimmed.
+const wait = (text) => {
+  $("answer").classList.add("old");
+  say(text);
+};
+
 // Replace the answer by an error.
 function fail({ message, status = 0 }) {
   let words = message;
   if (status) { // the server's details begin in lower case
-    const detail = message.replace(/^image 0: /, "");
-    words = detail.charAt(0).toUpperCase() + detail.slice(1);
+    const detail = message.replace(/^image 0: /, "").replace(/\.?$/, ".");
+    words = chosen?.file ? `${chosen.file}: ${detail}` : detail.charAt(0).toUpperCase() + detail.slice(1);
   }
   if (status === 401) {
     $("key-form").hidden = false;
@@ -35,8 +47,10 @@ function fail({ message, status = 0 }) {
   $("error").querySelector("h2").textContent = TITLES[status] ?? "The server refused the request";
   $("error").querySelector("p").textContent = words;
   $("error").hidden = false;
-  for (const id of ["answer", "below"]) $(id).hidden = true;
+  $("promise").hidden = true;
+  show(false);
   say("");
+  $("error").scrollIntoView({ block: "nearest" });
 }
 
 // Models.
@@ -63,8 +77,11 @@ async function useModel() {
     `${config.summary}. ${config.latent_dim} dimensions, ${width} × ${height} ${channels === 3 ? "colour" : "grey"}, ` +
     `revision ${revision.slice(0, 8)}, on ${provider.replace("ExecutionProvider", "")}.`;
   chosen = null;
-  for (const id of ["answer", "error", "below"]) $(id).hidden = true;
+  $("error").hidden = true;
   $("promise").hidden = false;
+  show(false);
+  $("picker").querySelector(".badge").textContent = can(model, "generate") ? "samples of the model" : "drawings";
+  $("reading").hidden = !can(model, "probe");
   say("");
   latents.use(model);
   $("examples").replaceChildren(...Array.from({ length: 6 }, () => make("button", { type: "button", disabled: true, "aria-label": "loading" })));
@@ -86,7 +103,10 @@ async function useModel() {
 // Images.
 
 async function takeFile(file) {
+  if (!model) return;
   const mine = ++turn;
+  chosen = null;
+  wait(`Reading ${file.name} ...`);
   try {
     const { height, width } = model.config.input;
     const read = await readFile(file, Math.max(256, 2 * height, 2 * width));
@@ -95,9 +115,9 @@ async function takeFile(file) {
       const mega = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
       throw new Error(`${file.name} has ${mega(file.size)}; this server takes at most ${mega((most * 3) / 4)}.`);
     }
-    if (mine === turn) await start(read);
+    if (mine === turn) await start({ ...read, file: file.name });
   } catch (error) {
-    fail(error);
+    if (mine === turn) fail(error);
   }
 }
 
@@ -112,7 +132,7 @@ async function start(image) {
   chosen = { ...image, clean: null };
   $("degradations").parentElement.classList.toggle("undrawn", !image.bitmap);
   $("error").hidden = true;
-  say("Waiting for the model ...");
+  wait("Waiting for the model ...");
   await answer();
 }
 
@@ -127,16 +147,15 @@ async function answer() {
     if (chosen.bitmap) drawDegraded($("input"), chosen.bitmap, strengths, model.config.input);
     const now = isDegraded();
     const image = now ? $("input").toDataURL("image/png").split(",")[1] : chosen.base64;
-    const result = await analyse(model, image);
+    const result = await analyse(model, image, !chosen.bitmap);
     if (!current()) return;
     sent = image;
     chosen.clean ??= now ? (await embed(model, [chosen.base64]))[0] : result.vectors;
     if (!current()) return;
-    const first = $("answer").hidden;
     $("promise").hidden = true;
     $("error").hidden = true;
-    for (const id of ["answer", "below"]) $(id).hidden = false;
-    $("image").querySelector(".copy").hidden = !result.reconstruction;
+    $("answer").classList.remove("old");
+    show(true);
     describeInput(now);
     showVector(model, result.vectors, chosen.clean, now);
     showReconstruction(result.reconstruction);
@@ -147,9 +166,11 @@ async function answer() {
     say(`${done}${said && `: ${said}`}.`);
     if (!still) {
       latents.show(result.vectors.plain);
-      if (first) reveal();
+      reveal();
     }
     await gallery.show({ base64: chosen.base64, sent: image, canvas: $("input") }, result.vectors, { still, current });
+    // The focus was on a neighbour that has been replaced.
+    if (!still && document.activeElement === document.body) $("image-title").focus({ preventScroll: true });
   } catch (error) {
     if (current()) fail(error);
   }
@@ -164,11 +185,12 @@ function describeInput(now) {
     now ? "degraded" : chosen.shrunk ? `shrunk to ${width} × ${height}` : "as sent";
 }
 
-// On a small screen the answer may be below the fold.
+// Bring the top of the answer on the screen.
 function reveal() {
-  if ($("answer").getBoundingClientRect().top < 0.6 * innerHeight) return;
+  const { top } = $("status").getBoundingClientRect();
+  if (top >= 0 && top < 0.6 * innerHeight) return;
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  $("answer").scrollIntoView({ behavior: still ? "auto" : "smooth" });
+  $("status").scrollIntoView({ behavior: still ? "auto" : "smooth" });
 }
 
 // Degradations: drawn at once, and answered one at a time.
@@ -179,7 +201,7 @@ const sliders = Object.fromEntries(KINDS.map((kind) => {
   const about = { min: 0, max: 1, step: 0.05, words: (value) => `${Math.round(100 * value)} %` };
   const made = range(kind, about, (value) => {
     strengths[kind] = value;
-    drawDegraded($("input"), chosen.bitmap, strengths, model.config.input);
+    if (chosen) drawDegraded($("input"), chosen.bitmap, strengths, model.config.input);
     answerSoon();
   });
   made.set(0);
@@ -198,11 +220,11 @@ const gallery = new Gallery({ onpick: ({ base64 }) => choose(base64), onsearch: 
 const latents = new Latents({ onanalyse: choose, onproblem: fail });
 
 const copied = {
-  image: () => [reconstructRequest(model, sent)],
+  image: () => [embedRequest(model, sent), ...(can(model, "reconstruct") ? [reconstructRequest(model, sent)] : [])],
   vector: () => [vectorRequest(model, [sent])],
-  reading: () => [...(can(model, "probe") ? probeRequests(model, sent) : []), ["embed", { model: model.name, images: [sent] }]],
-  near: () => can(model, "search") ? [searchRequest(model, sent, gallery.options)] : [["embed", { model: model.name, images: [sent] }],
-    ...(can(model, "content") ? [["embed", { model: model.name, robust: true, images: [sent] }]] : [])],
+  reading: () => probeRequests(model, sent),
+  near: () => can(model, "search") ? [searchRequest(model, sent, gallery.options)] : [embedRequest(model, sent),
+    ...(can(model, "content") ? [embedRequest(model, sent, { robust: true })] : [])],
   latents: () => [["generate", { model: model.name, latents: [latents.values] }]],
 };
 for (const [id, requests] of Object.entries(copied)) addCopyRow($(id), () => [requests(), chosen?.name], say);
@@ -212,5 +234,5 @@ $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   loadModels();
 });
-listen(takeFile, (text) => { turn += 1; fail(new Error(text)); });
+listen(takeFile, (text) => { turn += 1; chosen = null; fail(new Error(text)); });
 loadModels();

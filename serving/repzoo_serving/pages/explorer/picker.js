@@ -21,12 +21,26 @@ export function listen(onfile, onproblem) {
       else onproblem("What was dropped is not a file. Save the image first, or copy it and paste it here.");
     });
   }
+  const paste = (file) => (file ? onfile(file) : onproblem("The clipboard has no image. Copy an image, and paste again."));
   document.addEventListener("paste", (event) => {
-    if (event.target.matches?.("input:not([type=range])")) return;
-    const [file] = event.clipboardData.files;
-    if (file) onfile(file);
-    else onproblem("The clipboard has no image. Copy an image, and paste again.");
+    if (!event.target.matches?.("input:not([type=range])")) paste(event.clipboardData.files[0]);
   });
+  $("paste").hidden = !navigator.clipboard?.read; // browsers offer it to https and localhost only
+  $("paste").addEventListener("click", async () => {
+    try {
+      paste(await readClipboard());
+    } catch {
+      onproblem("The browser does not allow this page to read the clipboard. Paste with the keyboard instead.");
+    }
+  });
+}
+
+async function readClipboard() {
+  for (const item of await navigator.clipboard.read()) {
+    const type = item.types.find((each) => each.startsWith("image/"));
+    if (type) return new File([await item.getType(type)], "clipboard", { type });
+  }
+  return null;
 }
 
 const LARGE = 256 * 1024; // bytes

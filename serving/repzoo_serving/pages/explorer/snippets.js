@@ -69,6 +69,7 @@ export function addCopyRow(card, requests, say) {
       const button = make("button", { type: "button", className: "quiet" }, language);
       button.addEventListener("click", async () => {
         await copy(code(...requests()));
+        button.focus();
         say(`Copied as ${language}.`);
         button.classList.add("done");
         setTimeout(() => button.classList.remove("done"), 1500);
@@ -78,11 +79,12 @@ export function addCopyRow(card, requests, say) {
 }
 
 async function copy(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  // Browsers offer the clipboard to https and localhost only.
+  // Browsers offer the clipboard to https and localhost only, and the user can forbid it.
+  const done = await navigator.clipboard?.writeText(text).then(() => true, () => false);
+  if (done) return;
   const area = make("textarea", { value: text });
   document.body.append(area);
   area.select();
   document.execCommand("copy");
-  return area.remove();
+  area.remove();
 }
