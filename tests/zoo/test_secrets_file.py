@@ -148,10 +148,13 @@ def test_edits_at_the_same_time_all_take_effect(tmp_path: Path) -> None:
     assert len(read_secrets(file)) == 9
 
 
-def test_a_check_interval_delays_changes(tmp_path: Path) -> None:
+def test_a_check_interval_delays_revocations_only(tmp_path: Path) -> None:
     file = tmp_path / "secrets"
-    add_secret(file, "first", prefix="zoo_")
+    first = add_secret(file, "first", prefix="zoo_")
     slow, fast = SecretFile(file, check_seconds=60), SecretFile(file)
     second = add_secret(file, "second", prefix="zoo_")
-    assert slow.find(second) is None
+    assert slow.find(second) is not None
     assert fast.find(second) is not None
+    revoke_secret(file, "first")
+    assert slow.find(first) is not None
+    assert fast.find(first) is None

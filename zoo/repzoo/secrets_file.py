@@ -73,7 +73,8 @@ class SecretFile:
 
     Args:
         path: The file.
-        check_seconds: Minimum time between two checks for changes; 0 checks on every call.
+        check_seconds: Minimum time between two checks for secrets that were revoked or changed; 0
+            checks on every call.
 
     Raises:
         InvalidInput: If the file cannot be used; the message names the line.
@@ -88,15 +89,21 @@ class SecretFile:
 
     def find(self, secret: str) -> Secret | None:
         """Return the entry of a secret, or None if the file does not have it."""
-        if time.monotonic() - self._checked >= self._check_seconds:
-            try:
-                self._load()
-            except InvalidInput as error:
-                if str(error) != self._complaint:
-                    self._complaint = str(error)
-                    logging.getLogger("repzoo").error("%s; the secrets stay as they were", error)
         # A lookup by hash takes the same time whether or not a guess was close.
-        return self._by_hash.get(_hash(secret))
+        hashed = _hash(secret)
+        due = time.monotonic() - self._checked >= self._check_seconds
+        # A new secret works at once: it costs no more than a stat to see that the file is the same.
+        if due or hashed not in self._by_hash:
+            self._reload()
+        return self._by_hash.get(hashed)
+
+    def _reload(self) -> None:
+        try:
+            self._load()
+        except InvalidInput as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                logging.getLogger("repzoo").error("%s; the secrets stay as they were", error)
 
     def _load(self) -> None:
         self._checked = time.monotonic()
