@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
-import pyarrow.parquet as pq
+try:
+    import pyarrow.parquet as pq
+except ImportError:
+    sys.exit("unpack.py needs pyarrow, which serving does not: pip install pyarrow")
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("sample", help="a folder next to this file, such as cifar10")

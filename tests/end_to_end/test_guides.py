@@ -1,7 +1,8 @@
 """Every code block of the how-to guides runs, in order, and prints what the guide shows.
 
 A block is left out only if the comment ``<!-- not run: REASON -->`` stands before it. Console
-blocks and the first ``text`` block after a program show its output.
+blocks and the first ``text`` block after a program show its output. The first line of a ``toml``
+block names its file.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Reader:
         command = re.sub(r"--budget \w+", "--views 640", self.here(command))
         if found := re.match(r"python tests/data/unpack.py \w+ (\w+)", command):
             shutil.rmtree(self.place / found[1], ignore_errors=True)
-        if re.match(r"zoo (hub )?serve ", command):
+        if re.match(r"zoo (hub )?serve (?!.*--(check|print-config))", command):
             self.serve(re.sub(r"--port \d+", f"--port {self.port}", command))
             return ""
         if command.startswith("HF_TOKEN=..."):
@@ -175,6 +176,9 @@ def test_a_guide_does_what_it_says(
             elif language == "text":
                 assert printed is None or same(block, printed), printed
                 printed = None
+            elif language == "toml":
+                (name,) = re.findall(r"\A# (\S+)$", block, re.MULTILINE)
+                (reader.place / name).write_text(block)
             elif language in ("python", *PROGRAMS):
                 printed = reader.program(language, block)
             else:

@@ -145,7 +145,7 @@ def test_the_map_has_every_room(package: str) -> None:
 def test_every_setting_of_the_server_is_documented() -> None:
     from repzoo_serving.settings import PRIVATE, Settings
 
-    text = (ROOT / "docs" / "serving.md").read_text()
+    text = (ROOT / "docs/how-to/serve/configure-a-server.md").read_text()
     documented = set(re.findall(r"^\| `REPZOO_SERVE_(\w+)` \|", text, re.MULTILINE))
     assert documented == {name.upper() for name in Settings.model_fields.keys() - PRIVATE}
 
@@ -158,6 +158,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         script = ROOT / "tests" / "data" / "unpack.py"
         subprocess.run([sys.executable, script, sample, name], cwd=folder, check=True)
     return folder
+
+
+def test_unpacking_says_what_it_needs(tmp_path: Path) -> None:
+    (tmp_path / "pyarrow.py").write_text("raise ImportError")
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "data" / "unpack.py", "mnist", "digits"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith(": pip install pyarrow\n")
+    assert "Traceback" not in done.stderr
 
 
 def run(place: Path, *words: str) -> str:
