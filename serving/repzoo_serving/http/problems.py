@@ -221,7 +221,7 @@ class Problem(Exception):
         """Return the problem for an error raised by the model's checks."""
         match error:
             case ImageTooLarge():
-                limit = {} if error.limit is None else {"limit": error.limit}
+                limit: dict[str, Any] = {} if error.limit is None else {"limit": error.limit}
                 return cls("too-many-pixels", str(error), index=error.index, **limit)
             case InvalidImage():
                 return cls("invalid-image", str(error), index=error.index)
