@@ -227,6 +227,12 @@ def column_titles(page: Browser) -> list[str]:
     return list(page.run(script))
 
 
+def top(page: Browser, selector: str) -> float:
+    """Return how far an element is below the top of the window, in pixels."""
+    script = "return document.querySelector(arguments[0]).getBoundingClientRect().top"
+    return float(page.run(script, selector))
+
+
 def slide(page: Browser, selector: str, value: float) -> None:
     page.run(
         "const s = document.querySelector(arguments[0]); s.value = arguments[1];"
@@ -249,6 +255,25 @@ def test_the_first_screen_offers_examples(explorer: Browser, tiny: repzoo.Encode
     bottom = "return document.querySelector('#drop').getBoundingClientRect().bottom <= innerHeight"
     assert explorer.run(bottom)
     assert explorer.run("return document.querySelector('#camera[type=file][capture]') !== null")
+    assert explorer.texts("#picker .badge") == ["samples of the model"]
+
+
+@at_one_size
+def test_drawn_examples_suit_the_model(explorer: Browser) -> None:
+    """They show what the model's classes are, if it generates no samples."""
+    script = """
+    const { drawings } = await import('./explorer/drawings.js');
+    const drawn = (channels, ...classes) => drawings(
+      { probes: [{ classes }], input: { channels } });
+    return [drawn(1), drawn(1, 'sandal', 'shirt'), drawn(3, 'male'), drawn(3, 'ship')].map(
+      (found) => [found[0].words, new Set(found.map(({ base64 }) => base64)).size]);
+    """
+    assert explorer.wait_for(script) == [
+        ["drawn digit 0", 6],
+        ["drawn T-shirt", 6],
+        ["drawn face 1", 6],
+        ["drawn airplane", 6],
+    ]
 
 
 def test_an_answer_at_a_glance(
@@ -272,6 +297,9 @@ def test_an_answer_at_a_glance(
     assert explorer.texts("#probes details:first-of-type tbody th") == [
         digits.classes[k] for k in order[5:]
     ]
+    if explorer.run("return innerWidth > 1000"):  # all begins on the first screen of a laptop
+        for selector in ("#uncertainty", "#probes", "#nearest"):
+            assert top(explorer, selector) < 600, selector
     assert explorer.texts("#probes thead th:first-child") == [
         "digit",
         "digit, less likely",
@@ -303,9 +331,12 @@ def test_neighbours_are_samples_and_can_be_analysed(
     said = explorer.texts("#nearest li")
     np.testing.assert_allclose(np.float32(said), distances[nearest], rtol=0.01)
     assert np.abs(shown(explorer, "#nearest img") - 1.0 * samples[nearest[0], :, :, 0]).max() <= 1
-    explorer.run("document.querySelector('#nearest button').click()")
+    explorer.type("#nearest button", "\ue007")  # Enter
     eventually(lambda: sent(explorer).shape == (8, 8, 4))
     eventually(lambda: explorer.texts("#nearest li")[0].startswith("0.00"))  # the sample itself
+    # The neighbour that had the focus is gone.
+    eventually(lambda: explorer.run("return document.activeElement.id") == "image-title")
+    eventually(lambda: 0 <= top(explorer, "#image") < 500)
 
 
 @pytest.fixture(scope="module")
@@ -350,6 +381,7 @@ def test_neighbours_are_images_of_the_index(
     assert len(distances) == 12
     assert distances[0] < 1e-3
     assert (np.diff(distances) >= 0).all()
+    assert findings(page) == []
     # The globe still shows samples, and says so.
     assert page.texts("#around .badge") == ["samples of the model"]
     # They follow the degradations, and can be analysed.
@@ -400,13 +432,14 @@ def test_an_error_replaces_the_answer(
     explorer.type("#file", str(tmp_path / "x.png"))
     eventually(lambda: explorer.visible("#error"))
     assert explorer.texts("#error h2") == ["The model cannot read this image"]
-    assert "GIF, JPEG" in explorer.texts("#error p")[0]
+    assert explorer.texts("#error p")[0].startswith("x.png: not an image in one of BMP, GIF, JPEG")
     assert explorer.run("return document.querySelector('#error').getAttribute('role')") == "alert"
     assert status(explorer) == ""
     for selector in ("#answer", "#around", "#latents"):
         assert not explorer.visible(selector)
     assert not scrolls_sideways(explorer)
-    assert all("status of 422" in message for message in explorer.complaints())
+    # Nothing more was asked for the file.
+    assert ["status of 422" in message for message in explorer.complaints()] == [True]
     # A file that the server would refuse is not sent.
     (tmp_path / "large.png").write_bytes(bytes(1_000_000))
     explorer.type("#file", str(tmp_path / "large.png"))
@@ -436,6 +469,9 @@ def test_degradations_change_the_content_posterior(
     eventually(lambda: answered(robust))
     assert agrees(image)
     assert robust.texts("#near h3")[1].startswith("Robust")
+    if robust.run("return innerWidth > 1000"):  # all begins on the first screen of a laptop
+        for selector in ("#degradations", "#chart", "#nearest"):
+            assert top(robust, selector) < 700, selector
     seen = [column_titles(robust)]
     for kind in (1, 2, 3, 4):  # blur, noise, crop, dark
         slide(robust, f"#degradations label:nth-child({kind}) input", 0.5)
@@ -533,6 +569,32 @@ def test_images_can_be_pasted_and_dropped(
         explorer.run(give, event, "")
         eventually(lambda: explorer.visible("#error"))
         assert not explorer.visible("#answer")
+    # The button, for screens without a keyboard.
+    clipboard = """
+    const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0));
+    const item = new ClipboardItem({ 'image/png': new Blob([bytes], { type: 'image/png' }) });
+    navigator.clipboard.read = async () => (bytes.length ? [item] : []);
+    document.querySelector('#paste').click();
+    """
+    explorer.run(clipboard, encoded)
+    eventually(lambda: explorer.visible("#answer"))
+    explorer.run(clipboard, "")
+    eventually(lambda: explorer.texts("#error p")[0].startswith("The clipboard has no image."))
+
+
+@at_one_size
+def test_the_page_says_that_it_reads_a_file(
+    explorer: Browser, image: Path, eventually: Callable[..., None]
+) -> None:
+    explorer.click("#examples button")
+    eventually(lambda: answered(explorer))
+    # As with a photo of many megapixels, which takes seconds.
+    explorer.run("window.createImageBitmap = () => new Promise(() => {})")
+    explorer.type("#file", str(image))
+    eventually(lambda: status(explorer) == "Reading image.png ...")
+    assert explorer.run("return document.querySelector('#answer').matches('.old')")
+    slide(explorer, "#degradations input", 1)  # of the image that is there no more
+    assert status(explorer) == "Reading image.png ..."
 
 
 @at_one_size
@@ -582,6 +644,14 @@ def test_requests_can_be_copied_as_code(
     printed = output(sys.executable, "-c", code)
     assert f"{mean[0]:.4f}"[:-1] in printed
     assert repr(tiny.probe([image], "digit").labels) in printed
+    # A browser that refuses the clipboard leaves the focus on the button.
+    explorer.run(
+        "navigator.clipboard.writeText = async () => { throw new Error('refused'); };"
+        "document.execCommand = () => { window.copied = document.activeElement.value; };"
+    )
+    assert "curl" in copied("#vector", "curl")
+    assert explorer.run("return document.activeElement.textContent") == "curl"
+    explorer.run("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
     script = copied("#vector", "JavaScript").replace("console.log(", "return (")
     np.testing.assert_allclose(explorer.wait_for(script)["mean"][0], mean, rtol=1e-4)
 
@@ -626,16 +696,36 @@ globe.setPointerCapture = () => {};
 
 
 def test_requests_of_the_reference_can_be_tried(
-    page: Browser, server_url: str, eventually: Callable[..., None]
+    page: Browser, server_url: str, image: Path, eventually: Callable[..., None]
 ) -> None:
     page.open(f"{server_url}/docs")
-    eventually(lambda: "curl " + server_url in page.texts("#embed pre")[0])
+    eventually(lambda: '"model":"tiny"' in page.texts("#generate pre")[0])
+    page.run("document.querySelectorAll('details').forEach(each => { each.open = true; })")
     assert findings(page) == []
-    page.run("document.querySelectorAll('.try').forEach(each => { each.open = true; })")
-    page.run("document.querySelectorAll('.try form').forEach(form => form.requestSubmit())")
-    eventually(lambda: all(text.startswith("200 ") for text in page.texts(".try form pre")))
-    assert '"labels"' in page.texts("#probe form pre")[0]
+    forms = "document.querySelectorAll('form[data-operation]')"
+    assert page.run(f"return {forms}.length") == len(page.texts("h3 code")) > 15
+    page.type("#probe-images", str(image))
+    eventually(lambda: len(page.texts("#probe pre")[0]) > 500)
+    page.run(f"{forms}.forEach(form => form.requestSubmit())")
+    eventually(lambda: len(page.texts(".reply pre")) == page.run(f"return {forms}.length"))
+    assert all(text.startswith("200 OK, in ") for text in page.texts(".reply p"))
+    assert '"labels": [ "' in page.texts("#probe .reply pre")[0]
+    assert page.texts("#probe dt") == ["Content-Type", "X-Request-ID", "Server-Timing"]
+    assert (
+        json.loads(page.texts("#probe .reply pre")[0])["request_id"] == page.texts("#probe dd")[1]
+    )
+    assert len(page.texts("#generate .reply img")) == 4
     assert not scrolls_sideways(page)
+    # A field that is wrong, for the page and for the server.
+    submit = "document.querySelector(arguments[0]).form.requestSubmit()"
+    page.type("#posterior-group", "1,")
+    page.run(submit, "#posterior-group")
+    eventually(lambda: page.texts(".bad") == ["group must be JSON, such as [[0.5, -1]]."])
+    page.type("#embed-dimensions", "5")
+    page.run(submit, "#embed-dimensions")
+    eventually(lambda: page.texts(".bad")[0].startswith("400 Bad Request, in "))
+    assert "malformed-request" in page.texts("#embed .reply pre")[0]
+    assert all("status of 400" in message for message in page.complaints())
 
 
 @at_one_size

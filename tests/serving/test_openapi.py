@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import numpy as np
 import pytest
 import repzoo
@@ -222,6 +223,24 @@ def test_every_member_of_a_request_or_response_has_a_meaning(server_url: str) ->
     for path, operations in document["paths"].items():
         walk(operations, path)
     assert silent == []
+
+
+def test_every_operation_has_a_description_and_valid_examples(server_url: str) -> None:
+    document = httpx.get(f"{server_url}/openapi.json").json()
+    count = 0
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert operation["summary"], path
+            assert operation["description"].endswith("."), path
+            bodies = [operation.get("requestBody", {}), operation["responses"]["200"]]
+            for content in (body.get("content", {}).get("application/json", {}) for body in bodies):
+                if "example" in content:
+                    schema = {**content["schema"], "components": document["components"]}
+                    jsonschema.Draft202012Validator(schema).validate(content["example"])
+                    count += 1
+            if "requestBody" in operation:
+                assert "example" in operation["requestBody"]["content"]["application/json"], path
+    assert count == 7 + 6 + 3  # requests, responses of operations, and of health checks
 
 
 def test_it_says_the_limits_of_this_server(server_url: str) -> None:

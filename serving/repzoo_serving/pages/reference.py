@@ -1,27 +1,13 @@
-"""The API reference: the OpenAPI document as a web page, with examples that can be tried."""
+"""The API reference: the OpenAPI document as a web page, with a form for each operation."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 __all__ = ["reference_page"]
-
-#: A digit of 8×8 pixels.
-_PNG = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAGUlEQVR42mNgQAL///+H0FDMgI/+D1MNBgCsqQz0"
-    "KcjTpQAAAABJRU5ErkJggg=="
-)
-
-#: Values of required members in examples. The page's script replaces the words in capitals.
-_VALUES = {
-    "model": "MODEL",
-    "images": [_PNG],
-    "task": "TASK",
-    "input": [f"data:image/png;base64,{_PNG}"],
-}
 
 
 def reference_page(described: Mapping[str, Any]) -> str:
@@ -34,8 +20,9 @@ def reference_page(described: Mapping[str, Any]) -> str:
             for method, operation in methods.items():
                 if tag["name"] in operation["tags"]:
                     sections.append(_operation(path, method, operation, described))
-                    name = f"{method.upper()} {escape(path)}"
-                    index.append(f"<li><a href=#{operation['operationId']}>{name}</a></li>")
+                    name = f"<code>{method.upper()} {escape(path)}</code>"
+                    about = _inline(operation["summary"])
+                    index.append(f"<li><a href=#{operation['operationId']}>{name}</a> {about}</li>")
     schemas = [
         f"<section class=card id={escape(name)}><h3>{escape(name)}</h3>{_schema(schema)}</section>"
         for name, schema in described["components"]["schemas"].items()
@@ -46,12 +33,12 @@ def reference_page(described: Mapping[str, Any]) -> str:
             '<meta name=viewport content="width=device-width, initial-scale=1">'
             "<title>repzoo: the API</title><link rel=icon href=data:,>"
             "<link rel=stylesheet href=style.css><script src=reference.js type=module></script>"
-            "</head><body class=reference><main><h1>repzoo: the API</h1>",
+            "</head><body class=reference><header><strong>repzoo</strong><form id=key-form>"
+            "<label>API key <input id=key type=password autocomplete=off placeholder=none></label>"
+            "</form><nav><a href=.>Explorer</a></nav></header><main><h1>The API</h1>",
             *(f"<p>{_inline(text)}</p>" for text in info["description"].split("\n\n")),
-            "<p>Machine-readable: <a href=openapi.json>openapi.json</a>. "
-            "With your own images: <a href=.>the explorer</a>.</p>",
-            "<form><label>API key, if the server needs one: "
-            "<input id=key type=password autocomplete=off></label></form>",
+            "<p>Every operation has a form, which sends it to this server. "
+            "Programs read <a href=openapi.json>openapi.json</a>.</p>",
             f"<nav aria-label=operations><ul>{''.join(index)}</ul></nav>",
             *sections,
             "<h2>Schemas</h2>",
@@ -65,44 +52,129 @@ def _operation(
     path: str, method: str, operation: Mapping[str, Any], described: Mapping[str, Any]
 ) -> str:
     name = operation["operationId"]
-    parts = [
-        f"<section class=card id={name}><h3><code>{method.upper()} {escape(path)}</code></h3>",
-        f"<p>{_inline(operation['summary'])}. {_inline(operation.get('description', ''))}</p>",
-    ]
     requests = operation.get("requestBody", {}).get("content", {})
-    answers = operation["responses"]["200"]["content"]
-    if "text/html" not in answers:
-        parts.append(_example(path, name, requests, described))
-    for title, content in (("Request", requests), ("Response", answers)):
-        for media_type, body in content.items():
-            summary = f"<summary>{title}, {escape(media_type)}</summary>"
-            parts.append(f"<details>{summary}{_schema(body['schema'])}</details>")
-    statuses = ", ".join(status for status in operation["responses"] if status != "200")
-    parts.append(f"<p>Problems: {statuses}.</p></section>")
+    success = operation["responses"]["200"]["content"]
+    parts = [
+        f"<section class=card id={name}><h3><code>{method.upper()} {escape(path)}</code> "
+        f"{_inline(operation['summary'])}</h3><p>{_inline(operation['description'])}</p>",
+        _form(path, method, operation, described),
+    ]
+    for media_type, body in success.items():
+        if "example" in body or "$ref" in body["schema"] or "properties" in body["schema"]:
+            example = json.dumps(body["example"], indent=1) if "example" in body else ""
+            parts.append(
+                f"<details><summary>Response</summary>{_schema(body['schema'])}"
+                f"{_example(f'{media_type}, for example', example)}</details>"
+            )
+    rows = []
+    for status, problem in operation["responses"].items():
+        if status != "200":
+            about = _inline(_resolved(problem, described)["description"])
+            rows.append(f"<tr><td>{status}</td><td>{about}</td></tr>")
+    parts.append(f"<details><summary>Problems</summary><table>{''.join(rows)}</table></details>")
+    formats = [f"Answers with {_either(success)}."]
+    if requests:
+        formats.insert(0, f"Takes {_either(requests)}.")
+    parts.append(f"<p class=soft>{' '.join(formats)}</p></section>")
     return "".join(parts)
 
 
-def _example(
-    path: str, name: str, requests: Mapping[str, Any], described: Mapping[str, Any]
+def _form(
+    path: str, method: str, operation: Mapping[str, Any], described: Mapping[str, Any]
 ) -> str:
-    """Return a curl command, and a form that sends the request and shows the response."""
-    address = f"SERVER{path.replace('{name}', 'MODEL')}"
-    command, field = f"curl {address}", ""
-    if requests:
-        schema = requests["application/json"]["schema"]
-        if "$ref" in schema:
-            schema = described["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
-        schema = schema.get("anyOf", [schema])[0]
-        members = [*schema["required"], *(["input"] if "input" in schema["properties"] else [])]
-        body = json.dumps({member: _VALUES[member] for member in members})
-        command += f" -H 'Content-Type: application/json' -d '{body}'"
-        field = f"<label>Body <textarea rows=4 spellcheck=false>{escape(body)}</textarea></label>"
+    """Return a form that sends an operation, with the same request as a curl command."""
+    name = operation["operationId"]
+    rows = [
+        _row(name, each["name"], {**each, **each["schema"]}, each.get("example"), "data-in=path")
+        for each in operation.get("parameters", ())
+    ]
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+    command = f"curl SERVER{path}"
+    if body is not None:
+        schema = _resolved(body["schema"], described)
+        variants = [_resolved(each, described) for each in schema.get("anyOf", [schema])]
+        members = {name: its for each in variants for name, its in each["properties"].items()}
+        example = body["example"]
+        required = [each for each in schema.get("required", ()) if each in members]
+        rows += [
+            _row(name, each, members[each], example.get(each))
+            for each in dict.fromkeys([*required, *members])
+        ]
+        text = json.dumps(example)
+        command += f" -H 'Content-Type: application/json' -d '{text}'"
+    table = f"<table>{''.join(rows)}</table>" if rows else ""
     return (
-        f"<pre tabindex=0><code>{escape(command)}</code></pre>"
-        f"<details class=try><summary>Try it</summary>"
-        f"<form data-operation={name} data-path={escape(path[1:])}>{field}<button>Send</button>"
-        "<pre tabindex=0 role=status hidden></pre></form></details>"
+        f"<form data-operation={name} data-path={escape(path[1:] or '.')} data-method={method}>"
+        f"{table}{_example('The same with curl', command)}<button>Send</button></form>"
+        "<div class=reply hidden></div>"
     )
+
+
+def _row(operation: str, name: str, schema: Mapping[str, Any], example: Any, more: str = "") -> str:
+    """Return a row of a form: a member of the request, its field, and what it means."""
+    given = [each for each in schema.get("anyOf", [schema]) if each != {"type": "null"}]
+    kind = {**schema, **given[0]} if len(given) == 1 else schema
+    default = schema.get("default")
+    attributes = f"id={operation}-{name} name={name} {more}".strip()
+    about = _inline(schema.get("description", ""))
+    type_ = f" <span class=soft>{_kind(schema)}</span>"
+    if name in ("model", "name"):
+        field = f"<select {attributes} data-models><option>{escape(example)}</option></select>"
+        type_ = ""
+    elif name == "images":
+        field = f'<input {attributes} type=file accept="image/*" multiple'
+        field += f' data-example="{example[0]}">' if example else ">"
+        about += " Without a file, a small digit is sent." if example else ""
+    elif "enum" in kind or "const" in kind or kind.get("type") == "boolean":
+        values = kind.get("enum", [kind["const"]] if "const" in kind else [False, True])
+        options = "".join(
+            f"<option value='{'' if value == default else _text(value)}'>{_text(value)}</option>"
+            for value in sorted(values, key=lambda value: value != default)
+        )
+        as_json = " data-json" if kind.get("type") == "boolean" else ""
+        field, type_ = f"<select {attributes}{as_json}>{options}</select>", ""
+    else:
+        value = "" if example is None else escape(_text(example))
+        shown = "" if default is None else escape(_text(default))
+        if more:
+            value, shown = "", value
+        as_json = "" if kind.get("type") == "string" else "data-json"
+        limits = "required type=text" if more else "type=text"
+        if kind.get("type") in ("integer", "number"):
+            step = 1 if kind["type"] == "integer" else "any"
+            limits = f"type=number step={step}" + "".join(
+                f" {limit}={kind[bound]}"
+                for bound, limit in (("minimum", "min"), ("maximum", "max"))
+                if bound in kind
+            )
+        field = f'<input {attributes} {as_json} {limits} value="{value}" placeholder="{shown}">'
+    return (
+        f"<tr><td><label for={operation}-{name}><code>{name}</code></label></td>"
+        f"<td>{field}</td><td>{about}{type_}</td></tr>"
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _example(title: str, text: str) -> str:
+    if not text:
+        return ""
+    return f"<p class=soft>{title}</p><pre tabindex=0><code>{escape(text)}</code></pre>"
+
+
+def _either(media_types: Sequence[str] | Mapping[str, Any]) -> str:
+    return " or ".join(f"<code>{escape(media_type)}</code>" for media_type in media_types)
+
+
+def _resolved(schema: Mapping[str, Any], described: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Follow a reference."""
+    if "$ref" not in schema:
+        return schema
+    *_, group, name = schema["$ref"].split("/")
+    found: Mapping[str, Any] = described["components"][group][name]
+    return found
 
 
 def _schema(schema: Mapping[str, Any]) -> str:

@@ -85,6 +85,38 @@ _MEANINGS = {
     "variance": "The variance of each image's posterior, per dimension.",
 }
 
+#: A digit of 8×8 pixels.
+_PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAGUlEQVR42mNgQAL///+H0FDMgI/+D1MNBgCsqQz0"
+    "KcjTpQAAAABJRU5ErkJggg=="
+)
+
+#: Values of members in examples of requests and responses.
+_EXAMPLES: dict[str, Any] = {
+    "abstained": [False],
+    "classes": ["0", "1", "2"],
+    "content_mean": [[0.21, -1.4, 0.88]],
+    "content_variance": [[0.05, 0.11, 0.07]],
+    "distances": [[0.12, 0.31]],
+    "embeddings": [[0.18, -1.52, 0.93]],
+    "error": [0.0121],
+    "ids": [["holiday/12.jpg", "garden/7.jpg"]],
+    "images": [_PNG],
+    "input": [f"data:image/png;base64,{_PNG}"],
+    "labels": ["2"],
+    "latents": [[0.18, -1.52, 0.93]],
+    "mean": [[0.18, -1.52, 0.93]],
+    "model": "simvae-mnist",
+    "n": 4,
+    "probabilities": [[0.01, 0.02, 0.97]],
+    "request_id": "62cacddd1310-00000043",
+    "revision": "e44e97cfe110fbdf88eb43d72dbf13c881a5842699ba9cadff8e480cd1e586a1",
+    "seed": 1,
+    "task": "class",
+    "uncertainty": [0.02],
+    "variance": [[0.02, 0.03, 0.02]],
+}
+
 
 def document(limits: Limits, *, index: bool = True) -> dict[str, Any]:
     """Return the document of a server with these limits, and with an index of images or without."""
@@ -93,7 +125,26 @@ def document(limits: Limits, *, index: bool = True) -> dict[str, Any]:
         for path in ("/search", *_index()):
             del made["paths"][path]
     _describe(made["paths"])
+    for methods in made["paths"].values():
+        for operation in methods.values():
+            _exemplify(operation, made["components"]["schemas"])
     return made
+
+
+def _exemplify(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Add an example to the JSON request and response of an operation, if `_EXAMPLES` has one."""
+    request = operation.get("requestBody", {}).get("content", {}).get("application/json")
+    if request is not None:
+        schema = request["schema"]
+        if "$ref" in schema:
+            schema = schemas[schema["$ref"].rsplit("/", 1)[1]]
+        schema = schema.get("anyOf", [schema])[0]
+        optional = [name for name in ("input", "n", "seed") if name in schema["properties"]]
+        request["example"] = {name: _EXAMPLES[name] for name in schema["required"] + optional}
+    response = operation["responses"]["200"]["content"].get("application/json", {})
+    members = response.get("schema", {}).get("properties", {})
+    if members and members.keys() <= _EXAMPLES.keys():
+        response["example"] = {name: _EXAMPLES[name] for name in members}
 
 
 def _describe(schema: Any) -> None:
@@ -155,6 +206,7 @@ def _operations(limits: Limits) -> dict[str, Any]:
     def post(
         name: str,
         summary: str,
+        description: str,
         options: type[Options],
         members: dict[str, Any],
         *,
@@ -186,6 +238,7 @@ def _operations(limits: Limits) -> dict[str, Any]:
             "operationId": name,
             "tags": ["operations"],
             "summary": summary,
+            "description": description,
             "requestBody": {
                 "required": True,
                 "content": {
@@ -216,7 +269,10 @@ def _operations(limits: Limits) -> dict[str, Any]:
     return {
         **post(
             "embed",
-            "Embed images. For a model with a posterior, this is its mean",
+            "Embed images",
+            "Returns a vector per image. If the model has a posterior, the vector is its mean. If "
+            "the model estimates how uncertain it is, the response has the `uncertainty` of each "
+            "image.",
             EmbedOptions,
             {"embeddings": vectors(), **uncertainty},
             optional=("uncertainty",),
@@ -224,8 +280,11 @@ def _operations(limits: Limits) -> dict[str, Any]:
         ),
         **post(
             "posterior",
-            "Return the posterior over the latents of each image, and its content posterior, or "
-            "one posterior for each group of views",
+            "Return the posterior of each image",
+            "Returns mean and variance of the latents. If the model has a content posterior, "
+            "`content_mean` and `content_variance` say where the embedding of the undegraded "
+            "picture lies. With `group`, images that share an id are views of one thing, and there "
+            "is one posterior per thing.",
             PosteriorOptions,
             {
                 "mean": vectors(),
@@ -240,21 +299,27 @@ def _operations(limits: Limits) -> dict[str, Any]:
         **post(
             "reconstruct",
             "Encode images and decode them again",
+            "Returns PNG files at the model's size, and how far each is from what was sent. The "
+            "model needs a decoder.",
             Options,
             {"images": pngs, "error": ref("Numbers")},
             more=(409,),
         ),
         **post(
             "generate",
-            "Sample images from the model's prior, draw new views of what images show together, or "
-            "decode given latents",
+            "Generate images",
+            "There are three kinds of requests. `n` and `seed` sample from the model's prior. "
+            "`images`, with `vary`, `n` and `seed`, draw new views of what the images show "
+            "together. `latents`, sent alone, are decoded. The model needs a decoder.",
             GenerateOptions,
             {"images": pngs, "latents": vectors()},
             more=(409,),
         ),
         **post(
             "probe",
-            "Classify images with one of the model's probes",
+            "Classify images",
+            "A probe is a small classifier of embeddings. `/models` lists the tasks, kinds and "
+            "classes of each model's probes.",
             ProbeOptions,
             {
                 "classes": {"type": "array", "items": {"type": "string"}},
@@ -264,7 +329,9 @@ def _operations(limits: Limits) -> dict[str, Any]:
         ),
         **post(
             "search",
-            "Find the images of the server's index that are nearest to each image",
+            "Find the nearest images of the server's index",
+            "The index is the one that `zoo serve --index` names. `/index/images/{id}` returns "
+            "small pictures of the neighbours.",
             SearchOptions,
             {"ids": found, "distances": vectors(), "abstained": flags, **uncertainty},
             optional=("uncertainty",),
@@ -280,7 +347,7 @@ def _index() -> dict[str, Any]:
             "get": {
                 "operationId": "index_image",
                 "tags": ["operations"],
-                "summary": "Return a small picture of an image of the server's index",
+                "summary": "Return a picture of an image of the index",
                 "description": "At most 256 pixels wide and high. The image is decoded and encoded "
                 "again; files are never sent as they are.",
                 "parameters": [
@@ -289,6 +356,7 @@ def _index() -> dict[str, Any]:
                         "in": "path",
                         "required": True,
                         "description": "One of the `ids` of `/search`. It may contain slashes.",
+                        "example": "holiday/12.jpg",
                         "schema": {"type": "string"},
                     }
                 ],
@@ -329,6 +397,8 @@ def _openai() -> dict[str, Any]:
                 "operationId": "openai_models",
                 "tags": ["openai"],
                 "summary": "List the models, for clients of OpenAI's API",
+                "description": "A model with a content posterior is also listed as `NAME:robust`, "
+                "which embeds images by their content mean.",
                 "responses": {"200": _good(openai_models_response()), **_errors(_ALWAYS)},
             }
         },
@@ -337,6 +407,7 @@ def _openai() -> dict[str, Any]:
                 "operationId": "openai_model",
                 "tags": ["openai"],
                 "summary": "Return one model, for clients of OpenAI's API",
+                "description": "An entry of `/v1/models`.",
                 "parameters": [_name_parameter()],
                 "responses": {"200": _good(openai_model()), **_errors((*_ALWAYS, 404))},
             }
@@ -345,7 +416,14 @@ def _openai() -> dict[str, Any]:
 
 
 def _name_parameter() -> dict[str, Any]:
-    return {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {
+        "name": "name",
+        "in": "path",
+        "required": True,
+        "description": "The name of a served model.",
+        "example": _EXAMPLES["model"],
+        "schema": {"type": "string"},
+    }
 
 
 def _models() -> dict[str, Any]:
@@ -355,6 +433,8 @@ def _models() -> dict[str, Any]:
                 "operationId": "models",
                 "tags": ["models"],
                 "summary": "List the models that are served",
+                "description": "Each has its revision, capabilities, limits and `config.json`. "
+                "Models that could not be loaded are in `failed`.",
                 "responses": {"200": _good(models_response()), **_errors((*_ALWAYS, 406))},
             }
         },
@@ -363,6 +443,7 @@ def _models() -> dict[str, Any]:
                 "operationId": "model",
                 "tags": ["models"],
                 "summary": "Return one model",
+                "description": "An entry of `/models`.",
                 "parameters": [_name_parameter()],
                 "responses": {"200": _good(ref("Model")), **_errors((*_ALWAYS, 404, 406))},
             }
@@ -371,13 +452,14 @@ def _models() -> dict[str, Any]:
 
 
 def _server() -> dict[str, Any]:
-    def get(name: str, summary: str, content: dict[str, Any]) -> dict[str, Any]:
+    def get(name: str, summary: str, description: str, content: dict[str, Any]) -> dict[str, Any]:
         response = {"description": "Success.", "headers": _HEADERS, "content": content}
         return {
             "get": {
                 "operationId": name,
                 "tags": ["server"],
                 "summary": summary,
+                "description": description,
                 "responses": {"200": response, **_errors(_ALWAYS)},
             }
         }
@@ -385,31 +467,52 @@ def _server() -> dict[str, Any]:
     def status(value: str) -> dict[str, Any]:
         properties = {"status": {"const": value}}
         schema = {"type": "object", "required": ["status"], "properties": properties}
-        return {"application/json": {"schema": schema}}
+        return {"application/json": {"schema": schema, "example": {"status": value}}}
 
     text = {"schema": {"type": "string"}}
     return {
         "/livez": get(
             "livez",
-            "Check that the process responds and that no model hangs for good",
+            "Check that the process is alive",
+            "Fails if a model hangs for good. Restart the process then.",
             status("alive"),
         ),
-        "/healthz": get("healthz", "The same as `/livez`", status("alive")),
+        "/healthz": get(
+            "healthz",
+            "The same as /livez",
+            "For monitors that expect this path.",
+            status("alive"),
+        ),
         "/readyz": get(
-            "readyz", "Check that every model runs and that requests are accepted", status("ready")
+            "readyz",
+            "Check that the server is ready",
+            "Runs every model. Fails while models are loaded, and while the server shuts down.",
+            status("ready"),
         ),
         "/metrics": get(
-            "metrics", "Return the metrics of this worker for Prometheus", {"text/plain": text}
+            "metrics",
+            "Return metrics for Prometheus",
+            "The metrics of the worker that answers.",
+            {"text/plain": text},
         ),
         "/": get(
             "explorer",
-            "A web page to explore the models' results for an image",
+            "The explorer",
+            "A web page that shows what the models say about an image.",
             {"text/html": text},
         ),
         "/openapi.json": get(
-            "openapi", "This document", {"application/json": {"schema": {"type": "object"}}}
+            "openapi",
+            "This document",
+            "OpenAPI 3.1, with the limits of this server.",
+            {"application/json": {"schema": {"type": "object"}}},
         ),
-        "/docs": get("docs", "This document as a web page", {"text/html": text}),
+        "/docs": get(
+            "docs",
+            "This document as a web page",
+            "Each operation has a form that sends it.",
+            {"text/html": text},
+        ),
     }
 
 
@@ -429,7 +532,7 @@ def _errors(statuses: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _error(status: int) -> dict[str, Any]:
-    matching = [name for name, kind in KINDS.items() if kind.status == status]
+    matching = {name: kind for name, kind in KINDS.items() if kind.status == status}
     headers: dict[str, Any] = dict(_HEADERS)
     if status in (429, 503):
         headers["Retry-After"] = {
@@ -437,7 +540,9 @@ def _error(status: int) -> dict[str, Any]:
             "schema": {"type": "string", "pattern": "^[0-9]+$"},
         }
     return {
-        "description": ", ".join(matching),
+        "description": " ".join(
+            f"`{name}`: {kind.title}. {kind.action}" for name, kind in matching.items()
+        ),
         "headers": headers,
-        "content": {PROBLEM_TYPE: {"schema": problem(status, matching)}},
+        "content": {PROBLEM_TYPE: {"schema": problem(status, list(matching))}},
     }

@@ -5,16 +5,18 @@ const LONGEST = 20000; // characters of an image in code; longer ones are read f
 const server = new URL(".", location.href).href.replace(/\/$/, "");
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-const isLong = ({ images }) => images?.[0].length > LONGEST;
+const isLong = ({ images } = {}) => images?.some((image) => image.length > LONGEST);
 const options = ({ images, ...rest }) => rest;
 
-function curl(requests, name) {
+// `requests` are [path, body] without a body for GET, and `names` those of the files of images that are too long for code.
+export function curl(requests, names) {
   const key = $("key").value ? ' -H "Authorization: Bearer $REPZOO_API_KEY"' : "";
   return requests.map(([path, body]) => {
-    const fields = Object.entries(options(body)).map(([field, value]) => ` -F ${quoted(`${field}=${value}`)}`).join("");
-    const sent = isLong(body)
-      ? `${fields} -F ${quoted(`images=@${name}`)}`
-      : ` -H 'Content-Type: application/json' -d ${quoted(JSON.stringify(body))}`;
+    const fields = () => Object.entries(options(body)).map(([field, value]) => (
+      `${field}=${typeof value === "string" ? value : JSON.stringify(value)}`));
+    const parts = () => [...fields(), ...[names].flat().map((name) => `images=@${name}`)];
+    let sent = body ? ` -H 'Content-Type: application/json' -d ${quoted(JSON.stringify(body))}` : "";
+    if (isLong(body)) sent = parts().map((part) => ` -F ${quoted(part)}`).join("");
     return `curl ${server}/${path}${key}${sent}`;
   }).join("\n");
 }
