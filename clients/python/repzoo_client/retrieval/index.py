@@ -258,9 +258,8 @@ class PosteriorIndex:
         that documents that could show anything are near to nothing.
 
         ``mean`` is the default for both kinds of posterior, and takes an eighth of the time of
-        metrics that re-rank. By content posteriors, ``trusted`` finds most with models whose
-        uncertainty is about labels, and ``robust`` up to two points more than ``mean`` where
-        documents are degraded as well, but not with all models. docs/retrieval.md has the numbers.
+        metrics that re-rank. docs/how-to/search/search-images.md says which metric to use, and when
+        to abstain.
 
         Args:
             mean: ``[N, D]`` or ``[D]``.
