@@ -4,7 +4,7 @@
     bentoml serve repzoo:latest
     bentoml containerize repzoo:latest       # needs docker
 
-The bento holds a wheel of this checkout, copies of the verified packages, and locked versions of
+The bento holds wheels of this checkout, copies of the verified packages, and locked versions of
 the requirements. Configure it with the variables of `repzoo_serving.configuration`.
 """
 
@@ -44,8 +44,10 @@ def main(models: str, hub: str | None, lock: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="repzoo-bento-") as folder:
         context = Path(folder)
         names = [_copy(name, hub, context / "models") for name in models.split(",")]
-        wheel = _wheel(context / "wheels")
-        lines = [f"./wheels/{wheel.name}", *sorted(set(_requirements(wheel, EXTRAS)))]
+        # The client computes the distances of an index, for REPZOO_SERVE_INDEX.
+        wheels = [_wheel(source, context / "wheels") for source in (ROOT, ROOT / "clients/python")]
+        required = {line for wheel in wheels for line in _requirements(wheel, EXTRAS)}
+        lines = [*(f"./wheels/{wheel.name}" for wheel in wheels), *sorted(required)]
         (context / "requirements.txt").write_text("\n".join(lines) + "\n")
         # Paths are relative: a bento is served from the folder of its sources.
         env = {
@@ -73,11 +75,10 @@ def _copy(reference: str, hub: str | None, models: Path) -> str:
     return package.config.name
 
 
-def _wheel(out: Path) -> Path:
+def _wheel(source: Path, out: Path) -> Path:
     words = ("wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--wheel-dir")
-    subprocess.run([sys.executable, "-m", "pip", *words, str(out), str(ROOT)], check=True)
-    (wheel,) = out.glob("repzoo-*.whl")
-    return wheel
+    subprocess.run([sys.executable, "-m", "pip", *words, str(out), str(source)], check=True)
+    return max(out.glob("*.whl"), key=lambda wheel: wheel.stat().st_mtime_ns)
 
 
 def _requirements(wheel: Path, extras: Iterable[str]) -> Iterator[str]:

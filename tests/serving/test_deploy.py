@@ -165,9 +165,10 @@ def test_a_bento_is_built_and_serves(
     assert built.returncode == 0, built.stdout + built.stderr
     tag = built.stdout.split()[-1]
     bento = home / "bentos" / tag.replace(":", "/")
-    (wheel,) = (bento / "src" / "wheels").glob("*.whl")
+    wheels = {f"./wheels/{wheel.name}" for wheel in (bento / "src" / "wheels").glob("*.whl")}
     requirements = (bento / "env" / "python" / "requirements.txt").read_text().splitlines()
-    assert f"./wheels/{wheel.name}" in requirements
+    assert len(wheels) == 2  # the server, and the client
+    assert wheels < {*requirements}
     assert any(line.startswith("opentelemetry-exporter-otlp-proto-http") for line in requirements)
     dockerfile = (bento / "env" / "docker" / "Dockerfile").read_text()
     assert "REPZOO_SERVE_MODELS=./models/tiny" in dockerfile

@@ -73,7 +73,7 @@ class IndexInfo:
         Raises:
             InvalidQuery: If the index does not have this metric.
         """
-        if metric in ("euclidean", "cosine"):
+        if metric == "euclidean" or metric == "cosine":
             if metric != self.distance:
                 raise InvalidQuery(
                     f"metric is {metric!r}, but {where} is built for {self.distance!r} distances"
