@@ -1,4 +1,4 @@
-"""Take the pictures of the explorer that the documents show, in Chromium.
+"""Take the pictures of the explorer and the API reference that the documents show, in Chromium.
 
     python docs/screenshots.py [PACKAGE]
 
@@ -22,11 +22,12 @@ from typing import Any
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-#: Name, width and height of each picture, and the first element that it shows.
+#: Name, width and height of each picture.
 PICTURES = (
-    ("explorer.png", 1280, 1165, "header"),
-    ("explorer-phone.png", 390, 844, "header"),
-    ("explorer-phone-answer.png", 390, 844, "#answer"),
+    ("explorer.png", 1280, 880),
+    ("explorer-phone.png", 390, 844),
+    ("explorer-phone-answer.png", 390, 844),
+    ("reference.png", 1280, 800),
 )
 PORT, DRIVER_PORT = 23_401, 23_402
 
@@ -41,21 +42,26 @@ def load(path: str) -> ModuleType:
     return module
 
 
-def take(browser: Any, url: str, name: str, width: int, height: int, top: str) -> None:
+def take(browser: Any, url: str, name: str, width: int, height: int) -> None:
     browser.resize(width, height)
     for setting, on in (("setScrollbarsHidden", "hidden"), ("setTouchEmulationEnabled", "enabled")):
         parameters = {on: on == "hidden" or width < 600}
         browser.post("goog/cdp/execute", cmd=f"Emulation.{setting}", params=parameters)
-    browser.open(url)
-    wait(browser, "document.querySelectorAll('#examples img').length === 6")
-    if name != "explorer-phone.png":
+    browser.open(f"{url}/docs" if name == "reference.png" else url)
+    if name == "reference.png":
+        wait(browser, "document.querySelector('#generate pre').textContent.includes(location.host)")
+        browser.run("document.querySelector('#generate form').requestSubmit()")
+        wait(browser, "document.querySelector('#generate .reply img')")
+        browser.run("document.querySelector('#generate').scrollIntoView()")
+    else:
+        wait(browser, "document.querySelectorAll('#examples img').length === 6")
+    if name in ("explorer.png", "explorer-phone-answer.png"):
         browser.run("document.querySelectorAll('#examples button')[3].click()")
         wait(browser, "document.querySelector('#nearest img')")
         browser.run(
             "const noise = document.querySelector('#degradations label:nth-child(2) input');"
             "noise.value = 0.6; noise.dispatchEvent(new Event('input'))"
         )
-    browser.run(f"document.querySelector('{top}').scrollIntoView()")
     time.sleep(2)  # until the answer for the degraded image is shown
     command = {"cmd": "Page.captureScreenshot", "params": {"format": "png"}}
     picture = Image.open(

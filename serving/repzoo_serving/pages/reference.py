@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -219,7 +220,7 @@ def _bounds(schema: Mapping[str, Any], least: str, most: str) -> str:
     words = [
         f"{word} {schema[name]:g}" if isinstance(schema[name], float) else f"{word} {schema[name]}"
         for name, word in ((least, "at least"), (most, "at most"))
-        if name in schema
+        if abs(schema.get(name, math.inf)) < 1e30  # not the bounds of float32
     ]
     return f" ({', '.join(words)})" if words else ""
 
