@@ -50,8 +50,9 @@ def watching_workers(deaths: Deaths, writer: LogWriter) -> Iterator[None]:
         writer: Writes what this process logs, from the start of the first worker.
     """
     from bentoml import serving
+    from circus import controller
 
-    create = serving.create_watcher
+    create, handler = serving.create_watcher, controller.SysHandler
     deaths.write(0)
 
     def create_watcher(*args: Any, **options: Any) -> Any:
@@ -59,12 +60,20 @@ def watching_workers(deaths: Deaths, writer: LogWriter) -> Iterator[None]:
         hooks = {"after_reap": (partial(_after_reap, deaths), True)}
         return create(*args, hooks=hooks, **options)
 
-    # BentoML has no public way to learn of the end of a worker.
-    serving.create_watcher = create_watcher
+    class Insistent(handler):  # type: ignore[misc, valid-type]
+        """Repeats a signal to stop, because circus forgets it while it starts a worker."""
+
+        def quit(self) -> None:
+            super().quit()
+            again = partial(self.controller.loop.call_later, 0.5, self.quit)
+            self.controller.loop.add_callback_from_signal(again)
+
+    # BentoML has no public way to do either.
+    serving.create_watcher, controller.SysHandler = create_watcher, Insistent
     try:
         yield
     finally:
-        serving.create_watcher = create
+        serving.create_watcher, controller.SysHandler = create, handler
         writer.close(1.0)
 
 

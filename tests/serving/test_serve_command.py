@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from repzoo.loading import find
 from repzoo_serving.telemetry.logs import MEMBERS
 
 Serve = Callable[..., Any]
@@ -199,6 +200,16 @@ def test_after_sigterm_it_refuses_for_as_long_as_it_is_told_to(
         (worker,) = server.workers()
         worker.send_signal(signal.SIGINT)
         assert server.process.wait(30) == 0
+
+
+def test_a_signal_is_not_lost_while_a_worker_starts(
+    serve: Serve, tiny_package: Path, eventually: Any
+) -> None:
+    find(tiny_package)  # a first run would be a process, too
+    with serve("--models", tiny_package, "--port", 0) as server:
+        eventually(server.workers, 60)
+        assert server.stop(signal.SIGTERM) == 0, server.output()
+        assert "Serving at" not in server.output()
 
 
 def test_a_killed_worker_is_replaced_and_a_killed_supervisor_followed(
