@@ -299,8 +299,8 @@ def index_search(
             max_uncertainty=max_uncertainty,
             abstain=abstain,
         )
-    shown = info.distance if metric == "mean" else metric
-    shown = "squared Euclidean" if shown == "euclidean" else shown
+    distance = info.distance if metric == "mean" else metric
+    shown = "squared Euclidean" if distance == "euclidean" else distance
     text = answer_text(image, answer, shown)
     if out is not None:
         folder = images or image_folder(place)

@@ -162,8 +162,8 @@ def parse(body: bytes, content_type: bytes, *, bounds: Bounds) -> Request[EmbedO
             raise too_many("input", str(len(images)), bounds)
         given = EmbeddingsRequest.model_validate(document)
     except ValidationError as error:
-        place = error.errors(include_url=False)[0]["loc"][:1]
-        expected = {("input",): _INPUT, ("messages",): _MESSAGES}.get(place)
+        place = ".".join(map(str, error.errors(include_url=False)[0]["loc"][:1]))
+        expected = {"input": _INPUT, "messages": _MESSAGES}.get(place)
         detail = expected or describe(error, [*EmbeddingsRequest.model_fields])
         raise Problem("malformed-request", detail) from None
     except ValueError as error:
