@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from repzoo_training import objectives
-from repzoo_training.data import ImageDataset, load
+from repzoo_training.data import ImageDataset
 from repzoo_training.loop.trainer import train
 from repzoo_training.objectives import Batch, Method, Objective, Parts
 from repzoo_training.recipes.recipe import Recipe, override
@@ -39,11 +39,6 @@ from torch import Tensor, nn
 
 DATA = Path(__file__).parents[1] / "data" / "mnist"
 SMALL = ("network.widths=[64,32]", "images_per_step=16", "views_per_image=4", "precision=float32")
-
-
-@pytest.fixture(scope="module")
-def mnist() -> ImageDataset:
-    return load(str(DATA), "train", progress=False)
 
 
 @pytest.fixture
@@ -258,7 +253,7 @@ def test_one_warning_for_each_onset_also_across_a_resume(
         if number == 6:  # the process ends, and another one resumes
             watch = monitor(small, mnist, tmp_path)
     assert warned == [5, 10]
-    watch.draw(small.steps)
+    watch.draw()
     assert (tmp_path / "figures" / "collapse.png").exists()
 
 

@@ -13,6 +13,7 @@ import sys
 import termios
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,51 @@ def test_runs_that_differ_in_more_than_the_seed_are_rows_of_their_own() -> None:
     labels = [row.label for row in board.rows]
     assert len(set(labels)) == 3
     assert any("64,000 views" in label for label in labels)
+
+
+def labels(*runs: ComparedRun) -> set[str]:
+    (board,) = boards(runs)
+    return {row.label for row in board.rows}
+
+
+def test_a_label_names_the_settings_that_differ() -> None:
+    assert labels(
+        made("simclr-mnist"),
+        made("simclr-mnist", "options.temperature=0.5", "views=7040"),
+        made("vicreg-mnist"),
+    ) == {
+        "SimCLR (simclr-mnist, options.temperature=0.1)",
+        "SimCLR (simclr-mnist, options.temperature=0.5)",
+        "VICReg",
+    }
+
+
+def test_runs_with_another_start_or_other_training_images_are_rows_of_their_own() -> None:
+    def changed(**record: Any) -> ComparedRun:
+        run = made()
+        return replace(run, record=run.record.model_copy(update=record))
+
+    assert labels(
+        made(),
+        changed(started_from="simclr-mnist@sha256:abc"),
+        changed(extended_at=(20,)),
+        changed(dataset="other", dataset_sha256="0123456789"),
+    ) == {
+        "SimCLR (simclr-mnist, trained on mnist a)",
+        "SimCLR (simclr-mnist, from simclr-mnist@sha256:abc, trained on mnist a)",
+        "SimCLR (simclr-mnist, extended at 1,280 views, trained on mnist a)",
+        "SimCLR (simclr-mnist, trained on other 0123456)",
+    }
+
+
+def test_a_wide_table_is_divided_into_blocks_with_the_labels() -> None:
+    (board,) = boards([made("simclr-mnist"), made("vicreg-mnist")])
+    whole = board_table(board).splitlines()
+    blocks = board_table(board, width=50).splitlines()
+    assert sum(line.startswith("VICReg") for line in whole) == 1
+    assert sum(line.startswith("VICReg") for line in blocks) > 1
+    assert max(len(line) for line in blocks if line.startswith(("method", "SimCLR"))) <= 50
+    assert set(" ".join(whole[2].split()).split("  ")[0].split()) <= set(" ".join(blocks).split())
 
 
 def test_the_same_run_is_not_counted_twice() -> None:

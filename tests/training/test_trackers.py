@@ -6,32 +6,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from repzoo.errors import MissingExtra
-from repzoo_training.data import ImageDataset, load
+from repzoo_training.data import ImageDataset
 from repzoo_training.errors import RunError
 from repzoo_training.loop.trainer import train
-from repzoo_training.recipes.recipe import Recipe, override
-from repzoo_training.recipes.registry import find_recipe
+from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.run import Run, RunRecord
 from repzoo_training.watching.trackers import TRACKERS
-
-DATA = Path(__file__).parents[1] / "data" / "mnist"
-SMALL = ("network.widths=[64,32]", "images_per_step=8", "views_per_image=4", "precision=float32")
-
-
-@pytest.fixture(scope="module")
-def mnist() -> ImageDataset:
-    return load(str(DATA), "train", progress=False)
-
-
-@pytest.fixture
-def small() -> Recipe:
-    return override(find_recipe("simvae-mnist"), (*SMALL, "views=640"))
 
 
 class Mine:
@@ -110,28 +96,17 @@ def test_a_library_that_is_missing_is_named(
         train(small, mnist, tmp_path, trackers=[TRACKERS[name]()], progress=False)
 
 
-_ALL = """
-import sys
-from repzoo.cli import main
-main()
-"""
-
-
 @pytest.mark.parametrize("name", TRACKERS)
-def test_real_trackers(name: str, tmp_path: Path) -> None:
+def test_real_trackers(name: str, command: Callable[..., list[str]], tmp_path: Path) -> None:
     pytest.importorskip(name)
-    settings = [word for setting in SMALL for word in ("--set", setting)]
-    command = [
-        *(sys.executable, "-c", _ALL, "train", "simvae-mnist", "--data", str(DATA)),
-        *("--out", str(tmp_path / "run"), "--views", "640", *settings, "--track", name),
-    ]
+    words = command(tmp_path / "run", "--views", "640", "--track", name)
     env = {
         "WANDB_MODE": "offline",
         "MLFLOW_ALLOW_FILE_STORE": "true",
         "MLFLOW_TRACKING_URI": (tmp_path / "mlflow").as_uri(),
     }
     done = subprocess.run(
-        command, env={**os.environ, **env}, capture_output=True, text=True, check=False
+        words, env={**os.environ, **env}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     run = Run(tmp_path / "run")

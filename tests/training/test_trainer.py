@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.errors import DataError, Diverged, RecipeError, RunError
+from repzoo_training.loop import trainer
 from repzoo_training.loop.budget import measure_budget
 from repzoo_training.loop.step import Learner, build_objective, to_device
 from repzoo_training.loop.trainer import train
@@ -31,27 +33,9 @@ from torch import Tensor
 
 ZOO = Path(sys.executable).with_name("zoo")
 DATA = Path(__file__).parents[1] / "data" / "mnist"
-SMALL = ("network.widths=[64,32]", "images_per_step=8", "views_per_image=4", "precision=float32")
 STEPS = 240
-VIEWS = STEPS * 8 * 4
 
-
-@pytest.fixture(scope="module")
-def mnist() -> ImageDataset:
-    return load(str(DATA), "train", progress=False)
-
-
-@pytest.fixture
-def small() -> Recipe:
-    return override(find_recipe("simvae-mnist"), (*SMALL, "views=640"))
-
-
-def command(out: Path, *extra: str, recipe: str = "simvae-mnist") -> list[str]:
-    settings = [word for setting in SMALL for word in ("--set", setting)]
-    return [
-        *(str(ZOO), "train", recipe, "--data", str(DATA)),
-        *("--out", str(out), "--views", str(VIEWS), "--threads", "1", *settings, *extra),
-    ]
+Command = Callable[..., list[str]]
 
 
 def finish(words: list[str], seconds: float = 120) -> subprocess.CompletedProcess[str]:
@@ -91,14 +75,16 @@ def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 60
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "undisturbed"
     done = finish(command(run))
     assert done.returncode == 0, done.stderr
     return run
 
 
-def test_a_run_killed_twice_ends_with_the_same_weights(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_run_killed_twice_ends_with_the_same_weights(
+    command: Command, undisturbed: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "killed"
     words = command(run, "--checkpoint", "0.2s")
     for _ in range(2):
@@ -152,7 +138,7 @@ def test_a_resnet_with_its_statistics_queue_and_momentum_copy_resumes_exactly(
     ],
 )
 def test_signals_save_first_and_say_so(
-    undisturbed: Path, tmp_path: Path, number: signal.Signals, code: int
+    command: Command, undisturbed: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     run = tmp_path / "stopped"
     words = command(run, "--checkpoint", "1h")
@@ -175,13 +161,13 @@ def test_a_run_leaves_pictures_and_metrics(undisturbed: Path) -> None:
         assert picture.std() > 10  # not blank
 
 
-def test_a_finished_run_is_left_alone(undisturbed: Path) -> None:
+def test_a_finished_run_is_left_alone(command: Command, undisturbed: Path) -> None:
     before = (undisturbed / "checkpoint.pt").read_bytes()
     assert finish(command(undisturbed)).returncode == 0
     assert (undisturbed / "checkpoint.pt").read_bytes() == before
 
 
-def test_another_recipe_in_the_same_folder_is_refused(undisturbed: Path) -> None:
+def test_another_recipe_in_the_same_folder_is_refused(command: Command, undisturbed: Path) -> None:
     done = finish(command(undisturbed, "--set", "learning_rate=0.5"))
     assert done.returncode == 1
     assert "learning_rate was 0.001, now 0.5" in done.stderr
@@ -222,9 +208,8 @@ def photos_with_a_bad_one(folder: Path) -> Path:
     return photos
 
 
-def test_strict_refuses_bad_images_before_the_first_step(tmp_path: Path) -> None:
-    words = command(tmp_path / "run", "--strict")
-    words[words.index(str(DATA))] = str(photos_with_a_bad_one(tmp_path))
+def test_strict_refuses_bad_images_before_the_first_step(command: Command, tmp_path: Path) -> None:
+    words = command(tmp_path / "run", "--strict", data=photos_with_a_bad_one(tmp_path))
     done = finish(words)
     assert done.returncode == 1
     assert "1 of 3 images cannot be read" in done.stderr
@@ -233,15 +218,13 @@ def test_strict_refuses_bad_images_before_the_first_step(tmp_path: Path) -> None
     assert not (tmp_path / "run" / "run.json").exists()
 
 
-def test_a_run_remembers_what_it_held_out(tmp_path: Path) -> None:
+def test_a_run_remembers_what_it_held_out(command: Command, tmp_path: Path) -> None:
     """No command measures on the images that another command trained on."""
     folder = tmp_path / "my photos"
     folder.mkdir()
     for index, image in enumerate(load(DATA).images[:60, :, :, 0]):
         Image.fromarray(image).save(folder / f"{index:02}.png")
-    words = command(tmp_path / "run", "--set", "views=64", "--split", "0.1:7")
-    words[words.index(str(DATA))] = str(folder)
-    del words[words.index("--views") : words.index("--views") + 2]
+    words = command(tmp_path / "run", "--views", "64", "--split", "0.1:7", data=folder)
     done = finish(words)
     assert done.returncode == 0, done.stderr
     assert "my photos: 54 images, 28×28×1; splits: train 54, test 6; no labels\n" in done.stderr
@@ -257,28 +240,26 @@ def test_a_run_remembers_what_it_held_out(tmp_path: Path) -> None:
     assert "a run is measured on the images that it held out" in divided.stderr
 
 
-def test_next_steps_without_a_test_split(tmp_path: Path) -> None:
+def test_next_steps_without_a_test_split(command: Command, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.new("L", (28, 28)).save(folder / "1.png")
-    words = command(tmp_path / "run", "--set", "views=64")
-    words[words.index(str(DATA))] = str(folder)
-    del words[words.index("--views") : words.index("--views") + 2]
+    words = command(tmp_path / "run", "--views", "64", data=folder)
     done = finish(words)
     assert done.returncode == 0, done.stderr
     assert "zoo evaluate" not in done.stdout
     assert f"next: zoo export {tmp_path}/run --out packages/run\n" in done.stdout
 
 
-def test_a_run_says_what_it_trains_on_and_skips_bad_images(tmp_path: Path) -> None:
-    words = command(tmp_path / "run", "--set", "views=64")
-    words[words.index(str(DATA))] = str(photos_with_a_bad_one(tmp_path))
-    del words[words.index("--views") : words.index("--views") + 2]
+def test_a_run_says_what_it_trains_on_and_skips_bad_images(
+    command: Command, tmp_path: Path
+) -> None:
+    words = command(tmp_path / "run", "--views", "64", data=photos_with_a_bad_one(tmp_path))
     done = finish(words)
     assert done.returncode == 3, done.stderr
     assert "skipped 1 of 3 images:" in done.stderr
     assert f"next: zoo evaluate {tmp_path}/run\n" in done.stdout
-    summary = "photos: 2 images, 28×28×1; splits: train 3, test 2; 2 classes: cat 1, dog 1\n"
+    summary = "photos: 2 images, 28×28×1; splits: train 2, test 2; 2 classes: cat 1, dog 1\n"
     assert summary in done.stderr
     assert done.stderr.index(summary) < done.stderr.index("views, loss")
     assert "cut.png: " in (tmp_path / "run" / "skipped.txt").read_text()
@@ -302,15 +283,38 @@ def test_a_batch_of_one_view_is_refused_in_our_words(
 
 
 @pytest.mark.slow
-def test_a_budget_is_explained_at_the_start(tmp_path: Path) -> None:
+def test_a_budget_is_explained_at_the_start(command: Command, tmp_path: Path) -> None:
     words = command(tmp_path / "run", "--budget", "1s")
-    del words[words.index("--views") : words.index("--views") + 2]
     done = finish(words)
     assert done.returncode == 0, done.stderr
     record = Run(tmp_path / "run").read_record()
     assert record is not None
     assert f"budget: {record.recipe.views:,} views, about 00:01 at the current" in done.stderr
     assert "longer if the machine gets busier" in done.stderr
+
+
+def test_a_short_run_draws_its_pictures_once(
+    small: Recipe, mnist: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures take seconds, which belong to the run's budget of time."""
+    drawn = []
+    monkeypatch.setattr(trainer.Progress, "draw", lambda *_: drawn.append("samples"))
+    run = train(small, mnist, tmp_path, progress=False)
+    assert drawn == ["samples"]
+    assert (run.figures / "curves.png").exists()
+
+
+def test_curves_have_the_terms_of_the_loss_only(
+    small: Recipe, mnist: ImageDataset, tmp_path: Path
+) -> None:
+    """Also if the first line of the metrics has statistics of the embeddings."""
+    sizes = set()
+    for views in ("96", "640"):
+        run = train(override(small, [f"views={views}"]), mnist, tmp_path / views, progress=False)
+        with Image.open(run.figures / "curves.png") as curves:
+            sizes.add(curves.size)
+    assert "spectrum" in Run(tmp_path / "96").read_metrics()[0]
+    assert len(sizes) == 1
 
 
 def test_another_description_of_a_recipe_is_no_other_run(
@@ -536,7 +540,9 @@ def test_a_compiler_is_asked_for(
 
 
 @pytest.mark.slow
-def test_a_compiled_run_is_the_same_and_resumes_exactly(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_compiled_run_is_the_same_and_resumes_exactly(
+    command: Command, undisturbed: Path, tmp_path: Path
+) -> None:
     whole, run = tmp_path / "whole", tmp_path / "stopped"
     assert finish([*command(whole), "--compile"], 600).returncode == 0
     words = [*command(run, "--checkpoint", "1h"), "--compile"]

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import click
 
 from repzoo.errors import IntegrityError, RepzooError
 
-__all__ = ["SOME_FAILED", "Report", "format_bytes", "format_table", "printable", "reporting"]
+__all__ = [
+    "SOME_FAILED",
+    "Report",
+    "format_bytes",
+    "format_table",
+    "lay_out",
+    "printable",
+    "reporting",
+    "terminal_width",
+]
 
 #: Exit status of a command that finished, but had to skip some of its input.
 SOME_FAILED: Final = 3
@@ -62,11 +73,42 @@ def format_table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = N
     lines = [[*map(printable, row)] for row in rows]
     if header is not None:
         lines.insert(0, [*header])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
+    return lay_out([*zip(*lines, strict=True)]) if lines else ""
+
+
+def lay_out(
+    columns: Sequence[Sequence[str]],
+    numbers: Collection[int] = (),
+    width: int | None = None,
+) -> str:
+    """Join columns of text, aligned.
+
+    Args:
+        columns: The cells of each column; at least one column.
+        numbers: The indices of the columns that are aligned to the right.
+        width: The length of the lines. Columns that do not fit follow in further blocks, which
+            repeat the first column. None: one block.
+    """
+    padded = []
+    for index, column in enumerate(columns):
+        longest = max(map(len, column))
+        padded.append([c.rjust(longest) if index in numbers else c.ljust(longest) for c in column])
+    first, *rest = padded
+    blocks, used = [[first]], len(first[0])
+    for column in rest:
+        if width is not None and len(blocks[-1]) > 1 and used + 2 + len(column[0]) > width:
+            blocks.append([first])
+            used = len(first[0])
+        blocks[-1].append(column)
+        used += 2 + len(column[0])
+    return "\n\n".join(
+        "\n".join("  ".join(line).rstrip() for line in zip(*block, strict=True)) for block in blocks
     )
+
+
+def terminal_width() -> int | None:
+    """Return the width of the terminal that stdout is connected to, or None elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def printable(text: str) -> str:

@@ -19,9 +19,11 @@ from repzoo_training.data import load
 from repzoo_training.export.graphs import write_graph
 from repzoo_training.loop.trained import DecoderGraph, EncoderGraph
 from repzoo_training.networks import NetworkSpec, build, build_encoder
+from repzoo_training.networks.spec import NETWORKS
 from repzoo_training.pretrained.graph_weights import read_weights
 from repzoo_training.pretrained.loading import start_from
 from repzoo_training.pretrained.normalisation import settle
+from repzoo_training.recipes.extensions import installed
 from repzoo_training.recipes.registry import find_recipe
 from repzoo_training.views.views import ViewSpec
 from torch import Tensor, nn
@@ -154,7 +156,9 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
         read_weights(path, Scaled(), images)
 
 
-def test_packages_that_cannot_be_trained_are_refused(tmp_path: Path) -> None:
+def test_packages_that_cannot_be_trained_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "package"
     shutil.copytree(BUNDLED / "minc-mnist", package)
     config = ModelConfig.read(package / "config.json")
@@ -172,5 +176,18 @@ def test_packages_that_cannot_be_trained_are_refused(tmp_path: Path) -> None:
     metrics["training"]["recipe"]["network"]["kind"] = "mine"
     (package / "metrics.json").write_text(json.dumps(metrics))
     digits = load(ROOT / "tests" / "data" / "mnist", "test", progress=False)
-    with pytest.raises(PackageError, match="a network or recipe that this installation does not"):
+    with pytest.raises(PackageError, match=r"network 'mine'.*registers it in REPZOO_RECIPES"):
         start_from(str(changed()), digits, find_recipe("minc-mnist"))
+    # The file that has the network can be named.
+    (tmp_path / "mine.py").write_text(
+        "from repzoo_training.networks import Network, register\n"
+        "from repzoo_training.networks.mlp import MLPBackbone\n"
+        'register("mine", Network(lambda spec, shape: MLPBackbone(shape, spec.widths)))\n'
+    )
+    monkeypatch.setenv("REPZOO_RECIPES", str(tmp_path / "mine.py"))
+    installed.cache_clear()
+    try:
+        assert repzoo_training.load(package)(torch.from_numpy(digits.images[:2])).shape == (2, 10)
+    finally:
+        installed.cache_clear()
+        NETWORKS.pop("mine", None)

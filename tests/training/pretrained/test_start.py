@@ -12,7 +12,6 @@ import torch
 from repzoo_training.data import ImageDataset, load
 from repzoo_training.errors import RecipeError, RunError
 from repzoo_training.export.package import export_run
-from repzoo_training.loop import trainer
 from repzoo_training.loop.step import Learner, build_objective
 from repzoo_training.loop.trained import TrainedModel
 from repzoo_training.loop.trainer import train
@@ -36,20 +35,13 @@ STILL = (
 
 @pytest.fixture(autouse=True)
 def _fast(shared_admissions: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run each package only once before its first load, and draw few pictures of runs."""
-    monkeypatch.setattr(trainer, "FIGURES", 1)
+    """Run each package only once before its first load, and do not plot runs."""
     monkeypatch.setattr(CollapseMonitor, "draw", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
 def digits() -> ImageDataset:
     return load(ROOT / "tests" / "data" / "mnist", "test", progress=False)
-
-
-@pytest.fixture
-def small() -> Recipe:
-    settings = ("network.widths=[64,32]", "images_per_step=8", "views_per_image=4")
-    return override(find_recipe("simvae-mnist"), (*settings, "precision=float32", "views=640"))
 
 
 def run_of(recipe: Recipe, digits: ImageDataset, out: Path, **options: object) -> Run:

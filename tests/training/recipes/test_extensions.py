@@ -81,7 +81,8 @@ def test_the_tutorial(zoo: Zoo, tmp_path: Path) -> None:
         printed[" ".join(words[:3])] = zoo(words)
     assert "options.sharpness=2.0\n    t, the sharpness" in printed["train alignment.py --show"]
     table = printed["compare runs/alignment runs/weak"]
-    for row in ("Alignment (runs/alignment)", "Alignment (runs/weak)", "SimCLR"):
+    named = "Alignment (alignment-mnist, options.uniform="
+    for row in (f"{named}1.0)", f"{named}0.1)", "SimCLR"):
         assert any(line.startswith(f"{row} ") for line in table.splitlines())
     card = (tmp_path / "packages" / "alignment" / "README.md").read_text()
     assert "Alignment (contrastive)" in card

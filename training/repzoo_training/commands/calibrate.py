@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from repzoo.commands.arguments import hub_option, skipping_options
+from repzoo.report import terminal_width
 
 from repzoo_training.commands.options import (
+    exit_if_skipped,
     load_outside,
     load_train_and_test,
     next_steps,
@@ -58,6 +61,8 @@ __all__ = ["calibrate"]
     "is encoded twice. Defaults to 400,000; fewer suit large models on a CPU.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@hub_option
+@skipping_options
 def calibrate(
     package: str,
     data: str,
@@ -69,6 +74,8 @@ def calibrate(
     degrade: str | None,
     copies: int | None,
     seed: int,
+    hub_spec: str | None,
+    max_skipped: float,
 ) -> None:
     """Write a copy of PACKAGE with a calibrated uncertainty, measurements and a new card to DIR.
 
@@ -82,20 +89,21 @@ def calibrate(
     from repzoo_training.data import with_split
     from repzoo_training.export.calibration import calibrate_package
     from repzoo_training.importing.views import views_of
+    from repzoo_training.uncertainty import UncertaintyReport
 
     if copies is not None and degrade is None:
         raise click.UsageError("--copies needs --degrade")
-    found = find(package)
+    found = find(package, hub=hub_spec)
     size = found.config.input
     views = views_of(found.config, recipe)
-    train_set, test_set = load_train_and_test(with_split(data, split), size)
+    train_set, test_set = load_train_and_test(with_split(data, split), size, max_skipped)
     config, *reports = calibrate_package(
         found,
         out,
         train_set,
         test_set,
         views,
-        outside=load_outside(outside, size),
+        outside=load_outside(outside, size, max_skipped),
         degrade=_kinds(degrade),
         copies=copies,
         name=name,
@@ -103,7 +111,10 @@ def calibrate(
     )
     for report in reports:
         if report is not None:
-            click.echo(report.table())
+            if isinstance(report, UncertaintyReport):
+                click.echo(report.table(terminal_width()))
+            else:
+                click.echo(report.table())
         if isinstance(report, ContentReport) and report.recovered["fit"].low <= 0:
             click.echo(
                 "zoo: the content posterior does not recover a measurable share of what the "
@@ -112,6 +123,7 @@ def calibrate(
             )
     click.echo(f"calibrated: {out} ({config.name})")
     next_steps(("zoo", "verify", out), ("zoo", "serve", "--models", out))
+    exit_if_skipped(train_set, test_set)
 
 
 def _kinds(names: str | None) -> Mapping[str, Degradation] | None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 import click
+from repzoo.commands.arguments import skipping_options
+from repzoo.report import terminal_width
 
-from repzoo_training.commands.options import chosen_measures
+from repzoo_training.commands.options import chosen_measures, exit_if_skipped
 
 __all__ = ["compare"]
 
@@ -26,7 +28,8 @@ __all__ = ["compare"]
 @click.option(
     "--measures",
     metavar="NAME,...",
-    help="See zoo evaluate --help. Measures in RUN/evaluation.json are not computed again.",
+    help="See zoo evaluate --help. Measures that RUN/evaluation.json already has are not computed "
+    "again, and are always shown.",
 )
 @click.option(
     "--format",
@@ -47,6 +50,7 @@ __all__ = ["compare"]
     help="Whether to train a decoder for each encoder without one, for the pictures. Takes about a "
     "minute each on a CPU, once.",
 )
+@skipping_options
 def compare(
     runs: tuple[Path, ...],
     out: Path,
@@ -56,6 +60,7 @@ def compare(
     as_json: bool,
     figures: bool,
     decoders: bool,
+    max_skipped: float,
 ) -> None:
     """Compare RUNs with each other and with published results.
 
@@ -74,14 +79,15 @@ def compare(
         measure_runs,
     )
 
-    images = Images(data)
+    images = Images(data, max_skipped=max_skipped)
     found = boards(measure_runs(runs, images, chosen_measures(measures)))
     if as_json:
         click.echo(json.dumps([board_data(board) for board in found], indent=2))
     else:
-        click.echo("\n".join(board_table(board, form) for board in found), nl=False)
-    if not figures:
-        return
-    for board, name in zip(found, folder_names(found), strict=True):
-        drawn = draw(board, images, out / name, decoders=decoders)
-        click.echo(f"drawn: {', '.join(map(str, drawn))}", err=True)
+        width = terminal_width()
+        click.echo("\n".join(board_table(board, form, width) for board in found), nl=False)
+    if figures:
+        for board, name in zip(found, folder_names(found), strict=True):
+            drawn = draw(board, images, out / name, decoders=decoders)
+            click.echo(f"drawn: {', '.join(map(str, drawn))}", err=True)
+    exit_if_skipped(*images.read)

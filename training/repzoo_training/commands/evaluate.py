@@ -6,8 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from repzoo.commands.arguments import hub_option, skipping_options
+from repzoo.report import terminal_width
 
-from repzoo_training.commands.options import chosen_measures, load_outside, split_option
+from repzoo_training.commands.options import (
+    chosen_measures,
+    exit_if_skipped,
+    load_outside,
+    split_option,
+)
 
 if TYPE_CHECKING:
     from repzoo_training.evaluation import EvaluationReport
@@ -57,6 +64,8 @@ __all__ = ["evaluate"]
     help="With --uncertainty: the recipe (or FILE.py) whose views the package was calibrated with. "
     "Defaults to the package's own recipe.",
 )
+@hub_option
+@skipping_options
 def evaluate(
     model: str,
     data: str | None,
@@ -69,6 +78,8 @@ def evaluate(
     outside: tuple[str, ...],
     figure: Path | None,
     recipe: str | None,
+    hub_spec: str | None,
+    max_skipped: float,
 ) -> None:
     """Measure the representation of a run or package: k-NN, probes, clusters, style, pixels.
 
@@ -77,44 +88,48 @@ def evaluate(
     """
     import repzoo
 
-    from repzoo_training.data import load, with_split
+    from repzoo_training.data import load_splits, with_split
     from repzoo_training.evaluation import evaluate_dataset, evaluate_run
+    from repzoo_training.run import Run
 
     if (outside or figure or recipe) and not uncertainty:
         raise click.UsageError("--outside, --figure and --recipe need --uncertainty")
     groups = chosen_measures(measures)
     report: EvaluationReport | UncertaintyReport
-    if (Path(model) / "run.json").exists():
+    record = Run(model).read_record()
+    if record is not None:
         if uncertainty:
             raise click.UsageError("--uncertainty needs a package: run `zoo export` first")
         if split:
             raise click.UsageError(
                 "--split needs a package: a run is measured on the images that it held out"
             )
-        report = evaluate_run(model, data, groups, inception=inception)
+        if hub_spec is not None:
+            raise click.UsageError("--hub needs the name of a package")
+        splits = load_splits(data or record.source, size=record.input, max_skipped=max_skipped)
+        report = evaluate_run(model, splits, groups, inception=inception)
     else:
-        encoder = repzoo.load(model)
+        encoder = repzoo.load(model, hub=hub_spec)
         if not data:
             raise click.UsageError("--data is required: the images to measure on")
         size = encoder.config.input
-        source = with_split(data, split)
-        train_set, test_set = (load(source, part, size=size) for part in ("train", "test"))
+        splits = load_splits(with_split(data, split), size=size, max_skipped=max_skipped)
         if uncertainty:
             from repzoo_training.importing.views import views_of
             from repzoo_training.uncertainty import is_of_views, measure_uncertainty
 
-            others, views = load_outside(outside, size), None
-            if is_of_views(encoder, train_set, test_set):
+            others, views = load_outside(outside, size, max_skipped), None
+            if is_of_views(encoder, *splits):
                 views = views_of(encoder.config, recipe)
-            report = measure_uncertainty(encoder, train_set, test_set, others, views=views)
+            report = measure_uncertainty(encoder, *splits, others, views=views)
             if figure is not None:
                 from repzoo_training.uncertainty.figures import uncertainty_figure
 
                 figure.write_bytes(uncertainty_figure(report))
         else:
-            report = evaluate_dataset(
-                encoder, train_set, test_set, measures=groups, inception=inception
-            ).report
+            evaluation = evaluate_dataset(encoder, *splits, measures=groups, inception=inception)
+            report = evaluation.report
     if out is not None:
         out.write_text(report.model_dump_json(indent=2) + "\n")
-    click.echo(report.model_dump_json(indent=2) if as_json else report.table())
+    click.echo(report.model_dump_json(indent=2) if as_json else report.table(terminal_width()))
+    exit_if_skipped(*splits)

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from repzoo.commands.arguments import skipping_options
 
 from repzoo_training.commands.options import (
     chosen_measures,
+    exit_if_skipped,
     load_train_and_test,
     next_steps,
     warn_of_shared_images,
@@ -41,6 +43,7 @@ __all__ = ["export"]
 @click.option(
     "--measures", metavar="NAME,...", help="The measures on the card; see zoo evaluate --help."
 )
+@skipping_options
 def export(
     run: Path,
     out: Path,
@@ -49,6 +52,7 @@ def export(
     precision: Precision,
     decoder: bool,
     measures: str | None,
+    max_skipped: float,
 ) -> None:
     """Write the model package of RUN to the folder DIR: graphs, probes, measurements, card."""
     from repzoo_training.data import absolute
@@ -58,7 +62,7 @@ def export(
     record = Run(run).read_record()
     if record is None:
         raise click.UsageError(f"{run} holds no run: it has no run.json")
-    train_set, test_set = load_train_and_test(data or record.source, record.input)
+    train_set, test_set = load_train_and_test(data or record.source, record.input, max_skipped)
     config = export_run(
         run,
         out,
@@ -72,3 +76,4 @@ def export(
     click.echo(f"exported: {out} ({config.name}, {config.precision})")
     warn_of_shared_images(absolute(data or record.source), record.recipe)
     next_steps(("zoo", "verify", out), ("zoo", "serve", "--models", out))
+    exit_if_skipped(train_set, test_set)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from repzoo.report import SOME_FAILED
 
 if TYPE_CHECKING:
     from repzoo.packages.config import InputSpec
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Duration",
     "chosen_measures",
+    "exit_if_skipped",
     "load_outside",
     "load_train_and_test",
     "next_steps",
@@ -88,25 +90,31 @@ def chosen_measures(text: str | None) -> tuple[Group, ...]:
 
 
 def load_train_and_test(
-    source: str, size: tuple[int, int, int] | InputSpec
+    source: str, size: InputSpec, max_skipped: float
 ) -> tuple[ImageDataset, ImageDataset | None]:
     """Load both splits of a source; warn and return None for a test split that does not exist."""
-    from repzoo_training.data import load
+    from repzoo_training.data import load, load_splits
     from repzoo_training.errors import DataError
 
-    train_set = load(source, "train", size=size)
     try:
-        return train_set, load(source, "test", size=size)
+        return load_splits(source, size=size, max_skipped=max_skipped)
     except DataError as error:
+        train_set = load(source, "train", size=size, max_skipped=max_skipped)
         click.echo(f"without a test split, the card has no measurements: {error}", err=True)
         return train_set, None
 
 
 def load_outside(
-    sources: tuple[str, ...], size: tuple[int, int, int] | InputSpec
+    sources: tuple[str, ...], size: InputSpec, max_skipped: float
 ) -> dict[str, ImageDataset]:
     """Load the test images of out-of-distribution sources, keyed by data set name."""
     from repzoo_training.data import load
 
-    sets = [load(source, "test", size=size) for source in sources]
+    sets = [load(source, "test", size=size, max_skipped=max_skipped) for source in sources]
     return {dataset.name: dataset for dataset in sets}
+
+
+def exit_if_skipped(*datasets: ImageDataset | None) -> None:
+    """End the command with status 3 if images of the data sets were skipped."""
+    if any(dataset.skipped for dataset in datasets if dataset is not None):
+        click.get_current_context().exit(SOME_FAILED)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from repzoo.commands.arguments import skipping_options
-from repzoo.report import SOME_FAILED
+from repzoo.commands.arguments import hub_option, skipping_options
 
-from repzoo_training.commands.options import next_steps, split_option
+from repzoo_training.commands.options import exit_if_skipped, next_steps, split_option
 
 __all__ = ["probe"]
 
@@ -66,6 +65,7 @@ def probe() -> None:
 )
 @split_option
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@hub_option
 @skipping_options
 def fit(
     package: str,
@@ -80,6 +80,7 @@ def fit(
     group_by: str | None,
     split: str | None,
     seed: int,
+    hub_spec: str | None,
     max_skipped: float,
 ) -> None:
     """Write a copy of PACKAGE with a classifier for your own labels to DIR.
@@ -107,7 +108,7 @@ def fit(
         raise click.UsageError("--labels cannot be used with --multi-label or --split")
     if out.exists():
         raise click.UsageError(f"{out} exists already: remove it or choose another --out")
-    found = find(package)
+    found = find(package, hub=hub_spec)
     check_task(found.config, task)
     source = with_split(data, split)
     size = found.config.input
@@ -138,5 +139,4 @@ def fit(
     click.echo("\n\n".join(each.report.table() for each in fitted))
     click.echo(f"fitted: {out} ({config.name}, task {task})")
     next_steps(("zoo", "verify", out), ("zoo", "serve", "--models", out))
-    if dataset.skipped:
-        click.get_current_context().exit(SOME_FAILED)
+    exit_if_skipped(dataset)

@@ -45,6 +45,12 @@ __all__ = ["train"]
     help="Start from the weights of a package or a run with the same network.",
 )
 @click.option(
+    "--hub",
+    "hub_spec",
+    metavar="HUB",
+    help="With --from: the hub of the package; see zoo pull --help.",
+)
+@click.option(
     "--budget",
     type=Duration(),
     help="Training time, such as 2m. Converted to a number of views once, when the run starts.",
@@ -102,6 +108,7 @@ def train(
     split: str | None,
     out: Path | None,
     start_source: str | None,
+    hub_spec: str | None,
     budget: float | None,
     views: int | None,
     seed: int | None,
@@ -151,6 +158,8 @@ def train(
         raise click.UsageError(
             "RECIPE, --data and --out are required (or --list, or RECIPE --show)"
         )
+    if hub_spec is not None and start_source is None:
+        raise click.UsageError("--hub needs --from")
     if budget is not None and views is not None:
         raise click.UsageError("--budget and --views cannot be used together")
 
@@ -197,7 +206,9 @@ def train(
         try:
             start = None
             if start_source is not None:
-                start = first_then_all(lambda: start_from(start_source, dataset, settled))
+                start = first_then_all(
+                    lambda: start_from(start_source, dataset, settled, hub=hub_spec)
+                )
             run = run_training(
                 settled,
                 dataset,

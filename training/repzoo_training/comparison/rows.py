@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from repzoo_training.errors import RunError
 from repzoo_training.evaluation import Measure
 from repzoo_training.evaluation.report import Unit
 from repzoo_training.objectives import METHODS, find_method
+from repzoo_training.recipes.keys import keys
 from repzoo_training.results.published import Published, published
 
 __all__ = ["Board", "Estimate", "Row", "boards", "measured_classes"]
@@ -20,6 +22,12 @@ __all__ = ["Board", "Estimate", "Row", "boards", "measured_classes"]
 #: Seeds whose views differ by more than this factor have different budgets. A budget given as time
 #: is converted to views by a measurement, which other work on the machine disturbs.
 BUDGET_FACTOR = 1.5
+
+#: A SHA-256, of which a label shows the beginning.
+_DIGEST = re.compile(r"(sha256:\w{12})\w+")
+
+#: How many settings a label lists.
+MOST_SETTINGS = 3
 
 #: Tasks that represent the content of an image. The first that was measured counts, which on CelebA
 #: is the paper's.
@@ -54,7 +62,7 @@ class Row:
     """One method at one budget, on one data set.
 
     Attributes:
-        label: title of the method, with the recipe's name and views if the title is ambiguous.
+        label: title of the method; if several rows have it, with what distinguishes this one.
         runs: one run per seed.
         estimates: estimates by name of the measure, or by ``TASK NAME`` for tasks other than the
             content.
@@ -147,11 +155,10 @@ def _rows(runs: Sequence[ComparedRun]) -> tuple[Row, ...]:
 def _pools(runs: Sequence[ComparedRun]) -> list[tuple[ComparedRun, ...]]:
     """Group runs that differ only in the seed, and slightly in views if the budget was a time."""
     pools: list[list[ComparedRun]] = []
-    by_recipe: dict[str, list[ComparedRun]] = {}
+    by_settings: dict[tuple[object, ...], list[ComparedRun]] = {}
     for run in runs:
-        plain = run.recipe.model_copy(update={"seed": 0, "views": 1, "summary": ""})
-        by_recipe.setdefault(plain.model_dump_json(), []).append(run)
-    for same in by_recipe.values():
+        by_settings.setdefault(tuple(_settings(run).items()), []).append(run)
+    for same in by_settings.values():
         pool: list[ComparedRun] = []
         for run in sorted(same, key=lambda run: run.views):
             twin = next((other for other in pool if other.recipe.seed == run.recipe.seed), None)
@@ -167,23 +174,56 @@ def _pools(runs: Sequence[ComparedRun]) -> list[tuple[ComparedRun, ...]]:
     return [tuple(sorted(pool, key=lambda run: run.recipe.seed)) for pool in pools]
 
 
+def _settings(run: ComparedRun) -> dict[str, str]:
+    """Return all that distinguishes a run except its seed and views, each as text for a label."""
+    recipe, record = run.recipe, run.record
+    settings = {
+        key.name: key.setting
+        for key in keys(recipe, recipe.method)
+        if key.name not in ("seed", "views", "summary", "notes", "paper")
+    }
+    start = _DIGEST.sub(r"\1", record.started_from or "")
+    extended = ", ".join(f"{step * recipe.views_per_step:,}" for step in record.extended_at)
+    return {
+        **settings,
+        "name": recipe.name,
+        "from": f"from {start}" if start else "",
+        "extended": f"extended at {extended} views" if extended else "",
+        "data": f"trained on {record.dataset} {record.dataset_sha256[:7]}",
+    }
+
+
 def _labels(pools: Sequence[tuple[ComparedRun, ...]]) -> list[str]:
     """Return the shortest unique label of each pool."""
     first = [pool[0] for pool in pools]
     titles = [find_method(run.recipe.method).title for run in first]
+    named = [f"{title} ({run.recipe.name}" for title, run in zip(titles, first, strict=True)]
+    settings = [_settings(run) for run in first]
+    detailed = [
+        ", ".join([name, *_differences(settings[i], [settings[j] for j in _equal(named, i)])])
+        for i, name in enumerate(named)
+    ]
     forms = [
         titles,
-        [f"{title} ({run.recipe.name})" for title, run in zip(titles, first, strict=True)],
-        [
-            f"{title} ({run.recipe.name}, {run.views:,} views)"
-            for title, run in zip(titles, first, strict=True)
-        ],
+        [f"{name})" for name in named],
+        [f"{text})" for text in detailed],
+        [f"{text}, {run.views:,} views)" for text, run in zip(detailed, first, strict=True)],
         [f"{title} ({run.path})" for title, run in zip(titles, first, strict=True)],
     ]
     return [
         next(form[i] for form in forms if form.count(form[i]) == 1 or form is forms[-1])
         for i in range(len(pools))
     ]
+
+
+def _equal(values: Sequence[str], i: int) -> list[int]:
+    return [j for j, value in enumerate(values) if value == values[i]]
+
+
+def _differences(mine: dict[str, str], others: Sequence[dict[str, str]]) -> list[str]:
+    """Return the first settings that are not the same everywhere."""
+    differ = [text for name, text in mine.items() if any(o.get(name) != text for o in others)]
+    return list(filter(None, differ))[:MOST_SETTINGS]
 
 
 def _estimates(pool: Sequence[ComparedRun]) -> dict[str, Estimate]:

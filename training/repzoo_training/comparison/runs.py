@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from repzoo.bulk.skipping import MAX_SKIPPED
 from repzoo.packages.config import InputSpec
 from tqdm import tqdm
 
-from repzoo_training.data import ImageDataset, load
+from repzoo_training.data import ImageDataset, load_splits
 from repzoo_training.errors import DataError, RunError
 from repzoo_training.evaluation import EvaluationReport, Group, evaluate_run
 from repzoo_training.loop.trained import last_observation
@@ -59,11 +60,15 @@ class Images:
 
     Args:
         data: a source for all runs; by default the data that each run was trained on.
+        max_skipped: the share of images that may be skipped because they cannot be read.
         progress: show progress bars on a terminal.
     """
 
-    def __init__(self, data: str | None = None, *, progress: bool = True) -> None:
+    def __init__(
+        self, data: str | None = None, *, max_skipped: float = MAX_SKIPPED, progress: bool = True
+    ) -> None:
         self.data = data
+        self.max_skipped = max_skipped
         self.progress = progress
         self._read: dict[tuple[str, InputSpec], tuple[ImageDataset, ImageDataset]] = {}
 
@@ -78,13 +83,18 @@ class Images:
             raise DataError(f"{path} does not record where its images came from: give --data")
         if (source, size) not in self._read:
             try:
-                train = load(source, "train", size=size, progress=self.progress)
-                test = load(source, "test", size=size, progress=self.progress)
+                self._read[source, size] = load_splits(
+                    source, size=size, max_skipped=self.max_skipped, progress=self.progress
+                )
             except DataError as error:
                 advice = "" if self.data else "; name its images with --data"
                 raise DataError(f"{path}: {error}{advice}") from None
-            self._read[source, size] = train, test
         return self._read[source, size]
+
+    @property
+    def read(self) -> list[ImageDataset]:
+        """All data sets that were read."""
+        return [dataset for splits in self._read.values() for dataset in splits]
 
 
 def measure_runs(

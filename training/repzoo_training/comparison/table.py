@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from repzoo.report import lay_out
+
 from repzoo_training.comparison.rows import Board, Estimate, Row
 from repzoo_training.objectives import find_method
 from repzoo_training.results.published import SOURCES
@@ -56,10 +58,15 @@ class _Column:
         return len(set(self.cells)) == 1
 
 
-def board_table(board: Board, form: Format = "text") -> str:
+def board_table(board: Board, form: Format = "text", width: int | None = None) -> str:
     """Return a title, a table with one row per method and budget, and notes on its numbers.
 
     Facts that are the same in every row are part of the title instead of a column.
+
+    Args:
+        board: The rows.
+        form: The format.
+        width: The length of the lines of a text table that has more columns than fit.
     """
     facts, costs = [], []
     for column in _costs(board.rows):
@@ -81,7 +88,7 @@ def board_table(board: Board, form: Format = "text") -> str:
         head, *rest = facts
         caption = f"**{head}**" + "".join(f"; {fact}" for fact in rest)
         return "\n\n".join([caption, _markdown(columns), *notes]) + "\n"
-    return "\n".join(["; ".join(facts), "", _text(columns), "", *notes]) + "\n"
+    return "\n".join(["; ".join(facts), "", _text(columns, width), "", *notes]) + "\n"
 
 
 def board_data(board: Board) -> dict[str, Any]:
@@ -266,6 +273,8 @@ def _mark(row: Row) -> str:
 
 def _network(row: Row) -> str:
     spec = row.first.recipe.network
+    if spec.options:  # a user's own network
+        return " ".join([spec.kind, *(f"{key}={value}" for key, value in spec.options.items())])
     return f"{spec.kind} {'-'.join(map(str, spec.widths))}"
 
 
@@ -296,10 +305,7 @@ def _markdown(columns: Sequence[_Column]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _text(columns: Sequence[_Column]) -> str:
-    blocks = []
-    for column in columns:
-        lines = (column.head, *column.cells)
-        width = max(map(len, lines))
-        blocks.append([x.rjust(width) if column.number else x.ljust(width) for x in lines])
-    return "\n".join("  ".join(line).rstrip() for line in zip(*blocks, strict=True))
+def _text(columns: Sequence[_Column], width: int | None) -> str:
+    cells = [(column.head, *column.cells) for column in columns]
+    numbers = {i for i, column in enumerate(columns) if column.number}
+    return lay_out(cells, numbers, width)

@@ -27,8 +27,8 @@ class ImageDataset:
         attributes: bool ``[N, A]``, or None.
         attribute_names: The A names; empty without attributes.
         groups: The thing that each image shows, int64 ``[N]`` from 0 on, or None if unknown.
-        splits: The number of images in each split of the source, including images that cannot be
-            read; empty if unknown.
+        splits: The number of images in each split of the source; empty if unknown. Other splits
+            than this one may include images that cannot be read.
         notes: What was not used, and why; one sentence each.
         skipped: The images that could not be read, and why.
         contents: The sha256 of each encoded file, void ``[N]`` of 32 bytes, or None if unknown.

@@ -16,7 +16,7 @@ from repzoo.runtime.images import decode
 
 from repzoo_training.data.dataset import ImageDataset
 from repzoo_training.data.pixels import Size, input_spec, stack_pixels
-from repzoo_training.data.splits import AnySplit, Split, split_named
+from repzoo_training.data.splits import ADVICE, AnySplit, Split, split_named
 from repzoo_training.errors import DataError
 
 __all__ = ["load_image_folder"]
@@ -77,8 +77,7 @@ def load_image_folder(
     splits: dict[str, int] = dict(Counter(file.split for file in files))
     if not mine:
         found = ", ".join(f"{name} ({number:,} images)" for name, number in splits.items())
-        never = ": folders of these names are never trained on" if split == "train" else ""
-        raise DataError(f"{folder} has no {split} split, only {found}{never}")
+        raise DataError(f"{folder} has no {split} split, only {found}: {ADVICE[split]}")
 
     classes = _classes(file for file in files if file.split == "train") or _classes(mine)
     numbers = {name: number for number, name in enumerate(classes)}
@@ -130,7 +129,7 @@ def load_image_folder(
         images=stacked.pixels,
         labels=labels,
         classes=tuple(printable_path(name) for name in classes),
-        splits=splits,
+        splits={**splits, mine[0].split: len(stacked.kept)},
         notes=(*(f"{folder}: {note}" for note in assigned), *notes, *stacked.notes),
         skipped=stacked.skipped,
         contents=contents[list(stacked.kept)],

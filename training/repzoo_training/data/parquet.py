@@ -19,7 +19,7 @@ from repzoo.runtime.images import decode
 
 from repzoo_training.data.dataset import ImageDataset
 from repzoo_training.data.pixels import Size, input_spec, stack_pixels
-from repzoo_training.data.splits import AnySplit, Split, split_named
+from repzoo_training.data.splits import ADVICE, AnySplit, Split, split_named
 from repzoo_training.errors import DataError
 
 __all__ = ["is_parquet_folder", "load_parquet_folder"]
@@ -157,7 +157,10 @@ def _shards(folder: Path, split: AnySplit) -> list[Path]:
         mine = [path for name, path in files if split_named(name) == "validation"]
     if not mine:
         names = ", ".join(sorted({name for name, _ in files}))
-        raise DataError(f"{folder} has no {split} split: its parquet files are named {names}")
+        advice = f"; {ADVICE[split]}" if split == "test" else ""
+        raise DataError(
+            f"{folder} has no {split} split: its parquet files are named {names}{advice}"
+        )
     configurations = sorted({path.parent.parent.name for path in mine})
     if len(configurations) > 1:
         raise DataError(

@@ -17,7 +17,7 @@ from repzoo_training.data.public import PUBLIC_DATASETS, load_public
 from repzoo_training.data.splits import Split
 from repzoo_training.errors import DataError
 
-__all__ = ["absolute", "has_test", "load"]
+__all__ = ["absolute", "has_test", "load", "load_splits"]
 
 _PREFIX = "torchvision:"
 _log = logging.getLogger(__name__)
@@ -105,6 +105,32 @@ def load(
         for note in dataset.notes:
             _log.warning("%s", note)
     return dataset
+
+
+def load_splits(
+    source: str | Path,
+    *,
+    size: Size | None = None,
+    max_skipped: float = MAX_SKIPPED,
+    progress: bool = True,
+) -> tuple[ImageDataset, ImageDataset]:
+    """Read the train and the test split of ``source``, with the arguments of :func:`load`.
+
+    A source of which a share is held out is read once.
+
+    Raises:
+        DataError: Like :func:`load`; before any image is read if there is no test split.
+    """
+
+    def read(source: str | Path, split: Split) -> ImageDataset:
+        return load(source, split, size=size, max_skipped=max_skipped, progress=progress)
+
+    path, held_out = separate(str(source))
+    if held_out is None:
+        test = read(source, "test")
+        return read(source, "train"), test
+    whole = read(path, "train")
+    return select(whole, "train", held_out), select(whole, "test", held_out)
 
 
 def absolute(source: str | Path) -> str:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from typing import Literal, TypeAlias
 
-__all__ = ["AnySplit", "Split", "split_named"]
+__all__ = ["ADVICE", "AnySplit", "Split", "split_named"]
 
 #: The splits that can be loaded.
 Split: TypeAlias = Literal["train", "test"]
 
 #: The splits that are recognised. Validation images are not used.
 AnySplit: TypeAlias = Literal["train", "test", "validation"]
+
+#: What to know or do if a source lacks a split.
+ADVICE: dict[Split, str] = {
+    "train": "folders of these names are never trained on",
+    "test": "--split 0.1 holds out some of its images",
+}
 
 _NAMES: dict[AnySplit, str] = {
     "train": "train|training",

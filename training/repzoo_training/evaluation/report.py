@@ -118,8 +118,12 @@ class EvaluationReport(_Record):
             None,
         )
 
-    def table(self) -> str:
-        """Return the numbers as plain text, with accuracies in per cent."""
+    def table(self, width: int | None = None) -> str:
+        """Return the numbers as plain text, with accuracies in per cent.
+
+        Args:
+            width: The length of the lines. Longer protocols are cut. None: nothing is cut.
+        """
         rows = [("measure", "value", "± s.e.", "protocol")]
         for m in self.measures:
             scale, digits = (100, 2) if m.unit == "accuracy" else (1, 5)
@@ -133,6 +137,8 @@ class EvaluationReport(_Record):
             )
         left, value, error, _ = (max(len(row[i]) for row in rows) for i in range(4))
         lines = [f"{a:<{left}}  {b:>{value}}  {c:>{error}}  {d}" for a, b, c, d in rows]
+        if width is not None:
+            lines = [line if len(line) <= width else f"{line[: width - 3]}..." for line in lines]
         head = (
             f"{self.dataset}: {self.dim} dimensions, "
             f"{self.n_train:,} train and {self.n_test:,} test images"

@@ -21,7 +21,7 @@ from repzoo.packages.config import InputSpec
 from repzoo.runtime.encoder import Generation
 from repzoo.runtime.prior import sample_prior
 
-from repzoo_training.data import ImageDataset, load
+from repzoo_training.data import ImageDataset, load_splits
 from repzoo_training.errors import RunError
 from repzoo_training.evaluation import frozen_decoder
 from repzoo_training.evaluation.inputs import default_device
@@ -172,8 +172,7 @@ def _others(measures: Sequence[Measure], known: Sequence[Measure]) -> tuple[Meas
 def _splits(data: Splits, size: InputSpec, progress: bool) -> tuple[ImageDataset, ImageDataset]:
     if isinstance(data, tuple):
         return data
-    train, test = (load(data, split, size=size, progress=progress) for split in ("train", "test"))
-    return train, test
+    return load_splits(data, size=size, progress=progress)
 
 
 def _sha256(checkpoint: Path) -> str:

@@ -36,12 +36,13 @@ from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.run import Checkpoint, Run, RunRecord
 from repzoo_training.watching.collapse import CollapseMonitor
 from repzoo_training.watching.figures import Progress
+from repzoo_training.watching.pace import Pace
 from repzoo_training.watching.trackers import Tracker, Trackers
 
 __all__ = ["train"]
 
 REPORTS = 200  # lines of metrics.jsonl per run
-FIGURES = 20  # how often the pictures are redrawn per run
+LINES = 20  # lines of progress per run, where there is no terminal
 
 
 def train(
@@ -177,9 +178,11 @@ def _train(
     pictures = Progress(run, recipe, learner.images, learner.make_views)
     pulse = Pulse(first)
     report_every = max(1, recipe.steps // REPORTS)
-    draw_every = max(1, recipe.steps // FIGURES)
+    print_every = math.ceil(recipe.steps / LINES)
     monitor = CollapseMonitor(run, recipe, learner.images, report_every)
-    started = saved = time.monotonic()
+    pace = Pace()
+    started = saved = reported = time.monotonic()
+    before = first
     advice = (
         "the last checkpoint is still valid. "
         f"Try a lower learning rate than {recipe.learning_rate:g}"
@@ -222,25 +225,27 @@ def _train(
                 values = mean_over_processes(terms)
                 if not math.isfinite(values["loss"]):
                     raise Diverged(f"the loss is {values['loss']} at step {done}: {advice}")
-                elapsed = time.monotonic() - started
+                now = time.monotonic()
                 report: dict[str, Any] = {
                     "step": done,
                     "views": done * recipe.views_per_step,
                     **values,
                     "learning_rate": rate,
-                    "views_per_second": (done - first) * recipe.views_per_step / elapsed,
-                    "wall_seconds": spent + elapsed,
+                    "views_per_second": (done - before) * recipe.views_per_step / (now - reported),
+                    "wall_seconds": spent + now - started,
                 }
+                before, reported = done, now
                 if writes:
                     report |= monitor.observe(objective, done)
                     run.report(report)
                     tracked.log(report, done)
-                    monitor.draw(done)
+                    if last or pace.due():
+                        with pace.measured():
+                            monitor.draw()
+                            pictures.draw(objective)
                 bar.set_postfix(loss=f"{values['loss']:.2f}")
-            if writes and (done % draw_every == 0 or last):
-                pictures.draw(objective)
-                if progress and bar.disable:
-                    print(_progress_line(recipe, first, done, started, terms), file=sys.stderr)
+            if writes and progress and bar.disable and (done % print_every == 0 or last):
+                print(_progress_line(recipe, first, done, started, terms), file=sys.stderr)
             due = time.monotonic() - saved > checkpoint_seconds
             signal, due = pulse(done, stop.requested, due)
             if last or signal or due:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from repzoo.errors import PackageError, RepzooError
 from repzoo.loading import find
 from repzoo.packages.package import Package
@@ -19,13 +20,14 @@ from torch import Tensor, nn
 
 from repzoo_training import networks
 from repzoo_training.data import ImageDataset
-from repzoo_training.errors import RecipeError
+from repzoo_training.errors import RecipeError, problems
 from repzoo_training.export.card import TrainingRecord
 from repzoo_training.loop.start import Start
 from repzoo_training.loop.trained import DecoderGraph, EncoderGraph, TrainedModel
 from repzoo_training.pretrained.graph_weights import read_weights
 from repzoo_training.pretrained.normalisation import settle
 from repzoo_training.randomness import generator
+from repzoo_training.recipes.extensions import VARIABLE, installed
 from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.recipes.registry import find_recipe
 from repzoo_training.run import Run
@@ -86,7 +88,9 @@ def load(
     return encoder.requires_grad_(True)
 
 
-def start_from(source: str, dataset: ImageDataset, recipe: Recipe) -> Start:
+def start_from(
+    source: str, dataset: ImageDataset, recipe: Recipe, *, hub: str | None = None
+) -> Start:
     """Return the weights of a package, or of a run's last checkpoint.
 
     Args:
@@ -95,6 +99,7 @@ def start_from(source: str, dataset: ImageDataset, recipe: Recipe) -> Start:
         recipe: the recipe of that training. The batch normalisations of a package get the
             statistics of its views: those of other images would change the encoder within a few
             steps.
+        hub: the hub of a package that is given by name.
 
     Raises:
         RepzooError: If there is no such package or run, or its weights cannot be read.
@@ -104,7 +109,7 @@ def start_from(source: str, dataset: ImageDataset, recipe: Recipe) -> Start:
         digest = hashlib.sha256(Run(source).checkpoint_file.read_bytes()).hexdigest()
         name = f"the run {model.recipe.name} (checkpoint {digest[:12]})"
         return _start(name, model.recipe.name, _Networks(model.encoder, model.decoder))
-    package = find(source)
+    package = find(source, hub=hub)
     found = _networks(package)
     encoder = found.encoder.encoder
     views = list(_views(dataset.images, recipe))
@@ -188,14 +193,16 @@ def _recipe(package: Package) -> Recipe:
         )
     path = package.path / "metrics.json"
     training = json.loads(path.read_bytes()).get("training") if path.exists() else None
+    installed()  # it may have a network, a method or views of the user's own
     try:
         if training:
             return TrainingRecord.model_validate(training).recipe
         return find_recipe(config.training.recipe)
     except (ValueError, RepzooError) as error:
+        reason = problems(error) if isinstance(error, ValidationError) else error
         raise PackageError(
             f"{config.name} was trained with a network or recipe that this installation does not "
-            f"have: {' '.join(str(error).split())[:200]}"
+            f"have: {reason}; name the file that registers it in {VARIABLE}"
         ) from None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
+from repzoo.report import lay_out
 
 from repzoo_training.uncertainty.metrics import Interval
 
@@ -107,8 +108,12 @@ class UncertaintyReport(Record):
         """Return the score with this name, or None."""
         return next((score for score in self.scores if score.name == name), None)
 
-    def table(self) -> str:
-        """Return the numbers as plain text, with 95 % bootstrap intervals over the test images."""
+    def table(self, width: int | None = None) -> str:
+        """Return the numbers as plain text, with 95 % bootstrap intervals over the test images.
+
+        Args:
+            width: The length of the lines of a table that has more columns than fit.
+        """
         outside = list(self.scores[0].outside)
         rows = [("score", "R-AUROC", "AURC", "gain", "corrupted", *outside)]
         for score in self.scores:
@@ -122,7 +127,8 @@ class UncertaintyReport(Record):
                     *(f"{score.outside[name].value:.3f}" for name in outside),
                 )
             )
-        return "\n".join([self._headline(), "", *aligned(rows), "", *self._notes()])
+        table = lay_out([*zip(*rows, strict=True)], width=width)
+        return "\n".join([self._headline(), "", table, "", *self._notes()])
 
     def _headline(self) -> str:
         return (
@@ -150,12 +156,6 @@ class UncertaintyReport(Record):
                 f"levels 0 to 5: {curves}."
             ]
         return notes
-
-
-def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return rows of equal length as lines, with the cells of each column equally wide."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
 
 
 def short(interval: Interval, digits: int = 3) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from repzoo.report import lay_out
 from repzoo.runtime.encoder import Encoder
 
 from repzoo_training.data import ImageDataset
@@ -22,7 +23,7 @@ from repzoo_training.evaluation.tasks import tasks_of
 from repzoo_training.uncertainty.examples import make_views, missed, neighbours
 from repzoo_training.uncertainty.metrics import Interval, auroc, bootstrap, calibration_error, gain
 from repzoo_training.uncertainty.questions import FURTHER, OF_QUERIES, Question
-from repzoo_training.uncertainty.report import ABSTAIN, Record, UncertaintyReport, aligned, short
+from repzoo_training.uncertainty.report import ABSTAIN, Record, UncertaintyReport, short
 from repzoo_training.uncertainty.scoring import Scored, Scorer
 from repzoo_training.views.views import ViewSpec
 
@@ -136,7 +137,7 @@ class ViewsReport(UncertaintyReport):
                 )
             )
         return [
-            *aligned(rows),
+            lay_out([*zip(*rows, strict=True)]),
             "",
             f"at best: R-AUROC of a score that knows how many of {DRAWS} further views of its "
             "image each query would find. The rest depends on which view the gallery holds.",

@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,9 +87,6 @@ AFFORDABLE = 0.09
 #: The minimum for short runs.
 LEAST_OBSERVATIONS = 4
 LEAST_SAMPLE = 128
-#: The share of a run's time that drawing may take, and the expected seconds of the first drawing.
-DRAWING = 0.03
-FIRST_DRAWING = 0.5
 
 #: What to change when the embeddings of a family of methods collapse.
 ADVICE: dict[Family, str] = {
@@ -149,7 +145,6 @@ class CollapseMonitor:
         # A resumed run remembers whether it had collapsed.
         last = next(reversed(run.observations()), {"suspect": False, "collapsed": False})
         self.suspect, self.collapsed = bool(last["suspect"]), bool(last["collapsed"])
-        self._drawn, self._cost = time.monotonic(), FIRST_DRAWING
 
     def observe(self, objective: Objective, step: int) -> dict[str, float | list[float]]:
         """Return the statistics for the line of ``step`` in ``metrics.jsonl``.
@@ -184,11 +179,8 @@ class CollapseMonitor:
             "collapsed": self.collapsed,
         }
 
-    def draw(self, step: int) -> None:
-        """Redraw the plots of ``metrics.jsonl`` at the end, and as time allows."""
-        now = time.monotonic()
-        if step != self.recipe.steps and now - self._drawn < self._cost / DRAWING:
-            return
+    def draw(self) -> None:
+        """Redraw the plots of ``metrics.jsonl``."""
         # matplotlib takes a second to import
         from repzoo_training.watching.plots import collapse_figure, curves_figure
 
@@ -201,8 +193,6 @@ class CollapseMonitor:
         if observations:
             picture = collapse_figure(observations, self.recipe.latent_dim, self.recipe.name)
             write_atomically(self.run.figures / "collapse.png", picture)
-        self._drawn = time.monotonic()
-        self._cost = self._drawn - now
 
     def _warning(self, kind: Collapse, seen: Statistics, step: int) -> str:
         if kind == "complete":

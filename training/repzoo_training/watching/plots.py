@@ -60,7 +60,7 @@ def png(figure: Figure) -> bytes:
 _NOT_TERMS = {
     *("step", "views", "loss", "learning_rate", "views_per_second", "wall_seconds"),
     *("spectrum", "rankme", "effective_rank", "embedding_entropy", "correlation", "std_min"),
-    *("std_mean", "spread", "signal", "collapsed"),
+    *("std_mean", "spread", "signal", "suspect", "collapsed"),
 }
 
 

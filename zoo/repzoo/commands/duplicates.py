@@ -59,5 +59,5 @@ def duplicates(source: str, model: str, out: Path, hub_spec: str | None, **optio
     if found.sheet is not None:
         lines.append(f"contact sheet: {found.sheet}")
     if found.failed:
-        lines.append(f"images that cannot be read: {found.failed:,}; see {found.embeddings}")
+        lines.append(found.unread)
     return Report(data, "\n".join(lines), SOME_FAILED if found.failed else 0)

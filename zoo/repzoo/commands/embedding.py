@@ -111,8 +111,5 @@ def embed(source: str, model: str, out: str, hub_spec: str | None, **options: An
     if summary.skipped:
         lines.append(f"files skipped because they are not images: {summary.skipped:,}")
     if summary.failed:
-        lines.append(f"{summary.failed:,} images have an error instead of an embedding:")
-        lines += [f"  {name}: {error}" for name, error in summary.examples]
-        if summary.failed > len(summary.examples):
-            lines.append("  ...")
+        lines.append(summary.unread())
     return Report(data, "\n".join(lines), SOME_FAILED if summary.failed else 0)

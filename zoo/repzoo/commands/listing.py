@@ -127,4 +127,9 @@ def _training(facts: TrainingFacts | None) -> str:
 
 
 def _trained_on(facts: TrainingFacts | None) -> str:
-    return "" if facts is None else f"{facts.device}, {facts.wall_seconds / 3600:.1f} h"
+    if facts is None:
+        return ""
+    minutes = facts.wall_seconds / 60
+    return f"{facts.device}, " + (
+        f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+    )

@@ -47,5 +47,5 @@ def map_(source: str, model: str, out: Path, hub_spec: str | None, **options: An
     }
     lines = [f"{found.page}: {found.shown:,} of {found.images:,} images"]
     if found.failed:
-        lines.append(f"images that cannot be read: {found.failed:,}")
+        lines.append(found.unread)
     return Report(data, "\n".join(lines), SOME_FAILED if found.failed else 0)

@@ -30,18 +30,18 @@ class Duplicates:
     Attributes:
         images: The number of images.
         failed: The number of images that cannot be read.
+        unread: Those images, for people.
         distance: The largest distance within a group.
         groups: The groups, the closest first.
-        embeddings: The Parquet file of `zoo embed`.
         table: The CSV file with the columns group, id and distance.
         sheet: The contact sheet, or None without groups.
     """
 
     images: int
     failed: int
+    unread: str
     distance: float
     groups: list[Group]
-    embeddings: Path
     table: Path
     sheet: Path | None
 
@@ -104,10 +104,10 @@ def find_duplicates(
         write_atomically(sheet, contact_sheet(embedded, groups))
     return Duplicates(
         images=len(embedded),
-        failed=embedded.failed,
+        failed=embedded.summary.failed,
+        unread=embedded.summary.unread(),
         distance=distance,
         groups=groups,
-        embeddings=embedded.file,
         table=table,
         sheet=sheet if groups else None,
     )

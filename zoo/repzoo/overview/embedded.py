@@ -34,7 +34,7 @@ class Embedded:
         ids: The N images, by their paths below the source.
         vectors: float32 ``[N, D]``; of length 1 if the model compares by cosine.
         uncertainty: float32 ``[N]``, or None if the model has none.
-        failed: The number of images that cannot be read.
+        summary: What `zoo embed` did, which lists the images that cannot be read.
         file: The Parquet file with the embeddings and errors.
     """
 
@@ -61,7 +61,7 @@ class Embedded:
         self.file = out / _FILE
         self.encoder: Encoder = load(model, hub=hub)
         normalize = self.encoder.config.metric == "cosine"
-        summary = embed_all(
+        self.summary = embed_all(
             source,
             str(self.file),
             model,
@@ -70,7 +70,6 @@ class Embedded:
             overwrite=overwrite,
             max_skipped=max_skipped,
         )
-        self.failed = summary.failed
         table = pq.read_table(self.file, use_threads=False)
         good = table["error"].is_null().to_numpy()
         if not good.any():
@@ -86,7 +85,7 @@ class Embedded:
         found = Source(source)
         self.source = str(found)
         listing = found.look(besides=Place.of(str(self.file)))
-        if listing.digest != summary.job.source_digest:
+        if listing.digest != self.summary.job.source_digest:
             raise Conflict(f"{source} has changed while it was read: try again")
         self._found, self._kind = found, listing.kind
         self._listing = pq.ParquetFile(io.BytesIO(listing.data), pre_buffer=False)

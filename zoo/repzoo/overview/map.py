@@ -37,12 +37,14 @@ class Map:
         shown: The number of images on it.
         images: The number of images of the source that can be read.
         failed: The number of those that cannot.
+        unread: Those, for people.
     """
 
     page: Path
     shown: int
     images: int
     failed: int
+    unread: str
 
 
 def draw_map(
@@ -101,7 +103,8 @@ def draw_map(
     # In a script element, only "<" can end it.
     text = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
     write_atomically(page, template.replace("/*CONTENT*/", text).encode())
-    return Map(page, count, len(embedded), embedded.failed)
+    summary = embedded.summary
+    return Map(page, count, len(embedded), summary.failed, summary.unread())
 
 
 def _folders(ids: list[str]) -> dict[str, Any]:
