@@ -50,7 +50,7 @@ def watching_workers(deaths: Deaths, writer: LogWriter) -> Iterator[None]:
         writer: Writes what this process logs, from the start of the first worker.
     """
     from bentoml import serving
-    from circus import controller
+    from circus import controller  # type: ignore[import-untyped]
 
     create, handler = serving.create_watcher, controller.SysHandler
     deaths.write(0)

@@ -56,7 +56,8 @@ def deaths(url: httpx.URL) -> float | None:
         text = httpx.get(url.join("/metrics"), timeout=2).text
     except httpx.TransportError:
         return None
-    return float(re.search(r"^repzoo_worker_deaths_total{.*} (.*)$", text, re.MULTILINE)[1])
+    (number,) = re.findall(r"^repzoo_worker_deaths_total{.*} (.*)$", text, re.MULTILINE)
+    return float(number)
 
 
 def wait_until_gone(workers: list[psutil.Process]) -> None:

@@ -91,7 +91,8 @@ class Drain:
         then(number, None)
 
     async def _logged(self, why: str, seconds: float, limit: float) -> None:
-        started, facts = time.monotonic(), {"in_flight": self.active}
+        started = time.monotonic()
+        facts: dict[str, float] = {"in_flight": self.active}
         _logger.info("draining after %s; requests in flight: %d", why, self.active, extra=facts)
         await self.begin(seconds, limit)
         facts = {"in_flight": self.active, "seconds": round(time.monotonic() - started, 3)}

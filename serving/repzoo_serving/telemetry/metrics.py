@@ -15,7 +15,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import (
@@ -37,89 +37,93 @@ _IMAGES = tuple(float(2**power) for power in range(13))
 #: Operation and model.
 Key: TypeAlias = tuple[str, str]
 
-#: Numbers by the values of their labels.
-Samples: TypeAlias = Mapping[tuple[str | int, ...], float]
+#: Numbers by the values of their labels, which are tuples.
+Samples: TypeAlias = Mapping[Any, float]
+
+_Type: TypeAlias = Literal["counter", "histogram", "gauge"]
 
 
 class Family(NamedTuple):
     """A metric: its labels in addition to ``worker``, and its meaning."""
 
     name: str
-    type: Literal["counter", "histogram", "gauge"]
+    type: _Type
     labels: tuple[str, ...]
     meaning: str
 
 
+_FAMILIES: tuple[tuple[str, _Type, str, str], ...] = (
+    ("requests_total", "counter", "operation model status", "Requests answered."),
+    (
+        "rejections_total",
+        "counter",
+        "operation model reason",
+        "Requests answered with a problem, by the last part of its type.",
+    ),
+    ("hangups_total", "counter", "operation", "Clients that hung up before the response."),
+    (
+        "images_total",
+        "counter",
+        "operation model",
+        "Images, or latents, of requests answered with 200.",
+    ),
+    (
+        "key_requests_total",
+        "counter",
+        "key operation status",
+        "Requests answered, by the name of their API key.",
+    ),
+    (
+        "key_images_total",
+        "counter",
+        "key operation model",
+        "Images, or latents, of requests answered with 200, by the name of their API key.",
+    ),
+    (
+        "log_lines_dropped_total",
+        "counter",
+        "",
+        "Log lines dropped because they could not be written in time.",
+    ),
+    (
+        "worker_deaths_total",
+        "counter",
+        "",
+        "Workers of this server that died, such as for lack of memory. All workers report the "
+        "same number. bentoml serve does not count them.",
+    ),
+    (
+        "request_seconds",
+        "histogram",
+        "operation model",
+        "Time from a request's head to its response.",
+    ),
+    (
+        "queue_seconds",
+        "histogram",
+        "operation model",
+        "Time that a request waited for batches.",
+    ),
+    ("inference_seconds", "histogram", "operation model", "Time of one run of a batch."),
+    ("batch_images", "histogram", "operation model", "Images, or latents, in a batch."),
+    (
+        "queued_images",
+        "gauge",
+        "operation model",
+        "Images, or latents, waiting for a batch.",
+    ),
+    ("requests_in_flight", "gauge", "", "Requests not answered yet."),
+    ("draining", "gauge", "", "1 after SIGTERM, otherwise 0."),
+    ("model_info", "gauge", "model revision provider", "1 for each served model."),
+    ("model_memory_bytes", "gauge", "model", "Approximate memory of a model."),
+    ("models_failed", "gauge", "", "Models that could not be loaded."),
+    ("process_resident_bytes", "gauge", "", "Memory of the process."),
+)
+
 #: All metrics of a server.
-FAMILIES: tuple[Family, ...] = tuple(
+FAMILIES = tuple(
     Family(f"repzoo_{name}", kind, tuple(labels.split()), meaning)
-    for name, kind, labels, meaning in (
-        ("requests_total", "counter", "operation model status", "Requests answered."),
-        (
-            "rejections_total",
-            "counter",
-            "operation model reason",
-            "Requests answered with a problem, by the last part of its type.",
-        ),
-        ("hangups_total", "counter", "operation", "Clients that hung up before the response."),
-        (
-            "images_total",
-            "counter",
-            "operation model",
-            "Images, or latents, of requests answered with 200.",
-        ),
-        (
-            "key_requests_total",
-            "counter",
-            "key operation status",
-            "Requests answered, by the name of their API key.",
-        ),
-        (
-            "key_images_total",
-            "counter",
-            "key operation model",
-            "Images, or latents, of requests answered with 200, by the name of their API key.",
-        ),
-        (
-            "log_lines_dropped_total",
-            "counter",
-            "",
-            "Log lines dropped because they could not be written in time.",
-        ),
-        (
-            "worker_deaths_total",
-            "counter",
-            "",
-            "Workers of this server that died, such as for lack of memory. All workers report the "
-            "same number. bentoml serve does not count them.",
-        ),
-        (
-            "request_seconds",
-            "histogram",
-            "operation model",
-            "Time from a request's head to its response.",
-        ),
-        (
-            "queue_seconds",
-            "histogram",
-            "operation model",
-            "Time that a request waited for batches.",
-        ),
-        ("inference_seconds", "histogram", "operation model", "Time of one run of a batch."),
-        ("batch_images", "histogram", "operation model", "Images, or latents, in a batch."),
-        (
-            "queued_images",
-            "gauge",
-            "operation model",
-            "Images, or latents, waiting for a batch.",
-        ),
-        ("requests_in_flight", "gauge", "", "Requests not answered yet."),
-        ("draining", "gauge", "", "1 after SIGTERM, otherwise 0."),
-        ("model_info", "gauge", "model revision provider", "1 for each served model."),
-        ("model_memory_bytes", "gauge", "model", "Approximate memory of a model."),
-        ("models_failed", "gauge", "", "Models that could not be loaded."),
-        ("process_resident_bytes", "gauge", "", "Memory of the process."),
-    )
+    for name, kind, labels, meaning in _FAMILIES
 )
 
 
