@@ -700,7 +700,7 @@ def test_requests_of_the_reference_can_be_tried(
 ) -> None:
     page.open(f"{server_url}/docs")
     eventually(lambda: '"model":"tiny"' in page.texts("#generate pre")[0])
-    page.run("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    page.run("document.querySelectorAll('#probe details').forEach(each => { each.open = true; })")
     assert findings(page) == []
     forms = "document.querySelectorAll('form[data-operation]')"
     assert page.run(f"return {forms}.length") == len(page.texts("h3 code")) > 15
