@@ -203,6 +203,25 @@ def test_after_sigterm_it_refuses_for_as_long_as_it_is_told_to(
         assert server.process.wait(30) == 0
 
 
+def test_a_client_that_does_not_read_does_not_delay_the_exit(
+    serve: Serve, tiny_package: Path, eventually: Any
+) -> None:
+    limits = ("--max-images", 32768, "--max-queued", 32768, "--deadline-seconds", 8)
+    with serve("--models", tiny_package, "--port", 0, *limits) as server:
+        url = httpx.URL(server.wait_until_ready())
+        body = b'{"model": "tiny", "n": 32768}'
+        with socket.socket() as silent:
+            silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            silent.connect((url.host, url.port))
+            head = "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            silent.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            answered = 'requests_total{model="tiny",operation="generate",status="200"'
+            eventually(lambda: answered in httpx.get(url.join("/metrics")).text)
+            # A connection that is idle would be closed after 75 seconds.
+            assert server.stop(signal.SIGTERM, 30) == 0
+        assert "cut off, out of time; requests in flight: 1" in server.output()
+
+
 def test_a_signal_is_not_lost_while_a_worker_starts(
     serve: Serve, tiny_package: Path, eventually: Any
 ) -> None:

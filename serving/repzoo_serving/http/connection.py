@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 from socket import SO_ERROR, SOL_SOCKET
 from typing import Any
+from weakref import WeakSet
 
 import httptools
 from uvicorn.protocols.http import auto
@@ -28,7 +29,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from repzoo_serving.http.exchange import RequestIds, Response
 from repzoo_serving.http.problems import Problem
 
-__all__ = ["install"]
+__all__ = ["abort_all", "install"]
 
 _ids = RequestIds()
 
@@ -49,6 +50,12 @@ def install(max_head_bytes: int, head_seconds: float, idle_seconds: float) -> ty
     protocol = type("LimitedConnection", (Connection,), limits)
     auto.AutoHTTPProtocol = protocol  # what uvicorn's setting http="auto" refers to
     return protocol
+
+
+def abort_all() -> None:
+    """Abort all connections of this process, whatever their clients still wait for."""
+    for connection in [*_open]:
+        connection.transport.abort()
 
 
 class Connection(HttpToolsProtocol):
@@ -167,10 +174,12 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        _open.add(self)
         self._timer = self.loop.call_later(self._period, self._check)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
+        _open.discard(self)
         # uvicorn only tells the last of several pipelined requests.
         self.pipeline.clear()
         if self._running is not None and not self._running.response_complete:
@@ -242,3 +251,6 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
             return
         self.loop.call_later(_PROBE_SECONDS, self._probe, write)
+
+
+_open: WeakSet[Connection] = WeakSet()

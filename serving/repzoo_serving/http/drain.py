@@ -18,6 +18,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TypeAlias
 
+from repzoo_serving.http.connection import abort_all
+
 __all__ = ["Drain"]
 
 _logger = logging.getLogger("repzoo_serving")
@@ -88,6 +90,8 @@ class Drain:
             await self._logged(signal.Signals(number).name, seconds, limit)
         else:
             await self.begin(seconds, limit)
+        if self.active:  # otherwise the HTTP server would wait for clients that do not read
+            abort_all()
         then(number, None)
 
     async def _logged(self, why: str, seconds: float, limit: float) -> None:
