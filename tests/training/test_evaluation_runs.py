@@ -10,13 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from repzoo_training.data import ImageDataset, load
-from repzoo_training.errors import RunError
+from click.testing import CliRunner
+from PIL import Image
+from repzoo_training.commands.compare import compare
+from repzoo_training.commands.evaluate import evaluate
+from repzoo_training.commands.export import export
+from repzoo_training.data import ImageDataset, load, load_splits
+from repzoo_training.errors import DataError, RunError
 from repzoo_training.evaluation import evaluate_dataset, evaluate_run
 from repzoo_training.evaluation import runs as runs_module
 from repzoo_training.loop.trained import TrainedModel
 from repzoo_training.loop.trainer import train as run_training
-from repzoo_training.recipes.recipe import override
+from repzoo_training.recipes.recipe import Recipe, override
 from repzoo_training.recipes.registry import find_recipe
 
 DATA = Path(__file__).parents[1] / "data" / "mnist"
@@ -49,6 +54,34 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     monkeypatch.setattr(runs_module, "evaluate_dataset", counted)
     return calls
+
+
+def test_bad_images_follow_one_policy(
+    small: Recipe, mnist: ImageDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every command on a run takes --max-skipped, reads the images once, and ends with status 3."""
+    for number in range(10):
+        path = tmp_path / "photos" / str(number % 2) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mnist.images[number, :, :, 0]).save(path)
+    for number in range(4):
+        (tmp_path / "photos" / "0" / f"bad{number}.png").write_text("no image")
+    source = f"{tmp_path / 'photos'}#split=0.3"
+    dataset = load(source, max_skipped=0.5, progress=False)
+    run_training(small, dataset, tmp_path / "run", source=source, device="cpu", progress=False)
+    for command, words in (
+        (evaluate, ["--measures", "knn"]),
+        (compare, ["--measures", "knn", "--no-figures"]),
+        (export, ["--measures", "knn", "--out", str(tmp_path / "package")]),
+    ):
+        refused = CliRunner().invoke(command, [str(tmp_path / "run"), *words])
+        assert "4 of 14 images cannot be read" in str(refused.exception)
+        caplog.clear()
+        options = [*words, "--max-skipped", "0.5"]
+        assert CliRunner().invoke(command, [str(tmp_path / "run"), *options]).exit_code == 3
+        assert len([text for text in caplog.messages if text.startswith("skipped 4 of 14")]) == 1
+    with pytest.raises(DataError, match=r"no test split, only train \(14 images\): --split 0\.1"):
+        load_splits(tmp_path / "photos", size=(28, 28, 1))
 
 
 def test_a_report_is_kept_and_added_to(

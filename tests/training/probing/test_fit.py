@@ -82,6 +82,7 @@ def test_class_folders_become_a_probe(
     for file in ("encoder.onnx", "decoder.onnx", "prior.npz", "probes/digit.linear.onnx"):
         assert (out / file).read_bytes() == (old.path / file).read_bytes()
     card = (out / "README.md").read_text()
+    assert '`encoder.probe("image.png", "' in card
     assert "## Probe light.linear" in card
     assert "figures/confusion-light.linear.png" in card
     assert (out / "figures" / "confusion-light.linear.png").exists()

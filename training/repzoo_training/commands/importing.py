@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from repzoo_training.commands.options import next_steps
+
 if TYPE_CHECKING:
     from repzoo_training.importing.onnx_graphs import Pool
     from repzoo_training.importing.preprocessing import Filter, Fit
@@ -169,4 +171,4 @@ def import_(
         f"imported: {out} ({config.name}, {height}x{width}x{channels} pixels, "
         f"{config.latent_dim} dimensions, {config.precision})"
     )
-    click.echo(f"next: zoo verify {out}, zoo calibrate {out} --data SOURCE --out DIR")
+    next_steps(("zoo", "verify", out), ("zoo", "serve", "--models", out))

@@ -100,7 +100,7 @@ def load_train_and_test(
         return load_splits(source, size=size, max_skipped=max_skipped)
     except DataError as error:
         train_set = load(source, "train", size=size, max_skipped=max_skipped)
-        click.echo(f"without a test split, the card has no measurements: {error}", err=True)
+        click.echo(f"the card has no measurements: {error}", err=True)
         return train_set, None
 
 

@@ -47,8 +47,11 @@ def _row(m: Measure) -> str:
 
 def probe(report: ProbeReport) -> str:
     name = f"{report.task}.{report.kind}"
+    chosen = "" if report.kind == "linear" else f', kind="{report.kind}"'
     return (
         f"## Probe {name}\n\n"
+        f'`encoder.probe("image.png", "{report.task}"{chosen})` gives the classes and their '
+        "probabilities.\n\n"
         f"Fitted to labels of {report.dataset} on the frozen encoder, after it was trained. Each "
         "image was predicted by a probe that was fitted without it and its copies.\n\n"
         f"```text\n{report.table()}\n```\n\n"
