@@ -66,7 +66,7 @@ def skipping_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="SHARE",
         type=click.FloatRange(0, 1),
         default=MAX_SKIPPED,
-        show_default="0.05",
+        show_default=True,
         help="Fail if more than this share of the images cannot be read. One image may always be "
         "skipped.",
     )(command)
