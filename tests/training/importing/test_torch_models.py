@@ -78,7 +78,13 @@ def test_a_file_with_pickled_objects_is_refused_before_torch_reads_it(tmp_path: 
         ("torchvision:squeezenet1_0", {}, "has no linear classifier whose input is embedded"),
         ("torchvision:resnet18", {"weights": "net.pth"}, "expected 'pretrained', 'random' or a s"),
         ("torchvision:resnet18", {"keep_head": True}, "--keep-head is for timm:NAME"),
-        ("torchvision:resnet18", {"licence": None}, "does not say under which licence"),
+        # Before the weights are downloaded:
+        (
+            "torchvision:resnet18",
+            {"licence": None, "weights": "pretrained"},
+            "does not say under which licence",
+        ),
+        ("torchvision:resnet18", {"name": "a b", "weights": "pretrained"}, "cannot name a model"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

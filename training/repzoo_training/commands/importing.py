@@ -150,6 +150,7 @@ def import_(
     from repzoo_training.importing import import_encoder
     from repzoo_training.importing.preprocessing import Flags
 
+    click.echo(f"importing {source}: a large model takes minutes", err=True)
     config = import_encoder(
         source,
         out,

@@ -131,19 +131,17 @@ def import_encoder(
     out = Path(out)
     if out.exists():
         raise PackageError(f"{out} exists already: remove it or choose another --out")
+    if name is not None:
+        _check_name(name)
+    if source.startswith("torchvision:"):
+        _check_licence(licence, source)
     out.parent.mkdir(parents=True, exist_ok=True)
     flags = flags or Flags()
     with temporary_folder(out.parent, f".{out.name}.") as folder:
         found = _find(source, folder, flags, weights, output, pool, keep_head)
         name = name or re.sub(r"[^a-z0-9._-]+", "-", found.title.lower()).strip(".-_")
-        if not is_name(name):
-            raise InvalidInput(f"{name!r} cannot name a model: use a-z and 0-9, with . _ - between")
-        licence = licence or found.licence
-        if licence is None:
-            raise InvalidInput(
-                f"{source} does not say under which licence its weights are: set --licence, for "
-                "example apache-2.0, cc-by-nc-4.0 or unknown"
-            )
+        _check_name(name)
+        licence = _check_licence(licence or found.licence, source)
         config = _write(
             folder,
             found,
@@ -161,6 +159,20 @@ def import_encoder(
         )
         folder.rename(out)
     return config
+
+
+def _check_name(name: str) -> None:
+    if not is_name(name):
+        raise InvalidInput(f"{name!r} cannot name a model: use a-z and 0-9, with . _ - between")
+
+
+def _check_licence(licence: str | None, source: str) -> str:
+    if licence is None:
+        raise InvalidInput(
+            f"{source} does not say under which licence its weights are: set --licence, for "
+            "example apache-2.0, cc-by-nc-4.0 or unknown"
+        )
+    return licence
 
 
 def _write(
