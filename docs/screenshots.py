@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
-import subprocess
 import sys
 import tempfile
 import time
@@ -80,25 +79,16 @@ def wait(browser: Any, condition: str) -> None:
 
 def main() -> None:
     package = sys.argv[1] if len(sys.argv) > 1 else "simvae-mnist"
-    tests, servers = load("serving/test_explorer.py"), load("server_process.py")
+    browsers, servers = load("browser.py"), load("server_process.py")
     folder = Path(tempfile.mkdtemp())
-    driver = subprocess.Popen(
-        [tests.DRIVER, f"--port={DRIVER_PORT}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        tests.wait_until_started(driver)
-        arguments = ("--models", package, "--port", str(PORT))
-        with servers.ServerProcess(*arguments, log=folder / "log") as server:
-            url = server.wait_until_ready()
-            browser = tests.Browser(f"http://127.0.0.1:{DRIVER_PORT}", folder / "profile")
-            for picture in PICTURES:
-                take(browser, url, *picture)
-            browser.close()
-    finally:
-        driver.terminate()
+    arguments = ("--models", package, "--port", str(PORT))
+    with (
+        browsers.opened(DRIVER_PORT, folder / "profile") as browser,
+        servers.ServerProcess(*arguments, log=folder / "log") as server,
+    ):
+        url = server.wait_until_ready()
+        for picture in PICTURES:
+            take(browser, url, *picture)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,16 @@ def unused_port() -> Callable[[], int]:
         raise AssertionError("no port is free")
 
     return find
+
+
+@pytest.fixture(scope="module")
+def browser(
+    unused_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    """A `Browser` of ``tests/browser.py``. Without Chromium, the test is skipped."""
+    profile = tmp_path_factory.mktemp("profile")
+    with _import_beside("browser").opened(unused_port(), profile) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

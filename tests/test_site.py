@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -116,3 +117,18 @@ def test_every_field_has_a_meaning(site: Path, page: str) -> None:
                 meanings[cells[0]] = cells[heads.index("meaning")]
     assert len(meanings) > 10
     assert [field for field, meaning in meanings.items() if not meaning.strip()] == []
+
+
+def test_pages_do_not_scroll_sideways_on_a_phone(site: Path, browser: Any) -> None:
+    """Wide tables and code scroll by themselves."""
+    browser.resize(390, 844)
+    wide = {}
+    for page in sorted(site.rglob("*.html")):
+        # The links of 404 are relative to the root of a server. Pages of source files are alike.
+        if page.name == "404.html" or page.name.endswith(".py.html"):
+            continue
+        browser.open(page.as_uri())
+        width = browser.run("return document.documentElement.scrollWidth")
+        if width > 390:
+            wide[str(page.relative_to(site))] = width
+    assert wide == {}
