@@ -24,10 +24,11 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from repzoo.packages.config import ModelConfig
 from repzoo_client._wire import error_type
@@ -37,6 +38,7 @@ from repzoo_serving.settings import SECTIONS, Settings
 from repzoo_serving.telemetry.logs import MEMBERS
 from repzoo_serving.telemetry.metrics import FAMILIES
 from repzoo_training.objectives import METHODS
+from repzoo_training.recipes.registry import find_recipe
 from repzoo_training.results.published import SOURCES
 from repzoo_training.results.published import rows as published_rows
 from repzoo_training.results.reached import rows as reached_rows
@@ -148,6 +150,40 @@ def zoo_summary() -> str:
         )
     heads = ["model", "data set", "k-NN, %", "MLP probe, %", "MiB"]
     return markdown(heads, body, text=2)
+
+
+def commands() -> str:
+    """The command that trained each bundled package: its recipe, and what differs from it."""
+    lines = []
+    for path in sorted(BUNDLED.glob("*/metrics.json")):
+        recipe = json.loads(path.read_bytes())["training"]["recipe"]
+        standard = find_recipe(recipe["name"]).model_dump(mode="json")
+        changes = "".join(f" --set {key}={value}" for key, value in _changes(recipe, standard))
+        family = recipe["name"].partition("-")[2].removesuffix("-conv")
+        lines.append(
+            f"zoo train {recipe['name']} --data {_SOURCES.get(family, family)} "
+            f"--views {recipe['views']}{changes}"
+        )
+    return "```sh\n" + "\n".join(lines) + "\n```"
+
+
+#: What `--data` is called where it is not the last part of the recipe's name.
+_SOURCES = {"celeba": "celeba10k/"}
+
+#: Fields of a recipe that do not change what a run learns, and its views.
+_DESCRIBING = {"name", "summary", "notes", "paper", "licence", "precision", "share_images", "views"}
+
+
+def _changes(
+    recipe: Mapping[str, Any], standard: Mapping[str, Any], parents: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a recipe that differ from another. Settings it lacks are newer."""
+    for key in sorted(recipe.keys() & standard.keys() - _DESCRIBING):
+        mine, other, name = recipe[key], standard[key], f"{parents}{key}"
+        if isinstance(mine, dict) and isinstance(other, dict):
+            yield from sorted(_changes(mine, other, f"{name}."))
+        elif mine != other:
+            yield name, json.dumps(mine, separators=(",", ":"))
 
 
 def methods() -> str:
@@ -358,6 +394,7 @@ def http_errors() -> str:
 COMPUTED: Mapping[str, Callable[[], str]] = {
     "zoo": zoo,
     "zoo-summary": zoo_summary,
+    "commands": commands,
     "methods": methods,
     "published": published,
     "content": content,
