@@ -20,7 +20,7 @@ import pytest
 import repzoo
 from PIL import Image
 from repzoo_client.retrieval import PosteriorIndex
-from repzoo_index import embedding
+from repzoo_index import embedding, folder
 from repzoo_index.embedding import open_model
 
 COMMAND = [sys.executable, "-c", "from repzoo.cli import main; main()", "index"]
@@ -145,6 +145,34 @@ def test_large_files_are_decoded_in_threads(
     np.testing.assert_array_equal(found.mean, expected.mean)
     assert found.uncertainty is not None
     np.testing.assert_allclose(found.uncertainty, expected.uncertainty, atol=1e-5)
+
+
+def test_contents_of_files_do_not_pile_up(
+    digits: Make,
+    tmp_path: Path,
+    same_index: Callable[[Path, Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = digits(9)
+    (images / "broken.png").write_bytes(b"not an image")
+    held: list[int] = []
+    with open_model("simvae-mnist", None, None) as model:
+
+        def embed(files: Sequence[bytes]) -> folder.Embedded:
+            held.append(len(files))
+            return model.embed(files)
+
+        for name, most, expected in (("few", 1, [1] * 10), ("all", 2**30, [10])):
+            monkeypatch.setattr(folder, "_HELD_BYTES", most)
+            monkeypatch.setattr(folder, "usable_cores", lambda: 1)
+            with PosteriorIndex.create(
+                tmp_path / name, model=model.name, dim=model.dim, metric=model.metric
+            ) as index:
+                report = folder.index_folder(index, images, embed)
+            assert (report.added, [*report.bad]) == (9, ["broken.png"])
+            assert held == expected
+            held.clear()
+    same_index(tmp_path / "few", tmp_path / "all")
 
 
 def test_what_cannot_be_read_stays_in_the_index(

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from repzoo.bulk.decoding import usable_cores
 from repzoo.bulk.folders import printable_path, walk
 from repzoo.bulk.formats import is_image_name
 from repzoo.errors import InvalidInput
@@ -43,11 +44,15 @@ class Embedded(NamedTuple):
     bad: dict[int, str]
 
 
-#: Embeds the contents of files, with a local model or a server. It is called from several threads.
+#: Embeds the contents of files, with a local model or a server. It is called from several threads,
+#: once or more per batch.
 Embedder: TypeAlias = Callable[[Sequence[bytes]], Embedded]
 
 #: Batches that are read and embedded while another one is added to the index.
 _AHEAD = 2
+#: Once this many bytes of files per core have been read, they are embedded and freed before more
+#: are read: large photos would fill the memory otherwise.
+_HELD_BYTES = 2**24
 
 
 @dataclass
@@ -96,7 +101,8 @@ def index_folder(
         embed: Embeds the images.
         keep: Keep documents whose images no longer exist.
         checksums: Read every file, and compare its sha256 instead of size and time.
-        batch_size: Number of images that are embedded and added at once.
+        batch_size: Number of images that are added at once. Large files are embedded in smaller
+            groups, so that few of them are in memory at a time.
         progress: Called with the number of images done and the total.
 
     Raises:
@@ -192,7 +198,24 @@ def _embed(
     checksums: bool,
 ) -> _Batch:
     unchanged, bad, unread = 0, {}, {}
+    good: list[tuple[str, dict[str, Any]]] = []
+    parts: list[Embedded] = []
     wanted: list[tuple[str, bytes, dict[str, Any]]] = []
+
+    def embed_wanted() -> None:
+        """Embed the files that were read, and free their contents."""
+        if not wanted:
+            return
+        found = embed([data for _, data, _ in wanted])
+        parts.append(found)
+        for place, (path, _, facts) in enumerate(wanted):
+            if place in found.bad:
+                bad[path] = found.bad[place]
+            else:
+                good.append((path, facts))
+        wanted.clear()
+
+    held, most = 0, _HELD_BYTES * usable_cores()
     for path in paths:
         try:
             read = _read(root / path, known.get(path), checksums)
@@ -204,13 +227,26 @@ def _embed(
             continue
         if read is None:
             unchanged += 1
-        else:
-            wanted.append((path, *read))
-    found = embed([data for _, data, _ in wanted]) if wanted else None
-    refused = found.bad if found is not None else {}
-    bad |= {wanted[place][0]: reason for place, reason in refused.items()}
-    good = [(path, facts) for n, (path, _, facts) in enumerate(wanted) if n not in refused]
-    return _Batch(len(paths), unchanged, good, found, bad, unread)
+            continue
+        wanted.append((path, *read))
+        held += len(read[0])
+        if held >= most:
+            embed_wanted()
+            held = 0
+    embed_wanted()
+    return _Batch(len(paths), unchanged, good, _joined(parts), bad, unread)
+
+
+def _joined(parts: list[Embedded]) -> Embedded | None:
+    """Join what was embedded, without the files that could not be decoded."""
+    if not parts:
+        return None
+    mean, variance, uncertainty = (
+        None if column[0] is None else np.concatenate(column)
+        for column in zip(*(part[:3] for part in parts), strict=True)
+    )
+    assert mean is not None
+    return Embedded(mean, variance, uncertainty, {})
 
 
 def _add(
