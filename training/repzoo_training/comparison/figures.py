@@ -334,7 +334,7 @@ def _content_style(axis: Axes, rows: Sequence[Row], probe: str, task: str) -> No
     _label(
         axis,
         [
-            _Named(row.label, x, y, 100 * content.error, scale * style.error)
+            _Named(row.label, _colour(row), x, y, 100 * content.error, scale * style.error)
             for (row, content, style), x, y in zip(points, xs, ys, strict=True)
         ],
     )
@@ -343,9 +343,10 @@ def _content_style(axis: Axes, rows: Sequence[Row], probe: str, task: str) -> No
 
 
 class _Named(NamedTuple):
-    """The name, position and error bars of a dot."""
+    """The name, colour, position and error bars of a dot."""
 
     name: str
+    colour: str
     x: float
     y: float
     dx: float
@@ -367,7 +368,7 @@ def _label(axis: Axes, points: Sequence[_Named]) -> None:
             (u - du, u + du, v - 0.004, v + 0.004),
             (u - 0.003, u + 0.003, v - dv, v + dv),
         ]
-    for (u, v), (name, x, y, _, _) in zip(spots, points, strict=True):
+    for (u, v), (name, colour, x, y, _, _) in zip(spots, points, strict=True):
         wide, tall = 0.0185 * len(name), 0.045
         best = (math.inf, 0.0, 0.0, "left")
         for du, dv, side in _AROUND:
@@ -389,7 +390,7 @@ def _label(axis: Axes, points: Sequence[_Named]) -> None:
             ha=side,
             va="center",
             fontsize=7.5,
-            color=_INK,
+            color=colour,
         )
 
 
