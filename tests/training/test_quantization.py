@@ -36,7 +36,11 @@ def images() -> NDArray[np.uint8]:
     return load(str(DATA), "train", progress=False).images
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+# A bottleneck network has no kind of layer that resnet18 does not have, and takes 20 seconds.
+SLOW = pytest.param("resnet50", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[*(name for name in NETWORKS if name != "resnet50"), SLOW])
 def graphs(
     request: pytest.FixtureRequest,
     images: NDArray[np.uint8],
