@@ -181,7 +181,7 @@ def _changes(
     for key in sorted(recipe.keys() & standard.keys() - _DESCRIBING):
         mine, other, name = recipe[key], standard[key], f"{parents}{key}"
         if isinstance(mine, dict) and isinstance(other, dict):
-            yield from sorted(_changes(mine, other, f"{name}."))
+            yield from _changes(mine, other, f"{name}.")
         elif mine != other:
             yield name, json.dumps(mine, separators=(",", ":"))
 

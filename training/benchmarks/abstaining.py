@@ -12,8 +12,9 @@ levels 1 to 5; intervals resample images. A package's uncertainty is about the f
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -39,9 +40,13 @@ FIELDS = (
 )
 
 
-def main() -> None:
+Measure: TypeAlias = Callable[[Encoder, ImageDataset, ImageDataset], Iterator[tuple[object, ...]]]
+
+
+def main(description: str | None, fields: Sequence[str], measure: Measure) -> None:
+    """Measure a package as the command line says, print the rows, and add them to a table."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("package")
     parser.add_argument("--data", required=True, help="labelled images, with a test split")
@@ -55,7 +60,7 @@ def main() -> None:
     for row in rows:
         print(*row, sep="\t")
     if arguments.csv:
-        add_rows(arguments.csv, FIELDS, rows)
+        add_rows(arguments.csv, fields, rows)
 
 
 def measure(
@@ -109,4 +114,4 @@ def interval(score: NDArray[np.float64], wrong: NDArray[np.bool_]) -> tuple[str,
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, FIELDS, measure)

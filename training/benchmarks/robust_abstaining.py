@@ -11,42 +11,18 @@ training images. A neighbour with another label is wrong. Intervals resample ima
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-import torch
-from abstaining import interval
+from abstaining import interval, main
 from numpy.typing import NDArray
-from repzoo.loading import load as load_package
 from repzoo.runtime.encoder import Encoder, unit_length
-from repzoo_training.data import ImageDataset, load
+from repzoo_training.data import ImageDataset
 from repzoo_training.uncertainty.corruptions import CORRUPTIONS, LEVELS, corrupt
-from tables import add_rows
 
 QUERIES, DOCUMENTS = 500, 20_000
 ABSTAIN = 0.5
 FIELDS = ("model", "revision", "dataset", "queries", "measure", "value", "low", "high")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("package")
-    parser.add_argument("--data", required=True, help="labelled images, with a test split")
-    parser.add_argument("--csv", type=Path, help="add the rows to this file")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    encoder = load_package(arguments.package, provider="cpu", threads=1)
-    size = encoder.config.input.shape
-    train, test = (load(arguments.data, split, size=size) for split in ("train", "test"))
-    rows = list(measure(encoder, train, test))
-    for row in rows:
-        print(*row, sep="\t")
-    if arguments.csv:
-        add_rows(arguments.csv, FIELDS, rows)
 
 
 def measure(
@@ -99,4 +75,4 @@ def _vectors(encoder: Encoder, images: NDArray[np.uint8]) -> tuple[NDArray[np.fl
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, FIELDS, measure)

@@ -167,18 +167,14 @@ def attributes_figure(board: Board) -> bytes | None:
         return None
     order = sorted(names, key=lambda name: float(np.mean([each[name] for each in gains.values()])))
     places = np.arange(len(order))
-    marks = "osD^v<>PXph*"
-    shown: dict[str, int] = {}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 1.6 + 0.27 * len(order)), layout="constrained")
         axis = figure.subplots()
-        for row in board.rows:
-            family = find_method(row.method).family
-            mark = shown[family] = shown.get(family, -1) + 1
+        for row, mark in zip(board.rows, _marks(board.rows), strict=True):
             axis.plot(
                 [100 * gains[row.label][name] for name in order],
                 places,
-                marks[mark % len(marks)],
+                mark,
                 color=_colour(row),
                 markersize=6,
                 markeredgecolor="w",
@@ -192,6 +188,13 @@ def attributes_figure(board: Board) -> bytes | None:
         axis.set_title(f"{board.dataset}: what each representation tells about each attribute")
         figure.legend(loc="outside lower center", ncols=4)
         return png(figure)
+
+
+def _marks(rows: Sequence[Row]) -> list[str]:
+    """Return a marker per row: rows of one family, which share a colour, differ in it."""
+    marks = "osD^v<>PXph*"
+    families = [find_method(row.method).family for row in rows]
+    return [marks[families[:i].count(each) % len(marks)] for i, each in enumerate(families)]
 
 
 def _gains(row: Row) -> dict[str, float]:
@@ -216,18 +219,14 @@ def collapse_figure(board: Board) -> bytes | None:
         height = max(3.6, 1.3 + 0.34 * len(rows))
         figure = Figure(figsize=(10.4, height), layout="constrained")
         spectrum, ranks = figure.subplots(1, 2, width_ratios=(1, 1.1))
-        marks = "osD^v<>PXph*"
-        shown: dict[str, int] = {}
-        for row in rows:
+        for row, mark in zip(rows, _marks(rows), strict=True):
             values = np.array(row.first.collapse["spectrum"], float)
             share = np.maximum(values / max(values.sum(), 1e-30), 1e-9)
-            family = find_method(row.method).family
-            mark = shown[family] = shown.get(family, -1) + 1
             spectrum.plot(
                 np.arange(1, len(share) + 1),
                 share,
                 color=_colour(row),
-                marker=marks[mark % len(marks)] if len(share) <= 32 else None,
+                marker=mark if len(share) <= 32 else None,
                 markersize=4,
                 linewidth=1.2,
                 alpha=0.9,

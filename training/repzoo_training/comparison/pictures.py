@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from repzoo_training.comparison.figures import (
     Strip,
+    attributes_figure,
     collapse_figure,
     content_figure,
     content_style_figure,
@@ -52,6 +53,7 @@ def draw(
     pictures = {
         "knn": content_figure(board),
         "content-style": content_style_figure(board),
+        "attributes": attributes_figure(board),
         "collapse": collapse_figure(board),
     }
     strips = _strips(board, images, decoders, progress)
