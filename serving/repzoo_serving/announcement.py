@@ -9,10 +9,16 @@ import os
 import shlex
 import signal
 import threading
+from contextlib import suppress
 from typing import Any
 
 import click
+from repzoo.catalogue.listing import card_of_package
+from repzoo.errors import PackageError
+from repzoo.packages.metrics import own_probes
+from repzoo.packages.package import Package
 
+from repzoo_serving.models.references import split_alias
 from repzoo_serving.settings import Settings
 
 __all__ = ["Announcer", "server_url"]
@@ -89,14 +95,31 @@ def _announcement(url: str, served: dict[str, Any], settings: Settings) -> str:
     lines = [f"  {m['name']:{width}}  {m['provider']}  {m['revision'][:12]}" for m in models]
     lines += [f"  {each['reference']} failed: {each['reason']}" for each in served["failed"]]
     if models:
-        body = json.dumps({"model": models[0]["name"], "images": [_SEVEN]}, separators=(",", ":"))
+        path, options = _example(settings)
+        request = {"model": models[0]["name"], **options, "images": [_SEVEN]}
+        body = json.dumps(request, separators=(",", ":"))
         key = ""
         if settings.keys is not None:
             file = shlex.quote(settings.keys)
             lines.append(f"Requests need a key; make one with: zoo keys add NAME {file}")
             key = '-H "Authorization: Bearer $REPZOO_API_KEY" '
-        curl = f"curl {url}/embed {key}-H 'Content-Type: application/json' -d '{body}'"
+        curl = f"curl {url}{path} {key}-H 'Content-Type: application/json' -d '{body}'"
         lines += ["Try it:", f"  {curl}"]
     elif not lines:
         lines.append(f"  No model is served yet: {settings.watch} lists none.")
     return "\n".join([f"Serving at {url}", *lines, "Press Ctrl-C to stop."])
+
+
+def _example(settings: Settings) -> tuple[str, dict[str, str]]:
+    """Return a path to try with the first model, and the options that it needs.
+
+    It is /probe for a model with a probe of the user's own, which is what it is served for.
+    """
+    for reference in settings.models[:1]:
+        with suppress(PackageError):  # only its metrics.json, which the server does not need
+            card = card_of_package(Package.open(split_alias(reference)[1]))
+            for own in reversed(own_probes(card.metrics)):
+                if own.task is not None and (spec := card.config.probe(own.task, own.name)):
+                    kind = {} if spec.kind == "linear" else {"kind": spec.kind}
+                    return "/probe", {"task": spec.task, **kind}
+    return "/embed", {}

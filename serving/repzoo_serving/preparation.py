@@ -104,7 +104,7 @@ def prepare(
     for reference in models:
         with problems.of(models_from):
             alias, rest = split_alias(reference)
-            if is_path(rest) or hub_is_good:
+            if is_path(rest, named=settings.hub is not None) or hub_is_good:
                 folder, name, revision = _package(rest, settings.hub)
                 revisions[folder if alias is None else f"{alias}={folder}"] = revision
                 served.append((alias or name, revision))
@@ -145,7 +145,7 @@ def _package(reference: str, hub: str | None) -> tuple[str, str, str]:
     """Verify a package, and return its folder, name and revision."""
     from repzoo.loading import find
 
-    package = find(reference, hub=None if is_path(reference) else hub)
+    package = find(reference, hub=None if is_path(reference, named=hub is not None) else hub)
     return str(package.path.absolute()), package.config.name, package.revision
 
 

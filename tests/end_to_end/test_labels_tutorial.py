@@ -79,6 +79,8 @@ def test_the_tutorial(
     words = shlex.split(serving.replace("3000", port).replace("objects", "objects,more"))
     with server_process(*words[2:], log=tmp_path / "log") as server:
         server.wait_until_ready()
+        (suggested,) = re.findall(r"^  (curl .*)$", server.output(), re.MULTILINE)
+        suggestion = json.loads(run(suggested))
         script, *_ = blocks("Serve it", "python")
         (expected,) = blocks("Serve it", "text")
         assert run(shlex.join(["python", "-c", script.replace("3000", port)])) == expected
@@ -87,6 +89,9 @@ def test_the_tutorial(
         of_both = of_both.replace("ship/0005", "bird/0002").replace("3000", port)
         traits = json.loads(run(of_both))
     assert answer["labels"] == ["ship"]
+    # The server has suggested a request for the classifier.
+    assert suggestion["model"] == "objects"
+    assert suggestion["classes"] == answer["classes"]
     local = repzoo.load(tmp_path / "objects").probe("photos/ship/0005.png", "object")
     assert local.labels == answer["labels"]
     assert local.classes == tuple(answer["classes"])

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import repzoo
+from PIL import Image
 from repzoo.cache.cache import Cache
 from repzoo.hubs import opening
 from repzoo.hubs.opening import default_hub, open_hub
 from repzoo.packages.bundled import bundled_folder
 from repzoo.packages.names import Names, names
+from repzoo.packages.package import Package
 from repzoo.packages.reference import Reference, is_path, no_such_package
 from repzoo_training.recipes.registry import list_recipes
 
@@ -78,6 +83,52 @@ def test_addresses_are_never_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not is_path("hf://org/a")
     assert is_path("hf:/org/a")
     assert is_path("runs/mine")
+
+
+def test_with_a_hub_a_name_is_never_a_folder(
+    make_package: Callable[..., Path],
+    tiny_package: Path,
+    zoo_process: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+) -> None:
+    # The folder is a package of another size and, for commands that take runs, a damaged run.
+    here = make_package(tmp_path, "tiny", latent_dim=6)
+    (here / "run.json").write_text("{}")
+    hub = tmp_path / "hub"
+    hub.symlink_to(tiny_package.parent)
+    for name, low in (("dark", 0), ("bright", 128)):
+        for number in range(6):
+            pixels = np.full((8, 8), low + number, np.uint8)
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+
+    def run(*words: str) -> str:
+        status, out, err = zoo_process(words, tmp_path)
+        assert status == 0, (words, err)
+        return out
+
+    def run_json(*words: str) -> Any:
+        return json.loads(run(*words, "--hub", "hub", "--json"))
+
+    revision = Package.open(tiny_package).revision
+    assert run_json("info", "tiny")["revision"] == revision
+    sizes = run_json("diff", "tiny", "./tiny")["config"]["latent_dim"]
+    assert (sizes["a"], sizes["b"]) == (4, 6)
+    embedding = ("embed", "photos", "--out", "photos.parquet", "--model", "tiny")
+    assert run_json(*embedding)["revision"] == revision
+    measuring = ("evaluate", "tiny", "--data", "photos", "--split", "0.3", "--measures", "knn")
+    assert run_json(*measuring)["dim"] == 4
+    fitting = ("probe", "fit", "tiny", "--data", "photos", "--task", "light", "--folds", "2")
+    run(*fitting, "--out", "fitted", "--hub", "hub")
+    assert Package.open(tmp_path / "fitted").config.latent_dim == 4
+    serving = ("serve", "--check", "--models", "a=tiny", "--hub", "hub")
+    assert f"a  {revision[:12]}" in run(*serving)
+
+    # A path is a path, for which a hub makes no sense.
+    assert json.loads(run("info", "./tiny", "--json"))["revision"] != revision
+    assert json.loads(run("info", "tiny", "--json"))["revision"] != revision
+    with pytest.raises(repzoo.InvalidInput, match="is a path: hub and revision cannot be given"):
+        repzoo.load(here, hub=str(hub))
 
 
 def test_a_reference_and_an_option_must_agree_on_the_hub() -> None:

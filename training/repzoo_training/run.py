@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 from repzoo.files import write_atomically
 from repzoo.packages.config import InputSpec
+from repzoo.packages.reference import is_path
 
 from repzoo_training.data.pixels import input_spec
 from repzoo_training.errors import RunError, problems
@@ -31,7 +32,7 @@ from repzoo_training.objectives import Objective, find_method
 from repzoo_training.recipes.extensions import VARIABLE, load_again
 from repzoo_training.recipes.recipe import Recipe
 
-__all__ = ["Checkpoint", "Run", "RunRecord"]
+__all__ = ["Checkpoint", "Run", "RunRecord", "run_in"]
 
 
 class RunRecord(BaseModel):
@@ -83,6 +84,20 @@ class Checkpoint(BaseModel):
     optimizer: dict[str, Any]
     wall_seconds: float
     environment: dict[str, str]
+
+
+def run_in(source: str, hub: str | None) -> Run | None:
+    """Return the run that ``source`` names, or None if it can only name a package.
+
+    Args:
+        source: The path of a run, or the path or name of a package.
+        hub: The hub that was given with it, if any. A bare name is then the name of a package,
+            even if a run of this name exists.
+    """
+    if hub is not None and not is_path(source, named=True):
+        return None
+    run = Run(source)
+    return run if run.record_file.exists() else None
 
 
 class Run:

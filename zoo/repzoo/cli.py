@@ -111,6 +111,9 @@ def zoo() -> None:
 
     A package is NAME, hf://ORG/NAME or https://HOST/ORG/NAME, optionally followed by @REVISION. A
     revision is a tag, a commit or a sha256, or the first 7 or more digits of the last two.
+
+    Commands that also take the path of a package prefer a folder NAME in the working directory,
+    unless --hub is given. ./NAME always means the folder.
     """
 
 

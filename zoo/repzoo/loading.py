@@ -52,7 +52,8 @@ def load(
 
     Args:
         name_or_path: ``NAME``, ``NAME@REVISION`` or ``hf://ORG/NAME@REVISION``; or a path, which
-            contains a separator or is a folder with a ``manifest.json``.
+            contains a separator or is a folder with a ``manifest.json``. With ``hub`` or
+            ``revision``, a word without a separator is always a name.
         hub: A hub's folder, ``hf://ORG`` or ``https://HOST/ORG``; by default ``REPZOO_HUB`` or the
             bundled packages.
         revision: The revision, if it is not part of the name.
@@ -80,8 +81,9 @@ def find(
     name_or_path: str | os.PathLike[str], *, hub: str | None = None, revision: str | None = None
 ) -> Package:
     """Return the verified package that `load` would load, with the same arguments and errors."""
-    if is_path(name_or_path):
-        if hub is not None or revision is not None:
+    named = hub is not None or revision is not None
+    if is_path(name_or_path, named=named):
+        if named:
             raise InvalidInput(
                 f"{os.fspath(name_or_path)} is a path: hub and revision cannot be given"
             )

@@ -58,7 +58,7 @@ class Loader:
         """
         with self._lock:
             alias, rest = split_alias(reference)
-            package = find(rest, hub=None if is_path(rest) else self._hub)
+            package = find(rest, hub=None if self._is_path(rest) else self._hub)
             model = self._loaded.get(reference)
             if model is None or model.encoder.revision != package.revision:
                 model = self._loaded[reference] = self._load(package, alias)
@@ -121,7 +121,10 @@ class Loader:
             return False
         if alias is not None:
             return alias == model.name
-        return not is_path(rest) and rest.partition("@")[0] == model.name
+        return not self._is_path(rest) and rest.partition("@")[0] == model.name
+
+    def _is_path(self, text: str) -> bool:
+        return is_path(text, named=self._hub is not None)
 
     def _load(self, package: Package, alias: str | None) -> ServedModel:
         start = time.perf_counter()

@@ -33,7 +33,8 @@ def split_alias(reference: str) -> tuple[str | None, str]:
 def read_references(path: Path) -> tuple[list[str], bool]:
     """Read a file that lists models to serve: one reference per line, ``#`` begins a comment.
 
-    Each may have an alias. Folders are relative to the file's folder.
+    Each may have an alias. Folders are relative to the file's folder, and need a separator, as in
+    ``./NAME``.
 
     Returns:
         The references, and whether the last line is complete, that is, ends with a newline.
@@ -57,6 +58,6 @@ def relative_to(folder: Path, reference: str) -> str:
         alias, rest = split_alias(reference)
     except InvalidInput:
         return reference  # loading it fails, and is reported
-    if not is_path(rest):
+    if not is_path(rest, named=True):
         return reference
     return str(folder / rest) if alias is None else f"{alias}={folder / rest}"

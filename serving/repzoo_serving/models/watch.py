@@ -105,7 +105,7 @@ class Watcher:
             for reference in references:
                 with suppress(InvalidInput):
                     _, rest = split_alias(reference)
-                    if is_path(rest):
+                    if is_path(rest, named=True):
                         files.append(Path(rest) / "manifest.json")
         return tuple(_stat(file) for file in files)
 

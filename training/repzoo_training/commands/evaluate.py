@@ -90,13 +90,14 @@ def evaluate(
 
     from repzoo_training.data import load_splits, with_split
     from repzoo_training.evaluation import evaluate_dataset, evaluate_run
-    from repzoo_training.run import Run
+    from repzoo_training.run import run_in
 
     if (outside or figure or recipe) and not uncertainty:
         raise click.UsageError("--outside, --figure and --recipe need --uncertainty")
     groups = chosen_measures(measures)
     report: EvaluationReport | UncertaintyReport
-    record = Run(model).read_record()
+    run = run_in(model, hub_spec)
+    record = None if run is None else run.read_record()
     if record is not None:
         if uncertainty:
             raise click.UsageError("--uncertainty needs a package: run `zoo export` first")

@@ -30,7 +30,7 @@ from repzoo_training.randomness import generator
 from repzoo_training.recipes.extensions import VARIABLE, installed
 from repzoo_training.recipes.recipe import Recipe
 from repzoo_training.recipes.registry import find_recipe
-from repzoo_training.run import Run
+from repzoo_training.run import run_in
 from repzoo_training.views.views import Views
 
 __all__ = ["load", "start_from"]
@@ -104,9 +104,9 @@ def start_from(
     Raises:
         RepzooError: If there is no such package or run, or its weights cannot be read.
     """
-    if Run(source).record_file.exists():
+    if (run := run_in(source, hub)) is not None:
         model = TrainedModel(source)
-        digest = hashlib.sha256(Run(source).checkpoint_file.read_bytes()).hexdigest()
+        digest = hashlib.sha256(run.checkpoint_file.read_bytes()).hexdigest()
         name = f"the run {model.recipe.name} (checkpoint {digest[:12]})"
         return _start(name, model.recipe.name, _Networks(model.encoder, model.decoder))
     package = find(source, hub=hub)

@@ -61,7 +61,7 @@ def embed_on_ray(
         count = workers or int(ray.cluster_resources().get("CPU", 1))
         where = str(folder)
         # Workers run in other working directories.
-        model = _absolute(model) if is_path(model) else model
+        model = _absolute(model) if is_path(model, named=hub is not None) else model
         hub = hub and _absolute(hub)
         rows = [{"part": part} for part in parts]
         todo = data.from_items(rows, override_num_blocks=len(rows))

@@ -140,7 +140,7 @@ def look_up(name_or_path: str, hub_spec: str | None, cache: Cache) -> LocatedCar
         HubError: If the hub cannot be read.
         PackageError: If the package is not valid.
     """
-    if is_path(name_or_path):
+    if is_path(name_or_path, named=hub_spec is not None):
         card = card_of_package(Package.open(name_or_path))
         return LocatedCard(card, name_or_path, [card.revision], card.revision, {})
     reference = Reference.parse(name_or_path)

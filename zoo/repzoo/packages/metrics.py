@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["Measure", "measures"]
+__all__ = ["Measure", "measures", "own_probes"]
 
 #: Units in which a higher value is better, and units in which a lower one is.
 _MORE = {"accuracy", "normalised mutual information", "adjusted Rand index", "R²"}
@@ -43,7 +43,7 @@ class Measure(NamedTuple):
 def measures(metrics: Any) -> dict[str, Measure]:
     """Return all measures in the content of a ``metrics.json`` by key, in their order."""
     found: dict[str, Measure] = {}
-    for measure in (*_evaluation(metrics), *_probes(metrics), *_parity(metrics)):
+    for measure in (*_evaluation(metrics), *own_probes(metrics), *_parity(metrics)):
         found.setdefault(measure.key, measure)
     return found
 
@@ -71,7 +71,7 @@ def _evaluation(metrics: Any) -> list[Measure]:
     return found
 
 
-def _probes(metrics: Any) -> list[Measure]:
+def own_probes(metrics: Any) -> list[Measure]:
     """Return the cross-validated accuracies of probes that were fitted to a user's labels."""
     found = []
     for each in _member(metrics, "probes", list) or []:

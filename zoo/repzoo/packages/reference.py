@@ -129,11 +129,17 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-def is_path(text: str | os.PathLike[str]) -> bool:
-    """Whether ``text`` is a path: it contains a separator or is the folder of a package."""
+def is_path(text: str | os.PathLike[str], *, named: bool = False) -> bool:
+    """Whether ``text`` is a path: it contains a separator or is the folder of a package.
+
+    Args:
+        text: A name or a path.
+        named: Whether a word without a separator is a name even if a folder is called so, because
+            a hub or a revision was given with it.
+    """
     if not isinstance(text, str):
         return True
-    return not is_url(text) and (os.sep in text or is_package(text))
+    return not is_url(text) and (os.sep in text or (not named and is_package(text)))
 
 
 def no_such_package(where: str, name: str, known: Iterable[str]) -> ModelNotFound:
