@@ -53,13 +53,18 @@ def main() -> None:
     parser.add_argument("--method", action="append", choices=GENERATIVE, help="default: all")
     parser.add_argument("--views", type=int, default=500_000, help="per run")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--set", dest="fixed", action="append", default=[], metavar="KEY=VALUE", help="for all runs"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/likelihood-weight"))
     parser.add_argument("--csv", type=Path, help="add the rows to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     methods = arguments.method or GENERATIVE
     recipes = {
-        method: comparable(find_recipe(f"{method}-{arguments.family}"), arguments.views)
+        method: comparable(
+            override(find_recipe(f"{method}-{arguments.family}"), arguments.fixed), arguments.views
+        )
         for method in methods
     }
     size = recipes[methods[0]].input

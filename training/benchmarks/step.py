@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from repzoo_training.loop.allocator import keep_freed_memory
 from repzoo_training.loop.budget import measure_precision
 from repzoo_training.loop.step import Learner
 from repzoo_training.objectives import Batch
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], help="default: measured")
     parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
+    keep_freed_memory()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)

@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from repzoo_training.data import ImageDataset
 from repzoo_training.evaluation.report import Group
 from repzoo_training.evaluation.runs import evaluate_run
+from repzoo_training.loop.allocator import keep_freed_memory
 from repzoo_training.loop.trainer import train
 from repzoo_training.recipes.recipe import Recipe
 from tables import add_rows
@@ -37,6 +38,7 @@ def run(
     If there are several tasks, a label begins with the task's name. Accuracies are in per cent. A
     finished run in ``folder`` is not trained again, and an interrupted one is resumed.
     """
+    keep_freed_memory()
     train(recipe, images, folder, progress=False)
     report = evaluate_run(folder, (images, queries), measures, progress=False)
     found = [measure for measure in report.measures if measure.name in MEASURES]

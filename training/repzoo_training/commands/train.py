@@ -169,12 +169,14 @@ def train(
     from repzoo_training.data import absolute, has_test, load, with_split
     from repzoo_training.data.pixels import input_spec
     from repzoo_training.distributed.gather import rank, world_size
+    from repzoo_training.loop.allocator import keep_freed_memory
     from repzoo_training.loop.parallel import first_then_all, local_device, processes
     from repzoo_training.loop.trainer import train as run_training
     from repzoo_training.pretrained.loading import start_from
     from repzoo_training.run import Run
     from repzoo_training.watching.trackers import TRACKERS
 
+    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     if device == "cuda" and not torch.cuda.is_available():

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -70,7 +71,8 @@ class ConvDecoder(nn.Module):
         self.output = nn.Conv2d(widths[0], image_shape[0] * patch**2, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        patches = self.output(self.layers(features.unflatten(1, self.grid)))  # [N, C·P², H/P, W/P]
+        grid = features.unflatten(1, self.grid).contiguous(memory_format=torch.channels_last)
+        patches = self.output(self.layers(grid))  # [N, C·P², H/P, W/P]
         return F.pixel_shuffle(patches, self.patch)  # [N, C, H, W]
 
 

@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -100,7 +101,8 @@ class ResNetDecoder(nn.Module):
         self.output = nn.Conv2d(widths[0], channels, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.output(self.blocks(features.unflatten(1, self.grid)))  # [N, C, H, W]
+        grid = features.unflatten(1, self.grid).contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.output(self.blocks(grid))  # [N, C, H, W]
         return logits
 
 
