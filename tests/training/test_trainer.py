@@ -97,10 +97,13 @@ def test_a_run_killed_twice_ends_with_the_same_weights(
         saved = Run(run).read_checkpoint()
         assert saved is not None
         assert 0 < saved.step < STEPS
+        # As if it had been killed while it wrote a checkpoint.
+        (run / ".checkpoint.pt.0123456789abcdef").touch()
     done = finish(words)
     assert done.returncode == 0, done.stderr
     assert_identical(state(run), state(undisturbed))
     assert metrics(run) == metrics(undisturbed)
+    assert {path.name for path in run.iterdir()} == {path.name for path in undisturbed.iterdir()}
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ import repzoo
 from repzoo.cache import upkeep
 from repzoo.cache.cache import Cache
 from repzoo.cache.places import default_cache
+from repzoo.files import temporary_folder
 from repzoo.packages.copies import copy_out
 from repzoo.packages.package import Package, write_manifest
 from repzoo.packages.reference import Reference
@@ -443,6 +444,18 @@ def test_a_package_that_changes_while_it_is_copied_is_refused(
     with pytest.raises(repzoo.IntegrityError, match=r"encoder\.onnx"):
         copy_out(package, tmp_path / "out")
     assert files_below(tmp_path / "out") == set()
+
+
+def test_only_folders_of_dead_processes_are_removed(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    (place / ".out.0123456789abcdef").mkdir(parents=True)
+    (place / ".out.0123456789abcdef" / "file").touch()
+    kept = [place / name for name in (".out.mine", ".outer.0123456789abcdef", "out")]
+    for path in kept:
+        path.mkdir()
+    with temporary_folder(place, ".out.") as one, temporary_folder(place, ".out.") as two:
+        assert {*place.iterdir()} == {*kept, one, two}
+    assert {*place.iterdir()} == {*kept}
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the run for this process.
+        """Lock the run for this process, and remove checkpoints that a killed one did not finish.
 
         Raises:
             RunError: If another process trains in this folder, or the folder cannot be written.
@@ -128,6 +128,8 @@ class Run:
         except Timeout:
             raise RunError(f"another process is training in {self.path}") from None
         with lock:
+            for unfinished in self.path.glob(f".{self.checkpoint_file.name}.*"):
+                unfinished.unlink()
             yield
 
     def read_record(self) -> RunRecord | None:

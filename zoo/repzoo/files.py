@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import hashlib
 import logging
 import os
@@ -128,14 +130,44 @@ def fsync_folder(path: Path) -> None:
 
 @contextmanager
 def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Create a folder below ``parent`` and remove it at the end if it still exists."""
+    """Create a folder below ``parent`` and remove it at the end if it still exists.
+
+    Folders of the same prefix that killed processes have left are removed first.
+    """
+    for left in parent.glob(f"{glob.escape(prefix)}{'[0-9a-f]' * 16}"):
+        with _locked_folder(left) as alone:
+            if alone:
+                shutil.rmtree(left, ignore_errors=True)
     # tempfile would make it private to the user; what is built here may be shared.
     path = parent / f"{prefix}{secrets.token_hex(8)}"
     path.mkdir()
     try:
-        yield path
+        with _locked_folder(path):
+            yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _locked_folder(path: Path) -> Iterator[bool]:
+    """Lock a folder until the process ends; yield whether that worked.
+
+    File systems without such locks, such as NFS, refuse. Another process may have the lock.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
 
 
 def copy_checked(
