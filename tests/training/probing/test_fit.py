@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -216,6 +219,40 @@ def test_files_that_cannot_be_read_are_skipped(
     out = tmp_path / "out"
     result = fit(plain_package, "--data", photos, "--task", "light", "--out", out, status=3)
     assert "24 images of photos" in result.stdout
+
+
+def test_what_a_killed_run_has_left_is_removed(
+    fit: Fit, photos: Path, plain_package: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = (plain_package, "--data", photos, "--task", "light", "--out", out)
+    command = [Path(sys.executable).with_name("zoo"), "probe", "fit", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(tmp_path.glob(".out.*")):
+            time.sleep(0.005)
+        process.kill()
+    assert len(list(tmp_path.glob(".out.*"))) == 1
+    assert not out.exists()
+    fit(*arguments)
+    assert not list(tmp_path.glob(".out.*"))
+    assert Package.open(out).config.name == "plain"
+
+
+def test_held_out_images_are_read_once(
+    fit: Fit,
+    photos: Path,
+    plain_package: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shutil.rmtree(photos / "test")
+    (photos / "dark" / "broken.png").write_bytes(b"no image")
+    arguments = (plain_package, "--data", photos, "--task", "light", "--out", tmp_path / "out")
+    result = fit(*arguments, "--split", "0.25", status=3)
+    assert "light (linear): 18 images of photos" in result.stdout
+    assert "test split, 6 images" in result.stdout
+    # Whoever reads the images warns of the broken one.
+    assert sum("broken.png" in each.getMessage() for each in caplog.records) == 1
 
 
 def test_images_are_prepared_as_by_the_package(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from repzoo.commands.arguments import hub_option, skipping_options
 
 from repzoo_training.commands.options import exit_if_skipped, next_steps, split_option
+
+if TYPE_CHECKING:
+    from repzoo_training.data import ImageDataset
 
 __all__ = ["probe"]
 
@@ -93,7 +97,7 @@ def fit(
     from repzoo.packages.reference import is_name
     from repzoo.runtime.encoder import Encoder
 
-    from repzoo_training.data import has_test, load, with_split
+    from repzoo_training.data import load, load_with_test, with_split
     from repzoo_training.evaluation.representation import represent
     from repzoo_training.export.own_probes import add_probes, check_task
     from repzoo_training.probing.cross_validation import cross_validate
@@ -112,7 +116,13 @@ def fit(
     check_task(found.config, task)
     source = with_split(data, split)
     size = found.config.input
-    dataset = load(source, size=size, max_skipped=max_skipped, group_by=group_by)
+    held_out: ImageDataset | None = None
+    if labels is None:
+        dataset, held_out = load_with_test(
+            source, size=size, max_skipped=max_skipped, group_by=group_by
+        )
+    else:
+        dataset = load(source, size=size, max_skipped=max_skipped, group_by=group_by)
     click.echo(dataset.summary(), err=True)
     answers = (
         answers_of(dataset, multi_label=multi_label)
@@ -124,8 +134,7 @@ def fit(
     encoder = Encoder(found.path, found.config)
     embeddings = represent(encoder, dataset.images)
     test = None
-    if labels is None and has_test(source, dataset):
-        held_out = load(source, "test", size=size, max_skipped=max_skipped)
+    if held_out is not None:
         truth = held_out.attributes if answers.multi_label else held_out.labels
         if truth is not None:
             test = represent(encoder, held_out.images), truth
@@ -139,4 +148,4 @@ def fit(
     click.echo("\n\n".join(each.report.table() for each in fitted))
     click.echo(f"fitted: {out} ({config.name}, task {task})")
     next_steps(("zoo", "verify", out), ("zoo", "serve", "--models", out))
-    exit_if_skipped(dataset)
+    exit_if_skipped(dataset, held_out)

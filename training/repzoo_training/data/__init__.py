@@ -10,7 +10,22 @@ from __future__ import annotations
 
 from repzoo_training.data.dataset import ImageDataset
 from repzoo_training.data.held_out import with_split
-from repzoo_training.data.sources import absolute, has_test, load, load_splits
+from repzoo_training.data.sources import (
+    absolute,
+    has_test,
+    load,
+    load_splits,
+    load_with_test,
+)
 from repzoo_training.data.splits import Split
 
-__all__ = ["ImageDataset", "Split", "absolute", "has_test", "load", "load_splits", "with_split"]
+__all__ = [
+    "ImageDataset",
+    "Split",
+    "absolute",
+    "has_test",
+    "load",
+    "load_splits",
+    "load_with_test",
+    "with_split",
+]

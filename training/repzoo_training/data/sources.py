@@ -17,7 +17,7 @@ from repzoo_training.data.public import PUBLIC_DATASETS, load_public
 from repzoo_training.data.splits import Split
 from repzoo_training.errors import DataError
 
-__all__ = ["absolute", "has_test", "load", "load_splits"]
+__all__ = ["absolute", "has_test", "load", "load_splits", "load_with_test"]
 
 _PREFIX = "torchvision:"
 _log = logging.getLogger(__name__)
@@ -131,6 +131,27 @@ def load_splits(
         return read(source, "train"), test
     whole = read(path, "train")
     return select(whole, "train", held_out), select(whole, "test", held_out)
+
+
+def load_with_test(
+    source: str | Path,
+    *,
+    size: Size | None = None,
+    max_skipped: float = MAX_SKIPPED,
+    group_by: str | None = None,
+) -> tuple[ImageDataset, ImageDataset | None]:
+    """Like :func:`load_splits`, but with None for the test split of a source without one.
+
+    The images are those to fit something to, and those to measure it with. Only the former are
+    grouped.
+    """
+    path, held_out = separate(str(source))
+    train = load(path, "train", size=size, max_skipped=max_skipped, group_by=group_by)
+    if held_out is not None:
+        return select(train, "train", held_out), select(train, "test", held_out)
+    if not has_test(path, train):
+        return train, None
+    return train, load(path, "test", size=size, max_skipped=max_skipped)
 
 
 def absolute(source: str | Path) -> str:
