@@ -116,4 +116,7 @@ def test_the_list_of_recipes_says_what_to_expect() -> None:
     assert "not trained yet; published: 47.1 knn (paper)" in expectation(
         find_recipe("simvae-cifar10")
     )
+    # Nobody else can train the recipes for a user's own images.
+    own = [recipe for recipe in list_recipes() if "-images-" in recipe.name]
+    assert {expectation(recipe) for recipe in own} == {"made for your own images"}
     assert all(map(expectation, list_recipes()))
