@@ -395,6 +395,11 @@ def test_progress_is_shown_on_stderr_only(trained: dict[str, Path]) -> None:
     assert "comparing: 100%" in shown.decode()
     assert "clustering: 100%" in shown.decode()
     assert table.startswith("mnist: ")
+    assert "GMM" in table
+    # The clusters are in the file now, and are shown if they are asked for.
+    rows = json.loads(zoo(trained["a"], "--measures", "knn", "--no-figures", "--json")[0])
+    measures = rows[0]["rows"][0]["measures"]
+    assert measures.keys() == {"majority", "knn_cosine", "knn_euclidean"}
 
 
 def test_without_figures_there_is_no_folder(trained: dict[str, Path], tmp_path: Path) -> None:

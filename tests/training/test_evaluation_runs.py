@@ -100,6 +100,9 @@ def test_a_report_is_kept_and_added_to(
     assert work == [["knn"], ["linear"]]
     written = json.loads((trained / "evaluation.json").read_text())
     assert written == more.model_dump(mode="json")
+    # What was not asked for is kept, but not shown.
+    assert evaluate_run(trained, splits, ["knn"], device="cpu", progress=False) == first
+    assert json.loads((trained / "evaluation.json").read_text()) == written
     model = TrainedModel(trained)
     direct = evaluate_dataset(model, *splits, measures=["knn"], device="cpu", progress=False)
     assert direct.report.measures == first.measures
@@ -185,6 +188,10 @@ def test_the_command_keeps_its_report(trained: Path) -> None:
     assert "class gmm_ari" in done.stdout
     kept = json.loads((trained / "evaluation.json").read_text())
     assert kept["groups"] == ["linear", "clustering"]
+    words[-1] = "linear"
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert "class linear" in done.stdout
+    assert "gmm" not in done.stdout
     words[-1] = "knn,style,telepathy"
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1

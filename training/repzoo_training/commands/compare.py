@@ -29,7 +29,7 @@ __all__ = ["compare"]
     "--measures",
     metavar="NAME,...",
     help="See zoo evaluate --help. Measures that RUN/evaluation.json already has are not computed "
-    "again, and are always shown.",
+    "again; without this option, all of them are shown.",
 )
 @click.option(
     "--format",

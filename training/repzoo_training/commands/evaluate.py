@@ -84,12 +84,13 @@ def evaluate(
     """Measure the representation of a run or package: k-NN, probes, clusters, style, pixels.
 
     PACKAGE is a folder, or the name of a model in the zoo. The measures of a run are kept in
-    RUN/evaluation.json and are not computed again for the same checkpoint and images.
+    RUN/evaluation.json and are not computed again for the same checkpoint and images. Without
+    --measures, those that were measured before are shown too.
     """
     import repzoo
 
     from repzoo_training.data import load_splits, with_split
-    from repzoo_training.evaluation import evaluate_dataset, evaluate_run
+    from repzoo_training.evaluation import DEFAULT_GROUPS, evaluate_dataset, evaluate_run
     from repzoo_training.run import run_in
 
     if (outside or figure or recipe) and not uncertainty:
@@ -128,8 +129,9 @@ def evaluate(
 
                 figure.write_bytes(uncertainty_figure(report))
         else:
-            evaluation = evaluate_dataset(encoder, *splits, measures=groups, inception=inception)
-            report = evaluation.report
+            report = evaluate_dataset(
+                encoder, *splits, measures=groups or DEFAULT_GROUPS, inception=inception
+            ).report
     if out is not None:
         out.write_text(report.model_dump_json(indent=2) + "\n")
     click.echo(report.model_dump_json(indent=2) if as_json else report.table(terminal_width()))

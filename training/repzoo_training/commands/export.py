@@ -56,6 +56,7 @@ def export(
 ) -> None:
     """Write the model package of RUN to the folder DIR: graphs, probes, measurements, card."""
     from repzoo_training.data import absolute
+    from repzoo_training.evaluation import DEFAULT_GROUPS
     from repzoo_training.export import export_run
     from repzoo_training.run import Run
 
@@ -71,7 +72,7 @@ def export(
         name=name,
         precision=precision,
         decoder=decoder,
-        measures=chosen_measures(measures),
+        measures=chosen_measures(measures) or DEFAULT_GROUPS,
     )
     click.echo(f"exported: {out} ({config.name}, {config.precision})")
     warn_of_shared_images(absolute(data or record.source), record.recipe)

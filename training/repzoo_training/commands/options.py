@@ -81,12 +81,11 @@ def warn_of_shared_images(source: str, recipe: Recipe) -> None:
         )
 
 
-def chosen_measures(text: str | None) -> tuple[Group, ...]:
-    """Return the measures in a comma-separated list, or the default measures for None."""
-    from repzoo_training.evaluation import DEFAULT_GROUPS
+def chosen_measures(text: str | None) -> tuple[Group, ...] | None:
+    """Return the measures in a comma-separated list, or None for None."""
     from repzoo_training.evaluation.protocol import check_groups
 
-    return DEFAULT_GROUPS if text is None else check_groups(text.split(","))
+    return None if text is None else check_groups(text.split(","))
 
 
 def load_train_and_test(

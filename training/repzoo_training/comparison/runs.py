@@ -100,13 +100,14 @@ class Images:
 def measure_runs(
     paths: Sequence[Path],
     images: Images,
-    measures: Collection[Group],
+    measures: Collection[Group] | None,
     *,
     progress: bool = True,
 ) -> list[ComparedRun]:
     """Evaluate every run, except for groups that its ``evaluation.json`` already has.
 
-    All runs are checked before any is measured, so a mistake costs no time.
+    All runs are checked before any is measured, so a mistake costs no time. ``measures`` are those
+    of `evaluate_run`.
 
     Raises:
         RunError: If a folder is not a run, is damaged, is given twice, or has no checkpoint.

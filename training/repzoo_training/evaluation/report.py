@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Collection, Mapping
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -39,6 +41,22 @@ Group: TypeAlias = Literal[
 ]
 
 
+#: Patterns of the names of measures, and their groups.
+_GROUPS: Mapping[str, frozenset[Group]] = {
+    "majority": frozenset({"knn", "linear", "mlp"}),
+    "knn_(cosine|euclidean)": frozenset({"knn"}),
+    "linear": frozenset({"linear"}),
+    "mlp": frozenset({"mlp"}),
+    "gmm_.*": frozenset({"clustering"}),
+    "reconstruction": frozenset({"reconstruction"}),
+    ".*_fit": frozenset({"style"}),
+    "invariance": frozenset({"invariance"}),
+    "decoder_reconstruction": frozenset({"decoder"}),
+    "cnn_fid_.*": frozenset({"fid"}),
+    "inception_fid_.*": frozenset({"inception"}),
+}
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,6 +78,14 @@ class Measure(_Record):
     unit: Unit
     protocol: Protocol
     by_class: dict[str, float] | None = None
+
+    @property
+    def groups(self) -> frozenset[Group]:
+        """The groups that have this measure: the accuracies share their baseline."""
+        return next(
+            (groups for form, groups in _GROUPS.items() if re.fullmatch(form, self.name)),
+            frozenset(),
+        )
 
     @classmethod
     def of_scores(
@@ -117,6 +143,12 @@ class EvaluationReport(_Record):
             (m for m in self.measures if m.name == name and task in (None, m.task)),
             None,
         )
+
+    def only(self, groups: Collection[Group]) -> EvaluationReport:
+        """Return the report without the measures of other groups."""
+        measures = tuple(each for each in self.measures if each.groups & {*groups})
+        kept = tuple(group for group in self.groups if group in groups)
+        return self.model_copy(update={"measures": measures, "groups": kept})
 
     def table(self, width: int | None = None) -> str:
         """Return the numbers as plain text, with accuracies in per cent.

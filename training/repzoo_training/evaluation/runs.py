@@ -51,7 +51,7 @@ Splits: TypeAlias = str | Path | tuple[ImageDataset, ImageDataset]
 def evaluate_run(
     path: str | Path,
     data: Splits | None = None,
-    measures: Collection[Group] = DEFAULT_GROUPS,
+    measures: Collection[Group] | None = None,
     *,
     inception: str | Path | None = None,
     device: torch.device | str | None = None,
@@ -66,7 +66,8 @@ def evaluate_run(
         path: folder of the run.
         data: a source as for `repzoo_training.data.load`, or ``(train, test)`` in memory, which
             many runs can share. By default the data that the run was trained on.
-        measures: groups that the report must have. Groups measured earlier are kept as well.
+        measures: groups of the report. By default `DEFAULT_GROUPS` and all that were measured
+            earlier.
         inception: file of torchvision's weights, for the group ``inception``.
         device: where to embed and fit; by default the GPU if there is one.
         progress: show progress bars on a terminal.
@@ -76,7 +77,7 @@ def evaluate_run(
         DataError: If the data cannot be used, or there is nothing to measure.
         InvalidInput: If a group does not exist.
     """
-    wanted = check_groups(measures)
+    wanted = check_groups(DEFAULT_GROUPS if measures is None else measures)
     run = Run(path)
     record = run.read_record()
     if record is None:
@@ -86,7 +87,7 @@ def evaluate_run(
     known = _read(run.path / REPORT_FILE, checkpoint, train, test)
     missing = [group for group in wanted if known is None or group not in known.groups]
     if known is not None and not missing:
-        return known
+        return known if measures is None else known.only(wanted)
     place = default_device(device)
     model = _GeneratingRun(path, place, train)
     evaluation = evaluate_dataset(
@@ -117,7 +118,7 @@ def evaluate_run(
             }
         )
     write_atomically(run.path / REPORT_FILE, report.model_dump_json(indent=2).encode() + b"\n")
-    return report
+    return report if measures is None else report.only(wanted)
 
 
 def _frozen_decoder(
