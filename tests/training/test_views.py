@@ -76,6 +76,13 @@ def test_boxes_have_the_areas_and_ratios_asked_for() -> None:
     assert {int(t) for t in top.unique()} >= {0, 5, 10}
 
 
+def test_a_share_of_the_views_is_whole() -> None:
+    images = cifar(64)
+    make = Views(ViewSpec(scale=(0.4, 0.6), crop_probability=0.75), (32, 32))
+    whole = (make(images, 16, generator()) == images[:, None].float() / 255).flatten(2).all(2)
+    assert 0.2 < whole.float().mean() < 0.3  # [64, 16]
+
+
 @pytest.mark.parametrize(("field", "dim"), [("horizontal_flip", -1), ("vertical_flip", -2)])
 def test_half_of_the_views_are_flipped(field: str, dim: int) -> None:
     images = cifar(100)

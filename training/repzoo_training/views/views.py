@@ -59,7 +59,8 @@ class ViewSpec(BaseModel):
     """The random changes that make a view of an image. The defaults change nothing.
 
     ``scale`` is the range of the area of a crop, relative to the image, and ``ratio`` the range of
-    its aspect ratio (log-uniform), as in torchvision's RandomResizedCrop. ``jitter`` holds the
+    its aspect ratio (log-uniform), as in torchvision's RandomResizedCrop. ``crop_probability`` is
+    the probability that a view is cropped, and not of the whole image. ``jitter`` holds the
     strengths of brightness, contrast, saturation and hue. ``greyscale`` is the probability that a
     view has no colour, and ``degraded`` the probability that it is blurred, noisy, occluded or the
     like, see `repzoo_training.degradations`. ``binarize`` is a threshold, applied last.
@@ -73,6 +74,7 @@ class ViewSpec(BaseModel):
     ratio: Annotated[tuple[Positive, Positive], AfterValidator(_ascending)] = Field(
         default=(1.0, 1.0), description="range of the aspect ratio of a crop"
     )
+    crop_probability: Probability = Field(default=1.0, description="probability of a crop")
     horizontal_flip: Probability = Field(default=0.0, description="probability of mirroring")
     vertical_flip: Probability = Field(
         default=0.0, description="probability of an upside-down flip"
@@ -204,6 +206,9 @@ class Views:
         ratio = torch.exp(log_low + (log_high - log_low) * self._uniform(shape, generator))
         height = torch.sqrt(area / ratio).round().clamp(1, H)
         width = torch.sqrt(area * ratio).round().clamp(1, W)
+        if self.spec.crop_probability < 1:
+            whole = self._uniform(shape, generator) >= self.spec.crop_probability
+            height, width = height.masked_fill(whole, H), width.masked_fill(whole, W)
         top = (self._uniform(shape, generator) * (H - height + 1)).floor().clamp(max=H - 1)
         left = (self._uniform(shape, generator) * (W - width + 1)).floor().clamp(max=W - 1)
         return top.long(), height.long(), left.long(), width.long()

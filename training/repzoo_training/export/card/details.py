@@ -149,25 +149,31 @@ def _views(recipe: Recipe) -> str:
     if (spec.scale, spec.ratio) != ((1, 1), (1, 1)):
         changes.append(
             f"crops of {spec.scale[0]:g} to {spec.scale[1]:g} of the area with an aspect ratio of "
-            f"{spec.ratio[0]:g} to {spec.ratio[1]:g}"
+            f"{spec.ratio[0]:g} to {spec.ratio[1]:g}{_chance(spec.crop_probability)}"
         )
     for name, chance in (
         ("horizontal flips", spec.horizontal_flip),
         ("vertical flips", spec.vertical_flip),
         ("greyscale", spec.greyscale),
+        ("degraded", spec.degraded),
     ):
         if chance:
-            changes.append(f"{name} with probability {chance:g}")
+            changes.append(f"{name}{_chance(chance)}")
     if spec.jitter is not None:
         strengths = "/".join(f"{strength:g}" for strength in spec.jitter)
         changes.append(
-            f"colour jitter {strengths} (brightness/contrast/saturation/hue) with probability "
-            f"{spec.jitter_probability:g}"
+            f"colour jitter {strengths} (brightness/contrast/saturation/hue)"
+            f"{_chance(spec.jitter_probability)}"
         )
+    changes += spec.extra
     of = f"{count} per image" if count > 1 else "1 per image"
     if recipe.group_by is not None:
         of += f", of images with the same {recipe.group_by}"
     return f"{of}; {', '.join(changes) or 'whole images'}"
+
+
+def _chance(probability: float) -> str:
+    return "" if probability == 1 else f" with probability {probability:g}"
 
 
 def _schedules(facts: TrainingFacts, training: TrainingRecord) -> str:
