@@ -43,7 +43,7 @@ def test_altered_copies_are_found_and_nothing_else(zoo: Run, photos: Path, tmp_p
     result = zoo("duplicates", *arguments, status=3)
     assert "64 images, 4 groups of near-duplicates: 4 images could go" in result.stdout
     assert "within which 75% of altered copies are" in result.stdout
-    assert "images that cannot be read (1):\n  " in result.stdout
+    assert "images skipped because they cannot be read (1 of 65):\n  " in result.stdout
     found = groups_in(out / "duplicates.csv")
     assert set(found) == PLANTED
     assert found[0] == {"0/00.png", "exact.png"}  # the closest

@@ -42,7 +42,7 @@ def page(zoo: Run, photos: Path, tmp_path: Path) -> Path:
     out = tmp_path / "out"
     result = zoo("map", photos, "--model", MODEL, "--out", out, status=3)
     assert "map.html: 64 of 64 images" in result.stdout
-    assert "images that cannot be read (1):\n  " in result.stdout
+    assert "images skipped because they cannot be read (1 of 65):\n  " in result.stdout
     return out / "map.html"
 
 

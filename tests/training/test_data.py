@@ -500,7 +500,7 @@ def test_a_few_bad_images_are_skipped(
         f"{tmp_path}/a/00.png",
         f"{tmp_path}/b/05.png",
     ]
-    assert "skipped 2 of 40 images:" in caplog.text
+    assert "images skipped because they cannot be read (2 of 40):" in caplog.text
     assert "05.png: 9000 x 9000 pixels" in caplog.text
 
     with pytest.raises(DataError, match="2 of 40 images cannot be read:"):

@@ -64,7 +64,7 @@ def test_bad_images_follow_one_policy(
         path = tmp_path / "photos" / str(number % 2) / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(mnist.images[number, :, :, 0]).save(path)
-    for number in range(4):
+    for number in range(6):
         (tmp_path / "photos" / "0" / f"bad{number}.png").write_text("no image")
     source = f"{tmp_path / 'photos'}#split=0.3"
     dataset = load(source, max_skipped=0.5, progress=False)
@@ -75,12 +75,15 @@ def test_bad_images_follow_one_policy(
         (export, ["--measures", "knn", "--out", str(tmp_path / "package")]),
     ):
         refused = CliRunner().invoke(command, [str(tmp_path / "run"), *words])
-        assert "4 of 14 images cannot be read" in str(refused.exception)
+        assert "6 of 16 images cannot be read" in str(refused.exception)
         caplog.clear()
         options = [*words, "--max-skipped", "0.5"]
-        assert CliRunner().invoke(command, [str(tmp_path / "run"), *options]).exit_code == 3
-        assert len([text for text in caplog.messages if text.startswith("skipped 4 of 14")]) == 1
-    with pytest.raises(DataError, match=r"no test split, only train \(14 images\): --split 0\.1"):
+        done = CliRunner().invoke(command, [str(tmp_path / "run"), *options])
+        assert done.exit_code == 3
+        (note,) = [text for text in caplog.messages if "cannot be read (6 of 16):" in text]
+        assert note.endswith("\n  and 1 more")
+        assert "to list all images that cannot be read, use zoo embed" in done.stderr
+    with pytest.raises(DataError, match=r"no test split, only train \(16 images\): --split 0\.1"):
         load_splits(tmp_path / "photos", size=(28, 28, 1))
 
 

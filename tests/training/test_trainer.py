@@ -260,7 +260,7 @@ def test_a_run_says_what_it_trains_on_and_skips_bad_images(
     words = command(tmp_path / "run", "--views", "64", data=photos_with_a_bad_one(tmp_path))
     done = finish(words)
     assert done.returncode == 3, done.stderr
-    assert "skipped 1 of 3 images:" in done.stderr
+    assert "images skipped because they cannot be read (1 of 3):" in done.stderr
     assert f"next: zoo evaluate {tmp_path}/run\n" in done.stdout
     summary = "photos: 2 images, 28×28×1; splits: train 2, test 2; 2 classes: cat 1, dog 1\n"
     assert summary in done.stderr

@@ -129,7 +129,7 @@ def index_build(
     are listed, and the exit status is 3. It is 1 if they are more than --max-skipped; the other
     images are in the index even then.
     """
-    from repzoo.bulk.skipping import bad_files
+    from repzoo.bulk.skipping import bad_files, left_out, listed
     from repzoo_client.retrieval import IndexNotFound, PosteriorIndex
     from tqdm import tqdm
 
@@ -192,23 +192,27 @@ def index_build(
                 progress=show,
             )
             count = opened.count()
-    for path, reason in report.bad.items():
-        click.echo(f"zoo: not indexed: {path}: {reason}", err=True)
-    for path, reason in report.unread.items():
-        click.echo(f"zoo: cannot be read, left unchanged: {path}: {reason}", err=True)
-    problems = {**report.bad, **report.unread}
+    bad, unread = (
+        [f"{path}: {reason}" for path, reason in each.items()]
+        for each in (report.bad, report.unread)
+    )
+    problems = [*bad, *unread]
     images = report.added + report.changed + report.unchanged + len(problems)
-    reasons = [f"{path}: {reason}" for path, reason in problems.items()]
-    if message := bad_files(len(problems), images, max_skipped, reasons):
+    if message := bad_files(len(problems), images, max_skipped, problems):
         raise InvalidInput(message)
     text = (
         f"{place}: {count:,} images of {name} {revision[:12]} ({report.added:,} added, "
         f"{report.changed:,} changed, {report.unchanged:,} unchanged, "
-        f"{len(report.dropped):,} dropped, {len(report.bad):,} bad, "
-        f"{len(report.unread):,} unread)"
+        f"{len(report.dropped):,} dropped)"
     )
     if report.ignored:
         text += f"\nfiles skipped because they are not images: {report.ignored:,}"
+    rest = "--json lists all"
+    if bad:
+        text += "\n" + left_out(len(bad), images, bad, rest)
+    if unread:
+        found = "files and folders that cannot be opened; the index keeps their images as they were"
+        text += "\n" + listed(found, unread, len(unread), rest)
     data = {"index": place, "count": count, "model": name, "revision": revision, **vars(report)}
     return Report(data, text, SOME_FAILED if problems else 0)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from repzoo.bulk.skipping import LISTED
 from repzoo.report import SOME_FAILED
 
 if TYPE_CHECKING:
@@ -115,5 +116,8 @@ def load_outside(
 
 def exit_if_skipped(*datasets: ImageDataset | None) -> None:
     """End the command with status 3 if images of the data sets were skipped."""
-    if any(dataset.skipped for dataset in datasets if dataset is not None):
+    skipped = [len(dataset.skipped) for dataset in datasets if dataset is not None]
+    if max(skipped) > LISTED:
+        click.echo("zoo: to list all images that cannot be read, use zoo embed", err=True)
+    if any(skipped):
         click.get_current_context().exit(SOME_FAILED)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import click
+from repzoo.bulk.skipping import LISTED
 from repzoo.commands.arguments import skipping_options
 from repzoo.report import SOME_FAILED
 
@@ -236,6 +237,8 @@ def train(
                 *([("zoo", "evaluate", run.path)] if measured else []),
                 ("zoo", "export", run.path, "--out", Path("packages", run.path.resolve().name)),
             )
+            if len(dataset.skipped) > LISTED:
+                click.echo(f"zoo: all images that cannot be read: {run.skipped_file}", err=True)
             # torchrun takes any other status than 0 for a failure of the process.
             if dataset.skipped and world_size() == 1:
                 click.get_current_context().exit(SOME_FAILED)

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 from repzoo.bulk.decoding import usable_cores
-from repzoo.bulk.skipping import bad_files, listed
+from repzoo.bulk.skipping import bad_files, left_out, listed
 from repzoo.errors import InvalidImage
 from repzoo.packages.config import InputSpec, ResizePolicy
 from repzoo.runtime.images import Pixels, preprocess
@@ -44,11 +44,9 @@ class Stacked(NamedTuple):
     @property
     def notes(self) -> list[str]:
         """A sentence about the skipped images, if there are any."""
-        if not self.skipped:
-            return []
         bad = len(self.skipped)
-        found = f"skipped {bad:,} of {len(self.kept) + bad:,} images"
-        return [listed(found, self.skipped, bad)]
+        note = left_out(bad, len(self.kept) + bad, self.skipped)
+        return [note] if note else []
 
 
 def input_spec(size: Size, jpeg: Literal["full", "scaled"] = "scaled") -> InputSpec:

@@ -19,7 +19,7 @@ from repzoo.bulk.decoding import Decoders, usable_cores
 from repzoo.bulk.job import JOB, LISTING, Job, part_name
 from repzoo.bulk.parts import embed_parts
 from repzoo.bulk.places import Place
-from repzoo.bulk.skipping import bad_files, listed
+from repzoo.bulk.skipping import bad_files, left_out
 from repzoo.bulk.sources import Source
 from repzoo.bulk.streams import open_parquet
 from repzoo.errors import Conflict, HubError, InvalidInput, UnsupportedOperation
@@ -57,10 +57,9 @@ class Summary:
 
     def unread(self) -> str:
         """The images without an embedding, for people; empty if there are none."""
-        if not self.failed:
-            return ""
         reasons = [f"{name}: {error}" for name, error in self.examples]
-        return listed(f"images that cannot be read ({self.failed:,})", reasons, self.failed)
+        rest = f"all are in the column 'error' of {self.out}"
+        return left_out(self.failed, self.job.images, reasons, rest)
 
 
 def embed_all(

@@ -1,21 +1,21 @@
 """How many bad files may be skipped: one policy for `zoo train`, `zoo embed` and `zoo index build`.
 
-Images that cannot be read are skipped, counted and listed, and the exit status is 3. If they are
-more than ``--max-skipped`` of all images, the command fails with status 1 instead. ``--strict``
-allows none. The options are `repzoo.commands.arguments.skipping_options`.
+Images that cannot be read are skipped, counted and listed by `left_out`, and the exit status is 3.
+If they are more than ``--max-skipped`` of all images, the command fails with status 1 instead.
+``--strict`` allows none. The options are `repzoo.commands.arguments.skipping_options`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["MAX_SKIPPED", "bad_files", "listed", "may_skip"]
+__all__ = ["LISTED", "MAX_SKIPPED", "bad_files", "left_out", "listed", "may_skip"]
 
 #: The share of images that may be skipped by default. One image always may.
 MAX_SKIPPED = 0.05
 
 #: How many bad files a message lists; the others are counted.
-_LISTED = 5
+LISTED = 5
 
 
 def may_skip(count: int, share: float) -> int:
@@ -39,8 +39,23 @@ def bad_files(bad: int, count: int, share: float, reasons: Sequence[str]) -> str
     return listed(f"{bad:,} of {count:,} images cannot be read{limit}", reasons, bad)
 
 
-def listed(found: str, reasons: Sequence[str], count: int) -> str:
+def left_out(bad: int, count: int, reasons: Sequence[str], rest: str = "") -> str:
+    """Return what every command says about images that it skips; empty if there are none.
+
+    Args:
+        bad: The number of images that cannot be read.
+        count: The number of all images.
+        reasons: The paths of the first few bad images, and what is wrong with each.
+        rest: Where the others are listed.
+    """
+    found = f"images skipped because they cannot be read ({bad:,} of {count:,})"
+    return listed(found, reasons, bad, rest) if bad else ""
+
+
+def listed(found: str, reasons: Sequence[str], count: int, rest: str = "") -> str:
     """Return a message that lists the first few of ``count`` problems, one per line."""
-    shown = [f"\n  {reason}" for reason in reasons[:_LISTED]]
-    rest = count - len(shown)
-    return f"{found}:{''.join(shown)}" + (f"\n  and {rest:,} more" if rest > 0 else "")
+    shown = [f"\n  {reason}" for reason in reasons[:LISTED]]
+    text = f"{found}:{''.join(shown)}"
+    if more := count - len(shown):
+        text += f"\n  and {more:,} more" + (f"; {rest}" if rest else "")
+    return text
