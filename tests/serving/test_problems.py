@@ -392,10 +392,28 @@ def test_what_is_no_image_is_named_by_its_index(
     in_form = http.post(
         f"/{operation}", data=options, files=[("images", ("x.png", i)) for i in images]
     )
-    for response in (in_json, in_form):
+    for response, image in ((in_json, "image 2"), (in_form, "image 2 (x.png)")):
         problem = assert_problem(response, 422, "invalid-image")
         assert problem["index"] == 2
-        assert problem["detail"].startswith("image 2: ")
+        assert problem["detail"].startswith(f"{image}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"\xc3\xa9 1.png", "image 0 (é 1.png): "),
+        (b"\xe9\x1b[2J.png", "image 0 (\ufffd\ufffd[2J.png): "),
+        (b"a" * 1000, f"image 0 ({'a' * 100}...): "),
+        (b"0", "image 0: "),  # as the Python client names its files
+        (b"", "image 0: "),
+    ],
+)
+def test_a_file_of_a_form_is_named(http: httpx.Client, name: bytes, shown: str) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="images"; filename="%b"\r\n\r\nnone\r\n'
+    model = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\ntiny\r\n--b--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    response = http.post("/embed", content=part % name + model, headers=headers)
+    assert assert_problem(response, 422, "invalid-image")["detail"].startswith(shown)
 
 
 def test_an_index_counts_over_the_whole_request(http: httpx.Client) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from repzoo.errors import UnknownTask, UnsupportedOperation
+from repzoo.errors import InvalidImage, UnknownTask, UnsupportedOperation
 from repzoo.runtime.contents import group_rows
 from repzoo.runtime.encoder import Encoder, Posterior, unit_length
 
@@ -286,7 +286,10 @@ class ServedModel:
                 )
             return request.pixels
         start = time.perf_counter()
-        pixels = await self._decode(request.files or [], spec)
+        try:
+            pixels = await self._decode(request.files or [], spec)
+        except InvalidImage as error:
+            raise error.at(error.index, request.name_of(error.index)) from error.__cause__
         timing.decode += time.perf_counter() - start
         return pixels
 

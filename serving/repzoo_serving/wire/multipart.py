@@ -27,7 +27,8 @@ class Form:
     """The parts of a form, in order. Files are the parts with a file name."""
 
     fields: list[tuple[str, str]] = field(default_factory=list)
-    files: list[tuple[str, bytes]] = field(default_factory=list)
+    #: The name of the part, the name of the file, and its content.
+    files: list[tuple[str, str, bytes]] = field(default_factory=list)
 
 
 def parse(body: bytes, content_type: bytes, *, max_parts: int) -> Form:
@@ -110,7 +111,8 @@ class _Collector:
         try:
             name = parameters[b"name"].decode()
             if parameters.keys() & {b"filename", b"filename*"}:
-                self.form.files.append((name, bytes(self._content)))
+                file = parameters.get(b"filename", b"").decode(errors="replace")
+                self.form.files.append((name, file, bytes(self._content)))
             else:
                 self.form.fields.append((name, self._content.decode()))
         except UnicodeDecodeError:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -41,6 +41,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
 )
+from repzoo.report import printable
 from repzoo.runtime.contents import Vary
 
 from repzoo_serving.http.problems import Problem
@@ -209,13 +210,21 @@ class Request(Generic[OptionsT]):
     """A request, checked as far as possible without its model.
 
     At most one payload is set: ``files`` are encoded images, ``pixels`` uint8 ``[N, H, W, C]``,
-    ``latents`` float32 ``[N, D]``.
+    ``latents`` float32 ``[N, D]``. ``names`` are those of the files of a form.
     """
 
     options: OptionsT
     files: list[bytes] | None = None
+    names: Sequence[str] = ()
     pixels: NDArray[np.uint8] | None = None
     latents: NDArray[np.float32] | None = None
+
+    def name_of(self, index: int) -> str | None:
+        """Return the name of a file, for errors, if it says more than its position."""
+        name = printable(self.names[index]) if index < len(self.names) else ""
+        if name in ("", str(index)):
+            return None
+        return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
 
     @property
     def has_images(self) -> bool:
@@ -233,14 +242,21 @@ class Request(Generic[OptionsT]):
 
 @dataclass
 class _Parts:
-    """A body in parts. ``from_text`` means that all options are text, whatever their type."""
+    """A body in parts. ``from_text`` means that all options are text, whatever their type.
+
+    ``names`` are those of the files of a form.
+    """
 
     options: Mapping[str, Any]
     payload: dict[str, Any] = field(default_factory=dict)
     from_text: bool = False
+    names: list[str] = field(default_factory=list)
 
 
 _OBJECT = re.compile(rb"[ \t\r\n]*\{")
+
+#: How much of a file's name an error quotes.
+_LONGEST_NAME = 100
 
 #: Text fields that a form may have: all options, and some more, so that errors can name them.
 _MAX_FIELDS = 16
@@ -303,7 +319,7 @@ def parse(
         raise Problem("malformed-request", str(error)) from None
     if parts.payload:
         ((payload, value),) = parts.payload.items()
-        return _with_payload(checked, payload, value, bounds)
+        return _with_payload(checked, payload, value, parts.names, bounds)
     if len(payloads) == 1:
         raise Problem("malformed-request", f"{payloads[0]}: required")
     return Request(checked)
@@ -314,7 +330,9 @@ def media_type(content_type: bytes) -> str:
     return content_type.split(b";", 1)[0].strip().lower().decode("latin-1")
 
 
-def _with_payload(options: OptionsT, payload: str, value: Any, bounds: Bounds) -> Request[OptionsT]:
+def _with_payload(
+    options: OptionsT, payload: str, value: Any, names: Sequence[str], bounds: Bounds
+) -> Request[OptionsT]:
     if len(value) == 0:
         raise Problem("malformed-request", f"{payload}: at least one is required")
     if len(value) > bounds.max_items:
@@ -324,7 +342,7 @@ def _with_payload(options: OptionsT, payload: str, value: Any, bounds: Bounds) -
     if isinstance(value, np.ndarray):
         return Request(options, pixels=value)
     files = [v if isinstance(v, bytes) else image_file(v, index) for index, v in enumerate(value)]
-    return Request(options, files=files)
+    return Request(options, files=files, names=names)
 
 
 def _from_json(body: bytes, payloads: tuple[str, ...], bounds: Bounds) -> _Parts:
@@ -360,10 +378,11 @@ def _from_form(
         if payload in options:
             raise ValueError(f"{payload}: cannot be a text field; send images as files")
     parts = _Parts(options, from_text=True)
-    for name, content in form.files:
+    for name, file, content in form.files:
         if name != "images":
             raise ValueError(f"{name}: unknown file field; image files must be named 'images'")
         parts.payload.setdefault(name, []).append(content)
+        parts.names.append(file)
     return parts
 
 
