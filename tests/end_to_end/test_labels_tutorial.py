@@ -85,9 +85,8 @@ def test_the_tutorial(
         (expected,) = blocks("Serve it", "text")
         assert run(shlex.join(["python", "-c", script.replace("3000", port)])) == expected
         answer = json.loads(run(curl.replace("3000", port)))
-        of_both = curl.replace("model=objects -F task=object", "model=traits -F task=traits")
-        of_both = of_both.replace("ship/0005", "bird/0002").replace("3000", port)
-        traits = json.loads(run(of_both))
+        (of_both,) = blocks("Several labels per photo", "sh")[1:]
+        traits = json.loads(run(of_both.replace("3000", port)))
     assert answer["labels"] == ["ship"]
     # The server has suggested a request for the classifier.
     assert suggestion["model"] == "objects"

@@ -440,6 +440,8 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
     empty = tmp_path / "empty"
     empty.mkdir()
     assert f"{empty} is not a run" in refusal(good, empty)
+    package = Path(__file__).parents[2] / "zoo" / "bundled" / "simvae-mnist"
+    assert "no run.json; zoo evaluate measures packages" in refusal(good, package)
     young = tmp_path / "young"
     young.mkdir()
     shutil.copy(good / "run.json", young)

@@ -113,7 +113,7 @@ def test_the_list_of_recipes_says_what_to_expect() -> None:
     assert expectation(find_recipe("vicreg-celeba-conv")) == (
         "reached k-NN 80.5 % in 1.5 M views, 21 minutes of one CPU core"
     )
-    assert "not trained yet; published: 47.1 knn (paper)" in expectation(
+    assert "no result recorded; published: 47.1 knn (paper)" in expectation(
         find_recipe("simvae-cifar10")
     )
     # Nobody else can train the recipes for a user's own images.

@@ -9,6 +9,7 @@ from typing import Any
 
 from repzoo.bulk.skipping import MAX_SKIPPED
 from repzoo.packages.config import InputSpec
+from repzoo.packages.package import is_package
 from tqdm import tqdm
 
 from repzoo_training.data import ImageDataset, load_splits
@@ -125,7 +126,8 @@ def measure_runs(
         run = Run(path)
         record = run.read_record()
         if record is None:
-            raise RunError(f"{path} is not a run: it has no run.json")
+            hint = "; zoo evaluate measures packages" if is_package(path) else ""
+            raise RunError(f"{path} is not a run: it has no run.json{hint}")
         checkpoint = run.read_checkpoint()
         if checkpoint is None:
             raise RunError(f"{path} has no checkpoint yet: run `zoo train` first")

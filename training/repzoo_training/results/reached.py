@@ -1,7 +1,7 @@
 """Test accuracies that the recipes reached within a stated budget, one seed each.
 
-CelebA's numbers are about gender. A recipe of a public data set without a row has not been trained;
-published numbers of its method then say what to expect.
+CelebA's numbers are about gender. A recipe without a row has no result here; published numbers of
+its method may say what to expect.
 """
 
 from __future__ import annotations
@@ -45,4 +45,4 @@ def expectation(recipe: Recipe) -> str:
         f"{number.value:g} {number.task} ({SOURCES[number.source].title})"
         for number in published(dataset, recipe.method, recipe.network.kind)
     ]
-    return "not trained yet" + (f"; published: {', '.join(numbers)}" if numbers else "")
+    return "no result recorded" + (f"; published: {', '.join(numbers)}" if numbers else "")
