@@ -124,6 +124,14 @@ def test_with_a_hub_a_name_is_never_a_folder(
     serving = ("serve", "--check", "--models", "a=tiny", "--hub", "hub")
     assert f"a  {revision[:12]}" in run(*serving)
 
+    # If the hub has no such package, the error names the way to the folder.
+    here.rename(tmp_path / "mine")
+    for words in (("info", "mine"), ("embed", "photos", "--out", "x.parquet", "--model", "mine")):
+        status, _, err = zoo_process([*words, "--hub", "hub"], tmp_path)
+        assert status == 1
+        assert err.endswith("has no package 'mine'; see zoo list; for the folder, write ./mine\n")
+    here = (tmp_path / "mine").rename(here)
+
     # A path is a path, for which a hub makes no sense.
     assert json.loads(run("info", "./tiny", "--json"))["revision"] != revision
     assert json.loads(run("info", "tiny", "--json"))["revision"] != revision

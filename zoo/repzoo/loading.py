@@ -19,7 +19,7 @@ from repzoo.errors import (
 from repzoo.hubs.opening import default_hub
 from repzoo.packages.names import names
 from repzoo.packages.package import Package
-from repzoo.packages.reference import Reference, is_path
+from repzoo.packages.reference import Reference, is_path, naming_folder
 from repzoo.retries import Patience
 from repzoo.runtime.encoder import Encoder
 from repzoo.runtime.sessions import Provider
@@ -90,7 +90,9 @@ def find(
         package = Package.open(name_or_path)
         package.verify()
     else:
-        package = _pull_or_find(Reference.parse(os.fspath(name_or_path), revision), hub)
+        name = os.fspath(name_or_path)
+        with naming_folder(name):
+            package = _pull_or_find(Reference.parse(name, revision), hub)
     admit(package)
     return package
 

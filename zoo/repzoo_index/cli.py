@@ -126,8 +126,9 @@ def index_build(
 
     Run it again to resume it, even after kill -9, or to bring the index up to date: it embeds new
     and changed images, and drops those that no longer exist. Files that cannot be read or decoded
-    are listed, and the exit status is 3. It is 1 if they are more than --max-skipped; the other
-    images are in the index even then.
+    are counted and the first ones listed; --json lists all, as bad, or as unread if the index keeps
+    what it has of them. The exit status is then 3, or 1 if they are more than --max-skipped; the
+    other images are in the index even then.
     """
     from repzoo.bulk.skipping import bad_files, left_out, listed
     from repzoo_client.retrieval import IndexNotFound, PosteriorIndex

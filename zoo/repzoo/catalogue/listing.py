@@ -16,7 +16,7 @@ from repzoo.hubs.opening import hub_of
 from repzoo.packages.config import ModelConfig
 from repzoo.packages.package import Manifest, Package
 from repzoo.packages.records import parse_record, read_file
-from repzoo.packages.reference import Reference, is_path
+from repzoo.packages.reference import Reference, is_path, naming_folder
 
 __all__ = [
     "Card",
@@ -146,7 +146,10 @@ def look_up(name_or_path: str, hub_spec: str | None, cache: Cache) -> LocatedCar
     reference = Reference.parse(name_or_path)
     asked = reference.hub_or(hub_spec)
     try:
-        with hub_of(reference.name, asked, cache.names) as (hub, brief):
+        with (
+            naming_folder(name_or_path),
+            hub_of(reference.name, asked, cache.names) as (hub, brief),
+        ):
             resolve = partial(hub.resolve, reference.name, reference.revision)
             commit = resolve() if brief is None else brief(resolve)
         return LocatedCard(

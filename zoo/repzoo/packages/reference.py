@@ -15,7 +15,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from repzoo.errors import InvalidInput, ModelNotFound
@@ -31,6 +32,7 @@ __all__ = [
     "is_path",
     "is_url",
     "match_revision",
+    "naming_folder",
     "no_such_package",
 ]
 
@@ -140,6 +142,17 @@ def is_path(text: str | os.PathLike[str], *, named: bool = False) -> bool:
     if not isinstance(text, str):
         return True
     return not is_url(text) and (os.sep in text or (not named and is_package(text)))
+
+
+@contextmanager
+def naming_folder(text: str) -> Iterator[None]:
+    """If the name ``text`` is not found but is that of a folder, add to the error how to name it."""
+    try:
+        yield
+    except ModelNotFound as error:
+        if not is_package(text):
+            raise
+        raise ModelNotFound(f"{error}; for the folder, write ./{text}") from error
 
 
 def no_such_package(where: str, name: str, known: Iterable[str]) -> ModelNotFound:
