@@ -146,7 +146,7 @@ def is_path(text: str | os.PathLike[str], *, named: bool = False) -> bool:
 
 @contextmanager
 def naming_folder(text: str) -> Iterator[None]:
-    """If the name ``text`` is not found but is that of a folder, add to the error how to name it."""
+    """If the name ``text`` is not found, say how to name the folder that is called so, if any."""
     try:
         yield
     except ModelNotFound as error:
