@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,19 @@ def test_a_table_is_written_between_its_markers(generate: ModuleType) -> None:
     assert generate.fill(filled) == filled
     with pytest.raises(SystemExit, match="results/nothing does not exist; choose from"):
         generate.fill(page.replace("int8-error", "nothing"))
+
+
+def test_every_number_in_the_text_about_results_is_in_a_table() -> None:
+    page = (ROOT / "docs" / "results.md").read_text()
+    blocks = re.findall(r"<!-- begin: (.*?) -->(.*?)<!-- end -->", page, re.DOTALL)
+    tables = "".join(table for _, table in blocks)
+    measured = {f"{float(n):.1f}" for n in re.findall(r"\d+\.\d+", tables)}
+    with (ROOT / "docs" / "results" / "conv-celeba.csv").open(newline="") as file:
+        measured |= {r["value"] for r in csv.DictReader(file) if r["method"].startswith("princ")}
+    text = re.sub(r"<!-- begin.*?<!-- end -->|```.*?```", "", page, flags=re.DOTALL)
+    claimed = re.findall(r"(?<![\d.,/])\d\d\.\d(?![\d.])", text)
+    assert len(claimed) > 20
+    assert set(claimed) <= measured
 
 
 def test_constant_columns_become_the_caption(generate: ModuleType) -> None:
