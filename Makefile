@@ -15,7 +15,7 @@ serve: .venv-serving/.installed  ## Serve simvae-mnist on port 3000 (MODELS=NAME
 install: .venv/.installed  ## Install everything into .venv
 
 test: .venv/.installed  ## Run the test suite
-	.venv/bin/pytest -m "not slow" -n auto --dist loadfile
+	.venv/bin/pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder
 
 check: .venv/.installed  ## Run ruff, codespell, mypy and import-linter
 	.venv/bin/ruff check .

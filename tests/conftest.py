@@ -29,6 +29,11 @@ def _import_beside(name: str) -> ModuleType:
     return module
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Two workers per core, because tests often wait for processes that they started."""
+    return 2 * (os.cpu_count() or 1)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache for fixtures that tests share, such as a server."""

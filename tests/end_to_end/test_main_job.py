@@ -16,6 +16,7 @@ from repzoo_training.loop.trained import TrainedModel
 ZOO = Path(sys.executable).with_name("zoo")
 DATA = Path(__file__).parents[1] / "data" / "mnist"
 SETTINGS = ("network.widths=[128,64]", "images_per_step=16", "views_per_image=4")
+MEASURES = ("--measures", "knn,linear")
 
 
 def zoo(*arguments: object) -> str:
@@ -29,9 +30,9 @@ def zoo(*arguments: object) -> str:
 def test_the_main_job(server_process: type, tmp_path: Path) -> None:
     run, package, hub = tmp_path / "run", tmp_path / "tiny", tmp_path / "hub"
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    zoo("train", "simvae-mnist", "--data", DATA, "--out", run, "--views", 30_000, *settings)
+    zoo("train", "simvae-mnist", "--data", DATA, "--out", run, "--views", 15_000, *settings)
 
-    output = zoo("export", run, "--out", package, "--name", "tiny")
+    output = zoo("export", run, "--out", package, "--name", "tiny", *MEASURES)
     assert "next: zoo verify" in output
     metrics = json.loads((package / "metrics.json").read_text())
     accuracy = {m["name"]: m["value"] for m in metrics["evaluation"]["measures"]}
@@ -46,7 +47,7 @@ def test_the_main_job(server_process: type, tmp_path: Path) -> None:
     zoo("verify", "tiny")
 
     # Both the run and the package evaluate through the same protocol.
-    report = json.loads(zoo("evaluate", package, "--data", DATA, "--json"))
+    report = json.loads(zoo("evaluate", package, "--data", DATA, "--json", *MEASURES))
     assert report["measures"] == metrics["evaluation"]["measures"]
 
     images = load(str(DATA), "test", progress=False).images[:40]

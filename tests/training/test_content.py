@@ -117,7 +117,7 @@ def test_a_head_finds_noisy_digits_that_the_embedding_does_not(
 ) -> None:
     encoder = repzoo.load(BUNDLED / "simvae-mnist", provider="cpu", threads=1)
     fitted = fit_content(
-        encoder, train, VIEWS, kinds={"noise": FIT["noise"]}, copies=40_000, progress=False
+        encoder, train, VIEWS, kinds={"noise": FIT["noise"]}, copies=20_000, progress=False
     )
     assert "degraded by noise" in fitted.spec.fitted_on
 
@@ -197,7 +197,7 @@ def test_a_package_gets_a_content_posterior(
 def test_without_labels_the_uncertainty_is_about_the_answers_to_the_undegraded_picture(
     train: ImageDataset, test: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("repzoo_training.content.fitting.COPIES", 20_000)
+    monkeypatch.setattr("repzoo_training.content.fitting.COPIES", 10_000)
     monkeypatch.setattr("repzoo_training.uncertainty.metrics.RESAMPLES", 20)
     monkeypatch.setattr("repzoo_training.uncertainty.benchmark.CORRUPTED", 50)
     bare, queries = (ImageDataset(each.name, each.images) for each in (train, test))
