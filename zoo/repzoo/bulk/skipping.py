@@ -40,7 +40,7 @@ def bad_files(bad: int, count: int, share: float, reasons: Sequence[str]) -> str
 
 
 def left_out(bad: int, count: int, reasons: Sequence[str], rest: str = "") -> str:
-    """Return what every command says about images that it skips; empty if there are none.
+    """Return the message about skipped images, the same for every command; empty if there are none.
 
     Args:
         bad: The number of images that cannot be read.
