@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -456,6 +457,24 @@ def test_only_folders_of_dead_processes_are_removed(tmp_path: Path) -> None:
     with temporary_folder(place, ".out.") as one, temporary_folder(place, ".out.") as two:
         assert {*place.iterdir()} == {*kept, one, two}
     assert {*place.iterdir()} == {*kept}
+
+
+def test_a_folder_that_is_removed_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place := tmp_path / "place").mkdir()
+    lock, made = fcntl.flock, []
+
+    def after_another_process(descriptor: int, operation: int) -> None:
+        if not made:
+            made.extend(place.iterdir())
+            made[0].rmdir()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", after_another_process)
+    with temporary_folder(place, ".out.") as folder:
+        assert [*place.iterdir()] == [folder] != made
+    assert not any(place.iterdir())
 
 
 @pytest.mark.parametrize(

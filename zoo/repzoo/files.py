@@ -139,20 +139,25 @@ def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
             if alone:
                 shutil.rmtree(left, ignore_errors=True)
     # tempfile would make it private to the user; what is built here may be shared.
-    path = parent / f"{prefix}{secrets.token_hex(8)}"
-    path.mkdir()
-    try:
-        with _locked_folder(path):
-            yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+    while True:
+        path = parent / f"{prefix}{secrets.token_hex(8)}"
+        path.mkdir()
+        with _locked_folder(path, wait=True):
+            if not path.exists():  # another process removed it before it was locked
+                continue
+            try:
+                yield path
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
+            return
 
 
 @contextmanager
-def _locked_folder(path: Path) -> Iterator[bool]:
+def _locked_folder(path: Path, *, wait: bool = False) -> Iterator[bool]:
     """Lock a folder until the process ends; yield whether that worked.
 
-    File systems without such locks, such as NFS, refuse. Another process may have the lock.
+    File systems without such locks, such as NFS, refuse. Unless ``wait`` is true, so does a lock
+    that another process has.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -161,7 +166,7 @@ def _locked_folder(path: Path) -> Iterator[bool]:
         return
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             yield False
         else:
