@@ -9,19 +9,21 @@ import os
 import shlex
 import signal
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import click
 from repzoo.catalogue.listing import card_of_package
-from repzoo.errors import PackageError
+from repzoo.errors import InvalidInput, PackageError
 from repzoo.packages.metrics import own_probes
 from repzoo.packages.package import Package
 
-from repzoo_serving.models.references import split_alias
+from repzoo_serving.models.references import read_references, split_alias
 from repzoo_serving.settings import Settings
 
-__all__ = ["Announcer", "server_url"]
+__all__ = ["Announcer", "announcement", "server_url"]
 
 # A 16 × 16 image of a seven, small enough for a command line.
 _SEVEN = (
@@ -65,7 +67,7 @@ class Announcer(threading.Thread):
         while not self._stopped.wait(0.1):
             served = _get_models(self._url, self._settings.supervisor_key)
             if served is not None:
-                text = _announcement(self._url, served, self._settings)
+                text = announcement(self._url, served, self._settings)
                 click.echo(text, err=self._settings.log == "json")
                 return
             if worker is None:
@@ -89,13 +91,14 @@ def _get_models(url: str, key: str | None) -> dict[str, Any] | None:
     return served if "models" in served else None
 
 
-def _announcement(url: str, served: dict[str, Any], settings: Settings) -> str:
+def announcement(url: str, served: dict[str, Any], settings: Settings) -> str:
+    """Return what is printed when the server is ready, given its response of ``/models``."""
     models = served["models"]
     width = max((len(model["name"]) for model in models), default=0)
     lines = [f"  {m['name']:{width}}  {m['provider']}  {m['revision'][:12]}" for m in models]
     lines += [f"  {each['reference']} failed: {each['reason']}" for each in served["failed"]]
     if models:
-        path, options = _example(settings)
+        path, options = _example(models[0]["name"], settings)
         request = {"model": models[0]["name"], **options, "images": [_SEVEN]}
         body = json.dumps(request, separators=(",", ":"))
         key = ""
@@ -110,14 +113,23 @@ def _announcement(url: str, served: dict[str, Any], settings: Settings) -> str:
     return "\n".join([f"Serving at {url}", *lines, "Press Ctrl-C to stop."])
 
 
-def _example(settings: Settings) -> tuple[str, dict[str, str]]:
-    """Return a path to try with the first model, and the options that it needs.
+def _example(name: str, settings: Settings) -> tuple[str, dict[str, str]]:
+    """Return a path to try with a model, and the options that it needs.
 
     It is /probe for a model with a probe of the user's own, which is what it is served for.
     """
-    for reference in settings.models[:1]:
-        with suppress(PackageError):  # only its metrics.json, which the server does not need
-            card = card_of_package(Package.open(split_alias(reference)[1]))
+    references: Sequence[str] = settings.models
+    with suppress(InvalidInput):  # the watched file may be gone by now
+        if settings.watch is not None:
+            references = read_references(Path(settings.watch))[0]
+    for reference in references:
+        # What cannot be read, such as a line of the watched file, is reported elsewhere. A name in
+        # it is a package of the hub, which has no probes of the user's own.
+        with suppress(PackageError, InvalidInput):
+            alias, folder = split_alias(reference)
+            card = card_of_package(Package.open(folder))
+            if (alias or card.config.name) != name:
+                continue
             for own in reversed(own_probes(card.metrics)):
                 if own.task is not None and (spec := card.config.probe(own.task, own.name)):
                     kind = {} if spec.kind == "linear" else {"kind": spec.kind}

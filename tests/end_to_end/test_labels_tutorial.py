@@ -10,10 +10,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 import repzoo
 from click.testing import CliRunner
 from repzoo.cli import zoo
+from repzoo_serving.announcement import announcement
+from repzoo_serving.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = (ROOT / "docs" / "tutorials" / "your-own-labels.md").read_text()
@@ -81,6 +84,11 @@ def test_the_tutorial(
         server.wait_until_ready()
         (suggested,) = re.findall(r"^  (curl .*)$", server.output(), re.MULTILINE)
         suggestion = json.loads(run(suggested))
+        watched = tmp_path / "models.txt"
+        watched.write_text("=\n./more\n./objects\n")
+        served = httpx.get(f"http://127.0.0.1:{port}/models").json()
+        banner = announcement(f"http://127.0.0.1:{port}", served, Settings(watch=str(watched)))
+        assert suggested in banner
         script, *_ = blocks("Serve it", "python")
         (expected,) = blocks("Serve it", "text")
         assert run(shlex.join(["python", "-c", script.replace("3000", port)])) == expected
