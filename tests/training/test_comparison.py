@@ -70,6 +70,7 @@ def made(
     value: float = 0.9,
     dataset: str = "mnist",
     images: str = "a",
+    sizes: tuple[int, int] = (10, 100),
     steps: int | None = None,
     measures: tuple[Measure, ...] | None = None,
     collapse: dict[str, Any] | None = None,
@@ -90,8 +91,8 @@ def made(
         dataset=dataset,
         train_sha256=images,
         test_sha256=images,
-        n_train=10,
-        n_test=100,
+        n_train=sizes[0],
+        n_test=sizes[1],
         dim=settled.latent_dim,
         measures=measures or (measure("knn_cosine", value), measure("knn_euclidean", value)),
     )
@@ -258,6 +259,10 @@ def test_the_markdown_table_is_one() -> None:
     assert "collapsed during training" in text
     assert "unfinished" in text
     assert "arXiv:2402.01399" in text
+    other = "are about all 60,000 training and 10,000 test images"
+    assert other in text
+    (whole,) = boards([made(sizes=(60_000, 10_000))])
+    assert other not in board_table(whole)
     # Constant facts are part of the title.
     assert "D" not in head
     assert "; D 10;" in text

@@ -10,7 +10,7 @@ from repzoo.report import lay_out
 
 from repzoo_training.comparison.rows import Board, Estimate, Row
 from repzoo_training.objectives import find_method
-from repzoo_training.results.published import SOURCES
+from repzoo_training.results.published import SIZES, SOURCES, subject
 
 __all__ = ["Format", "board_data", "board_table", "format_estimate"]
 
@@ -236,6 +236,11 @@ def _notes(board: Board) -> list[str]:
     sources = dict.fromkeys(each.source for row in board.rows for each in row.published)
     settings = {SOURCES[source].setting: SOURCES[source].title for source in sources}
     notes += [f"{title.split(',')[0]}: {setting}." for setting, title in settings.items()]
+    sizes = SIZES.get(subject(board.dataset) or "")
+    if sources and sizes not in (None, (board.n_train, board.n_test)):
+        notes.append(
+            "Published numbers are about all {:,} training and {:,} test images.".format(*sizes)
+        )
     return notes
 
 

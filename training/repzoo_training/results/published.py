@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-__all__ = ["SOURCES", "Published", "Source", "Task", "published", "rows", "subject"]
+__all__ = ["SIZES", "SOURCES", "Published", "Source", "Task", "published", "rows", "subject"]
 
 #: A probe that a published number and one of our measures have in common. It predicts the content
 #: of an image, unless a task is named.
@@ -59,6 +59,14 @@ SOURCES = {
         "solo-learn's CIFAR-10 results: ResNet-18, linear probe (MoCo is v2+)",
         network="resnet18",
     ),
+}
+
+#: The numbers of training and test images that published numbers are about, by `subject`.
+SIZES = {
+    "mnist": (60_000, 10_000),
+    "fashion_mnist": (60_000, 10_000),
+    "cifar10": (50_000, 10_000),
+    "celeba": (162_770, 19_962),
 }
 
 
