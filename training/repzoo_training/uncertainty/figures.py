@@ -34,11 +34,17 @@ def _risk(axis: Axes, report: UncertaintyReport) -> None:
     oracle = np.clip(1 - (1 - report.wrong) / np.maximum(coverage / 100, 1e-9), 0, None)
     axis.plot(coverage, 100 * oracle, color=_QUIET, linestyle=":", label="oracle")
     for name, risks in report.risk_coverage.items():
-        label = f"{name} (needs the gallery)" if BASELINES[name][1] else name
+        gallery = BASELINES[name][1]
+        label = f"{name} (needs the gallery)" if gallery else name
         wide = 2.6 if name == "uncertainty" else 1.2
         colour = "black" if name == "ratio" else None
         axis.plot(
-            coverage[1:], 100 * np.array(risks[1:]), label=label, linewidth=wide, color=colour
+            coverage[1:],
+            100 * np.array(risks[1:]),
+            label=label,
+            linewidth=wide,
+            color=colour,
+            linestyle="--" if gallery else "-",
         )
     axis.set_title("wrong among answered queries, %")
     axis.set_xlabel("answered queries, %, most certain first")
@@ -62,7 +68,7 @@ def _rise(axis: Axes, report: UncertaintyReport) -> None:
         assert curve.uncertainty is not None
         axis.plot(curve.uncertainty, marker="o", markersize=4, label=kind, color=colour)
         axis.plot(curve.wrong, linestyle=":", linewidth=1, color=colour)
-    axis.set_title("uncertainty under corruption (dotted: wrong)")
-    axis.set_xlabel(f"corruption level, 0 to {LEVELS}")
+    axis.set_title("uncertainty (dotted: wrong)")
+    axis.set_xlabel(f"level of corruption, 0 to {LEVELS}")
     axis.set_ylim(0, 1)
     axis.legend()
