@@ -21,7 +21,7 @@ __all__ = ["steps_figure"]
 #: Dimensions that are drawn, those with the largest variance in the gallery.
 _DRAWN = 10
 _NEIGHBOURS = 5
-#: Images of which the first with five right neighbours is drawn.
+#: Images of which the first with most right neighbours is drawn.
 _CANDIDATES = 50
 _RIGHT, _WRONG = "#2e8b6f", "#d32f2f"
 
@@ -38,7 +38,7 @@ def steps_figure(
 
     Each row shows the image, its content posterior, and its five nearest training images by the
     embedding and by the content posterior, with a red frame if the label differs. The image is the
-    first of a random order whose undegraded version has five right neighbours by the embedding.
+    first of a random order whose undegraded version has most right neighbours by both.
 
     Args:
         encoder: A package with a content posterior.
@@ -52,14 +52,14 @@ def steps_figure(
     documents, shown = choose(task.train, task.train_rows, MOST_DOCUMENTS, random)
     queries, labels = choose(task.test, task.test_rows, _CANDIDATES, random)
     gallery = locate(encoder, train.images[documents])
-    found = rank(locate(encoder, test.images[queries]), gallery)["euclidean"][:, :_NEIGHBOURS]
-    right = (shown[found] == labels[:, None]).sum(1)
-    chosen = int(np.argmax(right))
+    columns = {"nearest by the embedding": "euclidean", "by the content posterior": "robust"}
+    found = rank(locate(encoder, test.images[queries]), gallery)
+    nearest = np.hstack([found[metric][:, :_NEIGHBOURS] for metric in columns.values()])
+    chosen = int(np.argmax((shown[nearest] == labels[:, None]).sum(1)))
     image = test.images[queries[chosen]][None]
     steps = np.concatenate([degrade(image, kind, level, seed) for level in range(SEVERITIES + 1)])
     posterior = locate(encoder, steps)
     orders = rank(posterior, gallery)
-    columns = {"nearest by the embedding": "euclidean", "by the content posterior": "robust"}
     with mpl.rc_context(STYLE):
         figure = Figure(
             figsize=(10, 0.8 * len(steps) + 0.3),

@@ -140,8 +140,8 @@ def content(package: Contents) -> str:
     steps = (
         "\n![one image at six severities, its content posterior and its neighbours]"
         "(figures/steps.png)\n\n"
-        "The image was not chosen by its result: it is the first of a random order whose "
-        "undegraded version has five right neighbours.\n"
+        "The image is the first of a random order whose undegraded version has most right "
+        "neighbours by both. It was not chosen by what degradation does to it.\n"
     ) * (package.folder / "figures" / "steps.png").exists()
     return (
         f"{text}{steps}\n"
