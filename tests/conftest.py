@@ -125,10 +125,17 @@ def plain_package(
 
 
 @pytest.fixture(scope="session")
-def zoo_process() -> Iterator[Callable[..., tuple[int, str, str]]]:
-    """``zoo_process(words, folder, environment)`` runs a command; see `zoo_processes`."""
+def zoo_processes() -> Iterator[Any]:
+    """A running `ZooProcesses` of ``tests/zoo_processes.py``."""
     with _import_beside("zoo_processes").ZooProcesses() as processes:
-        yield processes.run
+        yield processes
+
+
+@pytest.fixture(scope="session")
+def zoo_process(zoo_processes: Any) -> Callable[..., tuple[int, str, str]]:
+    """``zoo_process(words, folder, environment, script)`` runs a command; see `ZooProcesses`."""
+    run: Callable[..., tuple[int, str, str]] = zoo_processes.run
+    return run
 
 
 @pytest.fixture(scope="session")

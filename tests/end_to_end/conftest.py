@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e-?\d+)?")
 REVISION = re.compile(r"\b[0-9a-f]{12,64}\b")
 
@@ -38,3 +40,19 @@ def url(server_process: type, tmp_path_factory: pytest.TempPathFactory) -> Itera
     log = tmp_path_factory.mktemp("server") / "log"
     with server_process("--models", "simvae-mnist", "--port", "0", log=log) as server:
         yield server.wait_until_ready()
+
+
+@pytest.fixture(scope="session")
+def unpacked(
+    zoo_process: Callable[..., tuple[int, str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with the ``digits`` and ``photos`` that the documents unpack.
+
+    It is shared by all tests, so copy it before changing it.
+    """
+    folder = tmp_path_factory.mktemp("unpacked")
+    for sample, name in (("mnist", "digits"), ("cifar10", "photos")):
+        script = ROOT / "tests" / "data" / "unpack.py"
+        status, _, stderr = zoo_process([sample, name], folder, script=script)
+        assert status == 0, stderr
+    return folder

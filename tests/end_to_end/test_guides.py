@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -40,14 +41,13 @@ BLOCK = re.compile(r"^(<!-- not run: .* -->\n)?```(\w+)\n(.*?)^```$", re.MULTILI
 PROGRAMS = {"js": ("node", ".mjs"), "java": ("java", ".java")}
 MARK = "-- this block --"
 
+Command = Callable[..., tuple[int, str, str]]
+
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def samples(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 300 ``digits`` and all ``photos``."""
-    folder = tmp_path_factory.mktemp("samples")
-    for sample, name in (("mnist", "digits"), ("cifar10", "photos")):
-        script = ROOT / "tests" / "data" / "unpack.py"
-        subprocess.run([sys.executable, script, sample, name], cwd=folder, check=True)
+    folder = shutil.copytree(unpacked, tmp_path_factory.mktemp("samples"), dirs_exist_ok=True)
     for path in sorted((folder / "digits").iterdir())[300:]:
         path.unlink()
     return folder
@@ -61,8 +61,9 @@ def test_every_tutorial_is_run() -> None:
 class Reader:
     """Someone who follows a guide in a folder, with a server of simvae-mnist at ``url``."""
 
-    def __init__(self, place: Path, url: str, port: int) -> None:
+    def __init__(self, place: Path, url: str, port: int, zoo_process: Command) -> None:
         self.place, self.url, self.port = place, url, port
+        self.zoo_process = zoo_process
         self.servers: list[subprocess.Popen[bytes]] = []
         self.python = ""  # the Python blocks so far
         self.token = ""
@@ -71,30 +72,34 @@ class Reader:
 
     def run(self, *words: str, failing: bool = False) -> str:
         """Run a program, and return what it prints; with ``failing``, its errors too."""
-        done = subprocess.run(
-            words,
-            cwd=self.place,
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if failing else subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        assert failing or done.returncode == 0, f"{words[-1]}\n{done.stdout}\n{done.stderr}"
-        output = done.stdout.replace(str(self.place), "~/repzoo")
+        if words[0] in ("zoo", "python"):
+            script = Path(words[1]) if words[0] == "python" else None
+            arguments = words[1:] if script is None else words[2:]
+            status, stdout, stderr = self.zoo_process(arguments, self.place, script=script)
+        else:
+            done = subprocess.run(
+                words, cwd=self.place, env=self.env, capture_output=True, text=True, check=False
+            )
+            status, stdout, stderr = done.returncode, done.stdout, done.stderr
+        assert failing or status == 0, f"{words[-1]}\n{stdout}\n{stderr}"
+        output = (stderr + stdout if failing else stdout).replace(str(self.place), "~/repzoo")
         return output.replace(os.environ["REPZOO_CACHE"], "~/.cache/repzoo")
 
     def shell(self, command: str, shown: str = "") -> str:
         """Run a command as it is written, but train briefly and serve on a free port."""
         command = re.sub(r"--budget \w+", "--views 640", self.here(command))
-        if found := re.match(r"python tests/data/unpack.py \w+ (\w+)", command):
-            shutil.rmtree(self.place / found[1], ignore_errors=True)
+        if found := re.match(r"python tests/data/unpack.py \w+ (\w+)( --classes)?", command):
+            if found[2] is None:
+                return ""  # `samples` has some of these images
+            shutil.rmtree(self.place / found[1])
         if re.match(r"zoo (hub )?serve (?!.*--(check|print-config))", command):
             self.serve(re.sub(r"--port \d+", f"--port {self.port}", command))
             return ""
         if command.startswith("HF_TOKEN=..."):
             command = command.replace("...", self.token)
-        output = self.run("bash", "-ec", command, failing=shown.startswith("zoo: "))
+        is_plain = re.match(r"(zoo|python) [^|&<>$;*]*$", command)
+        words = shlex.split(command, comments=True) if is_plain else ["bash", "-ec", command]
+        output = self.run(*words, failing=shown.startswith("zoo: "))
         if command.startswith("zoo hub token add"):
             (self.token,) = re.findall(r"^\S{20,}$", output, re.MULTILINE)
         return output
@@ -119,7 +124,9 @@ class Reader:
         if language == "python":
             script = f"{self.python}\nprint({MARK!r}, flush=True)\n{text}"
             self.python += text
-            return self.run(sys.executable, "-c", script).partition(f"{MARK}\n")[2]
+            file = self.place.with_name("block.py")
+            file.write_text(script)
+            return self.run("python", str(file)).partition(f"{MARK}\n")[2]
         command, suffix = PROGRAMS[language]
         if shutil.which(command) is None:
             pytest.skip(f"{command} is not installed: a block in {language} was not run")
@@ -153,12 +160,14 @@ def test_a_guide_does_what_it_says(
     samples: Path,
     url: str,
     unused_port: Callable[[], int],
+    zoo_process: Command,
+    shared_admissions: None,
     same: Callable[[str, str], bool],
 ) -> None:
     place = tmp_path / "repzoo"
     shutil.copytree(samples, place)
     (place / "tests").symlink_to(ROOT / "tests")
-    reader = Reader(place, url, unused_port())
+    reader = Reader(place, url, unused_port(), zoo_process)
     reader.run("zoo", "pull", "simvae-mnist")
     printed = None
     try:

@@ -4,8 +4,7 @@ called."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +12,19 @@ import repzoo_client
 from repzoo_training.data import load
 from repzoo_training.loop.trained import TrainedModel
 
-ZOO = Path(sys.executable).with_name("zoo")
 DATA = Path(__file__).parents[1] / "data" / "mnist"
 SETTINGS = ("network.widths=[128,64]", "images_per_step=16", "views_per_image=4")
 MEASURES = ("--measures", "knn,linear")
 
 
-def zoo(*arguments: object) -> str:
-    done = subprocess.run(
-        [str(ZOO), *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def test_the_main_job(
+    server_process: type, zoo_process: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    def zoo(*arguments: object) -> str:
+        status, stdout, stderr = zoo_process(arguments, tmp_path)
+        assert status == 0, stderr
+        return stdout
 
-
-def test_the_main_job(server_process: type, tmp_path: Path) -> None:
     run, package, hub = tmp_path / "run", tmp_path / "tiny", tmp_path / "hub"
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     zoo("train", "simvae-mnist", "--data", DATA, "--out", run, "--views", 15_000, *settings)

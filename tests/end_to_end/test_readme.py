@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -118,10 +119,11 @@ def check_command(command: click.Command, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("script", ["generate.py", "diagrams.py"])
-def test_every_table_and_diagram_is_up_to_date(script: str) -> None:
-    command = [sys.executable, ROOT / "docs" / script, "--check"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_every_table_and_diagram_is_up_to_date(
+    script: str, zoo_process: Callable[..., tuple[int, str, str]]
+) -> None:
+    status, stdout, stderr = zoo_process(["--check"], ROOT, script=ROOT / "docs" / script)
+    assert status == 0, stdout + stderr
 
 
 def test_every_bundled_model_is_in_the_readme() -> None:
@@ -151,13 +153,9 @@ def test_every_setting_of_the_server_is_documented() -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the images that the README unpacks."""
-    folder = tmp_path_factory.mktemp("readme")
-    for sample, name in (("mnist", "digits"), ("cifar10", "photos")):
-        script = ROOT / "tests" / "data" / "unpack.py"
-        subprocess.run([sys.executable, script, sample, name], cwd=folder, check=True)
-    return folder
+    return shutil.copytree(unpacked, tmp_path_factory.mktemp("readme"), dirs_exist_ok=True)
 
 
 def test_unpacking_says_what_it_needs(tmp_path: Path) -> None:
@@ -175,48 +173,53 @@ def test_unpacking_says_what_it_needs(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def run(place: Path, *words: str) -> str:
-    """Run a command of the environment in ``place``, and return what it prints."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        words,
-        cwd=place,
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_the_python_blocks_print_what_they_say(
-    place: Path, url: str, same: Callable[[str, str], bool]
+    place: Path,
+    url: str,
+    zoo_process: Callable[..., tuple[int, str, str]],
+    same: Callable[[str, str], bool],
+    tmp_path: Path,
 ) -> None:
     blocks = [block for language, block in BLOCK.findall(README) if language == "python"]
     assert blocks
+    script = tmp_path / "block.py"
     for block in blocks:
-        printed = run(place, "python", "-c", block.replace("http://127.0.0.1:3000", url))
+        script.write_text(block.replace("http://127.0.0.1:3000", url))
+        status, printed, stderr = zoo_process([], place, script=script)
+        assert status == 0, stderr
         shown = re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
         assert same("\n".join(shown), printed), printed
 
 
 def test_the_sessions_print_what_they_show(
-    place: Path, url: str, same: Callable[[str, str], bool]
+    place: Path,
+    url: str,
+    zoo_process: Callable[..., tuple[int, str, str]],
+    same: Callable[[str, str], bool],
 ) -> None:
     """Every command of the README's sessions, in order, in one folder; training is cut short."""
+
+    def run(*words: str) -> str:
+        if words[0] == "zoo":
+            status, stdout, stderr = zoo_process(words[1:], place)
+        else:
+            done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=False)
+            status, stdout, stderr = done.returncode, done.stdout, done.stderr
+        assert status == 0, stderr
+        return stdout
+
     sessions = [block for language, block in BLOCK.findall(README) if language == "console"]
     steps = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", "".join(sessions), re.MULTILINE)
     assert len(steps) > 5
-    run(place, "zoo", "pull", "simvae-mnist")  # as `make serve` does
+    run("zoo", "pull", "simvae-mnist")  # as `make serve` does
     for command, shown in steps:
         words = shlex.split(command.replace("http://127.0.0.1:3000", url))
         words = [*words[:-2], "--views", "640"] if words[-2:] == ["--budget", "1m"] else words
         if words[:2] == ["zoo", "serve"]:
             continue  # it does not end; its model is what the next line checks
-        printed = run(place, *words)
+        printed = run(*words)
         assert same(shown, printed), f"{command}\n{printed}"
-    run(place, "zoo", "verify", "packages/photos")
+    run("zoo", "verify", "packages/photos")
 
     made = {f"{path.name}/" if path.is_dir() else path.name for path in place.iterdir()}
     assert {"digits/", "index/", "models/", "packages/", "runs/"} <= made
