@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 from repzoo.errors import InvalidInput, MissingExtra, RepzooError
 from repzoo.hubs.opening import open_hub
+from repzoo.index_source import IndexSource
 from repzoo.packages.reference import is_path
 from repzoo.secrets_file import read_secrets
 
@@ -160,7 +162,7 @@ def _index(settings: Settings, scratch: Path, revisions: Collection[str]) -> dic
     Raises:
         InvalidInput: If the index cannot be read, or another model has made its vectors.
     """
-    from repzoo_serving.models.image_index import ImageIndex, export, indexed_folder
+    from repzoo_serving.models.image_index import ImageIndex, export
 
     place = settings.index or ""
     file = Path(place)
@@ -174,7 +176,10 @@ def _index(settings: Settings, scratch: Path, revisions: Collection[str]) -> dic
             f"--index {place} has the vectors of {wanted}, which is not among the models; serve "
             f"{wanted}, or build another index: zoo index build DIR --model NAME --out NEW"
         )
-    images = settings.index_images or indexed_folder(place)
+    source = IndexSource.read(place)
+    if source is not None and (warning := source.warning(place)):
+        click.echo(f"zoo: {warning}", err=True)
+    images = settings.index_images or (source.images if source else None)
     return {"index": _absolute(file), "index_images": _absolute(images)}
 
 

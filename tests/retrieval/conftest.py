@@ -104,16 +104,17 @@ def build_killed() -> Callable[[Sequence[object], Path, int, int], int]:
         clock = random.Random(seed)
         killed = 0
         for number in range(kills):
+            (place / "source.json").unlink(missing_ok=True)
             process = subprocess.Popen(
                 [*COMMAND, "build", *map(str, words)],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
             # Kill the first two while the index is created, the others while it is filled.
-            made = place / "milvus.db" if number < 2 else place / "milvus.db" / "collections"
-            while process.poll() is None and not any(made.glob("*")):
+            made = place / ("milvus.db" if number < 2 else "source.json")
+            while process.poll() is None and not made.exists():
                 time.sleep(0.002)
-            time.sleep(clock.uniform(0, 0.05 if number < 2 else 2))
+            time.sleep(clock.uniform(0, 0.05 if number < 2 else 0.5))
             killed += process.poll() is None
             process.kill()
             process.wait()

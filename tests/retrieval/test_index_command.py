@@ -44,9 +44,21 @@ def test_a_build_that_is_killed_ends_as_an_undisturbed_one(
     folder = digits(240)
     words = [folder, "--model", "simvae-mnist", "--out", index_place, "--batch-size", 2]
     assert build_killed(words, index_place, 5, 0) >= 2
+    assert "may lack images" in zoo_index("info", "--index", index_place).stderr
     assert built(zoo_index, *words)["count"] == 240
+    assert zoo_index("info", "--index", index_place).stderr == ""
     zoo_index("build", folder, "--model", "simvae-mnist", "--out", tmp_path / "undisturbed")
     same_index(index_place, tmp_path / "undisturbed")
+
+
+def test_an_empty_index_is_said_to_be_empty(
+    zoo_index: Run, digits: Make, index_place: Path
+) -> None:
+    folder = digits(1)
+    zoo_index("build", folder, "--model", "simvae-mnist", "--out", index_place)
+    zoo_index("delete", "part 0/0000.png", "--index", index_place)
+    found = zoo_index("search", folder / "part 0" / "0000.png", "--index", index_place)
+    assert found.stdout.endswith(f"\nnothing found: {index_place} is empty\n")
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,31 +17,11 @@ from repzoo_index.contact_sheet import Tile, contact_sheet, read_image
 
 __all__ = [
     "answer_text",
-    "image_folder",
     "outliers_table",
-    "remember_images",
     "write_outliers_sheet",
     "write_outliers_table",
     "write_sheet",
 ]
-
-#: Written into the folder of an index by a build, so that a search can show the images.
-_SOURCE = "source.json"
-
-
-def remember_images(place: str, images: Path) -> None:
-    """Store the folder of the images in an index, if the index is a folder, too."""
-    if Path(place).is_dir():
-        source = json.dumps({"images": str(images.resolve())})
-        write_atomically(Path(place) / _SOURCE, source.encode())
-
-
-def image_folder(place: str) -> Path | None:
-    """Return the folder of the images that a build has stored in an index, or None."""
-    try:
-        return Path(json.loads((Path(place) / _SOURCE).read_bytes())["images"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def answer_text(image: Path, answer: Answer, metric: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ParamSpec
 import click
 from repzoo.commands.arguments import hub_option, skipping_options
 from repzoo.errors import InvalidInput, MissingExtra, ModelNotFound
+from repzoo.index_source import IndexSource
 from repzoo.report import SOME_FAILED, Report, format_table, reporting
 
 if TYPE_CHECKING:
@@ -134,7 +135,6 @@ def index_build(
     from repzoo_client.retrieval import IndexNotFound, PosteriorIndex
     from tqdm import tqdm
 
-    from repzoo_index.answers import remember_images
     from repzoo_index.embedding import open_model
     from repzoo_index.folder import index_folder, require_images
 
@@ -177,7 +177,7 @@ def index_build(
         opened = _when_free(place, open_or_create)
         # disable=None: only on a terminal.
         with opened, tqdm(unit=" images", leave=False, disable=None) as bar:
-            remember_images(place, folder)
+            source = IndexSource(images=folder.resolve(), complete=False)
 
             def show(done: int, total: int) -> None:
                 bar.total = total
@@ -190,8 +190,10 @@ def index_build(
                 keep=keep,
                 checksums=checksums,
                 batch_size=batch_size,
+                started=lambda: source.write(place),
                 progress=show,
             )
+            source.model_copy(update={"complete": True}).write(place)
             count = opened.count()
     bad, unread = (
         [f"{path}: {reason}" for path, reason in each.items()]
@@ -270,7 +272,7 @@ def index_search(
     server: str | None,
 ) -> Report:
     """Find the images in an index that are nearest to an image."""
-    from repzoo_index.answers import answer_text, image_folder, write_sheet
+    from repzoo_index.answers import answer_text, write_sheet
     from repzoo_index.embedding import open_model
 
     with _open(place) as opened:
@@ -304,11 +306,14 @@ def index_search(
             max_uncertainty=max_uncertainty,
             abstain=abstain,
         )
+        is_empty = not (answer.hits or answer.abstained) and opened.count() == 0
     distance = info.distance if metric == "mean" else metric
     shown = "squared Euclidean" if distance == "euclidean" else distance
     text = answer_text(image, answer, shown)
+    if is_empty:
+        text += f": {place} is empty"
     if out is not None:
-        folder = images or image_folder(place)
+        folder = images or _image_folder(place)
         _warn_of(write_sheet(out, image, answer, shown, folder, info.model))
         text += f"\ncontact sheet: {out}"
     hits = [vars(hit) for hit in answer.hits]
@@ -349,7 +354,6 @@ def index_outliers(
     ones. The uncertainty is the model's own, calibrated on the images that it was fitted to.
     """
     from repzoo_index.answers import (
-        image_folder,
         outliers_table,
         write_outliers_sheet,
         write_outliers_table,
@@ -372,7 +376,7 @@ def index_outliers(
         write_outliers_table(table, known)
         lines.append(f"table: {table}")
     if out is not None:
-        _warn_of(write_outliers_sheet(out, shown, images or image_folder(place), model))
+        _warn_of(write_outliers_sheet(out, shown, images or _image_folder(place), model))
         lines.append(f"contact sheet: {out}")
     outliers = [{"id": name, "uncertainty": value} for name, value in shown]
     return Report({"count": len(known), "outliers": outliers}, "\n".join(lines))
@@ -425,7 +429,15 @@ def _open(place: str) -> Iterator[PosteriorIndex]:
     from repzoo_client.retrieval import PosteriorIndex
 
     with _when_free(place, lambda: PosteriorIndex.open(place, token=_token())) as opened:
+        source = IndexSource.read(place)
+        if source is not None and (warning := source.warning(place)):
+            click.echo(f"zoo: {warning}", err=True)
         yield opened
+
+
+def _image_folder(place: str) -> Path | None:
+    source = IndexSource.read(place)
+    return None if source is None else source.images
 
 
 def _when_free(place: str, open_index: Callable[[], PosteriorIndex]) -> PosteriorIndex:

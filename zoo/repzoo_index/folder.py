@@ -87,6 +87,7 @@ def index_folder(
     keep: bool = False,
     checksums: bool = False,
     batch_size: int = 64,
+    started: Callable[[], object] | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> FolderReport:
     """Add, update and drop documents until an index matches a folder of images, at any depth.
@@ -103,6 +104,7 @@ def index_folder(
         checksums: Read every file, and compare its sha256 instead of size and time.
         batch_size: Number of images that are added at once. Large files are embedded in smaller
             groups, so that few of them are in memory at a time.
+        started: Called when there are images, before the index changes.
         progress: Called with the number of images done and the total.
 
     Raises:
@@ -111,6 +113,8 @@ def index_folder(
     """
     root, report = Path(folder), FolderReport()
     images = _list_images(root, report)
+    if started is not None:
+        started()
     known = {name: facts for name, facts in index.metadata().items() if "sha256" in facts}
     batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
     done = 0

@@ -26,7 +26,7 @@ from repzoo_serving.wire.request_bodies import Metric
 if TYPE_CHECKING:
     from repzoo_client.retrieval.ranking import Ranking
 
-__all__ = ["Found", "ImageIndex", "Moments", "export", "indexed_folder"]
+__all__ = ["Found", "ImageIndex", "Moments", "export"]
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -227,11 +227,3 @@ def export(index: str | os.PathLike[str], file: Path) -> None:
         raise MissingExtra("zoo serve --index", "retrieval") from error
     except ClientError as error:
         raise InvalidInput(str(error)) from error
-
-
-def indexed_folder(index: str | os.PathLike[str]) -> Path | None:
-    """Return the folder of the images, as ``zoo index build`` has stored it; None if it has not."""
-    try:
-        return Path(json.loads((Path(index) / "source.json").read_bytes())["images"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
