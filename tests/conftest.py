@@ -35,10 +35,14 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _cache_of_this_session(
+    tmp_path_factory: pytest.TempPathFactory, _admitted: Path
+) -> Iterator[None]:
     """A cache for fixtures that tests share, such as a server."""
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "admitted").symlink_to(_admitted)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("REPZOO_CACHE", str(cache))
         patch.delenv("REPZOO_HUB", raising=False)
         yield
 
@@ -125,9 +129,15 @@ def plain_package(
 
 
 @pytest.fixture(scope="session")
-def zoo_processes() -> Iterator[Any]:
-    """A running `ZooProcesses` of ``tests/zoo_processes.py``."""
-    with _import_beside("zoo_processes").ZooProcesses() as processes:
+def zoo_processes_module() -> ModuleType:
+    """The module ``tests/zoo_processes.py``."""
+    return _import_beside("zoo_processes")
+
+
+@pytest.fixture(scope="session")
+def zoo_processes(zoo_processes_module: ModuleType) -> Iterator[Any]:
+    """A running `ZooProcesses`."""
+    with zoo_processes_module.ZooProcesses() as processes:
         yield processes
 
 

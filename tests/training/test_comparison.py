@@ -14,6 +14,7 @@ import termios
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from repzoo_training.comparison import (
     draw,
     folder_names,
     measure_runs,
+    pictures,
 )
 from repzoo_training.comparison.figures import collapse_figure, content_style_figure
 from repzoo_training.data import load
@@ -52,7 +54,7 @@ DATA = Path(__file__).parents[1] / "data"
 ZOO = Path(sys.executable).with_name("zoo")
 SMALL = ("network.widths=[64,32]", "images_per_step=32", "precision=float32", "views_per_image=2")
 
-Made = Callable[..., ComparedRun]
+Finish = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def measure(
@@ -338,20 +340,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
-def zoo(*arguments: object, status: int = 0) -> tuple[str, str]:
-    done = subprocess.run(
-        [str(ZOO), "compare", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == status, done.stderr
-    return done.stdout, done.stderr
-
-
 def test_compare_prints_what_evaluation_found_and_draws_it(
-    trained: dict[str, Path], tmp_path: Path
+    trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    decode = partial(with_frozen_decoder, steps=300, progress=False)
+    monkeypatch.setattr(pictures, "with_frozen_decoder", lambda *of, progress: decode(*of))
     out = tmp_path / "pictures"
-    output, _ = zoo(*trained.values(), "--measures", "knn", "--out", out, "--json")
-    (board,) = json.loads(output)
+    words = [*trained.values(), "--measures", "knn", "--out", out, "--json"]
+    done = CliRunner().invoke(compare, list(map(str, words)), catch_exceptions=False)
+    (board,) = json.loads(done.stdout)
     rows = {row["method"]: row for row in board["rows"]}
     reports = {
         name: json.loads((path / "evaluation.json").read_text()) for name, path in trained.items()
@@ -375,14 +372,14 @@ def test_compare_prints_what_evaluation_found_and_draws_it(
     # The decoder is kept, and not trained again.
     kept = (trained["a"] / "decoder.pt").stat().st_mtime_ns
     images = load(str(DATA / "mnist"), "train", progress=False)
-    model = with_frozen_decoder(trained["a"], TrainedModel(trained["a"]), images, progress=False)
+    model = decode(trained["a"], TrainedModel(trained["a"]), images)
     assert (trained["a"] / "decoder.pt").stat().st_mtime_ns == kept
     errors = model.reconstruct(images.images[:200]).error
     scaled = images.images[:200] / np.float32(255)
     assert errors.mean() < 0.9 * scaled.var(0).mean()
 
 
-def test_progress_is_shown_on_stderr_only(trained: dict[str, Path]) -> None:
+def test_progress_is_shown_on_stderr_only(trained: dict[str, Path], finish: Finish) -> None:
     """With a terminal as stderr, bars name the run; stdout has nothing but the table."""
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (24, 120))
@@ -402,7 +399,8 @@ def test_progress_is_shown_on_stderr_only(trained: dict[str, Path]) -> None:
     assert table.startswith("mnist: ")
     assert "GMM" in table
     # The clusters are in the file now, and are shown if they are asked for.
-    rows = json.loads(zoo(trained["a"], "--measures", "knn", "--no-figures", "--json")[0])
+    done = finish(["compare", trained["a"], "--measures", "knn", "--no-figures", "--json"])
+    rows = json.loads(done.stdout)
     measures = rows[0]["rows"][0]["measures"]
     assert measures.keys() == {"majority", "knn_cosine", "knn_euclidean"}
 
@@ -465,9 +463,10 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
     assert "/nowhere/else" in refusal(good, data="/nowhere/else")
 
 
-def test_errors_are_one_line(tmp_path: Path) -> None:
-    _, error = zoo(tmp_path, status=1)
-    assert error == f"zoo: {tmp_path} is not a run: it has no run.json\n"
+def test_errors_are_one_line(tmp_path: Path, finish: Finish) -> None:
+    done = finish(["compare", tmp_path])
+    assert done.returncode == 1
+    assert done.stderr == f"zoo: {tmp_path} is not a run: it has no run.json\n"
 
 
 def test_a_measure_that_does_not_exist_is_named(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,6 @@ from repzoo_training.recipes.recipe import Recipe, override
 from repzoo_training.recipes.registry import find_recipe
 
 DATA = Path(__file__).parents[1] / "data" / "mnist"
-ZOO = Path(sys.executable).with_name("zoo")
 SMALL = ("network.widths=[64]", "images_per_step=16", "views_per_image=4", "precision=float32")
 
 
@@ -35,12 +35,20 @@ def splits() -> tuple[ImageDataset, ImageDataset]:
     return train, test
 
 
-@pytest.fixture
-def trained(tmp_path: Path, splits: tuple[ImageDataset, ImageDataset]) -> Path:
+@pytest.fixture(scope="module")
+def finished(
+    splits: tuple[ImageDataset, ImageDataset], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     recipe = override(find_recipe("simvae-mnist"), (*SMALL, "views=1280", "seed=3"))
-    folder = tmp_path / "run"
+    folder = tmp_path_factory.mktemp("finished")
     run_training(recipe, splits[0], folder, source=str(DATA), device="cpu", progress=False)
     return folder
+
+
+@pytest.fixture
+def trained(finished: Path, tmp_path: Path) -> Path:
+    """A copy of a run without a report."""
+    return shutil.copytree(finished, tmp_path / "run")
 
 
 @pytest.fixture
@@ -184,18 +192,20 @@ def test_what_cannot_be_evaluated(tmp_path: Path, trained: Path) -> None:
         evaluate_run(trained, None, ["knn"], progress=False)
 
 
-def test_the_command_keeps_its_report(trained: Path) -> None:
-    words = [str(ZOO), "evaluate", str(trained), "--measures", "linear,clustering"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+def test_the_command_keeps_its_report(
+    trained: Path, finish: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    words = ["evaluate", str(trained), "--measures", "linear,clustering"]
+    done = finish(words)
     assert done.returncode == 0, done.stderr
     assert "class gmm_ari" in done.stdout
     kept = json.loads((trained / "evaluation.json").read_text())
     assert kept["groups"] == ["linear", "clustering"]
     words[-1] = "linear"
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    done = finish(words)
     assert "class linear" in done.stdout
     assert "gmm" not in done.stdout
     words[-1] = "knn,style,telepathy"
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    done = finish(words)
     assert done.returncode == 1
     assert "cannot measure 'telepathy'; choose from knn" in done.stderr

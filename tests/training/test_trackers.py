@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -97,7 +96,12 @@ def test_a_library_that_is_missing_is_named(
 
 
 @pytest.mark.parametrize("name", TRACKERS)
-def test_real_trackers(name: str, command: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_real_trackers(
+    name: str,
+    command: Callable[..., list[str]],
+    finish: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
     pytest.importorskip(name)
     words = command(tmp_path / "run", "--views", "640", "--track", name)
     env = {
@@ -105,9 +109,7 @@ def test_real_trackers(name: str, command: Callable[..., list[str]], tmp_path: P
         "MLFLOW_ALLOW_FILE_STORE": "true",
         "MLFLOW_TRACKING_URI": (tmp_path / "mlflow").as_uri(),
     }
-    done = subprocess.run(
-        words, env={**os.environ, **env}, capture_output=True, text=True, check=False
-    )
+    done = finish(words, env)
     assert done.returncode == 0, done.stderr
     run = Run(tmp_path / "run")
     losses = [line["loss"] for line in run.read_metrics()]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,10 +38,7 @@ DATA = Path(__file__).parents[1] / "data" / "mnist"
 STEPS = 240
 
 Command = Callable[..., list[str]]
-
-
-def finish(words: list[str], seconds: float = 120) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False)
+Finish = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def state(run: Path) -> dict[str, Any]:
@@ -66,34 +65,40 @@ def assert_identical(a: Any, b: Any) -> None:
         assert torch.equal(a, b)
 
 
-def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], process: int, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()
+        os.kill(process, 0)  # fails if it has ended
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(command: Command, finish: Finish, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "undisturbed"
     done = finish(command(run))
     assert done.returncode == 0, done.stderr
     return run
 
 
+@pytest.fixture(scope="module")
+def short(small: Recipe, mnist: ImageDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of `small`; copy it before changing it."""
+    return train(small, mnist, tmp_path_factory.mktemp("short"), progress=False).path
+
+
 def test_a_run_killed_twice_ends_with_the_same_weights(
-    command: Command, undisturbed: Path, tmp_path: Path
+    command: Command, finish: Finish, zoo_processes: Any, undisturbed: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "killed"
     words = command(run, "--checkpoint", "0.2s")
     for _ in range(2):
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = zoo_processes.start(words, tmp_path)
         checkpoint = run / "checkpoint.pt"
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
         wait_for(lambda: checkpoint.exists() and checkpoint.stat().st_mtime_ns > before, process)  # noqa: B023
-        process.kill()
-        process.communicate()
+        os.kill(process, signal.SIGKILL)
+        assert zoo_processes.finish()[0] == -signal.SIGKILL
         saved = Run(run).read_checkpoint()
         assert saved is not None
         assert 0 < saved.step < STEPS
@@ -108,24 +113,24 @@ def test_a_run_killed_twice_ends_with_the_same_weights(
 
 @pytest.mark.slow
 def test_a_resnet_with_its_statistics_queue_and_momentum_copy_resumes_exactly(
-    tmp_path: Path,
+    finish: Finish, zoo_processes: Any, tmp_path: Path
 ) -> None:
     """All state is resumed: batch statistics, MoCo's queue, the target network."""
     settings = ["network.widths=[8,16]", "latent_dim=16", "images_per_step=16", "precision=float32"]
-    words = [str(ZOO), "train", "moco-cifar10", "--data", str(DATA.with_name("cifar10"))]
+    words = ["train", "moco-cifar10", "--data", str(DATA.with_name("cifar10"))]
     words += ["--views", str(16 * 4 * 120), "--threads", "1", "--checkpoint", "0.5s"]
     words += [word for setting in settings for word in ("--set", setting)]
     undisturbed, run = tmp_path / "undisturbed", tmp_path / "killed"
-    assert finish([*words, "--out", str(undisturbed)], 300).returncode == 0
-    process = subprocess.Popen([*words, "--out", str(run)], stderr=subprocess.PIPE, text=True)
+    assert finish([*words, "--out", str(undisturbed)]).returncode == 0
+    process = zoo_processes.start([*words, "--out", str(run)], tmp_path)
     wait_for((run / "checkpoint.pt").exists, process)
-    process.kill()
-    process.communicate()
+    os.kill(process, signal.SIGKILL)
+    zoo_processes.finish()
     saved, last = Run(run).read_checkpoint(), Run(undisturbed).read_checkpoint()
     assert saved is not None
     assert last is not None
     assert saved.step < last.step
-    assert finish([*words, "--out", str(run)], 300).returncode == 0
+    assert finish([*words, "--out", str(run)]).returncode == 0
     resumed = Run(run).read_checkpoint()
     assert resumed is not None
     assert any("running_var" in key for key in resumed.objective)
@@ -141,15 +146,21 @@ def test_a_resnet_with_its_statistics_queue_and_momentum_copy_resumes_exactly(
     ],
 )
 def test_signals_save_first_and_say_so(
-    command: Command, undisturbed: Path, tmp_path: Path, number: signal.Signals, code: int
+    command: Command,
+    finish: Finish,
+    zoo_processes: Any,
+    undisturbed: Path,
+    tmp_path: Path,
+    number: signal.Signals,
+    code: int,
 ) -> None:
     run = tmp_path / "stopped"
     words = command(run, "--checkpoint", "1h")
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: (run / "metrics.jsonl").exists(), process)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
+    process = zoo_processes.start(words, tmp_path)
+    wait_for((run / "metrics.jsonl").exists, process)
+    os.kill(process, number)
+    status, _, errors = zoo_processes.finish()
+    assert status == code
     assert "saved at step" in errors
     assert finish(words).returncode == 0
     assert_identical(state(run), state(undisturbed))
@@ -164,24 +175,25 @@ def test_a_run_leaves_pictures_and_metrics(undisturbed: Path) -> None:
         assert picture.std() > 10  # not blank
 
 
-def test_a_finished_run_is_left_alone(command: Command, undisturbed: Path) -> None:
+def test_a_finished_run_is_left_alone(command: Command, finish: Finish, undisturbed: Path) -> None:
     before = (undisturbed / "checkpoint.pt").read_bytes()
     assert finish(command(undisturbed)).returncode == 0
     assert (undisturbed / "checkpoint.pt").read_bytes() == before
 
 
-def test_another_recipe_in_the_same_folder_is_refused(command: Command, undisturbed: Path) -> None:
+def test_another_recipe_in_the_same_folder_is_refused(
+    command: Command, finish: Finish, undisturbed: Path
+) -> None:
     done = finish(command(undisturbed, "--set", "learning_rate=0.5"))
     assert done.returncode == 1
     assert "learning_rate was 0.001, now 0.5" in done.stderr
 
 
 def test_other_images_in_the_same_folder_are_refused(
-    small: Recipe, mnist: ImageDataset, tmp_path: Path
+    small: Recipe, mnist: ImageDataset, short: Path
 ) -> None:
-    train(small, mnist, tmp_path, progress=False)
     with pytest.raises(RunError, match="different content"):
-        train(small, ImageDataset("mnist", mnist.images[1:]), tmp_path, progress=False)
+        train(small, ImageDataset("mnist", mnist.images[1:]), short, progress=False)
 
 
 def test_two_processes_cannot_train_one_run(
@@ -211,7 +223,9 @@ def photos_with_a_bad_one(folder: Path) -> Path:
     return photos
 
 
-def test_strict_refuses_bad_images_before_the_first_step(command: Command, tmp_path: Path) -> None:
+def test_strict_refuses_bad_images_before_the_first_step(
+    command: Command, finish: Finish, tmp_path: Path
+) -> None:
     words = command(tmp_path / "run", "--strict", data=photos_with_a_bad_one(tmp_path))
     done = finish(words)
     assert done.returncode == 1
@@ -221,7 +235,7 @@ def test_strict_refuses_bad_images_before_the_first_step(command: Command, tmp_p
     assert not (tmp_path / "run" / "run.json").exists()
 
 
-def test_a_run_remembers_what_it_held_out(command: Command, tmp_path: Path) -> None:
+def test_a_run_remembers_what_it_held_out(command: Command, finish: Finish, tmp_path: Path) -> None:
     """No command measures on the images that another command trained on."""
     folder = tmp_path / "my photos"
     folder.mkdir()
@@ -235,15 +249,15 @@ def test_a_run_remembers_what_it_held_out(command: Command, tmp_path: Path) -> N
     assert record is not None
     assert (record.source, record.dataset_images) == (f"{folder}#split=0.1:7", 54)
     line = next(line for line in done.stdout.splitlines() if line.startswith("next: "))
-    evaluated = finish([str(ZOO), *shlex.split(line.removeprefix("next: zoo"))])
+    evaluated = finish(shlex.split(line.removeprefix("next: zoo")))
     assert evaluated.returncode == 0, evaluated.stderr
     assert "54 train and 6 test images" in evaluated.stdout
-    divided = finish([str(ZOO), "evaluate", str(tmp_path / "run"), "--split", "0.2"])
+    divided = finish(["evaluate", str(tmp_path / "run"), "--split", "0.2"])
     assert divided.returncode == 2
     assert "a run is measured on the images that it held out" in divided.stderr
 
 
-def test_next_steps_without_a_test_split(command: Command, tmp_path: Path) -> None:
+def test_next_steps_without_a_test_split(command: Command, finish: Finish, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.new("L", (28, 28)).save(folder / "1.png")
@@ -255,7 +269,7 @@ def test_next_steps_without_a_test_split(command: Command, tmp_path: Path) -> No
 
 
 def test_a_run_says_what_it_trains_on_and_skips_bad_images(
-    command: Command, tmp_path: Path
+    command: Command, finish: Finish, tmp_path: Path
 ) -> None:
     words = command(tmp_path / "run", "--views", "64", data=photos_with_a_bad_one(tmp_path))
     done = finish(words)
@@ -286,7 +300,9 @@ def test_a_batch_of_one_view_is_refused_in_our_words(
 
 
 @pytest.mark.slow
-def test_a_budget_is_explained_at_the_start(command: Command, tmp_path: Path) -> None:
+def test_a_budget_is_explained_at_the_start(
+    command: Command, finish: Finish, tmp_path: Path
+) -> None:
     words = command(tmp_path / "run", "--budget", "1s")
     done = finish(words)
     assert done.returncode == 0, done.stderr
@@ -321,19 +337,21 @@ def test_curves_have_the_terms_of_the_loss_only(
 
 
 def test_another_description_of_a_recipe_is_no_other_run(
-    small: Recipe, mnist: ImageDataset, tmp_path: Path
+    small: Recipe, mnist: ImageDataset, short: Path, tmp_path: Path
 ) -> None:
-    train(small, mnist, tmp_path, progress=False)
+    run = shutil.copytree(short, tmp_path / "run")
     changed = small.model_copy(update={"summary": "in other words", "notes": ("new",)})
-    train(changed, mnist, tmp_path, progress=False)
+    train(changed, mnist, run, progress=False)
 
 
-def test_a_damaged_checkpoint_is_named(small: Recipe, mnist: ImageDataset, tmp_path: Path) -> None:
-    run = train(small, mnist, tmp_path, progress=False)
+def test_a_damaged_checkpoint_is_named(
+    small: Recipe, mnist: ImageDataset, short: Path, tmp_path: Path
+) -> None:
+    run = Run(shutil.copytree(short, tmp_path / "run"))
     content = run.checkpoint_file.read_bytes()
     run.checkpoint_file.write_bytes(content[: len(content) // 2])
     with pytest.raises(RunError, match=r"checkpoint\.pt is damaged"):
-        train(small, mnist, tmp_path, progress=False)
+        train(small, mnist, run.path, progress=False)
 
 
 def test_a_damaged_record_is_named_in_one_line(
@@ -368,7 +386,7 @@ def test_divergence_keeps_the_checkpoint_and_names_the_way_out(
 def test_every_objective_learns(
     small: Recipe, mnist: ImageDataset, tmp_path: Path, settings: list[str]
 ) -> None:
-    recipe = override(small, [*settings, "views=6400"])
+    recipe = override(small, [*settings, "views=1920"])
     run = train(recipe, mnist, tmp_path, progress=False)
     lines = metrics(run.path)
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -520,17 +538,17 @@ def test_a_batch_that_a_loss_cannot_use_is_refused_by_name(
 
 
 def test_an_optimizer_that_does_not_fit_is_named(
-    small: Recipe, mnist: ImageDataset, tmp_path: Path
+    small: Recipe, mnist: ImageDataset, short: Path, tmp_path: Path
 ) -> None:
     """As in runs older than the separate parameter group for biases."""
-    run = train(small, mnist, tmp_path, progress=False)
+    run = Run(shutil.copytree(short, tmp_path / "run"))
     checkpoint = run.read_checkpoint()
     assert checkpoint is not None
     groups = checkpoint.optimizer["param_groups"]
     groups[0]["params"] += groups.pop(1)["params"]
     run.save(checkpoint)
     with pytest.raises(RunError, match="optimizer state of another version of repzoo"):
-        train(small, mnist, tmp_path, progress=False)
+        train(small, mnist, run.path, progress=False)
 
 
 def test_a_compiler_is_asked_for(
@@ -544,17 +562,19 @@ def test_a_compiler_is_asked_for(
 
 @pytest.mark.slow
 def test_a_compiled_run_is_the_same_and_resumes_exactly(
-    command: Command, undisturbed: Path, tmp_path: Path
+    command: Command, finish: Finish, undisturbed: Path, tmp_path: Path
 ) -> None:
+    def start(words: list[str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([ZOO, *words, "--compile"], stderr=subprocess.DEVNULL)
+
     whole, run = tmp_path / "whole", tmp_path / "stopped"
-    assert finish([*command(whole), "--compile"], 600).returncode == 0
-    words = [*command(run, "--checkpoint", "1h"), "--compile"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: (run / "metrics.jsonl").exists(), process, 600)
+    assert start(command(whole)).wait(600) == 0
+    words = command(run, "--checkpoint", "1h")
+    process = start(words)
+    wait_for((run / "metrics.jsonl").exists, process.pid, 600)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert finish(words, 600).returncode == 0
+    assert process.wait(60) == 143
+    assert start(words).wait(600) == 0
     assert_identical(state(run), state(whole))
     for compiled, eager in zip(metrics(whole)[:20], metrics(undisturbed)[:20], strict=True):
         assert compiled["loss"] == pytest.approx(eager["loss"], rel=1e-4)

@@ -41,7 +41,7 @@ SHAPE = (3, 16, 16)
 
 
 @pytest.fixture(autouse=True)
-def _admitted(shared_admissions: None) -> None:
+def _run_once(shared_admissions: None) -> None:
     """Run each package only once before its first load."""
 
 

@@ -29,7 +29,7 @@ Fit = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
-def _admitted(shared_admissions: None) -> None:
+def _run_once(shared_admissions: None) -> None:
     """Run each package only once before its first load."""
 
 
