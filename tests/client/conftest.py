@@ -24,6 +24,11 @@ import safetensors.numpy
 from PIL import Image
 
 
+@pytest.fixture(autouse=True)
+def _run_once(shared_admissions: None) -> None:
+    """Run each package only once before its first load."""
+
+
 @pytest.fixture(scope="session")
 def encoder(tiny_package: Path) -> repzoo.Encoder:
     return repzoo.load(tiny_package, provider="cpu", threads=1)

@@ -25,6 +25,11 @@ from repzoo_serving.settings import Settings
 T = TypeVar("T")
 
 
+@pytest.fixture(autouse=True)
+def _run_once(shared_admissions: None) -> None:
+    """Run each package only once before its first load."""
+
+
 class Gate:
     """Holds an encoder's runs while it is shut."""
 
