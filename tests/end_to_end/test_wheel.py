@@ -38,13 +38,14 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def python(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of a new environment with both wheels and the ``runtime`` extra."""
     folder = tmp_path_factory.mktemp("empty") / "venv"
-    venv.create(folder, with_pip=True)
+    venv.create(folder)
     python = folder / "bin" / "python"
     (wheel,) = wheels.glob("repzoo-*.whl")
     (client,) = wheels.glob("repzoo_client-*.whl")
     constraints = ROOT / "constraints.txt"
-    words = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", constraints)
-    run(python, *words, f"{wheel}[runtime]", client, cwd=wheels)
+    words = ("--quiet", "--disable-pip-version-check", "--no-compile", "-c", constraints)
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", *words)
+    run(*pip, f"{wheel}[runtime]", client, cwd=wheels)
     return python
 
 
