@@ -1,4 +1,4 @@
-"""The tutorial on importing runs as it is written: fast with a small network, slow with a ViT-S."""
+"""The tutorial on importing runs as it is written, with a small network and with a ViT-S."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def write_onnx(path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's exporter warns of its own deprecations
-@pytest.mark.parametrize("model", ["onnx", pytest.param("timm", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["onnx", "timm"])
 def test_the_tutorial(
     model: str,
     place: Path,
