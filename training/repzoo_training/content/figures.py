@@ -35,7 +35,7 @@ def content_figure(report: ContentReport) -> bytes:
         for axis in axes[len(kinds) :]:
             axis.axis("off")
         first = figure.axes[0]
-        first.legend(loc="lower left")
+        first.legend(loc="best")
         figure.supylabel("precision@10, %", fontsize=9)
         figure.supxlabel(
             "severity    (○ used for choices, ● only reported, the others fitted)", fontsize=9

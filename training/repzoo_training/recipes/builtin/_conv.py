@@ -32,7 +32,7 @@ def convolutional(
     Args:
         recipe: The recipe for a GPU.
         network: A network of kind ``conv``.
-        augmentation: The views for methods with several views per image; others see whole images.
+        augmentation: The views for methods with several views per image; others keep their own.
         views_per_image: J of SimVAE.
         views: The number of views of the whole run.
     """
