@@ -149,7 +149,9 @@ def _serve() -> None:
             try:
                 _become(json.loads(line))
             except SystemExit as end:
-                status = int(end.code or 0)
+                if isinstance(end.code, str):
+                    print(end.code, file=sys.stderr)
+                status = end.code if isinstance(end.code, int) else int(end.code is not None)
             except BaseException:
                 traceback.print_exc()
                 status = 1

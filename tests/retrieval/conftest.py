@@ -98,7 +98,10 @@ def digits(tmp_path: Path) -> Callable[[int], Path]:
 
 @pytest.fixture
 def build_killed() -> Callable[[Sequence[object], Path, int, int], int]:
-    """Start a build several times and kill it; return how many were killed before their end."""
+    """Start a build several times and kill it; return how many were killed before their end.
+
+    The last one is killed as soon as it fills the index.
+    """
 
     def run(words: Sequence[object], place: Path, kills: int, seed: int) -> int:
         clock = random.Random(seed)
@@ -114,7 +117,8 @@ def build_killed() -> Callable[[Sequence[object], Path, int, int], int]:
             made = place / ("milvus.db" if number < 2 else "source.json")
             while process.poll() is None and not made.exists():
                 time.sleep(0.002)
-            time.sleep(clock.uniform(0, 0.05 if number < 2 else 0.5))
+            if number < kills - 1:
+                time.sleep(clock.uniform(0, 0.05 if number < 2 else 0.5))
             killed += process.poll() is None
             process.kill()
             process.wait()

@@ -126,15 +126,17 @@ def test_a_canary_and_its_rollback_are_one_line_each(
 
 
 def test_a_swap_loses_no_request_and_ends_each_with_the_model_it_found(
-    watched: Watched, other_tiny: Path
+    watched: Watched, other_tiny: Path, eventually: Eventually
 ) -> None:
     server = watched.server
     (old,) = watched.revisions().values()
     model = server.app.models.get("tiny")
     server.gate.shut()
     with ThreadPoolExecutor(2) as pool:
-        early = [pool.submit(ask, server.url) for _ in range(2)]
+        early = [pool.submit(ask, server.url)]
         server.gate.wait_for_a_run()
+        early.append(pool.submit(ask, server.url))
+        eventually(lambda: sum(model.queued().values()) == 1)
         watched.want(other_tiny)
         # The new model responds while the old one is still running.
         assert ask(server.url).json()["revision"] == revision(other_tiny)
