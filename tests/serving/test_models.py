@@ -136,7 +136,7 @@ def test_a_swap_loses_no_request_and_ends_each_with_the_model_it_found(
         early = [pool.submit(ask, server.url)]
         server.gate.wait_for_a_run()
         early.append(pool.submit(ask, server.url))
-        eventually(lambda: sum(model.queued().values()) == 1)
+        eventually(lambda m=model: sum(m.queued().values()) == 1)  # type: ignore[misc]
         watched.want(other_tiny)
         # The new model responds while the old one is still running.
         assert ask(server.url).json()["revision"] == revision(other_tiny)
