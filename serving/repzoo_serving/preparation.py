@@ -14,7 +14,7 @@ from typing import NamedTuple
 import click
 from repzoo.errors import InvalidInput, MissingExtra, RepzooError
 from repzoo.hubs.opening import open_hub
-from repzoo.index_source import IndexSource
+from repzoo.index_source import image_folder, warning
 from repzoo.packages.reference import is_path
 from repzoo.secrets_file import read_secrets
 
@@ -176,10 +176,9 @@ def _index(settings: Settings, scratch: Path, revisions: Collection[str]) -> dic
             f"--index {place} has the vectors of {wanted}, which is not among the models; serve "
             f"{wanted}, or build another index: zoo index build DIR --model NAME --out NEW"
         )
-    source = IndexSource.read(place)
-    if source is not None and (warning := source.warning(place)):
-        click.echo(f"zoo: {warning}", err=True)
-    images = settings.index_images or (source.images if source else None)
+    if message := warning(place):
+        click.echo(f"zoo: {message}", err=True)
+    images = settings.index_images or image_folder(place)
     return {"index": _absolute(file), "index_images": _absolute(images)}
 
 

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import repzoo
 from PIL import Image
+from repzoo.index_source import IndexSource
 from repzoo_client import (
     AsyncClient,
     Client,
@@ -335,6 +337,20 @@ def test_an_index_of_content_posteriors(
                 silent = client.search(queries, model="robust", abstain=middle)
             assert silent.abstained.tolist() == [len(ids) == 0 for ids in silent.ids]
             assert (np.isnan(silent.distances).all(axis=1) == silent.abstained).all()
+
+
+def test_an_index_whose_build_was_interrupted_is_named(
+    index: Path, tiny_package: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(index, tmp_path / "index")
+    source = IndexSource.read(index)
+    assert source is not None
+    assert source.complete
+    source.model_copy(update={"complete": False}).write(copy)
+    for place, said in ((index, False), (copy, True)):
+        done = zoo("serve", "--models", tiny_package, "--index", place, "--check")
+        assert done.returncode == 0, done.stderr
+        assert (f"{place} may lack images" in done.stderr) == said
 
 
 def test_wrong_indexes_are_one_line(

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from repzoo.files import write_atomically
 
-__all__ = ["IndexSource"]
+__all__ = ["IndexSource", "image_folder", "warning"]
 
 _FILE = "source.json"
 
@@ -38,8 +38,16 @@ class IndexSource(BaseModel):
         if Path(index).is_dir():
             write_atomically(Path(index) / _FILE, self.model_dump_json().encode())
 
-    def warning(self, index: str | os.PathLike[str]) -> str | None:
-        """Return what users of an unfinished index should know."""
-        if self.complete:
-            return None
-        return f"{index} may lack images, because its last build was interrupted: repeat it"
+
+def image_folder(index: str | os.PathLike[str]) -> Path | None:
+    """Return the folder of the images of an index, or None if it is not known."""
+    source = IndexSource.read(index)
+    return None if source is None else source.images
+
+
+def warning(index: str | os.PathLike[str]) -> str | None:
+    """Return what users of an index should know if its last build was interrupted, or None."""
+    source = IndexSource.read(index)
+    if source is None or source.complete:
+        return None
+    return f"{index} may lack images, because its last build was interrupted: repeat it"

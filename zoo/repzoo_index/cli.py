@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ParamSpec
 import click
 from repzoo.commands.arguments import hub_option, skipping_options
 from repzoo.errors import InvalidInput, MissingExtra, ModelNotFound
-from repzoo.index_source import IndexSource
+from repzoo.index_source import IndexSource, image_folder, warning
 from repzoo.report import SOME_FAILED, Report, format_table, reporting
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ def index_search(
     if is_empty:
         text += f": {place} is empty"
     if out is not None:
-        folder = images or _image_folder(place)
+        folder = images or image_folder(place)
         _warn_of(write_sheet(out, image, answer, shown, folder, info.model))
         text += f"\ncontact sheet: {out}"
     hits = [vars(hit) for hit in answer.hits]
@@ -376,7 +376,7 @@ def index_outliers(
         write_outliers_table(table, known)
         lines.append(f"table: {table}")
     if out is not None:
-        _warn_of(write_outliers_sheet(out, shown, images or _image_folder(place), model))
+        _warn_of(write_outliers_sheet(out, shown, images or image_folder(place), model))
         lines.append(f"contact sheet: {out}")
     outliers = [{"id": name, "uncertainty": value} for name, value in shown]
     return Report({"count": len(known), "outliers": outliers}, "\n".join(lines))
@@ -429,15 +429,9 @@ def _open(place: str) -> Iterator[PosteriorIndex]:
     from repzoo_client.retrieval import PosteriorIndex
 
     with _when_free(place, lambda: PosteriorIndex.open(place, token=_token())) as opened:
-        source = IndexSource.read(place)
-        if source is not None and (warning := source.warning(place)):
-            click.echo(f"zoo: {warning}", err=True)
+        if message := warning(place):
+            click.echo(f"zoo: {message}", err=True)
         yield opened
-
-
-def _image_folder(place: str) -> Path | None:
-    source = IndexSource.read(place)
-    return None if source is None else source.images
 
 
 def _when_free(place: str, open_index: Callable[[], PosteriorIndex]) -> PosteriorIndex:
